@@ -1,0 +1,172 @@
+#include "bind/tensor.hpp"
+
+#include <array>
+#include <utility>
+#include <vector>
+
+#include "core/check.hpp"
+
+namespace py = pybind11;
+
+namespace gossamer {
+namespace {
+
+constexpr std::array<std::pair<const char*, Kind>, 7> torch_kinds = {{
+    {"torch.float32", Kind::f32},
+    {"torch.float64", Kind::f64},
+    {"torch.bfloat16", Kind::bf16},
+    {"torch.uint8", Kind::u8},
+    {"torch.bool", Kind::boolean},
+    {"torch.int32", Kind::i32},
+    {"torch.int64", Kind::i64},
+}};
+
+// torch dtypes are singletons that live as long as the process: compared by address after the
+// first time, because turning one into text costs more than a small product.
+Kind torch_kind(py::handle dtype, std::string& name) {
+  static std::vector<std::pair<PyObject*, Kind>> seen;
+  for (const auto& [object, kind] : seen) {
+    if (object == dtype.ptr()) return kind;
+  }
+  name = py::str(dtype).cast<std::string>();
+  for (const auto& [text, kind] : torch_kinds) {
+    if (name == text) {
+      seen.emplace_back(py::reinterpret_borrow<py::object>(dtype).release().ptr(), kind);
+      return kind;
+    }
+  }
+  return Kind::other;
+}
+
+struct Names {
+  py::str data_ptr{"data_ptr"}, dtype{"dtype"}, shape{"shape"}, stride{"stride"}, is_cpu{"is_cpu"};
+};
+const Names& names() {
+  static const auto* instance = new Names;  // outlives the interpreter's own teardown
+  return *instance;
+}
+
+void set_rank(Tensor& t, std::int64_t rank, const char* who) {
+  require<ShapeError>(rank <= 2, std::string(who) + " has " + std::to_string(rank) +
+                                     " dimensions; at most 2 are possible here: reshape it");
+  t.rank = static_cast<int>(rank);
+}
+
+Tensor read_torch(py::handle object, const char* who) {
+  Tensor t;
+  if (!object.attr(names().is_cpu).cast<bool>()) {
+    throw DeviceError(std::string(who) + " is on device " +
+                      py::str(object.attr("device")).cast<std::string>() +
+                      "; this build has CPU kernels only: move it with .cpu()");
+  }
+  const py::object dtype = object.attr(names().dtype);
+  t.kind = torch_kind(dtype, t.dtype_name);
+  const py::tuple shape = object.attr(names().shape);
+  set_rank(t, static_cast<std::int64_t>(shape.size()), who);
+  const py::tuple stride = object.attr(names().stride)();
+  for (int i = 0; i < t.rank; ++i) {
+    t.shape[i] = shape[static_cast<std::size_t>(i)].cast<std::int64_t>();
+    t.strides[i] = stride[static_cast<std::size_t>(i)].cast<std::int64_t>();
+  }
+  t.data = reinterpret_cast<void*>(object.attr(names().data_ptr)().cast<std::uintptr_t>());
+  return t;
+}
+
+Kind numpy_kind(const py::buffer_info& info) {
+  const std::string& f = info.format;
+  if (f == "f") return Kind::f32;
+  if (f == "d") return Kind::f64;
+  if (f == "B") return Kind::u8;
+  if (f == "?") return Kind::boolean;
+  if ((f == "i" || f == "l" || f == "q") && info.itemsize == 4) return Kind::i32;
+  if ((f == "i" || f == "l" || f == "q") && info.itemsize == 8) return Kind::i64;
+  return Kind::other;
+}
+
+Tensor read_buffer(py::handle object, const char* who, bool writable) {
+  const auto info = py::reinterpret_borrow<py::buffer>(object).request();
+  Tensor t;
+  t.kind = numpy_kind(info);
+  t.dtype_name = "NumPy '" + info.format + "'";
+  set_rank(t, info.ndim, who);
+  require<ShapeError>(!writable || !info.readonly,
+                      std::string(who) + " is read-only; pass a writable copy: array.copy()");
+  bool aligned = reinterpret_cast<std::uintptr_t>(info.ptr) %
+                     static_cast<std::uintptr_t>(info.itemsize) == 0;
+  for (int i = 0; i < t.rank; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    aligned &= info.strides[at] % info.itemsize == 0;
+    t.shape[i] = info.shape[at];
+    t.strides[i] = info.strides[at] / info.itemsize;
+  }
+  require<ShapeError>(aligned, std::string(who) +
+                                   " is not aligned to its elements; pass a copy: array.copy()");
+  t.data = info.ptr;
+  return t;
+}
+
+}  // namespace
+
+bool Tensor::contiguous() const noexcept {
+  if (numel() == 0) return true;
+  if (rank == 1) return shape[0] == 1 || strides[0] == 1;
+  if (rank == 2) {
+    return (shape[1] == 1 || strides[1] == 1) && (shape[0] == 1 || strides[0] == shape[1]);
+  }
+  return true;
+}
+
+const char* name_of(Kind kind) noexcept {
+  switch (kind) {
+    case Kind::f32: return "float32";
+    case Kind::f64: return "float64";
+    case Kind::bf16: return "bfloat16";
+    case Kind::u8: return "uint8";
+    case Kind::boolean: return "bool";
+    case Kind::i32: return "int32";
+    case Kind::i64: return "int64";
+    default: return "another dtype";
+  }
+}
+
+Tensor read_tensor(py::handle object, const char* who, bool writable) {
+  if (py::hasattr(object, names().data_ptr)) return read_torch(object, who);
+  if (PyObject_CheckBuffer(object.ptr()) != 0 && py::hasattr(object, names().dtype)) {
+    return read_buffer(object, who, writable);
+  }
+  throw DTypeError(std::string(who) + " is a " +
+                   std::string(py::str(py::type::of(object).attr("__name__"))) +
+                   "; a torch CPU tensor or a NumPy array is needed");
+}
+
+Tensor read_matrix(py::handle object, const char* who, bool writable) {
+  Tensor t = read_tensor(object, who, writable);
+  require<ShapeError>(t.rank == 2, std::string(who) + " has " + std::to_string(t.rank) +
+                                       " dimensions; 2 are needed: reshape it to [batch, features]");
+  return t;
+}
+
+Tensor read_vector(py::handle object, const char* who, Kind kind, bool writable) {
+  Tensor t = read_tensor(object, who, writable);
+  require<DTypeError>(t.kind == kind,
+                      std::string(who) + " has dtype " +
+                          (t.kind == Kind::other ? t.dtype_name : name_of(t.kind)) + "; " +
+                          name_of(kind) + " is needed");
+  require<ShapeError>(t.rank == 1 && t.contiguous(),
+                      std::string(who) + " must be one-dimensional and contiguous: call .contiguous()");
+  return t;
+}
+
+DType float_dtype(const Tensor& t, const char* who) {
+  switch (t.kind) {
+    case Kind::f32: return DType::f32;
+    case Kind::f64: return DType::f64;
+    case Kind::bf16: return DType::bf16;
+    default:
+      throw DTypeError(std::string(who) + " has dtype " +
+                       (t.kind == Kind::other ? t.dtype_name : name_of(t.kind)) +
+                       "; float32, float64 or bfloat16 is needed: convert it with .float()");
+  }
+}
+
+}  // namespace gossamer

@@ -1,0 +1,43 @@
+// The one door for tensors: a torch CPU tensor or a NumPy array becomes a pointer, a dtype, sizes
+// and strides. Nothing is copied, nothing is owned; the caller keeps the object alive.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "core/types.hpp"
+
+namespace gossamer {
+
+enum class Kind { f32, f64, bf16, u8, boolean, i32, i64, other };
+
+struct Tensor {
+  void* data = nullptr;
+  Kind kind = Kind::other;
+  int rank = 0;
+  std::int64_t shape[2] = {0, 0};
+  std::int64_t strides[2] = {0, 0};  // in elements
+  std::string dtype_name;            // only when kind is `other`
+
+  std::int64_t numel() const noexcept {
+    return rank == 0 ? 1 : rank == 1 ? shape[0] : shape[0] * shape[1];
+  }
+  bool contiguous() const noexcept;
+  Matrix matrix() const noexcept { return {data, shape[0], shape[1], strides[0], strides[1]}; }
+};
+
+const char* name_of(Kind kind) noexcept;
+
+// `who` names the argument in errors. Throws DTypeError (not an array), DeviceError (not on the
+// CPU), ShapeError (more than two dimensions, unaligned).
+Tensor read_tensor(pybind11::handle object, const char* who, bool writable = false);
+
+// read_tensor and the checks that most arguments share: rank, and a contiguous vector of `kind`.
+Tensor read_matrix(pybind11::handle object, const char* who, bool writable = false);
+Tensor read_vector(pybind11::handle object, const char* who, Kind kind, bool writable = false);
+
+// The floating dtype that a kernel can take. Throws DTypeError.
+DType float_dtype(const Tensor& tensor, const char* who);
+
+}  // namespace gossamer

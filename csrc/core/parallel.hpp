@@ -1,0 +1,34 @@
+// The only home of threads: one OpenMP pool, shared with torch through libgomp.so.1 and governed
+// by torch.set_num_threads. Serial for one task, so small calls never pay for a parallel region.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+namespace gossamer {
+
+int max_threads() noexcept;
+
+// Lets a forked child start a pool of its own. Without it a child that calls a kernel after its
+// parent did would wait for worker threads that fork() did not copy.
+void make_fork_safe() noexcept;
+
+namespace detail {
+using Body = void (*)(void* context, std::int64_t task, int worker) noexcept;
+void run(std::int64_t tasks, int workers, Body body, void* context) noexcept;
+}  // namespace detail
+
+// Calls body(task, worker) once for each task in [0, tasks), worker in [0, workers). Which worker
+// gets a task is not fixed, so a body must write the same bits whoever runs it.
+template <class F>
+void parallel_for(std::int64_t tasks, int workers, F&& body) noexcept {
+  using Fn = std::remove_reference_t<F>;
+  detail::run(
+      tasks, workers,
+      [](void* context, std::int64_t task, int worker) noexcept {
+        (*static_cast<Fn*>(context))(task, worker);
+      },
+      const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+}  // namespace gossamer

@@ -1,0 +1,124 @@
+// dW[r, c] = sum_b G[b, r] X[b, c], at the kept (r, c) only.
+//
+// Both operands are packed batch-innermost in chunks of `batch_tile` rows, so an entry is a dot
+// product of two contiguous runs. A group of `lanes / V` entries has `lanes` sums in registers, one
+// load of x serves V of them and one load of g serves all entries of the group; at the end of the
+// run a tree of shuffles turns the registers into one register of results, which is stored as it
+// lies in memory.
+//
+//   V >= 4: runs of 256 rows. x comes from the second-level cache, once for V products, and the
+//           tree is paid once in 256 rows.
+//   V = 1:  runs of one tile, so that a block of x stays in the first-level cache.
+#pragma once
+
+#include "kernels/cpu/spmm.hpp"
+
+namespace gossamer {
+namespace {
+
+template <class C, int V>
+inline constexpr std::int64_t sddmm_run = V == 1 ? tile_width<C> : 256;
+
+// sums[entry * V + v] (+)= <g[v], x[indices[entry]]> for up to E entries; `live` of them are real.
+template <class C, int V, int E>
+GOSSAMER_INLINE void dot_group(const C* x, const C* g, std::int64_t ld, std::int64_t length,
+                               const std::uint8_t* indices, int live, bool accumulate,
+                               C* sums) noexcept {
+  using R = Vec<C>;
+  constexpr int lanes = R::lanes;
+  R acc[E * V];
+#pragma GCC unroll 16
+  for (int i = 0; i < E * V; ++i) acc[i] = R::zero();
+  const C* columns[E];
+#pragma GCC unroll 16
+  for (int e = 0; e < E; ++e) columns[e] = x + indices[e < live ? e : 0] * ld;
+  for (std::int64_t b = 0; b < length; b += lanes) {
+    if constexpr (V == 1) {
+      const R grad = R::load(g + b);
+#pragma GCC unroll 16
+      for (int e = 0; e < E; ++e) acc[e] = fma(R::load(columns[e] + b), grad, acc[e]);
+    } else {
+      R act[E];
+#pragma GCC unroll 16
+      for (int e = 0; e < E; ++e) act[e] = R::load(columns[e] + b);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const R grad = R::load(g + v * ld + b);
+#pragma GCC unroll 16
+        for (int e = 0; e < E; ++e) acc[e * V + v] = fma(act[e], grad, acc[e * V + v]);
+      }
+    }
+  }
+  constexpr int results = E * V / lanes;
+#pragma GCC unroll 8
+  for (int k = 0; k < results; ++k) {
+    const int left = live * V - k * lanes;
+    if (left <= 0) break;
+    const int n = left < lanes ? left : lanes;
+    R group[lanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) group[i] = acc[k * lanes + i];
+    const R total = R::sums(group);
+    C* out = sums + k * lanes;
+    if (n == lanes) {
+      (accumulate ? add(R::load(out), total) : total).store(out);
+    } else {
+      (accumulate ? add(R::load_n(out, n), total) : total).store_n(out, n);
+    }
+  }
+}
+
+template <class T, int V>
+std::size_t sddmm_chunk_bytes(const SddmmArgs& a) noexcept {
+  const std::int64_t lines = a.weight.blocks() * Panels::max_block_cols + a.weight.rows;
+  return static_cast<std::size_t>(lines * sddmm_run<Compute<T>, V>) * sizeof(Compute<T>);
+}
+
+template <class T, int V>
+void sddmm_pack(const SddmmArgs& a, std::int64_t first, std::int64_t count, std::int64_t chunk,
+                std::int64_t chunks, void* packed) noexcept {
+  using C = Compute<T>;
+  constexpr std::int64_t ld = sddmm_run<C, V>;
+  const Panels& w = a.weight;
+  const std::int64_t blocks = w.blocks();
+  const std::int64_t x_chunk = blocks * Panels::max_block_cols * ld;
+  C* x = static_cast<C*>(packed) + chunk * x_chunk;
+  C* g = static_cast<C*>(packed) + chunks * x_chunk + chunk * w.rows * ld;
+  for (std::int64_t k = 0; k < blocks; ++k) {
+    pack<T>(a.x, first, count, k * w.block_cols, w.block_width(k),
+            x + k * Panels::max_block_cols * ld, ld);
+  }
+  pack<T>(a.g, first, count, 0, w.rows, g, ld);
+}
+
+template <class T, int V>
+void sddmm(const SddmmArgs& a, const SddmmTask& task, std::int64_t chunks,
+           const void* packed) noexcept {
+  using C = Compute<T>;
+  constexpr int lanes = Vec<C>::lanes;
+  constexpr int group = lanes / V > 0 ? lanes / V : 1;
+  constexpr std::int64_t ld = sddmm_run<C, V>;
+  const Panels& w = a.weight;
+  const std::int64_t x_chunk = w.blocks() * Panels::max_block_cols * ld;
+  C* sums = static_cast<C*>(a.sums);
+  for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const C* x = static_cast<const C*>(packed) + chunk * x_chunk +
+                 task.block * Panels::max_block_cols * ld;
+    const C* g = static_cast<const C*>(packed) + chunks * x_chunk + chunk * w.rows * ld;
+    const std::int64_t rows = task.batch - chunk * ld < ld ? task.batch - chunk * ld : ld;
+    const std::int64_t length = round_up(rows, lanes);
+    const bool accumulate = task.accumulate || chunk > 0;
+    for (std::int64_t p = task.panel0; p < task.panel1; ++p) {
+      const auto [begin, count] = w.entries(task.block, p);
+      const C* grad = g + p * V * ld;
+      for (std::int64_t e = 0; e < count; e += group) {
+        const int live = static_cast<int>(count - e < group ? count - e : group);
+        dot_group<C, V, group>(x, grad, ld, length, w.indices + begin + e, live, accumulate,
+                               sums + (begin + e) * V);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace gossamer

@@ -1,0 +1,46 @@
+// Building, checking and reading the structure of a weight. Cold code: it runs when a mask is
+// chosen, a checkpoint loaded or a weight made dense, never inside a training step.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "layouts/panels.hpp"
+
+namespace gossamer {
+
+struct Encoded {
+  Panels layout;  // pointers unset
+  std::vector<std::uint8_t> indices;
+  std::vector<std::int32_t> indptr;  // empty for N:M
+};
+
+// Sizes that a layout may have; throws ShapeError. Also refuses what would overflow 63 bits.
+void check_layout(const Panels& layout);
+
+// indptr: first 0, never falling, last = entries. O(blocks * panels): every verb calls it, so that
+// memory safety rests on no earlier check. Throws StructureError.
+void check_indptr(const Panels& layout, std::int64_t entries);
+
+// All of it: check_indptr, and column ids that rise inside their block, n in every group of m.
+void check_structure(const Panels& layout, std::int64_t entries);
+
+// mask [rows, cols], contiguous bytes, non-zero = kept. The V rows of a panel must agree; for N:M
+// every group of m must keep n. Throws StructureError naming the first place that does not.
+Encoded encode(const std::uint8_t* mask, std::int64_t rows, std::int64_t cols, std::int64_t vector,
+               std::int64_t n, std::int64_t m);
+
+// coordinates[i] = row * cols + col of value i. Structure checked before, as for the two below.
+void coordinates(const Panels& layout, std::int64_t* out);
+
+void gather(const Panels& layout, const void* dense, void* values, std::size_t itemsize);
+void scatter(const Panels& layout, const void* values, void* dense, std::size_t itemsize);
+
+// The structure of W^T with one row a panel, and perm: value i of W^T is value perm[i] of W.
+struct Transposed {
+  Encoded structure;
+  std::vector<std::int32_t> perm;
+};
+Transposed transpose(const Panels& layout);
+
+}  // namespace gossamer

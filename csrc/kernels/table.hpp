@@ -1,0 +1,90 @@
+// The one list of kernels. A table holds, for every verb, a kernel a (dtype, vector); an empty slot
+// falls through to the next table, and the reference table has no empty slot.
+//
+//   spmm    Y[b, r]  = sum_c X[b, c] W[r, c] + bias[r]
+//   spmm_t  dX[b, c] = sum_r G[b, r] W[r, c]
+//   sddmm   dW[r, c] = sum_b G[b, r] X[b, c]     at the kept (r, c) only
+//
+// Kernels are silent: noexcept, no allocation, arguments checked before. Whatever bytes `indices`
+// holds, they stay inside their scratch: a packed block always has 256 columns.
+#pragma once
+
+#include "layouts/panels.hpp"
+
+namespace gossamer {
+
+struct SpmmArgs {
+  Panels weight;
+  const void* values;  // [nnz]
+  Matrix x;            // [batch, cols]
+  const void* bias;    // [rows], contiguous, or null
+  Matrix y;            // [batch, rows], written
+};
+
+struct SpmmTArgs {
+  Panels weight;
+  const void* values;  // [nnz]
+  Matrix g;            // [batch, rows]
+  Matrix dx;           // [batch, cols], written
+};
+
+struct SddmmArgs {
+  Panels weight;
+  Matrix g;    // [batch, rows]
+  Matrix x;    // [batch, cols]
+  void* sums;  // [nnz] in the compute type, written
+};
+
+// A piece of work that owns its outputs: batch rows [batch0, batch1) and panels (spmm) or column
+// blocks (spmm_t) [part0, part1).
+struct Task {
+  std::int64_t batch0, batch1;
+  std::int64_t part0, part1;
+};
+
+template <class Args>
+struct Kernel {
+  void (*run)(const Args&, const Task&, void* scratch) noexcept = nullptr;
+  std::size_t (*scratch)(const Args&) noexcept = nullptr;  // bytes for one task
+  std::int64_t batch_tile = 0;  // batch rows packed at once; a task starts at a multiple of it
+};
+
+// sddmm reads both operands many times, so they are packed once, shared by all tasks:
+//   packed x [chunk][blocks * 256][batch_tile], then packed g [chunk][rows][batch_tile].
+struct SddmmTask {
+  std::int64_t first;           // the batch rows packed now: [first, first + batch)
+  std::int64_t batch;
+  std::int64_t block;           // one column block
+  std::int64_t panel0, panel1;  // and a range of panels
+  bool accumulate;              // add to sums (a later part of the batch) or overwrite them
+};
+
+struct SddmmKernel {
+  // Packs batch rows [first, first + count), count <= batch_tile, as chunk number `chunk`.
+  void (*pack)(const SddmmArgs&, std::int64_t first, std::int64_t count, std::int64_t chunk,
+               std::int64_t chunks, void* packed) noexcept = nullptr;
+  void (*run)(const SddmmArgs&, const SddmmTask&, std::int64_t chunks,
+              const void* packed) noexcept = nullptr;
+  std::size_t (*chunk_bytes)(const SddmmArgs&) noexcept = nullptr;
+  std::int64_t batch_tile = 0;  // rows in a chunk
+};
+
+inline constexpr int vector_count = 3;
+inline constexpr std::int64_t vectors[vector_count] = {1, 4, 8};
+
+struct KernelTable {
+  const char* name;
+  Kernel<SpmmArgs> spmm[dtype_count][vector_count];
+  Kernel<SpmmTArgs> spmm_t[dtype_count][vector_count];
+  SddmmKernel sddmm[dtype_count][vector_count];
+};
+
+extern "C" {
+extern const KernelTable gossamer_table_avx512;
+extern const KernelTable gossamer_table_avx2;
+extern const KernelTable gossamer_table_emulated;
+extern const KernelTable gossamer_table_portable;
+extern const KernelTable gossamer_table_reference;
+}
+
+}  // namespace gossamer

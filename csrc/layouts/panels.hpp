@@ -1,0 +1,71 @@
+// The panel layout: how the kept entries of W [rows, cols] lie in memory.
+//
+//   A panel is `vector` = V consecutive rows that share one list of kept columns.
+//   Columns are cut into blocks of `block_cols` <= 256, so that a column id is one byte and a block
+//   of activations stays in the first-level cache.
+//
+//   W, V = 2, two blocks            entry = one kept column of a panel, V values
+//         block 0 | block 1
+//   p0    a . b . | . . c d         indices  0 2 | 1 | 2 3 | 0
+//         e . f . | . . g h         values   a e b f | i j | c g d h | k l
+//   p1    . i . . | k . . .                  block 0       block 1
+//         . j . . | l . . .                  p0      p1    p0      p1
+//
+//   Order: block, panel, entry (column ascending), row in the panel. It is the order in which the
+//   kernels stream the weight.
+//
+//   N:M keeps n of every m columns, so each (block, panel) has a count known without looking it up.
+//   Otherwise (n = m = 0) indptr [blocks * panels + 1] holds the first entry of each.
+#pragma once
+
+#include "core/types.hpp"
+
+namespace gossamer {
+
+struct Panels {
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::int64_t vector = 1;
+  std::int64_t block_cols = 256;
+  std::int64_t n = 0;
+  std::int64_t m = 0;
+  const std::uint8_t* indices = nullptr;  // [entries]: column inside its block
+  const std::int32_t* indptr = nullptr;   // [blocks * panels + 1], or null for N:M
+
+  static constexpr std::int64_t max_block_cols = 256;
+
+  struct Entries {
+    std::int64_t begin;
+    std::int64_t count;
+  };
+
+  constexpr std::int64_t panels() const noexcept { return rows / vector; }
+  constexpr std::int64_t blocks() const noexcept { return ceil_div(cols, block_cols); }
+  constexpr std::int64_t block_width(std::int64_t block) const noexcept {
+    const std::int64_t left = cols - block * block_cols;
+    return left < block_cols ? left : block_cols;
+  }
+  constexpr bool fixed_count() const noexcept { return m != 0; }
+
+  constexpr Entries entries(std::int64_t block, std::int64_t panel) const noexcept {
+    if (fixed_count()) {
+      const std::int64_t full = block_cols / m * n;
+      const std::int64_t count = block_width(block) / m * n;
+      return {block * full * panels() + panel * count, count};
+    }
+    const std::int64_t at = block * panels() + panel;
+    return {indptr[at], indptr[at + 1] - indptr[at]};
+  }
+
+  constexpr std::int64_t total_entries() const noexcept {
+    return fixed_count() ? cols / m * n * panels() : indptr[blocks() * panels()];
+  }
+  constexpr std::int64_t nnz() const noexcept { return total_entries() * vector; }
+
+  // The widest block that a byte can index and that holds whole groups of m.
+  static constexpr std::int64_t widest_block(std::int64_t m) noexcept {
+    return m == 0 ? max_block_cols : max_block_cols / m * m;
+  }
+};
+
+}  // namespace gossamer
