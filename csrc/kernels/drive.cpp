@@ -133,7 +133,7 @@ void run_sddmm(SddmmArgs args, void* out, DType dtype) {
   const TrimOnExit trim;
   const auto& kernel = find_sddmm({dtype, vector_index(w.vector)});
   const int workers = workers_for(w, batch);
-  const std::int64_t tile = kernel.batch_tile;
+  const std::int64_t tile = kernel.chunk_rows(args);
   const std::size_t chunk_bytes = kernel.chunk_bytes(args);
 
   // As many chunks at a time as fit in a part of the last-level cache: at least one.

@@ -110,6 +110,7 @@ void no_pack(const SddmmArgs&, std::int64_t, std::int64_t, std::int64_t, std::in
              void*) noexcept {}
 std::size_t no_bytes(const SpmmArgs&) noexcept { return 0; }
 std::size_t no_bytes_sddmm(const SddmmArgs&) noexcept { return 0; }
+std::int64_t whole_batch(const SddmmArgs& a) noexcept { return a.x.rows; }
 std::size_t block_of_sums(const SpmmTArgs&) noexcept {
   return Panels::max_block_cols * sizeof(double);
 }
@@ -121,7 +122,7 @@ constexpr Kernel<SpmmArgs> spmm_kernel = {spmm<T>, no_bytes, any_batch};
 template <class T>
 constexpr Kernel<SpmmTArgs> spmm_t_kernel = {spmm_t<T>, block_of_sums, any_batch};
 template <class T>
-constexpr SddmmKernel sddmm_kernel = {no_pack, sddmm<T>, no_bytes_sddmm, any_batch};
+constexpr SddmmKernel sddmm_kernel = {no_pack, sddmm<T>, no_bytes_sddmm, whole_batch};
 
 #define GOSSAMER_VERB(kernel)                                    \
   {                                                              \

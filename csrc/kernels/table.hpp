@@ -50,7 +50,7 @@ struct Kernel {
 };
 
 // sddmm reads both operands many times, so they are packed once, shared by all tasks:
-//   packed x [chunk][blocks * 256][batch_tile], then packed g [chunk][rows][batch_tile].
+//   packed x [chunk][blocks * 256][chunk_rows], then packed g [chunk][rows][chunk_rows].
 struct SddmmTask {
   std::int64_t first;           // the batch rows packed now: [first, first + batch)
   std::int64_t batch;
@@ -60,13 +60,13 @@ struct SddmmTask {
 };
 
 struct SddmmKernel {
-  // Packs batch rows [first, first + count), count <= batch_tile, as chunk number `chunk`.
+  // Packs batch rows [first, first + count), count <= chunk_rows, as chunk number `chunk`.
   void (*pack)(const SddmmArgs&, std::int64_t first, std::int64_t count, std::int64_t chunk,
                std::int64_t chunks, void* packed) noexcept = nullptr;
   void (*run)(const SddmmArgs&, const SddmmTask&, std::int64_t chunks,
               const void* packed) noexcept = nullptr;
   std::size_t (*chunk_bytes)(const SddmmArgs&) noexcept = nullptr;
-  std::int64_t batch_tile = 0;  // rows in a chunk
+  std::int64_t (*chunk_rows)(const SddmmArgs&) noexcept = nullptr;
 };
 
 inline constexpr int vector_count = 3;

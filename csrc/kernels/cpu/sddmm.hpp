@@ -6,9 +6,12 @@
 // run a tree of shuffles turns the registers into one register of results, which is stored as it
 // lies in memory.
 //
-//   V >= 4: runs of 256 rows. x comes from the second-level cache, once for V products, and the
-//           tree is paid once in 256 rows.
-//   V = 1:  runs of one tile, so that a block of x stays in the first-level cache.
+// The length of a run is a choice between the tree, paid once a run, and the cache that holds x:
+//
+//   dense V = 1: runs of one tile, so that a block of x stays in the first-level cache: every load
+//                of x serves one product only.
+//   else:        runs of 256 rows, x from the second-level cache. With V >= 4 a load serves V
+//                products; with few entries a row the fixed costs of a row outweigh the loads.
 #pragma once
 
 #include "kernels/cpu/spmm.hpp"
@@ -16,10 +19,19 @@
 namespace gossamer {
 namespace {
 
-template <class C, int V>
-inline constexpr std::int64_t sddmm_run = V == 1 ? tile_width<C> : 256;
+inline constexpr std::int64_t long_run = 256;
 
-// sums[entry * V + v] (+)= <g[v], x[indices[entry]]> for up to E entries; `live` of them are real.
+// Entries in a (block, panel) below which V = 1 takes long runs (bench_kernels, sddmm).
+inline constexpr std::int64_t sparse_count = 20;
+
+template <class C, int V>
+std::int64_t sddmm_run(const SddmmArgs& a) noexcept {
+  const Panels& w = a.weight;
+  const bool sparse = w.total_entries() < sparse_count * w.blocks() * w.panels();
+  return V > 1 || sparse ? long_run : tile_width<C>;
+}
+
+// sums[entry * V + v] (+)= <g[v], x[indices[entry]]> for `live` <= E entries.
 template <class C, int V, int E>
 GOSSAMER_INLINE void dot_group(const C* x, const C* g, std::int64_t ld, std::int64_t length,
                                const std::uint8_t* indices, int live, bool accumulate,
@@ -49,15 +61,16 @@ GOSSAMER_INLINE void dot_group(const C* x, const C* g, std::int64_t ld, std::int
       }
     }
   }
-  constexpr int results = E * V / lanes;
 #pragma GCC unroll 8
-  for (int k = 0; k < results; ++k) {
+  for (int k = 0; k * lanes < E * V; ++k) {
     const int left = live * V - k * lanes;
     if (left <= 0) break;
     const int n = left < lanes ? left : lanes;
     R group[lanes];
 #pragma GCC unroll 16
-    for (int i = 0; i < lanes; ++i) group[i] = acc[k * lanes + i];
+    for (int i = 0; i < lanes; ++i) {
+      group[i] = k * lanes + i < E * V ? acc[k * lanes + i] : R::zero();
+    }
     const R total = R::sums(group);
     C* out = sums + k * lanes;
     if (n == lanes) {
@@ -68,17 +81,41 @@ GOSSAMER_INLINE void dot_group(const C* x, const C* g, std::int64_t ld, std::int
   }
 }
 
+// All entries of one panel: full groups, then the rest in the smallest group that holds it.
+template <class C, int V>
+GOSSAMER_INLINE void dot_panel(const C* x, const C* g, std::int64_t ld, std::int64_t length,
+                               const std::uint8_t* indices, std::int64_t count, bool accumulate,
+                               C* sums) noexcept {
+  constexpr int lanes = Vec<C>::lanes;
+  constexpr int full = lanes / V > 0 ? lanes / V : 1;
+  std::int64_t e = 0;
+  for (; e + full <= count; e += full) {
+    dot_group<C, V, full>(x, g, ld, length, indices + e, full, accumulate, sums + e * V);
+  }
+  const int left = static_cast<int>(count - e);
+  if (left == 0) return;
+  if (full >= 4 && left <= full / 4) {
+    dot_group<C, V, (full >= 4 ? full / 4 : 1)>(x, g, ld, length, indices + e, left, accumulate,
+                                                sums + e * V);
+  } else if (full >= 2 && left <= full / 2) {
+    dot_group<C, V, (full >= 2 ? full / 2 : 1)>(x, g, ld, length, indices + e, left, accumulate,
+                                                sums + e * V);
+  } else {
+    dot_group<C, V, full>(x, g, ld, length, indices + e, left, accumulate, sums + e * V);
+  }
+}
+
 template <class T, int V>
 std::size_t sddmm_chunk_bytes(const SddmmArgs& a) noexcept {
   const std::int64_t lines = a.weight.blocks() * Panels::max_block_cols + a.weight.rows;
-  return static_cast<std::size_t>(lines * sddmm_run<Compute<T>, V>) * sizeof(Compute<T>);
+  return static_cast<std::size_t>(lines * sddmm_run<Compute<T>, V>(a)) * sizeof(Compute<T>);
 }
 
 template <class T, int V>
 void sddmm_pack(const SddmmArgs& a, std::int64_t first, std::int64_t count, std::int64_t chunk,
                 std::int64_t chunks, void* packed) noexcept {
   using C = Compute<T>;
-  constexpr std::int64_t ld = sddmm_run<C, V>;
+  const std::int64_t ld = sddmm_run<C, V>(a);
   const Panels& w = a.weight;
   const std::int64_t blocks = w.blocks();
   const std::int64_t x_chunk = blocks * Panels::max_block_cols * ld;
@@ -96,8 +133,7 @@ void sddmm(const SddmmArgs& a, const SddmmTask& task, std::int64_t chunks,
            const void* packed) noexcept {
   using C = Compute<T>;
   constexpr int lanes = Vec<C>::lanes;
-  constexpr int group = lanes / V > 0 ? lanes / V : 1;
-  constexpr std::int64_t ld = sddmm_run<C, V>;
+  const std::int64_t ld = sddmm_run<C, V>(a);
   const Panels& w = a.weight;
   const std::int64_t x_chunk = w.blocks() * Panels::max_block_cols * ld;
   C* sums = static_cast<C*>(a.sums);
@@ -110,12 +146,8 @@ void sddmm(const SddmmArgs& a, const SddmmTask& task, std::int64_t chunks,
     const bool accumulate = task.accumulate || chunk > 0;
     for (std::int64_t p = task.panel0; p < task.panel1; ++p) {
       const auto [begin, count] = w.entries(task.block, p);
-      const C* grad = g + p * V * ld;
-      for (std::int64_t e = 0; e < count; e += group) {
-        const int live = static_cast<int>(count - e < group ? count - e : group);
-        dot_group<C, V, group>(x, grad, ld, length, w.indices + begin + e, live, accumulate,
-                               sums + (begin + e) * V);
-      }
+      dot_panel<C, V>(x, g + p * V * ld, ld, length, w.indices + begin, count, accumulate,
+                      sums + begin * V);
     }
   }
 }
