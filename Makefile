@@ -1,0 +1,87 @@
+# One command sets up all it needs in .venv; a second run of the same command sets up nothing.
+#
+#   make demo     train a small GPT, dense and sparse side by side
+#   make test     linters, then all tests
+#   make bench    measure against torch and SparseProp
+#   make asan     the tests under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make lint     linters and type checker alone
+#   make setup    the environment alone
+#
+# torch comes at the version that constraints.txt pins. Where pip would take a build with CUDA and
+# a CPU build is wanted, point PIP_EXTRA_INDEX_URL at PyTorch's CPU index.
+
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+DEMO_ARGS ?= --demo --out runs/demo
+BENCH_ARGS ?=
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CPP := $(shell find csrc -name '*.hpp' -o -name '*.cpp')
+ASAN := build/asan/venv
+
+.PHONY: demo test bench asan lint setup clean
+.DELETE_ON_ERROR:
+
+demo: setup
+	$(BIN)/gossamer train $(DEMO_ARGS)
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/bench.stamp
+	$(BIN)/gossamer bench $(BENCH_ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+setup: $(VENV)/build.stamp
+
+# ---- environment -------------------------------------------------------------------------------
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "gossamer needs Python 3.11 or later: make PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and by itself: see constraints.txt.
+$(VENV)/packages.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -q -c constraints.txt torch
+	$(PIP) install -q -c constraints.txt cmake ninja pybind11 scikit-build-core
+	touch $@
+
+# An editable install: Python files are read where they stand, C++ is built again when it changes.
+$(VENV)/build.stamp: $(VENV)/packages.stamp CMakeLists.txt CMakePresets.json cmake/check_symbols.cmake $(CPP)
+	$(PIP) install -q -c constraints.txt --no-build-isolation \
+	    -C build-dir=build/release -C cmake.args=--preset=release -e '.[test,lint]'
+	touch $@
+
+# SparseProp compiles against the installed torch, for this very processor. Where that fails, the
+# bench runs without this rival and says so.
+$(VENV)/bench.stamp: $(VENV)/build.stamp
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation setuptools sparseprop \
+	    || echo "SparseProp does not build here: the bench runs without it."
+	touch $@
+
+# ---- sanitizers --------------------------------------------------------------------------------
+# A second environment that sees .venv's packages, but has its own instrumented gossamer.
+$(ASAN)/build.stamp: $(VENV)/build.stamp
+	$(BIN)/python -m venv --without-pip $(ASAN)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	    > $$($(ASAN)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth
+	$(PIP) --python $(ASAN)/bin/python install -q --no-deps --no-build-isolation \
+	    -C build-dir=build/asan/cmake -C cmake.args=--preset=asan -C cmake.build-type=RelWithDebInfo -e .
+	touch $@
+
+# libstdc++ is preloaded too: the sanitizers must find __cxa_throw before torch brings it.
+# The linker's and allocator's leaks of Python itself are not ours: detect_leaks=0.
+asan: $(ASAN)/build.stamp
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
+	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
+	$(ASAN)/bin/python -m pytest $(PYTEST_ARGS)
+
+clean:
+	rm -rf build .venv

@@ -1,0 +1,33 @@
+"""What every test gets: a fixed seed, and process-wide settings put back after it."""
+
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+os.environ.setdefault("MPLBACKEND", "Agg")  # no window: the machine may have no screen
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# No deadline: the first call of a kernel, a loaded machine or a sanitizer is slow by nature.
+settings.register_profile(
+    "gossamer",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("gossamer")
+
+
+@pytest.fixture(autouse=True)
+def _same_start() -> Iterator[None]:
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(dtype)
+    kernels = sys.modules.get("gossamer.kernels")
+    if kernels is not None:
+        kernels.use_isa(None)
