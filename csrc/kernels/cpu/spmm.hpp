@@ -13,6 +13,7 @@
 #pragma once
 
 #include "kernels/cpu/pack.hpp"
+#include "kernels/cpu/spmm_few.hpp"
 #include "kernels/table.hpp"
 
 namespace gossamer {
@@ -108,7 +109,9 @@ template <class T>
 std::size_t spmm_scratch(const SpmmArgs& a) noexcept {
   const std::int64_t slab = a.weight.rows < slab_rows ? a.weight.rows : slab_rows;
   const std::int64_t lines = a.weight.blocks() * Panels::max_block_cols + slab;
-  return static_cast<std::size_t>(lines * tile_width<Compute<T>>) * sizeof(Compute<T>);
+  const std::int64_t tiled = lines * tile_width<Compute<T>>;
+  const std::int64_t few = few_elements(a.weight);
+  return static_cast<std::size_t>(tiled > few ? tiled : few) * sizeof(Compute<T>);
 }
 
 template <class T, int V>
@@ -117,6 +120,9 @@ void spmm(const SpmmArgs& a, const Task& task, void* scratch) noexcept {
   using R = Vec<C>;
   constexpr int lanes = R::lanes;
   constexpr std::int64_t tile = tile_width<C>;
+  if constexpr (few_rows<C, V> > 0) {
+    if (a.x.rows <= few_rows<C, V>) return spmm_few<T, V>(a, task, scratch);
+  }
   const Panels& w = a.weight;
   const T* values = static_cast<const T*>(a.values);
   const T* bias = static_cast<const T*>(a.bias);

@@ -4,6 +4,7 @@
 //   zero, set                a constant in all lanes       load_bf16, store_bf16 (and their _n)
 //   add, fma                 a + b, a * b + c              widen: one value of storage, as C
 //   sums(acc)                lane i = sum of acc[i]        transpose(rows): lanes x lanes, in place
+//   spread<V>(x, ids)        lane i = x[ids[i / V]]
 //
 // Everything lives in an unnamed namespace: each ISA compiles its own copy, and none of them can
 // be picked by the linker for another.

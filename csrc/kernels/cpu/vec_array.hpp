@@ -50,6 +50,12 @@ struct Vec {
       p[i].bits = static_cast<std::uint16_t>(nan ? 0x7fc0u : bits >> 16);
     }
   }
+  template <int V>
+  static GOSSAMER_INLINE Vec spread(const C* x, const std::uint8_t* ids) noexcept {
+    Vec out;
+    for (int i = 0; i < lanes; ++i) out.r[i] = x[ids[i / V]];
+    return out;
+  }
   friend GOSSAMER_INLINE Vec add(Vec a, Vec b) noexcept {
     for (int i = 0; i < lanes; ++i) a.r[i] += b.r[i];
     return a;

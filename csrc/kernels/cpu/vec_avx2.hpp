@@ -47,6 +47,11 @@ struct Vec<float> {
         reinterpret_cast<__m128i*>(p),
         _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1)));
   }
+  template <int V>
+  static GOSSAMER_INLINE Vec spread(const float* x, const std::uint8_t* ids) noexcept {
+    if constexpr (V == 8) return set(x[ids[0]]);
+    return {_mm256_set_m128(_mm_set1_ps(x[ids[1]]), _mm_set1_ps(x[ids[0]]))};
+  }
   friend GOSSAMER_INLINE Vec add(Vec a, Vec b) noexcept { return {_mm256_add_ps(a.r, b.r)}; }
   friend GOSSAMER_INLINE Vec fma(Vec a, Vec b, Vec c) noexcept {
     return {_mm256_fmadd_ps(a.r, b.r, c.r)};
@@ -108,6 +113,10 @@ struct Vec<double> {
   GOSSAMER_INLINE void store(double* p) const noexcept { _mm256_storeu_pd(p, r); }
   GOSSAMER_INLINE void store_n(double* p, int n) const noexcept {
     _mm256_maskstore_pd(p, first(n), r);
+  }
+  template <int V>
+  static GOSSAMER_INLINE Vec spread(const double* x, const std::uint8_t* ids) noexcept {
+    return set(x[ids[0]]);
   }
   friend GOSSAMER_INLINE Vec add(Vec a, Vec b) noexcept { return {_mm256_add_pd(a.r, b.r)}; }
   friend GOSSAMER_INLINE Vec fma(Vec a, Vec b, Vec c) noexcept {

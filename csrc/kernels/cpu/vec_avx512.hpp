@@ -44,6 +44,16 @@ struct Vec<float> {
         _mm512_mask_mov_epi32(_mm512_srli_epi32(up, 16), nan, _mm512_set1_epi32(0x7fc0));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(high));
   }
+  template <int V>
+  static GOSSAMER_INLINE Vec spread(const float* x, const std::uint8_t* ids) noexcept {
+    __m512 r = _mm512_set1_ps(x[ids[0]]);
+#pragma GCC unroll 4
+    for (int i = 1; i < lanes / V; ++i) {
+      const auto part = static_cast<__mmask16>(((1u << V) - 1u) << (i * V));
+      r = _mm512_mask_broadcastss_ps(r, part, _mm_load_ss(x + ids[i]));
+    }
+    return {r};
+  }
   friend GOSSAMER_INLINE Vec add(Vec a, Vec b) noexcept { return {_mm512_add_ps(a.r, b.r)}; }
   friend GOSSAMER_INLINE Vec fma(Vec a, Vec b, Vec c) noexcept {
     return {_mm512_fmadd_ps(a.r, b.r, c.r)};
@@ -115,6 +125,16 @@ struct Vec<double> {
   GOSSAMER_INLINE void store(double* p) const noexcept { _mm512_storeu_pd(p, r); }
   GOSSAMER_INLINE void store_n(double* p, int n) const noexcept {
     _mm512_mask_storeu_pd(p, first(n), r);
+  }
+  template <int V>
+  static GOSSAMER_INLINE Vec spread(const double* x, const std::uint8_t* ids) noexcept {
+    __m512d r = _mm512_set1_pd(x[ids[0]]);
+#pragma GCC unroll 2
+    for (int i = 1; i < lanes / V; ++i) {
+      const auto part = static_cast<__mmask8>(((1u << V) - 1u) << (i * V));
+      r = _mm512_mask_broadcastsd_pd(r, part, _mm_load_sd(x + ids[i]));
+    }
+    return {r};
   }
   friend GOSSAMER_INLINE Vec add(Vec a, Vec b) noexcept { return {_mm512_add_pd(a.r, b.r)}; }
   friend GOSSAMER_INLINE Vec fma(Vec a, Vec b, Vec c) noexcept {
