@@ -51,9 +51,7 @@ py::object indptr_of(const Encoded& e) {
   return to_numpy(e.indptr);
 }
 
-Layout as_layout(const Panels& w) {
-  return {w.rows, w.cols, w.vector, w.block_cols, w.n, w.m};
-}
+Layout as_layout(const Panels& w) { return {w.rows, w.cols, w.vector, w.block_cols, w.n, w.m}; }
 
 auto as_tuple(const Layout& self) {
   const Panels& w = self.panels;

@@ -91,16 +91,16 @@ Tensor read_buffer(py::handle object, const char* who, bool writable) {
   set_rank(t, info.ndim, who);
   require<ShapeError>(!writable || !info.readonly,
                       std::string(who) + " is read-only; pass a writable copy: array.copy()");
-  bool aligned = reinterpret_cast<std::uintptr_t>(info.ptr) %
-                     static_cast<std::uintptr_t>(info.itemsize) == 0;
+  bool aligned =
+      reinterpret_cast<std::uintptr_t>(info.ptr) % static_cast<std::uintptr_t>(info.itemsize) == 0;
   for (int i = 0; i < t.rank; ++i) {
     const auto at = static_cast<std::size_t>(i);
     aligned &= info.strides[at] % info.itemsize == 0;
     t.shape[i] = info.shape[at];
     t.strides[i] = info.strides[at] / info.itemsize;
   }
-  require<ShapeError>(aligned, std::string(who) +
-                                   " is not aligned to its elements; pass a copy: array.copy()");
+  require<ShapeError>(
+      aligned, std::string(who) + " is not aligned to its elements; pass a copy: array.copy()");
   t.data = info.ptr;
   return t;
 }
@@ -141,19 +141,20 @@ Tensor read_tensor(py::handle object, const char* who, bool writable) {
 
 Tensor read_matrix(py::handle object, const char* who, bool writable) {
   Tensor t = read_tensor(object, who, writable);
-  require<ShapeError>(t.rank == 2, std::string(who) + " has " + std::to_string(t.rank) +
-                                       " dimensions; 2 are needed: reshape it to [batch, features]");
+  require<ShapeError>(t.rank == 2,
+                      std::string(who) + " has " + std::to_string(t.rank) +
+                          " dimensions; 2 are needed: reshape it to [batch, features]");
   return t;
 }
 
 Tensor read_vector(py::handle object, const char* who, Kind kind, bool writable) {
   Tensor t = read_tensor(object, who, writable);
-  require<DTypeError>(t.kind == kind,
-                      std::string(who) + " has dtype " +
-                          (t.kind == Kind::other ? t.dtype_name : name_of(t.kind)) + "; " +
-                          name_of(kind) + " is needed");
-  require<ShapeError>(t.rank == 1 && t.contiguous(),
-                      std::string(who) + " must be one-dimensional and contiguous: call .contiguous()");
+  require<DTypeError>(t.kind == kind, std::string(who) + " has dtype " +
+                                          (t.kind == Kind::other ? t.dtype_name : name_of(t.kind)) +
+                                          "; " + name_of(kind) + " is needed");
+  require<ShapeError>(
+      t.rank == 1 && t.contiguous(),
+      std::string(who) + " must be one-dimensional and contiguous: call .contiguous()");
   return t;
 }
 

@@ -41,9 +41,9 @@ void spmm(const Layout& layout, py::handle indices, py::handle indptr, py::handl
   SpmmArgs args{w, v.data, in.matrix(), nullptr, out.matrix()};
   if (!bias.is_none()) {
     const Tensor b = read_vector(bias, "bias", v.kind);
-    require<ShapeError>(b.shape[0] == w.rows, "bias has " + text(b.shape[0]) +
-                                                  " elements; the weight has " + text(w.rows) +
-                                                  " rows");
+    require<ShapeError>(
+        b.shape[0] == w.rows,
+        "bias has " + text(b.shape[0]) + " elements; the weight has " + text(w.rows) + " rows");
     args.bias = b.data;
   }
   const DType dtype = float_dtype(v, "values");
@@ -70,9 +70,9 @@ void spmm_t_packed(const Layout& layout, py::handle indices, py::handle indptr, 
   const Panels t = read_panels(t_layout, t_indices, t_indptr);
   const Tensor v = read_values(w, values, "values");
   const Tensor order = read_vector(perm, "perm", Kind::i32);
-  require<StructureError>(t.rows == w.cols && t.cols == w.rows && t.nnz() == w.nnz() &&
-                              order.shape[0] == w.nnz(),
-                          "the transposed structure does not belong to this weight: build it again");
+  require<StructureError>(
+      t.rows == w.cols && t.cols == w.rows && t.nnz() == w.nnz() && order.shape[0] == w.nnz(),
+      "the transposed structure does not belong to this weight: build it again");
   const Tensor in = read_as(g, "grad_output", v.kind, -1, w.rows);
   const Tensor out = read_as(dx, "grad_input", v.kind, in.shape[0], w.cols, true);
   const SpmmTArgs args{w, v.data, in.matrix(), out.matrix()};

@@ -15,8 +15,7 @@ namespace {
 // lack it. Pausing the pool just before the fork means that no thread is lost by it.
 void pause_pool() noexcept {
   using Pause = int (*)(int);
-  static const auto pause =
-      reinterpret_cast<Pause>(dlsym(RTLD_DEFAULT, "omp_pause_resource_all"));
+  static const auto pause = reinterpret_cast<Pause>(dlsym(RTLD_DEFAULT, "omp_pause_resource_all"));
   constexpr int soft = 1;
   if (pause != nullptr && !omp_in_parallel()) pause(soft);
 }

@@ -33,8 +33,7 @@ constexpr Candidate candidates[] = {
 #if defined(GOSSAMER_HAVE_AVX2)
     {&gossamer_table_avx2, has_avx2},
 #endif
-    {&gossamer_table_portable, always},
-    {&gossamer_table_emulated, always},
+    {&gossamer_table_portable, always},   {&gossamer_table_emulated, always},
     {&gossamer_table_reference, always},
 };
 constexpr int candidate_count = static_cast<int>(std::size(candidates));

@@ -138,13 +138,14 @@ void run_sddmm(SddmmArgs args, void* out, DType dtype) {
 
   // As many chunks at a time as fit in a part of the last-level cache: at least one.
   constexpr std::size_t packed_budget = std::size_t{8} << 20;
-  const auto affordable = static_cast<std::int64_t>(packed_budget / std::max<std::size_t>(chunk_bytes, 1));
+  const auto affordable =
+      static_cast<std::int64_t>(packed_budget / std::max<std::size_t>(chunk_bytes, 1));
   const std::int64_t step = std::clamp<std::int64_t>(affordable, 1, ceil_div(batch, tile));
 
   const bool narrow = dtype == DType::bf16;
   const std::size_t packed_bytes = slice(chunk_bytes * static_cast<std::size_t>(step));
-  std::byte* packed = Workspace::get(
-      packed_bytes + (narrow ? static_cast<std::size_t>(nnz) * sizeof(float) : 0));
+  std::byte* packed =
+      Workspace::get(packed_bytes + (narrow ? static_cast<std::size_t>(nnz) * sizeof(float) : 0));
   args.sums = narrow ? packed + packed_bytes : out;
 
   const std::int64_t blocks = w.blocks();

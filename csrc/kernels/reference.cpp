@@ -75,8 +75,8 @@ void spmm_t(const SpmmTArgs& a, const Task& task, void* scratch) noexcept {
       for (std::int64_t p = 0; p < w.panels(); ++p) {
         for_each_entry(w, k, p, [&](std::int64_t e, std::int64_t col) {
           for (std::int64_t v = 0; v < w.vector; ++v) {
-            sums[col - first] += read(values + e * w.vector + v) *
-                                 read(element<T>(a.g, b, p * w.vector + v));
+            sums[col - first] +=
+                read(values + e * w.vector + v) * read(element<T>(a.g, b, p * w.vector + v));
           }
         });
       }
@@ -124,12 +124,12 @@ constexpr Kernel<SpmmTArgs> spmm_t_kernel = {spmm_t<T>, block_of_sums, any_batch
 template <class T>
 constexpr SddmmKernel sddmm_kernel = {no_pack, sddmm<T>, no_bytes_sddmm, whole_batch};
 
-#define GOSSAMER_VERB(kernel)                                    \
-  {                                                              \
-    {kernel<float>, kernel<float>, kernel<float>},               \
-        {kernel<double>, kernel<double>, kernel<double>}, {      \
-      kernel<bf16>, kernel<bf16>, kernel<bf16>                   \
-    }                                                            \
+#define GOSSAMER_VERB(kernel)                               \
+  {                                                         \
+    {kernel<float>, kernel<float>, kernel<float>},          \
+        {kernel<double>, kernel<double>, kernel<double>}, { \
+      kernel<bf16>, kernel<bf16>, kernel<bf16>              \
+    }                                                       \
   }
 
 }  // namespace

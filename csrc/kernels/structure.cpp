@@ -42,17 +42,16 @@ void check_layout(const Panels& w) {
                       "got " + given() + "; sizes must not be negative");
   require<ShapeError>(w.rows <= max_entries && w.cols <= max_entries,
                       "got " + given() + "; rows and columns must be below 2^31: split the layer");
-  require<ShapeError>(vector_index(w.vector) >= 0,
-                      "got " + given() + "; vector must be 1, 4 or 8");
+  require<ShapeError>(vector_index(w.vector) >= 0, "got " + given() + "; vector must be 1, 4 or 8");
   require<ShapeError>(w.rows % w.vector == 0, "got " + given() + "; rows must be a multiple of " +
                                                   str(w.vector) + ": pad them or use vector 1");
   require<ShapeError>((w.n == 0 && w.m == 0) || (1 <= w.n && w.n <= w.m && w.m <= 64),
                       "got " + given() + "; N:M needs 1 <= n <= m <= 64 (or 0:0 for pointers)");
   require<ShapeError>(w.m == 0 || w.cols % w.m == 0,
                       "got " + given() + "; columns must be a multiple of m = " + str(w.m));
-  require<ShapeError>(w.block_cols == Panels::widest_block(w.m),
-                      "got " + given() + "; blocks must have " + str(Panels::widest_block(w.m)) +
-                          " columns");
+  require<ShapeError>(
+      w.block_cols == Panels::widest_block(w.m),
+      "got " + given() + "; blocks must have " + str(Panels::widest_block(w.m)) + " columns");
 }
 
 void check_indptr(const Panels& w, std::int64_t entries) {
@@ -121,11 +120,11 @@ Encoded encode(const std::uint8_t* mask, std::int64_t rows, std::int64_t cols, s
         if (m == 0) continue;
         kept_in_group += kept;
         if ((c + 1) % m == 0) {
-          require<StructureError>(kept_in_group == n,
-                                  "mask keeps " + str(kept_in_group) + " of columns " +
-                                      str(first + c + 1 - m) + ".." + str(first + c) + " in row " +
-                                      str(p * vector) + "; " + str(n) + ":" + str(m) + " keeps " +
-                                      str(n));
+          require<StructureError>(kept_in_group == n, "mask keeps " + str(kept_in_group) +
+                                                          " of columns " + str(first + c + 1 - m) +
+                                                          ".." + str(first + c) + " in row " +
+                                                          str(p * vector) + "; " + str(n) + ":" +
+                                                          str(m) + " keeps " + str(n));
           kept_in_group = 0;
         }
       }

@@ -52,7 +52,7 @@ struct Kernel {
 // sddmm reads both operands many times, so they are packed once, shared by all tasks:
 //   packed x [chunk][blocks * 256][chunk_rows], then packed g [chunk][rows][chunk_rows].
 struct SddmmTask {
-  std::int64_t first;           // the batch rows packed now: [first, first + batch)
+  std::int64_t first;  // the batch rows packed now: [first, first + batch)
   std::int64_t batch;
   std::int64_t block;           // one column block
   std::int64_t panel0, panel1;  // and a range of panels

@@ -64,8 +64,8 @@ void pack(const Matrix& x, std::int64_t row, std::int64_t rows, std::int64_t col
     } else {
       for (std::int64_t c = 0; c < cols; ++c) {
         for (int i = 0; i < lanes; ++i) {
-          dst[c * ld + i] = i < live ? widen(src[i * x.row_stride + c * x.col_stride])
-                                     : Compute<T>(0);
+          dst[c * ld + i] =
+              i < live ? widen(src[i * x.row_stride + c * x.col_stride]) : Compute<T>(0);
         }
       }
     }

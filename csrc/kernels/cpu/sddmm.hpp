@@ -138,8 +138,8 @@ void sddmm(const SddmmArgs& a, const SddmmTask& task, std::int64_t chunks,
   const std::int64_t x_chunk = w.blocks() * Panels::max_block_cols * ld;
   C* sums = static_cast<C*>(a.sums);
   for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const C* x = static_cast<const C*>(packed) + chunk * x_chunk +
-                 task.block * Panels::max_block_cols * ld;
+    const C* x =
+        static_cast<const C*>(packed) + chunk * x_chunk + task.block * Panels::max_block_cols * ld;
     const C* g = static_cast<const C*>(packed) + chunks * x_chunk + chunk * w.rows * ld;
     const std::int64_t rows = task.batch - chunk * ld < ld ? task.batch - chunk * ld : ld;
     const std::int64_t length = round_up(rows, lanes);

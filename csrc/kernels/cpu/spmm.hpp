@@ -27,7 +27,9 @@ inline constexpr std::int64_t tile_width = tile_vectors * Vec<C>::lanes;
 // Registers of the batch that fit beside V rows of sums.
 template <int V>
 inline constexpr int sum_vectors = registers == 32 ? (V == 8 ? 2 : 4)
-                                                   : (V == 1 ? 4 : V == 4 ? 2 : 1);
+                                                   : (V == 1   ? 4
+                                                      : V == 4 ? 2
+                                                               : 1);
 
 inline constexpr std::int64_t slab_rows = 1024;
 

@@ -52,8 +52,8 @@ void spmm_t_block(const Panels& w, const T* values, std::int64_t block, const Co
   for (std::int64_t p = 0; p < panels; ++p) {
     const auto [begin, count] = w.entries(block, p);
     for (int k = 0; k < vectors; k += NV) {
-      scatter_panel<T, V, NV>(g + p * V * ld + k * lanes, ld, values + begin * V,
-                              w.indices + begin, count, dx + k * lanes);
+      scatter_panel<T, V, NV>(g + p * V * ld + k * lanes, ld, values + begin * V, w.indices + begin,
+                              count, dx + k * lanes);
     }
   }
 }

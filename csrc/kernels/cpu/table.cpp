@@ -36,10 +36,9 @@ constexpr SddmmKernel sddmm_kernel() {
   return {sddmm_pack<T, V>, sddmm<T, V>, sddmm_chunk_bytes<T, V>, sddmm_run<Compute<T>, V>};
 }
 
-#define GOSSAMER_ROW(make, T) \
-  { make<T, 1>(), make<T, 4>(), make<T, 8>() }
+#define GOSSAMER_ROW(make, T) {make<T, 1>(), make<T, 4>(), make<T, 8>()}
 #define GOSSAMER_VERB(make) \
-  { GOSSAMER_ROW(make, float), GOSSAMER_ROW(make, double), GOSSAMER_ROW(make, bf16) }
+  {GOSSAMER_ROW(make, float), GOSSAMER_ROW(make, double), GOSSAMER_ROW(make, bf16)}
 
 }  // namespace
 

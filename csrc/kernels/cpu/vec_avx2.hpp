@@ -126,8 +126,8 @@ struct Vec<double> {
   static GOSSAMER_INLINE Vec sums(const Vec (&a)[4]) noexcept {
     const __m256d ab = _mm256_hadd_pd(a[0].r, a[1].r);
     const __m256d cd = _mm256_hadd_pd(a[2].r, a[3].r);
-    return {_mm256_add_pd(_mm256_permute2f128_pd(ab, cd, 0x20),
-                          _mm256_permute2f128_pd(ab, cd, 0x31))};
+    return {
+        _mm256_add_pd(_mm256_permute2f128_pd(ab, cd, 0x20), _mm256_permute2f128_pd(ab, cd, 0x31))};
   }
 
   static GOSSAMER_INLINE void transpose(Vec (&a)[4]) noexcept {
