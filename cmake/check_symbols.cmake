@@ -2,7 +2,7 @@
 #
 # A weak symbol (an inline function, a template of the standard library) compiled with AVX-512 may
 # be the copy that the linker keeps for everybody, and then an older machine dies of it by SIGILL.
-# Arguments: NM, OBJECTS (a list), TABLE (the allowed symbol), SANITIZE, COVERAGE, STAMP.
+# Arguments: NM, OBJECTS (a list), TABLE (the allowed symbol), SANITIZE, STAMP.
 execute_process(COMMAND ${NM} --defined-only --extern-only --portability ${OBJECTS}
   OUTPUT_VARIABLE listing RESULT_VARIABLE status ERROR_VARIABLE error)
 if(NOT status EQUAL 0)
@@ -12,10 +12,7 @@ endif()
 # A pointer to the C++ personality routine: data, the same in every object, no instruction in it.
 set(allowed "^DW\\.ref\\.__gxx_personality_v0$")
 if(SANITIZE)
-  string(APPEND allowed "|^__odr_asan[._]|^__(asan|ubsan)_")
-endif()
-if(COVERAGE)
-  string(APPEND allowed "|^__gcov")
+  string(APPEND allowed "|^__odr_asan\\.${TABLE}$")
 endif()
 
 string(REPLACE ";" "," listing "${listing}")
