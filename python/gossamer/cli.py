@@ -1,0 +1,147 @@
+"""The command line: `gossamer info`, `gossamer train`, `gossamer bench`.
+
+Heavy imports stand inside the commands, so that `--help` answers at once.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gossamer.errors import GossamerError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Gossamer: train networks that are sparse from the first step to the last.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; errors that Gossamer raises on purpose end it with one line."""
+    try:
+        app()
+    except GossamerError as error:
+        Console(stderr=True).print(
+            f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True
+        )
+        sys.exit(1)
+
+
+@app.command()
+def info() -> None:
+    """Print the version, the instruction sets, the threads and which kernel serves what."""
+    from gossamer.kernels import info as kernel_info
+
+    facts = kernel_info()
+    serving = facts.pop("serving")
+    console = Console()
+    for name, value in facts.items():
+        console.print(f"[bold]{name:<12}[/]{_plain(_text(value))}", highlight=False, soft_wrap=True)
+    table = Table(title="Which table serves", title_justify="left")
+    for heading in ("verb", "layout", "dtype", "table"):
+        table.add_column(heading)
+    for key, server in sorted(serving.items()):
+        table.add_row(*map(str, key), str(server))
+    console.print(table)
+
+
+@app.command()
+def train(
+    pattern: Annotated[
+        str | None, typer.Option(help='"dense", "2:4", "2:4:v4", "90%", "block 16x16 75%" …')
+    ] = None,
+    compare: Annotated[
+        str | None, typer.Option(help="Several, side by side: dense,2:4:v4,90%")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Glob on module names that stay dense; repeatable.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Windows a step.")] = None,
+    context: Annotated[int | None, typer.Option(help="Tokens a window.")] = None,
+    width: Annotated[int | None, typer.Option(help="Features of the model.")] = None,
+    depth: Annotated[int | None, typer.Option(help="Blocks of the model.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads a block.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights and data order.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads; default: torch's choice.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16 (autocast).")] = None,
+    level: Annotated[str | None, typer.Option(help="Tokens: byte or char.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="File or folder of text; default: Python's own library.")
+    ] = None,
+    eval_every: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help="Steps between checkpoints; 0: only at the end.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of results; default: runs/train or runs/demo.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run in --out.")
+    ] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Preset: dense against sparse in a few minutes.")
+    ] = False,
+) -> None:
+    """Train a GPT on real text, dense, sparse, or several side by side."""
+    if pattern is not None and compare is not None:
+        raise typer.BadParameter("give --pattern or --compare, not both")
+    if resume and overwrite:
+        raise typer.BadParameter("give --resume or --overwrite, not both")
+    from gossamer.train import TrainConfig, resumed_config
+    from gossamer.train import train as run_training
+    from gossamer.train.loop import DEMO
+
+    runs = compare.split(",") if compare is not None else None if pattern is None else [pattern]
+    given: dict[str, Any] = {
+        "runs": runs and tuple(runs), "exclude": tuple(exclude) if exclude else None,
+        "steps": steps, "batch": batch, "context": context, "width": width, "depth": depth,
+        "heads": heads, "lr": lr, "seed": seed, "threads": threads, "dtype": dtype,
+        "level": level, "data": None if data is None else str(data.resolve()),
+        "eval_every": eval_every, "checkpoint_every": checkpoint_every,
+    }  # fmt: skip
+    wanted = {name: value for name, value in given.items() if value is not None}
+    folder = out or Path("runs", "demo" if demo else "train")
+    if resume:
+        config = resumed_config(folder, **wanted)
+    else:
+        config = replace(DEMO if demo else TrainConfig(), **wanted)
+    result = run_training(config, folder, resume=resume, overwrite=overwrite)
+    if result.interrupted:
+        typer.echo(
+            f"stopped after step {result.step} of {config.steps}; continue with: "
+            f"gossamer train --resume --out {folder}"
+        )
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def bench(context: typer.Context) -> None:
+    """Measure kernels, layers and the train step against their rivals."""
+    from gossamer.bench import main as run_bench
+
+    raise typer.Exit(run_bench(context.args))
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+if __name__ == "__main__":
+    main()

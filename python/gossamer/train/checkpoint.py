@@ -1,0 +1,239 @@
+"""Checkpoints: nested Python values and tensors in one safetensors file.
+
+Tensors are stored as named arrays; everything else, and where each tensor belongs, is JSON in the
+file's string metadata, beside a SHA-256 over both. A file is written under another name, flushed
+to the disk and then renamed: at every moment the path holds a complete checkpoint or none.
+"""
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from gossamer.errors import CheckpointError, GossamerError
+
+FORMAT = "gossamer-checkpoint-1"
+
+
+def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint, all or nothing.
+
+    Args:
+        path: the file; an older one is replaced once the new one is safely on the disk.
+        state: nested dicts, lists and tuples of tensors, numbers, strings, booleans and None.
+            Dict keys may be strings or integers.
+
+    Raises:
+        CheckpointError: a value is of another kind, or the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "a.safetensors"
+        >>> save_checkpoint(file, {"step": 3, "model": {"weight": torch.ones(2)}})
+        >>> load_checkpoint(file)
+        {'step': 3, 'model': {'weight': tensor([1., 1.])}}
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = json.dumps(_flatten(state, "", tensors), sort_keys=False)
+    metadata = {"format": FORMAT, "tree": tree, "sha256": _digest(tensors, tree)}
+
+    try:
+        content = save_tensors(tensors, metadata)
+        write_atomically(Path(path), lambda temporary: temporary.write_bytes(content))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be written: {error}; "
+            "free space on the disk or choose another --out"
+        ) from error
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint and verify it.
+
+    Args:
+        path: a file that ``save_checkpoint`` wrote.
+
+    Returns:
+        The nested state, its tensors on the CPU in memory of their own.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, altered, or no checkpoint of this kind.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read: {error.strerror}; give the folder or file of a run"
+        ) from error
+    try:
+        tensors = load_tensors(content)  # rejects a header that does not fit the bytes behind it
+        (length,) = struct.unpack_from("<Q", content)
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
+    except (SafetensorError, ValueError, KeyError, RuntimeError, struct.error) as error:
+        raise CheckpointError(
+            f"checkpoint {path} is no complete safetensors file ({error}); it was truncated or "
+            "altered: use another copy"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is a safetensors file but no checkpoint of a gossamer run "
+            f"(format {metadata.get('format')!r}, needed {FORMAT!r}); give a run's checkpoint"
+        )
+    tree = metadata.get("tree", "")
+    if metadata.get("sha256") != _digest(tensors, tree):
+        raise CheckpointError(
+            f"checkpoint {path} does not match its checksum; its bytes were altered: "
+            "use another copy"
+        )
+    state: dict[str, Any] = _unflatten(json.loads(tree), tensors)
+    return state
+
+
+def restore(targets: Mapping[str, Any], states: Mapping[str, Any], source: str | Path) -> None:
+    """Load states into several objects: all of them, or none.
+
+    Args:
+        targets: objects with ``state_dict`` and ``load_state_dict``, by name.
+        states: a state for each name.
+        source: where the states come from, for messages.
+
+    Raises:
+        CheckpointError: names, keys, shapes or dtypes differ, or an object refuses its state; the
+            objects are then as they were before.
+    """
+    if set(targets) != set(states):
+        raise CheckpointError(
+            f"checkpoint {source} holds {sorted(states)}, needed are {sorted(targets)}; "
+            "resume with the options of the run that wrote it"
+        )
+    for name, target in targets.items():
+        if isinstance(target, torch.nn.Module):
+            _check_tensors(name, target.state_dict(), states[name], source)
+    before = {name: _cloned(target.state_dict()) for name, target in targets.items()}
+    changed: list[str] = []
+    try:
+        for name, target in targets.items():
+            changed.append(name)
+            target.load_state_dict(states[name])
+    except (GossamerError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        for name in changed:
+            targets[name].load_state_dict(before[name])
+        raise CheckpointError(
+            f"checkpoint {source} does not fit {changed[-1]} ({error}); "
+            "resume with the options of the run that wrote it"
+        ) from error
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Replace a file in one step.
+
+    Args:
+        path: the file to replace or create.
+        write: writes the new content to the path that it is given.
+
+    Raises:
+        OSError: the disk is full, the folder is missing, and the like; ``path`` is unchanged.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    # The new name itself lives in the folder, which has a cache of its own.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        while name in tensors:  # keys may hold slashes themselves
+            name += "'"
+        # A copy, because safetensors refuses tensors that share memory.
+        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        items = []
+        for key, item in value.items():
+            if not isinstance(key, str | int):
+                raise CheckpointError(
+                    f"the state has the key {key!r} under {name or 'its root'}; "
+                    "keys must be strings or integers"
+                )
+            items.append([key, _flatten(item, f"{name}/{key}" if name else str(key), tensors)])
+        return {"dict": items}
+    if isinstance(value, list | tuple):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_flatten(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise CheckpointError(
+        f"the state holds a {type(value).__name__} at {name}; a checkpoint stores tensors, "
+        "numbers, strings, booleans, None, and dicts, lists and tuples of them"
+    )
+
+
+def _unflatten(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if not isinstance(node, dict):
+        return node
+    ((kind, content),) = node.items()
+    if kind == "tensor":
+        # A copy of its own is aligned as torch aligns: the resumed run takes the same code paths.
+        return tensors[content].clone()
+    if kind == "dict":
+        return {key: _unflatten(item, tensors) for key, item in content}
+    items = [_unflatten(item, tensors) for item in content]
+    return tuple(items) if kind == "tuple" else items
+
+
+def _digest(tensors: Mapping[str, Tensor], tree: str) -> str:
+    digest = hashlib.sha256(tree.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\0{name} {tensor.dtype} {list(tensor.shape)}\0".encode())
+        if tensor.numel():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _check_tensors(
+    name: str, needed: Mapping[str, Any], given: Mapping[str, Any], source: str | Path
+) -> None:
+    for key in sorted(needed.keys() | given.keys()):
+        if key not in given or key not in needed:
+            raise CheckpointError(
+                f"checkpoint {source} {'lacks' if key in needed else 'has an unknown'} {key} "
+                f"in {name}; resume with the options of the run that wrote it"
+            )
+        here, there = needed[key], given[key]
+        if here.shape != there.shape or here.dtype != there.dtype:
+            raise CheckpointError(
+                f"checkpoint {source} has {key} in {name} as {there.dtype} {list(there.shape)}, "
+                f"needed is {here.dtype} {list(here.shape)}; "
+                "resume with the options of the run that wrote it"
+            )
+
+
+def _cloned(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _cloned(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_cloned(item) for item in value)
+    return value

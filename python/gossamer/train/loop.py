@@ -1,0 +1,310 @@
+"""One training run: a model, torch's AdamW, a schedule and a clock that counts its own steps.
+
+The optimizer is torch.optim.AdamW as it is; a sparse weight gives it an ordinary 1-D parameter.
+"""
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from gossamer.errors import DataError, DTypeError, GossamerError, PatternError, ShapeError
+from gossamer.patterns import parse_pattern
+from gossamer.train.model import GPT, GPTConfig, parameter_groups
+
+DENSE = "dense"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+BETAS = (0.9, 0.95)
+WEIGHT_DECAY = 0.1
+CLIP = 1.0
+FINAL_LR = 0.1  # of the peak
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What is trained, on what, and how.
+
+    Args:
+        runs: what to train side by side: ``"dense"`` or text of a pattern, each once.
+        exclude: globs on module names; what they match stays dense.
+        steps: optimizer steps of each run.
+        batch: windows a step.
+        context: tokens a window.
+        width: features of the residual stream.
+        depth: blocks.
+        heads: attention heads a block.
+        lr: peak learning rate.
+        seed: of initial weights and data order.
+        threads: of torch; None leaves its choice.
+        dtype: ``"float32"``, or ``"bfloat16"`` for autocast.
+        level: ``"byte"`` or ``"char"``.
+        data: file or folder of text; None for the source of Python's standard library.
+        eval_every: steps between two measurements of the validation loss.
+        checkpoint_every: steps between two checkpoints; 0 writes one at the end only.
+
+    Raises:
+        GossamerError: a subclass of it for each value out of range.
+
+    Example:
+        >>> TrainConfig(runs=("dense", "2:4 : v4")).runs
+        ('dense', '2:4:v4')
+    """
+
+    runs: tuple[str, ...] = ("2:4:v4",)
+    exclude: tuple[str, ...] = ()
+    steps: int = 500
+    batch: int = 16
+    context: int = 128
+    width: int = 512
+    depth: int = 4
+    heads: int = 8
+    lr: float = 1e-3
+    seed: int = 0
+    threads: int | None = None
+    dtype: str = "float32"
+    level: str = "byte"
+    data: str | None = None
+    eval_every: int = 50
+    checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "runs", tuple(map(_canonical, self.runs)))
+        if not self.runs or len(set(self.runs)) < len(self.runs):
+            raise PatternError(
+                f"train got the runs {list(self.runs)}; each must be named once: "
+                "write for example dense,2:4:v4,90%"
+            )
+        for name in ("steps", "batch", "context", "width", "depth", "heads", "eval_every"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("seed", "checkpoint_every"):
+            _at_least(name, getattr(self, name), 0)
+        if self.threads is not None:
+            _at_least("threads", self.threads, 1)
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ShapeError(f"train got lr={self.lr}; it must be a positive number, such as 1e-3")
+        if self.dtype not in DTYPES:
+            raise DTypeError(f"train got dtype={self.dtype!r}; choose one of {sorted(DTYPES)}")
+        if self.level not in ("byte", "char"):
+            raise DataError(f"train got level={self.level!r}; choose byte or char")
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one step trains on."""
+        return self.batch * self.context
+
+
+def _canonical(run: str) -> str:
+    if run.strip() == DENSE:
+        return DENSE
+    try:
+        return str(parse_pattern(run))
+    except PatternError as error:
+        raise PatternError(f'{error}; or "dense" for the dense network') from error
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ShapeError(f"train got {name}={value}; it must be at least {least}")
+
+
+# Dense beside two sparse networks, in about four minutes on two cores. Wide enough that nearly
+# all of a step is matrix products; byte level, so that the dense head is small.
+DEMO = TrainConfig(
+    runs=(DENSE, "2:4:v4", "1:8:v4"),
+    steps=300,
+    batch=16,
+    context=128,
+    width=512,
+    depth=2,
+    heads=8,
+    eval_every=25,
+    checkpoint_every=150,
+)
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Share of the peak learning rate: linear warm-up over a tenth of the run, then a cosine.
+
+    Args:
+        step: from 0.
+        steps: of the whole run.
+
+    Returns:
+        A factor in (0, 1].
+
+    Example:
+        >>> [round(learning_rate(step, 100), 2) for step in (0, 9, 10, 99)]
+        [0.1, 1.0, 1.0, 0.1]
+    """
+    warmup = min(100, max(1, steps // 10))
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - 1 - warmup)
+    return FINAL_LR + (1 - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+class Run:
+    """One model in training.
+
+    Args:
+        name: ``"dense"`` or text of a pattern.
+        config: of the whole training; every run of it starts from the same dense weights.
+        vocabulary: number of tokens.
+
+    Raises:
+        PatternError: the pattern does not fit the model's sizes.
+    """
+
+    def __init__(self, name: str, config: TrainConfig, vocabulary: int) -> None:
+        self.name, self.config = name, config
+        torch.manual_seed(config.seed)
+        sizes = GPTConfig(vocabulary, config.context, config.width, config.depth, config.heads)
+        self.model = build_model(sizes, name, config.exclude)
+        self.parameters = list(self.model.parameters())
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, WEIGHT_DECAY), lr=config.lr, betas=BETAS, fused=True
+        )
+        self.scheduler = LambdaLR(self.optimizer, lambda step: learning_rate(step, config.steps))
+        self.step_seconds: list[float] = []
+        self.seconds = 0.0
+
+    def step(self, inputs: Tensor, targets: Tensor) -> float:
+        """Train on one batch and charge its time to this run's clock.
+
+        Args:
+            inputs: int64 ``[batch, context]``.
+            targets: int64 ``[batch, context]``.
+
+        Returns:
+            The loss before the step, in nats.
+
+        Raises:
+            GossamerError: the loss is not finite.
+        """
+        self.model.train()
+        start = time.perf_counter()
+        self.optimizer.zero_grad()
+        with self._autocast():
+            loss = self.model.loss(inputs, targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.parameters, CLIP)
+        self.optimizer.step()
+        self.scheduler.step()
+        value = loss.item()
+        self.step_seconds.append(time.perf_counter() - start)
+        self.seconds += self.step_seconds[-1]
+        if not math.isfinite(value):
+            raise GossamerError(
+                f"the loss of {self.name} is {value} at step {len(self.step_seconds)}; training "
+                "has diverged: lower --lr"
+            )
+        return value
+
+    @torch.no_grad()
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> float:
+        """Measure the mean loss on given windows; no clock counts it.
+
+        Args:
+            inputs: int64 ``[windows, context]``.
+            targets: int64 ``[windows, context]``.
+
+        Returns:
+            The loss in nats.
+        """
+        self.model.eval()
+        total = 0.0
+        for start in range(0, len(inputs), self.config.batch):
+            part = slice(start, start + self.config.batch)
+            with self._autocast():
+                loss = self.model.loss(inputs[part], targets[part])
+            total += loss.item() * len(inputs[part])
+        return total / len(inputs)
+
+    def _autocast(self) -> torch.autocast:
+        dtype = DTYPES[self.config.dtype]
+        return torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return float(self.scheduler.get_last_lr()[0])
+
+    @property
+    def density(self) -> float:
+        """Share of the dense twin's parameters that this model has."""
+        return sum(p.numel() for p in self.parameters) / dense_parameters(self.model.config)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of weights, structure, gradients and optimizer state, once it has stepped."""
+        moments = (
+            value
+            for state in self.optimizer.state.values()
+            for value in state.values()
+            if isinstance(value, Tensor)
+        )
+        structure = self.model.buffers()
+        # A gradient is as large as its parameter.
+        return 2 * _bytes(self.parameters) + _bytes(structure) + _bytes(moments)
+
+    def state(self) -> dict[str, Any]:
+        """Everything a checkpoint needs: see ``parts`` and ``step_seconds``."""
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        return states | {"step_seconds": torch.tensor(self.step_seconds, dtype=torch.float64)}
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The objects whose states make up a checkpoint, by name."""
+        return {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def build_model(sizes: GPTConfig, run: str, exclude: tuple[str, ...] = ()) -> GPT:
+    """Build a GPT, sparse from the start if the run names a pattern.
+
+    Args:
+        sizes: of the model.
+        run: ``"dense"`` or text of a pattern.
+        exclude: globs on module names; what they match stays dense.
+
+    Returns:
+        The model, its weights drawn from torch's global random state.
+
+    Raises:
+        PatternError: the pattern does not fit the sizes.
+    """
+    model = GPT(sizes)
+    if run == DENSE:
+        return model
+    from gossamer.nn import sparsify
+
+    sparse = sparsify(model, run, exclude=list(exclude))
+    assert isinstance(sparse, GPT)  # noqa: S101 - the root is no nn.Linear
+    return sparse
+
+
+def dense_parameters(sizes: GPTConfig) -> int:
+    """Count the parameters of a dense GPT.
+
+    Args:
+        sizes: of the model.
+
+    Returns:
+        The number.
+
+    Example:
+        >>> sizes = GPTConfig(vocabulary=256, context=16, width=32, depth=2, heads=4)
+        >>> dense_parameters(sizes) == sum(p.numel() for p in GPT(sizes).parameters())
+        True
+    """
+    a_block = 12 * sizes.width**2 + 2 * sizes.width
+    embeddings = (sizes.vocabulary + sizes.context) * sizes.width
+    return embeddings + sizes.depth * a_block + sizes.width

@@ -1,0 +1,197 @@
+"""A small GPT: the model that `gossamer train` trains, dense or sparse.
+
+Pre-norm transformer decoder: x += attention(norm(x)); x += mlp(norm(x)). Learned positions, exact
+causal attention, GELU. Every large matrix is a plain nn.Linear, so that sparsify() finds it; the
+head is the token embedding itself (tied), which therefore stays dense.
+
+Reference: Radford et al. 2019, "Language models are unsupervised multitask learners".
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gossamer.errors import ShapeError
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Sizes of a GPT.
+
+    Args:
+        vocabulary: number of tokens.
+        context: tokens the model sees at once.
+        width: features of the residual stream, a multiple of ``heads``.
+        depth: number of blocks.
+        heads: attention heads a block.
+
+    Raises:
+        ShapeError: a size below 1, or ``width`` no multiple of ``heads``.
+    """
+
+    vocabulary: int
+    context: int
+    width: int
+    depth: int
+    heads: int
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) < 1:
+                raise ShapeError(
+                    f"GPT got {field.name}={getattr(self, field.name)}; it must be at least 1"
+                )
+        if self.width % self.heads:
+            raise ShapeError(
+                f"GPT got width={self.width} with heads={self.heads}; width must be a multiple of "
+                f"heads: choose {self.width // self.heads * self.heads or self.heads}, or change "
+                "heads"
+            )
+
+
+class Attention(nn.Module):
+    """Causal self-attention, ``[batch, context, width]`` to the same shape."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
+        self.out = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix each position with those before it."""
+        batch, context, width = x.shape
+        query, key, value = (
+            self.qkv(x).view(batch, context, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return self.out(mixed.transpose(1, 2).reshape(batch, context, width))  # type: ignore[no-any-return]
+
+
+class MLP(nn.Module):
+    """Two layers with a GELU between, four times as wide inside."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.width, 4 * config.width, bias=False)
+        self.down = nn.Linear(4 * config.width, config.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each position by itself."""
+        return self.down(F.gelu(self.up(x), approximate="tanh"))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.width, bias=False)
+        self.attention = Attention(config)
+        self.mlp_norm = nn.LayerNorm(config.width, bias=False)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add attention, then the MLP, to the residual stream."""
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.mlp(self.mlp_norm(x))  # type: ignore[no-any-return]
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer over tokens.
+
+    Args:
+        config: its sizes.
+
+    Example:
+        >>> import torch
+        >>> model = GPT(GPTConfig(vocabulary=256, context=16, width=32, depth=2, heads=4))
+        >>> model(torch.zeros(2, 16, dtype=torch.long)).shape
+        torch.Size([2, 16, 256])
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tokens = nn.Embedding(config.vocabulary, config.width)
+        self.positions = nn.Embedding(config.context, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, bias=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                # 2 * depth branches add to the residual stream: its variance is kept from
+                # growing with depth.
+                residual = name.endswith((".out", ".down"))
+                scale = math.sqrt(2 * self.config.depth) if residual else 1.0
+                nn.init.normal_(module.weight, std=0.02 / scale)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Predict the next token at every position.
+
+        Args:
+            tokens: int64 ``[batch, length]``, length at most ``config.context``.
+
+        Returns:
+            Logits ``[batch, length, vocabulary]``.
+
+        Raises:
+            ShapeError: the rank is not 2 or the length exceeds the context.
+        """
+        if tokens.dim() != 2 or tokens.shape[1] > self.config.context:
+            raise ShapeError(
+                f"GPT got tokens of shape {list(tokens.shape)}; it needs [batch, length] with "
+                f"length at most {self.config.context}: cut the text into windows"
+            )
+        x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        return F.linear(self.norm(x), self.tokens.weight)
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross entropy of the next token, in nats.
+
+        Args:
+            inputs: int64 ``[batch, length]``.
+            targets: int64 ``[batch, length]``, the inputs one position later.
+
+        Returns:
+            A float32 scalar.
+        """
+        logits = self(inputs)
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Split parameters into those that decay and those that do not, for an optimizer.
+
+    Norm gains, biases and embeddings do not decay; matrices do, and so do the values of sparse
+    weights, which are 1-D: rank alone cannot tell them from a bias.
+
+    Args:
+        model: any module.
+        weight_decay: decay of the first group.
+
+    Returns:
+        Two groups for ``torch.optim``, in the model's order of parameters.
+
+    Example:
+        >>> [len(group["params"]) for group in parameter_groups(nn.Linear(2, 2), 0.1)]
+        [1, 1]
+    """
+    decaying: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    seen: set[int] = set()
+    for module in model.modules():
+        exempt = isinstance(module, nn.LayerNorm | nn.Embedding)
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            (rest if exempt or name == "bias" else decaying).append(parameter)
+    groups = [(decaying, weight_decay), (rest, 0.0)]
+    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]

@@ -1,0 +1,84 @@
+"""The picture of a training: loss against steps and against seconds, one colour a run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from gossamer.train.metrics import Row
+
+# Okabe & Ito's colours, told apart by colour-blind readers too; dense first, in near-black.
+COLOURS = ("#222222", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+SHOWN = 0.98  # share of the train losses inside the picture: the first steps would flatten the rest
+
+
+def plot(rows: Sequence[Row], path: str | Path, title: str = "") -> None:
+    """Draw validation and train loss against steps and against seconds.
+
+    Args:
+        rows: of metrics, of any number of runs.
+        path: the PNG to write.
+        title: a line above the picture.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    runs: dict[str, list[Row]] = {}
+    for row in rows:
+        runs.setdefault(row["run"], []).append(row)
+    figure = Figure(figsize=(12, 5), dpi=150, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True)
+    _panel(left, runs, "step", "Step", "Each step: which learns more from a batch")
+    _panel(right, runs, "seconds", "Seconds of training", "Each second: which learns faster")
+    left.set_ylabel("Cross entropy (nats a token)")
+    left.set_ylim(*_limits(rows))
+    right.legend(title="validation (line with dots), train (thin)", frameon=False)
+    if title:
+        figure.suptitle(title, fontsize=13, fontweight="bold")
+    canvas.print_png(str(path))  # type: ignore[no-untyped-call]
+
+
+def _panel(axes: Axes, runs: Mapping[str, list[Row]], key: str, label: str, title: str) -> None:
+    for colour, (name, rows) in zip(_colours(runs), runs.items(), strict=True):
+        horizontal = [row[key] for row in rows]
+        axes.plot(
+            horizontal, _smooth([row["loss"] for row in rows]), color=colour, lw=0.9, alpha=0.45
+        )
+        evaluated = [row for row in rows if row["val_loss"] is not None]
+        axes.plot(
+            [row[key] for row in evaluated],
+            [row["val_loss"] for row in evaluated],
+            color=colour, lw=2, marker="o", ms=4, label=name,
+        )  # fmt: skip
+    axes.set_xlabel(label)
+    axes.set_title(title, fontsize=11)
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _colours(runs: Mapping[str, list[Row]]) -> list[str]:
+    others = list(COLOURS[1:])
+    return [COLOURS[0] if name == "dense" else others[i % 6] for i, name in enumerate(runs, -1)]
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Exponential mean whose first values are means of what has been seen, not of zeros."""
+    keep = 1 - 1 / max(1.0, min(20.0, len(values) / 20))
+    smoothed, total, weight = [], 0.0, 0.0
+    for value in values:
+        total, weight = keep * total + value, keep * weight + 1
+        smoothed.append(total / weight)
+    return smoothed
+
+
+def _limits(rows: Sequence[Row]) -> tuple[float, float]:
+    losses = sorted(row["loss"] for row in rows)
+    losses = losses[: max(1, round(SHOWN * len(losses)))]
+    losses += [row["val_loss"] for row in rows if row["val_loss"] is not None]
+    low, high = min(losses), max(losses)
+    margin = 0.05 * (high - low) or 0.1
+    return low - margin, high + margin

@@ -1,0 +1,111 @@
+"""What a person sees of a training: progress, and the table at its end."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import TracebackType
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One run, in numbers.
+
+    Args:
+        run: ``"dense"`` or text of a pattern.
+        step_seconds: median time of a step, in seconds.
+        tokens_per_second: at that time.
+        val_loss: validation loss at the end, in nats; None if it was not measured.
+        state_bytes: weights, structure, gradients and optimizer moments.
+        density: share of the dense twin's parameters.
+        speedup: step time of dense over this one's, from the same training; None without dense.
+    """
+
+    run: str
+    step_seconds: float
+    tokens_per_second: float
+    val_loss: float | None
+    state_bytes: int
+    density: float
+    speedup: float | None
+
+
+def summary_table(summaries: Sequence[Summary]) -> Table:
+    """Lay out the numbers of several runs.
+
+    Args:
+        summaries: one a run.
+
+    Returns:
+        A table for rich.
+    """
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run", style="bold", no_wrap=True)
+    for heading in (
+        "median step", "tokens/s", "val. loss", "state", "of dense", "density", "speed-up",
+    ):  # fmt: skip
+        table.add_column(heading, justify="right", no_wrap=True)
+    dense_bytes = next((s.state_bytes for s in summaries if s.run == "dense"), None)
+    for s in summaries:
+        table.add_row(
+            s.run,
+            f"{s.step_seconds * 1e3:.1f} ms",
+            f"{s.tokens_per_second:,.0f}",
+            "–" if s.val_loss is None else f"{s.val_loss:.4f}",
+            f"{s.state_bytes / 1e6:.1f} MB",
+            f"{s.state_bytes / dense_bytes:.2f}×" if dense_bytes else "–",
+            f"{s.density:.1%}",
+            "–" if s.speedup is None else f"{s.speedup:.2f}×",
+        )
+    return table
+
+
+class Reporter(AbstractContextManager["Reporter"]):
+    """Show how far a training is: a bar on a terminal, a line now and then elsewhere.
+
+    Args:
+        console: where to.
+        steps: of the training.
+        first: steps done before.
+    """
+
+    def __init__(self, console: Console, steps: int, first: int = 0) -> None:
+        self.console, self.steps = console, steps
+        self._progress = Progress(
+            TextColumn("[bold]step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=steps, completed=first)
+
+    def step(self, step: int, losses: Mapping[str, float]) -> None:
+        """Show a finished step and the train loss of each run."""
+        text = "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+        self._progress.update(self._task, completed=step, description=text)
+
+    def evaluated(self, step: int, val_losses: Mapping[str, float]) -> None:
+        """Print the validation loss of each run."""
+        text = "   ".join(f"{name} {loss:.4f}" for name, loss in val_losses.items())
+        self.console.print(
+            f"step {step}/{self.steps}   validation loss: {text}", highlight=False, soft_wrap=True
+        )
+
+    def __enter__(self) -> "Reporter":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
