@@ -51,6 +51,7 @@ void spmm_t_block(const Panels& w, const T* values, std::int64_t block, const Co
   const std::int64_t panels = w.panels();
   for (std::int64_t p = 0; p < panels; ++p) {
     const auto [begin, count] = w.entries(block, p);
+    prefetch_panel<T, V>(values + begin * V, w.indices + begin, count);
     for (int k = 0; k < vectors; k += NV) {
       scatter_panel<T, V, NV>(g + p * V * ld + k * lanes, ld, values + begin * V, w.indices + begin,
                               count, dx + k * lanes);
