@@ -1,0 +1,49 @@
+"""The errors that Gossamer raises on purpose.
+
+Every message has one form: what was given, what is needed, what to do. Each class also derives
+from the built-in error that a caller would expect, so `except ValueError` catches a bad pattern
+without importing this module.
+"""
+
+__all__ = [
+    "CheckpointError",
+    "DTypeError",
+    "DataError",
+    "DeviceError",
+    "GossamerError",
+    "PatternError",
+    "ShapeError",
+    "StructureError",
+]
+
+
+class GossamerError(Exception):
+    """Base of every error that Gossamer raises on purpose."""
+
+
+class PatternError(GossamerError, ValueError):
+    """A bad pattern or text of one, a shape that does not fit it, or no way to pick its mask."""
+
+
+class ShapeError(GossamerError, ValueError):
+    """Wrong sizes or a wrong number of dimensions."""
+
+
+class DTypeError(GossamerError, TypeError):
+    """A wrong dtype, or a wrong kind of object."""
+
+
+class DeviceError(GossamerError, RuntimeError):
+    """A tensor on a device that this build or this function cannot use."""
+
+
+class StructureError(GossamerError, ValueError):
+    """Invalid indices, pointers or descriptor, or a mask that does not obey its pattern."""
+
+
+class CheckpointError(GossamerError, RuntimeError):
+    """A truncated, damaged or mismatching checkpoint."""
+
+
+class DataError(GossamerError, ValueError):
+    """Training data that is missing, empty or unreadable."""
