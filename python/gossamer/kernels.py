@@ -12,13 +12,11 @@ import numpy as np
 import torch
 
 from gossamer import _core
+from gossamer._core import Layout
 from gossamer.errors import DTypeError, StructureError
 
 Array = Any
 """A torch CPU tensor or a NumPy array."""
-
-Layout = _core.Layout
-"""Sizes of a panel layout: ``Layout(rows, cols, vector, block_cols, n=0, m=0)``."""
 
 
 class Structure(NamedTuple):
@@ -243,3 +241,23 @@ def info() -> dict[str, Any]:
         "serving": dict(_core.serving()),
         "cuda": bool(_core.cuda_found),
     }
+
+
+__all__ = [
+    "Layout",
+    "Structure",
+    "Transposed",
+    "coordinates",
+    "encode",
+    "gather",
+    "info",
+    "isa",
+    "isas",
+    "scatter",
+    "sddmm",
+    "spmm",
+    "spmm_t",
+    "transpose",
+    "use_isa",
+    "validate",
+]
