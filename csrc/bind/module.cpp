@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "bind/bind.hpp"
+#include "bind/tensor.hpp"
 #include "core/check.hpp"
 #include "core/parallel.hpp"
 #include "kernels/dispatch.hpp"
@@ -68,7 +69,10 @@ PYBIND11_MODULE(_core, m) {
   m.def("isa", active_isa);
   m.def("use_isa", use_isa, py::arg("name"));
   m.def("serving", serving);
-  m.def("threads", max_threads);
+  m.def("threads", [] {
+    adopt_torch_threads();
+    return max_threads();
+  });
   m.attr("version") = GOSSAMER_VERSION;
   m.attr("cuda_found") = GOSSAMER_CUDA_FOUND != 0;
   make_fork_safe();

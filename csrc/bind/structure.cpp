@@ -21,6 +21,7 @@ Layout::Layout(std::int64_t rows, std::int64_t cols, std::int64_t vector, std::i
 }
 
 Panels read_panels(const Layout& layout, py::handle indices, py::handle indptr) {
+  adopt_torch_threads();
   Panels w = layout.panels;
   const Tensor ids = read_vector(indices, "indices", Kind::u8);
   w.indices = static_cast<const std::uint8_t*>(ids.data);
@@ -61,7 +62,7 @@ auto as_tuple(const Layout& self) {
 py::tuple encode_mask(py::handle mask, std::int64_t vector, std::int64_t n, std::int64_t m) {
   const Tensor t = read_matrix(mask, "mask");
   require<DTypeError>(t.kind == Kind::boolean,
-                      std::string("mask has dtype ") + name_of(t.kind) + "; bool is needed");
+                      std::string("mask has dtype ") + t.dtype() + "; bool is needed");
   require<ShapeError>(t.contiguous(), "mask must be contiguous: call .contiguous()");
   const auto* bytes = static_cast<const std::uint8_t*>(t.data);
   Encoded e;
@@ -85,9 +86,8 @@ std::pair<Tensor, Tensor> read_pair(const Panels& w, py::handle dense, py::handl
                                     bool dense_is_output) {
   const Tensor d = read_matrix(dense, "dense", dense_is_output);
   const Tensor v = read_tensor(values, "values", !dense_is_output);
-  require<DTypeError>(d.kind == v.kind, std::string("dense has dtype ") + name_of(d.kind) +
-                                            " and values " + name_of(v.kind) +
-                                            "; they must be the same");
+  require<DTypeError>(d.kind == v.kind, std::string("dense has dtype ") + d.dtype() +
+                                            " and values " + v.dtype() + "; they must be the same");
   require<ShapeError>(d.shape[0] == w.rows && d.shape[1] == w.cols && d.contiguous(),
                       "dense must be a contiguous matrix of " + std::to_string(w.rows) + " x " +
                           std::to_string(w.cols));

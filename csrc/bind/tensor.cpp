@@ -39,7 +39,8 @@ Kind torch_kind(py::handle dtype, std::string& name) {
 }
 
 struct Names {
-  py::str data_ptr{"data_ptr"}, dtype{"dtype"}, shape{"shape"}, stride{"stride"}, is_cpu{"is_cpu"};
+  py::str data_ptr{"data_ptr"}, dtype{"dtype"}, shape{"shape"}, stride{"stride"}, is_cpu{"is_cpu"},
+      is_neg{"is_neg"};
 };
 const Names& names() {
   static const auto* instance = new Names;  // outlives the interpreter's own teardown
@@ -61,14 +62,28 @@ Tensor read_torch(py::handle object, const char* who) {
   }
   const py::object dtype = object.attr(names().dtype);
   t.kind = torch_kind(dtype, t.dtype_name);
-  const py::tuple shape = object.attr(names().shape);
-  set_rank(t, static_cast<std::int64_t>(shape.size()), who);
-  const py::tuple stride = object.attr(names().stride)();
-  for (int i = 0; i < t.rank; ++i) {
-    t.shape[i] = shape[static_cast<std::size_t>(i)].cast<std::int64_t>();
-    t.strides[i] = stride[static_cast<std::size_t>(i)].cast<std::int64_t>();
+  try {
+    const py::tuple shape = object.attr(names().shape);
+    set_rank(t, static_cast<std::int64_t>(shape.size()), who);
+    const py::tuple stride = object.attr(names().stride)();
+    for (int i = 0; i < t.rank; ++i) {
+      t.shape[i] = shape[static_cast<std::size_t>(i)].cast<std::int64_t>();
+      t.strides[i] = stride[static_cast<std::size_t>(i)].cast<std::int64_t>();
+    }
+    t.data = reinterpret_cast<void*>(object.attr(names().data_ptr)().cast<std::uintptr_t>());
+  } catch (const py::error_already_set&) {
+    throw DTypeError(std::string(who) +
+                     " is a torch tensor without plain memory (sparse, nested or mkldnn); "
+                     "a strided one is needed: call .to_dense()");
   }
-  t.data = reinterpret_cast<void*>(object.attr(names().data_ptr)().cast<std::uintptr_t>());
+  require<DeviceError>(t.data != nullptr || t.numel() == 0,
+                       std::string(who) +
+                           " has sizes but no memory (a fake tensor, or its storage was freed); "
+                           "give it data first");
+  require<DTypeError>(!object.attr(names().is_neg)().cast<bool>(),
+                      std::string(who) +
+                          " is a lazy negative view, its memory holds the opposite sign: "
+                          "call .resolve_neg()");
   return t;
 }
 
@@ -88,6 +103,9 @@ Tensor read_buffer(py::handle object, const char* who, bool writable) {
   Tensor t;
   t.kind = numpy_kind(info);
   t.dtype_name = "NumPy '" + info.format + "'";
+  require<DTypeError>(info.itemsize > 0,
+                      std::string(who) + " has dtype " + t.dtype_name +
+                          ", whose elements have no bytes; float32 or float64 is needed");
   set_rank(t, info.ndim, who);
   require<ShapeError>(!writable || !info.readonly,
                       std::string(who) + " is read-only; pass a writable copy: array.copy()");
@@ -114,6 +132,17 @@ bool Tensor::contiguous() const noexcept {
     return (shape[1] == 1 || strides[1] == 1) && (shape[0] == 1 || strides[0] == shape[1]);
   }
   return true;
+}
+
+std::string Tensor::dtype() const { return kind == Kind::other ? dtype_name : name_of(kind); }
+
+void adopt_torch_threads() {
+  thread_local bool adopted = false;
+  if (adopted) return;
+  const py::dict modules = py::module_::import("sys").attr("modules");
+  if (!modules.contains("torch")) return;
+  modules["torch"].attr("get_num_threads")();
+  adopted = true;
 }
 
 const char* name_of(Kind kind) noexcept {
@@ -149,9 +178,8 @@ Tensor read_matrix(py::handle object, const char* who, bool writable) {
 
 Tensor read_vector(py::handle object, const char* who, Kind kind, bool writable) {
   Tensor t = read_tensor(object, who, writable);
-  require<DTypeError>(t.kind == kind, std::string(who) + " has dtype " +
-                                          (t.kind == Kind::other ? t.dtype_name : name_of(t.kind)) +
-                                          "; " + name_of(kind) + " is needed");
+  require<DTypeError>(t.kind == kind, std::string(who) + " has dtype " + t.dtype() + "; " +
+                                          name_of(kind) + " is needed");
   require<ShapeError>(
       t.rank == 1 && t.contiguous(),
       std::string(who) + " must be one-dimensional and contiguous: call .contiguous()");
@@ -164,8 +192,7 @@ DType float_dtype(const Tensor& t, const char* who) {
     case Kind::f64: return DType::f64;
     case Kind::bf16: return DType::bf16;
     default:
-      throw DTypeError(std::string(who) + " has dtype " +
-                       (t.kind == Kind::other ? t.dtype_name : name_of(t.kind)) +
+      throw DTypeError(std::string(who) + " has dtype " + t.dtype() +
                        "; float32, float64 or bfloat16 is needed: convert it with .float()");
   }
 }

@@ -24,10 +24,15 @@ struct Tensor {
     return rank == 0 ? 1 : rank == 1 ? shape[0] : shape[0] * shape[1];
   }
   bool contiguous() const noexcept;
+  std::string dtype() const;  // as a message shows it
   Matrix matrix() const noexcept { return {data, shape[0], shape[1], strides[0], strides[1]}; }
 };
 
 const char* name_of(Kind kind) noexcept;
+
+// torch.set_num_threads reaches a Python thread when that thread first asks torch for its number;
+// a thread that calls a kernel before any torch operator has not asked yet.
+void adopt_torch_threads();
 
 // `who` names the argument in errors. Throws DTypeError (not an array), DeviceError (not on the
 // CPU), ShapeError (more than two dimensions, unaligned).

@@ -14,7 +14,7 @@ std::string text(std::int64_t x) { return std::to_string(x); }
 Tensor read_as(py::handle object, const char* who, Kind kind, std::int64_t rows, std::int64_t cols,
                bool writable = false) {
   Tensor t = read_matrix(object, who, writable);
-  require<DTypeError>(t.kind == kind, std::string(who) + " has dtype " + name_of(t.kind) +
+  require<DTypeError>(t.kind == kind, std::string(who) + " has dtype " + t.dtype() +
                                           " and values " + name_of(kind) +
                                           "; one call uses one dtype: convert one of them");
   require<ShapeError>((rows < 0 || t.shape[0] == rows) && (cols < 0 || t.shape[1] == cols),

@@ -13,7 +13,7 @@ import torch
 
 from gossamer import _core
 from gossamer._core import Layout
-from gossamer.errors import DTypeError, StructureError
+from gossamer.errors import DTypeError, ShapeError, StructureError
 
 Array = Any
 """A torch CPU tensor or a NumPy array."""
@@ -52,7 +52,7 @@ class Transposed(NamedTuple):
 
 def _empty(shape: tuple[int, ...], like: Array) -> Array:
     if isinstance(like, torch.Tensor):
-        return torch.empty(shape, dtype=like.dtype)
+        return torch.empty(shape, dtype=like.dtype, device="cpu")
     if isinstance(like, np.ndarray):
         return np.empty(shape, dtype=like.dtype)
     raise DTypeError(
@@ -62,8 +62,26 @@ def _empty(shape: tuple[int, ...], like: Array) -> Array:
 
 
 def _rows(x: Array) -> int:
-    # A wrong rank is refused in C++ with the right name; here it only must not fail first.
-    return int(x.shape[0]) if x.ndim else 0
+    # What is no array, of the wrong rank, or nested, is refused later with its name.
+    try:
+        return int(x.shape[0]) if getattr(x, "ndim", 0) else 0
+    except RuntimeError:
+        return 0
+
+
+def _checked(structure: Structure) -> Structure:
+    if type(structure) is not Structure or not isinstance(structure.layout, Layout):
+        raise DTypeError(
+            f"structure is a {type(structure).__name__}; a gossamer.kernels.Structure is needed: "
+            "build it with gossamer.kernels.encode"
+        )
+    return structure
+
+
+def _small_int(value: int, name: str) -> int:
+    if type(value) is not int or abs(value) >= 2**31:
+        raise ShapeError(f"{name} is {value!r:.80}; a small integer is needed")
+    return value
 
 
 def encode(mask: Array, vector: int, n: int = 0, m: int = 0) -> Structure:
@@ -91,7 +109,9 @@ def encode(mask: Array, vector: int, n: int = 0, m: int = 0) -> Structure:
         mask = mask.contiguous()
     elif isinstance(mask, np.ndarray):
         mask = np.ascontiguousarray(mask)
-    layout, indices, indptr = _core.encode(mask, vector, n, m)
+    layout, indices, indptr = _core.encode(
+        mask, _small_int(vector, "vector"), _small_int(n, "n"), _small_int(m, "m")
+    )
     pointers = None if indptr is None else torch.from_numpy(indptr)
     return Structure(layout, torch.from_numpy(indices), pointers)
 
@@ -107,7 +127,7 @@ def validate(structure: Structure, nvalues: int | None = None) -> None:
         StructureError: an index is out of range, out of order or in the wrong group, or a pointer
             or a count is wrong.
     """
-    _core.check_structure(*structure)
+    _core.check_structure(*_checked(structure))
     if nvalues is not None and nvalues != structure.nnz:
         raise StructureError(
             f"got {nvalues} values for a structure of {structure.nnz}; "
@@ -117,6 +137,7 @@ def validate(structure: Structure, nvalues: int | None = None) -> None:
 
 def gather(dense: Array, structure: Structure) -> Array:
     """The kept entries of a dense matrix [rows, cols], in the order of the layout: [nnz]."""
+    _checked(structure)
     if isinstance(dense, torch.Tensor):
         dense = dense.detach().contiguous()
     values = _empty((structure.nnz,), dense)
@@ -126,7 +147,7 @@ def gather(dense: Array, structure: Structure) -> Array:
 
 def scatter(values: Array, structure: Structure) -> Array:
     """The dense matrix [rows, cols] of values [nnz]; zero where nothing is kept."""
-    layout = structure.layout
+    layout = _checked(structure).layout
     dense = _empty((layout.rows, layout.cols), values)
     dense[...] = 0
     _core.scatter(*structure, values, dense)
@@ -135,12 +156,12 @@ def scatter(values: Array, structure: Structure) -> Array:
 
 def coordinates(structure: Structure) -> torch.Tensor:
     """``row * cols + col`` of each value, int64 [nnz], in the order of the values."""
-    return torch.from_numpy(_core.coordinates(*structure))
+    return torch.from_numpy(_core.coordinates(*_checked(structure)))
 
 
 def transpose(structure: Structure) -> Transposed:
     """The structure of the transpose, one row a panel. See `Transposed`."""
-    layout, indices, indptr, perm = _core.transpose(*structure)
+    layout, indices, indptr, perm = _core.transpose(*_checked(structure))
     turned = Structure(layout, torch.from_numpy(indices), torch.from_numpy(indptr))
     return Transposed(turned, torch.from_numpy(perm))
 
@@ -161,7 +182,7 @@ def spmm(x: Array, values: Array, structure: Structure, bias: Array | None = Non
         ShapeError, DTypeError, DeviceError, StructureError: an argument does not fit; its name and
             what is needed stand in the message.
     """
-    y = _empty((_rows(x), structure.layout.rows), x)
+    y = _empty((_rows(x), _checked(structure).layout.rows), x)
     _core.spmm(*structure, values, x, bias, y)
     return y
 
@@ -184,7 +205,7 @@ def spmm_t(
     Raises:
         ShapeError, DTypeError, DeviceError, StructureError: as `spmm`.
     """
-    grad_input = _empty((_rows(grad_output), structure.layout.cols), grad_output)
+    grad_input = _empty((_rows(grad_output), _checked(structure).layout.cols), grad_output)
     if transposed is None:
         _core.spmm_t(*structure, values, grad_output, grad_input)
     else:
@@ -207,7 +228,7 @@ def sddmm(grad_output: Array, x: Array, structure: Structure) -> Array:
     Raises:
         ShapeError, DTypeError, DeviceError, StructureError: as `spmm`.
     """
-    grad_values = _empty((structure.nnz,), x)
+    grad_values = _empty((_checked(structure).nnz,), x)
     _core.sddmm(*structure, grad_output, x, grad_values)
     return grad_values
 
@@ -228,6 +249,8 @@ def use_isa(name: str | None) -> None:
     Raises:
         ShapeError: this build or this processor has no such table.
     """
+    if name is not None and not isinstance(name, str):
+        raise DTypeError(f"name is {name!r:.80}; one of {', '.join(isas())} or None is needed")
     _core.use_isa(name or "")
 
 
