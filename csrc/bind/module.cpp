@@ -73,6 +73,7 @@ PYBIND11_MODULE(_core, m) {
     adopt_torch_threads();
     return max_threads();
   });
+  m.def("pool_library", pool_library);
   m.attr("version") = GOSSAMER_VERSION;
   m.attr("cuda_found") = GOSSAMER_CUDA_FOUND != 0;
   make_fork_safe();

@@ -10,6 +10,11 @@ namespace gossamer {
 
 int max_threads() noexcept { return omp_in_parallel() ? 1 : std::max(1, omp_get_max_threads()); }
 
+const char* pool_library() noexcept {
+  Dl_info found;
+  return dladdr(reinterpret_cast<void*>(&omp_get_max_threads), &found) != 0 ? found.dli_fname : "?";
+}
+
 namespace {
 // Looked up by name: it is OpenMP 5.0, and an older libgomp that another package brought along may
 // lack it. Pausing the pool just before the fork means that no thread is lost by it.

@@ -9,6 +9,9 @@ namespace gossamer {
 
 int max_threads() noexcept;
 
+// The file of the OpenMP runtime in use: torch's own copy, when torch was loaded first.
+const char* pool_library() noexcept;
+
 // Lets a forked child start a pool of its own. Without it a child that calls a kernel after its
 // parent did would wait for worker threads that fork() did not copy.
 void make_fork_safe() noexcept;

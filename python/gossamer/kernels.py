@@ -255,12 +255,13 @@ def use_isa(name: str | None) -> None:
 
 
 def info() -> dict[str, Any]:
-    """Version, tables, threads, and which table serves each (verb, layout, dtype)."""
+    """Version, tables, threads and their OpenMP library, and which table serves each (verb, layout, dtype)."""
     return {
         "version": _core.version,
         "isa": isa(),
         "isas": isas(),
         "threads": _core.threads(),
+        "pool": _core.pool_library(),
         "serving": dict(_core.serving()),
         "cuda": bool(_core.cuda_found),
     }
