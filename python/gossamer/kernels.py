@@ -255,7 +255,7 @@ def use_isa(name: str | None) -> None:
 
 
 def info() -> dict[str, Any]:
-    """Version, tables, threads and their OpenMP library, and which table serves each (verb, layout, dtype)."""
+    """Version, tables, threads and their library, which table serves each (verb, layout, dtype)."""
     return {
         "version": _core.version,
         "isa": isa(),
@@ -263,7 +263,7 @@ def info() -> dict[str, Any]:
         "threads": _core.threads(),
         "pool": _core.pool_library(),
         "serving": dict(_core.serving()),
-        "cuda": bool(_core.cuda_found),
+        "cuda": f"compiler {'found' if _core.cuda_found else 'not found'} at build; CPU kernels only",
     }
 
 
