@@ -1,0 +1,7 @@
+"""Layers, and the surgery that puts them into a model and takes them out again."""
+
+from gossamer.nn.linear import SparseLinear
+from gossamer.nn.summary import Summary, summary
+from gossamer.nn.surgery import densify, sparsify
+
+__all__ = ["SparseLinear", "Summary", "densify", "sparsify", "summary"]

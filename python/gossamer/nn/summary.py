@@ -1,0 +1,195 @@
+"""summary(): what each layer of a model takes in memory while it trains, against the dense model.
+
+Bytes are those of tensors that exist: values, structure and optimizer state are counted, never
+estimated. A gradient counts as its parameter's bytes where `requires_grad`, whether or not it is
+there at this moment. The dense column is the same model with every weight full.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from gossamer.nn.linear import SparseLinear
+from gossamer.weight import SparseWeight
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One module's own parameters, in bytes.
+
+    Args:
+        name: the module's name; "" is the model itself.
+        kind: its class.
+        pattern: text of the pattern, None when dense.
+        density: kept entries over all entries of its weight, 1 when dense.
+        values: bytes of the parameters.
+        structure: bytes of indices and pointers.
+        gradient: bytes of the gradients.
+        optimizer: bytes of the optimizer's state.
+        dense: bytes of parameters, gradients and optimizer state if it were dense.
+    """
+
+    name: str
+    kind: str
+    pattern: str | None
+    density: float
+    values: int
+    structure: int
+    gradient: int
+    optimizer: int
+    dense: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of training state of this layer."""
+        return self.values + self.structure + self.gradient + self.optimizer
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The layers of a model and their totals; `print` shows a table.
+
+    Args:
+        layers: one for each module that has parameters, in the model's order. Shared parameters
+            stand with the first that holds them.
+    """
+
+    layers: tuple[LayerSummary, ...]
+
+    @property
+    def total(self) -> int:
+        """Bytes of training state of the model: parameters, structure, gradients, optimizer."""
+        return sum(layer.total for layer in self.layers)
+
+    @property
+    def dense(self) -> int:
+        """Bytes of the same model with dense weights, without any structure."""
+        return sum(layer.dense for layer in self.layers)
+
+    @property
+    def ratio(self) -> float:
+        """Bytes over those of the dense model."""
+        return self.total / self.dense if self.dense else 1.0
+
+    def __str__(self) -> str:
+        table = Table(title="training state", caption=f"{self.ratio:.3f} of dense")
+        table.add_column("layer", overflow="fold")
+        table.add_column("pattern")
+        for column in ("density", "values", "structure", "gradient", "optimizer", "sum", "dense"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for layer in self.layers:
+            table.add_row(
+                layer.name or f"({layer.kind})",
+                layer.pattern or "dense",
+                f"{layer.density:.4g}",
+                *_cells(layer),
+            )
+        table.add_section()
+        parts = [sum(getattr(layer, part) for layer in self.layers) for part in _PARTS]
+        table.add_row("total", "", "", *(_bytes(part) for part in parts))
+        text = io.StringIO()
+        Console(file=text, width=120, no_color=True).print(table)
+        return text.getvalue().rstrip()
+
+
+_PARTS = ("values", "structure", "gradient", "optimizer", "total", "dense")
+
+
+def summary(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Summary:
+    """Count what each layer takes, sparse and dense.
+
+    Args:
+        model: any module.
+        optimizer: counts its state as well. State is made by the first step: call this after it.
+
+    Returns:
+        The summary; `print` it.
+
+    Example:
+        >>> import torch
+        >>> layer = SparseLinear(64, 64, bias=False, pattern="2:4:v4")
+        >>> first = summary(layer).layers[0]
+        >>> first.values, first.structure, first.gradient, first.dense
+        (8192, 576, 8192, 32768)
+    """
+    seen: set[int] = set()
+    layers = []
+    for name, module in model.named_modules():
+        if isinstance(module, SparseWeight) and id(module) in seen:
+            continue
+        weight = module if isinstance(module, SparseWeight) else None
+        if isinstance(module, SparseLinear) and id(module.weight) not in seen:
+            weight = module.weight
+        fresh = []
+        for part in [module] if weight is None else [module, weight]:
+            seen.add(id(part))
+            for parameter in part.parameters(recurse=False):
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    fresh.append(parameter)
+        if fresh:
+            layers.append(_count(name, module, weight, fresh, optimizer))
+    return Summary(tuple(layers))
+
+
+def _count(
+    name: str,
+    module: nn.Module,
+    weight: SparseWeight | None,
+    parameters: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer | None,
+) -> LayerSummary:
+    values = gradient = state = dense = 0
+    for parameter in parameters:
+        sparse = weight is not None and parameter is weight.values
+        entries = weight.shape.numel() if weight is not None and sparse else parameter.numel()
+        per_entry, rest = _state_bytes(optimizer, parameter)
+        trained = int(parameter.requires_grad)
+        values += parameter.nbytes
+        gradient += parameter.nbytes * trained
+        state += parameter.numel() * per_entry + rest
+        dense += entries * (parameter.itemsize * (1 + trained) + per_entry) + rest
+    return LayerSummary(
+        name,
+        type(module).__name__,
+        None if weight is None else str(weight.pattern),
+        1.0 if weight is None else weight.density,
+        values,
+        0 if weight is None else weight.structure_nbytes,
+        gradient,
+        state,
+        dense,
+    )
+
+
+def _state_bytes(
+    optimizer: torch.optim.Optimizer | None, parameter: nn.Parameter
+) -> tuple[int, int]:
+    """Bytes of state for each entry of the parameter, and of the rest (a step counter)."""
+    per_entry = rest = 0
+    for tensor in (optimizer.state.get(parameter, {}) if optimizer else {}).values():
+        if isinstance(tensor, Tensor):
+            if tensor.shape == parameter.shape:
+                per_entry += tensor.itemsize
+            else:
+                rest += tensor.nbytes
+    return per_entry, rest
+
+
+def _cells(layer: LayerSummary) -> list[str]:
+    return [_bytes(getattr(layer, part)) for part in _PARTS]
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.4g} {unit}"
+        size /= 1000
+    return f"{size:.4g} GB"

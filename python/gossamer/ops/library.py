@@ -1,0 +1,253 @@
+"""torch.ops.gossamer.{spmm, spmm_t, sddmm}: the verbs as torch.compile and torch.export see them.
+
+Declared with define/impl (the decorator form costs twice as much a call); the structure travels as
+plain tensors and integers, in one order everywhere:
+
+    indices, indptr, layout, t_indices, t_indptr, t_layout, t_perm
+
+Each op has a CPU kernel, a fake (shapes only), an autograd rule made of the other two, an autocast
+rule, and a refusal under vmap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gossamer import kernels
+from gossamer.errors import DTypeError, GossamerError
+from gossamer.kernels import Layout, Structure, Transposed
+from gossamer.ops.functions import autocast, flatten, unflatten
+from gossamer.weight import SparseWeight
+
+_STRUCTURE = (
+    "Tensor indices, Tensor? indptr, int[] layout, "
+    "Tensor? t_indices, Tensor? t_indptr, int[] t_layout, Tensor? t_perm"
+)
+_LIBRARY = torch.library.Library("gossamer", "DEF")  # type: ignore[no-untyped-call]
+_define: Callable[[str], object] = _LIBRARY.define
+_define(f"spmm(Tensor x, Tensor values, Tensor? bias, {_STRUCTURE}) -> Tensor")
+_define(f"spmm_t(Tensor g, Tensor values, {_STRUCTURE}) -> Tensor")
+_define(f"sddmm(Tensor g, Tensor x, {_STRUCTURE}) -> Tensor")
+
+
+class _Parts(NamedTuple):
+    """The structure as the ops take it."""
+
+    indices: Tensor
+    indptr: Tensor | None
+    layout: Sequence[int]
+    t_indices: Tensor | None
+    t_indptr: Tensor | None
+    t_layout: Sequence[int]
+    t_perm: Tensor | None
+
+
+def spmm(x: Tensor, weight: SparseWeight, bias: Tensor | None) -> Tensor:
+    """`gossamer.spmm` through the registered op; x [..., cols]."""
+    y = torch.ops.gossamer.spmm(flatten(x), weight.values, bias, *_parts(weight))
+    return unflatten(y, x)
+
+
+def spmm_t(g: Tensor, weight: SparseWeight) -> Tensor:
+    """`gossamer.spmm_t` through the registered op; g [..., rows]."""
+    y = torch.ops.gossamer.spmm_t(flatten(g), weight.values, *_parts(weight))
+    return unflatten(y, g)
+
+
+def sddmm(g: Tensor, x: Tensor, weight: SparseWeight) -> Tensor:
+    """`gossamer.sddmm` through the registered op; g [..., rows], x [..., cols]."""
+    y: Tensor = torch.ops.gossamer.sddmm(flatten(g), flatten(x), *_parts(weight))
+    return y
+
+
+def _parts(weight: SparseWeight) -> tuple[Any, ...]:
+    return (
+        weight.indices,
+        weight.indptr,
+        weight.layout_ints,
+        weight.t_indices,
+        weight.t_indptr,
+        weight.t_layout_ints,
+        weight.t_perm,
+    )
+
+
+def _structure(p: _Parts) -> Structure:
+    return Structure(Layout(*p.layout), p.indices, p.indptr)
+
+
+def _transposed(p: _Parts) -> Transposed | None:
+    if p.t_indices is None or p.t_perm is None:
+        return None
+    return Transposed(Structure(Layout(*p.t_layout), p.t_indices, p.t_indptr), p.t_perm)
+
+
+# CPU kernels
+
+
+def _spmm_cpu(x: Tensor, values: Tensor, bias: Tensor | None, *parts: Any) -> Tensor:
+    y: Tensor = kernels.spmm(x, values, _structure(_Parts(*parts)), bias)
+    return y
+
+
+def _spmm_t_cpu(g: Tensor, values: Tensor, *parts: Any) -> Tensor:
+    p = _Parts(*parts)
+    y: Tensor = kernels.spmm_t(g, values, _structure(p), _transposed(p))
+    return y
+
+
+def _sddmm_cpu(g: Tensor, x: Tensor, *parts: Any) -> Tensor:
+    grad: Tensor = kernels.sddmm(g, x, _structure(_Parts(*parts)))
+    return grad
+
+
+# Fakes: layout is (rows, cols, vector, block_cols, n, m), and a block stores vector values an index
+
+
+def _spmm_fake(x: Tensor, values: Tensor, bias: Tensor | None, *parts: Any) -> Tensor:
+    _same_dtype(x, values, bias)
+    return x.new_empty(x.shape[0], _Parts(*parts).layout[0])
+
+
+def _spmm_t_fake(g: Tensor, values: Tensor, *parts: Any) -> Tensor:
+    _same_dtype(g, values)
+    return g.new_empty(g.shape[0], _Parts(*parts).layout[1])
+
+
+def _sddmm_fake(g: Tensor, x: Tensor, *parts: Any) -> Tensor:
+    _same_dtype(g, x)
+    p = _Parts(*parts)
+    return x.new_empty(p.indices.shape[0] * p.layout[2])
+
+
+def _same_dtype(first: Tensor, *others: Tensor | None) -> None:
+    for other in others:
+        if other is not None and other.dtype != first.dtype:
+            raise DTypeError(
+                f"{first.dtype} and {other.dtype} were given in one call; use one dtype"
+            )
+
+
+# Autograd rules. Autocast is off inside them, as in torch.amp.custom_bwd: a gradient has the dtype
+# of its forward pass, wherever backward() is called.
+
+
+def _spmm_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, values, _, *parts = inputs
+    need_x, need_values = ctx.needs_input_grad[:2]
+    _save(ctx, x if need_values else None, values if need_x else None, _Parts(*parts))
+
+
+def _spmm_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    x, values, parts = _saved(ctx)
+    need_x, need_values, need_bias = ctx.needs_input_grad[:3]
+    ops = torch.ops.gossamer
+    with torch.autocast("cpu", enabled=False):
+        grads = (
+            ops.spmm_t(g, values, *parts) if need_x else None,
+            ops.sddmm(g, x, *parts) if need_values else None,
+            g.sum(0) if need_bias else None,
+        )
+    return *grads, *_NONE
+
+
+def _spmm_t_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    g, values, *parts = inputs
+    need_g, need_values = ctx.needs_input_grad[:2]
+    _save(ctx, g if need_values else None, values if need_g else None, _Parts(*parts))
+
+
+def _spmm_t_backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
+    g, values, parts = _saved(ctx)
+    need_g, need_values = ctx.needs_input_grad[:2]
+    ops = torch.ops.gossamer
+    with torch.autocast("cpu", enabled=False):
+        grads = (
+            ops.spmm(u, values, None, *parts) if need_g else None,
+            ops.sddmm(g, u, *parts) if need_values else None,
+        )
+    return *grads, *_NONE
+
+
+def _sddmm_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    g, x, *parts = inputs
+    need_g, need_x = ctx.needs_input_grad[:2]
+    _save(ctx, g if need_x else None, x if need_g else None, _Parts(*parts))
+
+
+def _sddmm_backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
+    g, x, parts = _saved(ctx)
+    need_g, need_x = ctx.needs_input_grad[:2]
+    ops = torch.ops.gossamer
+    with torch.autocast("cpu", enabled=False):
+        grads = (
+            ops.spmm(x, u, None, *parts) if need_g else None,
+            ops.spmm_t(g, u, *parts) if need_x else None,
+        )
+    return *grads, *_NONE
+
+
+_NONE = (None,) * len(_Parts._fields)
+
+
+def _save(ctx: Any, first: Tensor | None, second: Tensor | None, p: _Parts) -> None:
+    tensors = (p.indices, p.indptr, p.t_indices, p.t_indptr, p.t_perm)
+    ctx.save_for_backward(first, second, *tensors)
+    ctx.layouts = (p.layout, p.t_layout)
+
+
+def _saved(ctx: Any) -> tuple[Any, Any, _Parts]:
+    first, second, indices, indptr, t_indices, t_indptr, t_perm = ctx.saved_tensors
+    layout, t_layout = ctx.layouts
+    return (
+        first,
+        second,
+        _Parts(indices, indptr, layout, t_indices, t_indptr, t_layout, t_perm),
+    )
+
+
+def _autocast_rule(name: str, floats: int) -> Callable[..., Tensor]:
+    """Cast the first `floats` arguments as eager calls do, then run the op without autocast."""
+
+    def rule(*args: Any) -> Tensor:
+        cast = autocast(*args[:floats])
+        with torch._C._ExcludeDispatchKeyGuard(
+            torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+        ):
+            out: Tensor = getattr(torch.ops.gossamer, name)(*cast, *args[floats:])
+        return out
+
+    return rule
+
+
+def _vmap_refusal(name: str) -> Callable[..., Any]:
+    def refuse(info: Any, in_dims: Any, *args: Any) -> Any:
+        raise GossamerError(
+            f"gossamer.{name} was called under vmap, for which it has no rule; every leading "
+            "dimension is a batch already: call it on the whole tensor, or loop"
+        )
+
+    return refuse
+
+
+def _register() -> None:
+    rules: dict[str, tuple[Callable[..., Any], ...]] = {
+        "spmm": (_spmm_cpu, _spmm_fake, _spmm_context, _spmm_backward),
+        "spmm_t": (_spmm_t_cpu, _spmm_t_fake, _spmm_t_context, _spmm_t_backward),
+        "sddmm": (_sddmm_cpu, _sddmm_fake, _sddmm_context, _sddmm_backward),
+    }
+    impl: Callable[..., object] = _LIBRARY.impl
+    for name, (cpu, fake, context, backward) in rules.items():
+        op = f"gossamer::{name}"
+        impl(name, cpu, "CPU")
+        torch.library.register_fake(op, fake, lib=_LIBRARY)
+        torch.library.register_autograd(op, backward, setup_context=context, lib=_LIBRARY)
+        impl(name, _autocast_rule(name, 3 if name == "spmm" else 2), "AutocastCPU")
+        torch.library.register_vmap(op, _vmap_refusal(name), lib=_LIBRARY)
+
+
+_register()

@@ -1,0 +1,398 @@
+"""SparseWeight: the kept entries of a matrix as one trainable vector, and where they stand.
+
+The values are an ordinary 1-D `nn.Parameter` in the order in which the kernels stream them, the
+structure is a few integer buffers, so optimizers, clipping, EMA, `state_dict` and safetensors
+work untouched. It is the weight, not a layer: `gossamer.nn.SparseLinear` is the layer.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gossamer import kernels
+from gossamer.errors import DeviceError, DTypeError, PatternError, ShapeError, StructureError
+from gossamer.kernels import Layout, Structure, Transposed
+from gossamer.patterns import NM, Block, Pattern, Unstructured, parse_pattern
+from gossamer.sparsifiers import check_mask, magnitude_mask, mask_from_score
+
+Transpose = Literal["packed", "none"]
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+_KINDS: tuple[type[Pattern], ...] = (NM, Unstructured, Block)
+_STATE = ("values", "indices", "indptr", "descriptor")
+
+
+class SparseWeight(nn.Module):
+    """A sparse matrix [rows, cols] whose kept entries are trained.
+
+    Build one with `SparseWeight.from_dense`. `weight.values` is the trainable `nn.Parameter`
+    [nnz]; `weight.structure` says which entry each value is.
+
+    Args:
+        values: [nnz], float32, float64 or bfloat16, in the order of `structure`.
+        structure: where the values stand, as `gossamer.kernels.encode` builds it; validated.
+        pattern: the pattern that the structure obeys, or its text.
+        transpose: "packed" keeps the structure of the transpose beside the weight, which makes
+            the gradient of the input fast (about 5 bytes more a kept entry); "none" saves those
+            bytes. Without effect where rows share their columns (`pattern.panel` above 1),
+            which needs no transpose.
+
+    Raises:
+        StructureError: the structure is not valid, or is not of the pattern.
+        DTypeError: the dtype is not one of the three.
+
+    Example:
+        >>> import torch
+        >>> weight = SparseWeight.from_dense(torch.tensor([[1.0, -3.0, 2.0, 0.5]]), "2:4")
+        >>> weight.values.tolist()
+        [-3.0, 2.0]
+        >>> weight.to_dense().tolist()
+        [[0.0, -3.0, 2.0, 0.0]]
+    """
+
+    values: nn.Parameter
+    indices: Tensor
+    indptr: Tensor | None
+    descriptor: Tensor
+    t_indices: Tensor | None
+    t_indptr: Tensor | None
+    t_perm: Tensor | None
+
+    def __init__(
+        self,
+        values: Tensor,
+        structure: Structure,
+        pattern: str | Pattern,
+        transpose: Transpose = "packed",
+    ) -> None:
+        super().__init__()
+        if transpose not in ("packed", "none"):
+            raise ValueError(f"transpose={transpose!r} was given; it is 'packed' or 'none'")
+        check_dtype(values.dtype, "values")
+        pattern = parse_pattern(pattern)
+        layout = structure.layout
+        kernels.validate(structure, values.numel())
+        if layout.vector != pattern.panel or (layout.n, layout.m) != _group(pattern):
+            raise StructureError(
+                f"the structure has vector={layout.vector}, n:m={layout.n}:{layout.m}, which is "
+                f"not pattern {pattern}; encode the mask with the pattern's own vector, n and m"
+            )
+        if values.numel() != (needed := pattern.count(layout.rows, layout.cols)):
+            raise StructureError(
+                f"the structure keeps {values.numel()} entries, pattern {pattern} needs {needed}"
+            )
+        self.pattern = pattern
+        self.layout = layout
+        self.layout_ints = tuple(layout.as_ints())
+        self.shape = torch.Size((layout.rows, layout.cols))
+        self.transpose = transpose
+        self.values = nn.Parameter(values.detach())
+        self.register_buffer("indices", structure.indices)
+        self.register_buffer("indptr", structure.indptr)
+        self.register_buffer("descriptor", _describe(pattern, layout))
+        self._t_layout: Layout | None = None
+        self.t_layout_ints: tuple[int, ...] = ()
+        for name in ("t_indices", "t_indptr", "t_perm"):
+            self.register_buffer(name, None, persistent=False)
+        self._pack_transpose()
+
+    @classmethod
+    def from_dense(
+        cls,
+        weight: Tensor,
+        pattern: str | Pattern,
+        mask: Tensor | None = None,
+        score: Tensor | None = None,
+        transpose: Transpose = "packed",
+    ) -> SparseWeight:
+        """Keep the entries of a dense matrix that a mask, a score or their magnitude picks.
+
+        Args:
+            weight: [rows, cols], float32, float64 or bfloat16, on the CPU.
+            pattern: a pattern or its text, such as "2:4:v4" or "90%".
+            mask: bool [rows, cols], True = kept; must obey the pattern.
+            score: real [rows, cols]; the highest scores are kept. Not together with `mask`.
+            transpose: see `SparseWeight`.
+
+        Returns:
+            A weight that owns a copy of the kept entries.
+
+        Raises:
+            PatternError: the shape does not fit the pattern.
+            StructureError: the mask does not obey the pattern.
+
+        Example:
+            >>> import torch
+            >>> SparseWeight.from_dense(torch.eye(8), "1:8").density
+            0.125
+        """
+        pattern = parse_pattern(pattern)
+        dense = check_dense(weight)
+        pattern.check_shape(*dense.shape)
+        if mask is not None and score is not None:
+            raise ValueError("both mask= and score= were given; a mask needs no score: drop one")
+        picked = "mask" if mask is not None else "score"
+        given = mask if mask is not None else score
+        if given is not None and given.shape != dense.shape:
+            raise ShapeError(
+                f"the {picked} is {tuple(given.shape)}, the weight is {tuple(dense.shape)}; "
+                "give one entry for each entry of the weight"
+            )
+        if mask is not None:
+            check_mask(mask, pattern)
+        elif score is not None:
+            mask = mask_from_score(score, pattern)
+        else:
+            mask = magnitude_mask(dense, pattern)
+        structure = kernels.encode(mask, pattern.panel, *_group(pattern))
+        return cls(kernels.gather(dense, structure), structure, pattern, transpose)
+
+    @property
+    def structure(self) -> Structure:
+        """Where each value stands, over the live buffers."""
+        return Structure(self.layout, self.indices, self.indptr)
+
+    @property
+    def transposed(self) -> Transposed | None:
+        """The structure of the transpose and the values' order in it, or None."""
+        if self._t_layout is None or self.t_indices is None or self.t_perm is None:
+            return None
+        return Transposed(Structure(self._t_layout, self.t_indices, self.t_indptr), self.t_perm)
+
+    @property
+    def nnz(self) -> int:
+        """The number of kept entries."""
+        return self.values.numel()
+
+    @property
+    def density(self) -> float:
+        """Kept entries over all entries, in [0, 1]."""
+        return self.nnz / max(self.shape.numel(), 1)
+
+    @property
+    def structure_nbytes(self) -> int:
+        """Bytes of all the integer buffers, those of the transpose too."""
+        return sum(buffer.nbytes for buffer in self.buffers())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values and of the structure."""
+        return self.values.nbytes + self.structure_nbytes
+
+    def mask(self) -> Tensor:
+        """The kept entries as a bool tensor [rows, cols], True = kept."""
+        mask = torch.zeros(self.shape.numel(), dtype=torch.bool)
+        mask[kernels.coordinates(self.structure)] = True
+        return mask.view(self.shape)
+
+    def to_dense(self) -> Tensor:
+        """The matrix [rows, cols] with zeros where nothing is kept; differentiable in `values`."""
+        values = self.values
+        if not (torch.is_grad_enabled() and values.requires_grad):
+            dense: Tensor = kernels.scatter(values.detach(), self.structure)
+            return dense
+        at = kernels.coordinates(self.structure)
+        return values.new_zeros(self.shape.numel()).index_copy(0, at, values).view(self.shape)
+
+    @torch.no_grad()
+    def set_mask(self, mask: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Move the weight to another mask of the same pattern and count.
+
+        Values, their gradient and the optimizer's state move by coordinate: an entry kept by
+        both masks keeps all of them, a new entry starts at 0. The Parameter object and every
+        buffer stay the same objects. A running average of the model must be moved as well
+        (`averaged.set_mask`), since it averages by position.
+
+        Args:
+            mask: bool [rows, cols], True = kept.
+            optimizer: the optimizer that holds `values`, when it has state already.
+
+        Raises:
+            ShapeError, StructureError: the mask has another shape, pattern or count; nothing
+                was written.
+
+        Example:
+            >>> import torch
+            >>> weight = SparseWeight.from_dense(torch.tensor([[4.0, 3.0, 2.0, 1.0]]), "2:4")
+            >>> weight.set_mask(torch.tensor([[True, False, False, True]]))
+            >>> weight.values.tolist()
+            [4.0, 0.0]
+        """
+        if mask.shape != self.shape:
+            raise ShapeError(f"the mask is {tuple(mask.shape)}, the weight {tuple(self.shape)}")
+        check_mask(mask, self.pattern)
+        old = self.structure
+        new = kernels.encode(mask, self.layout.vector, self.layout.n, self.layout.m)
+        tensors: list[Tensor] = [self.values]
+        if self.values.grad is not None:
+            tensors.append(self.values.grad)
+        if optimizer is not None:
+            tensors.extend(_elementwise_state(optimizer, self.values))
+        moved = [kernels.gather(kernels.scatter(tensor, old), new) for tensor in tensors]
+        transposed = kernels.transpose(new) if self._t_layout is not None else None
+
+        # copy_ under no_grad raises the version counters: a backward pass that still waits on
+        # the old structure then fails loudly instead of mixing two masks.
+        for tensor, source in zip(tensors, moved, strict=True):
+            tensor.copy_(source)
+        fresh = {"indices": new.indices, "indptr": new.indptr}
+        if transposed is not None:
+            turned, perm = transposed
+            fresh |= {"t_indices": turned.indices, "t_indptr": turned.indptr, "t_perm": perm}
+        for name, source in fresh.items():
+            if source is not None:
+                getattr(self, name).copy_(source)
+
+    def extra_repr(self) -> str:
+        """The line that `print(model)` shows."""
+        rows, cols = self.shape
+        text = f"{rows}x{cols}, pattern={self.pattern}, nnz={self.nnz}, dtype={self.values.dtype}"
+        return text if self._t_layout or self.layout.vector > 1 else text + ", transpose=none"
+
+    def _pack_transpose(self) -> None:
+        """Build the t_ buffers anew from the structure, which must be valid."""
+        if self.transpose == "none" or self.layout.vector > 1 or self.indices.is_meta:
+            return
+        transposed = kernels.transpose(self.structure)
+        self._t_layout = transposed.structure.layout
+        self.t_layout_ints = tuple(self._t_layout.as_ints())
+        self.t_indices = transposed.structure.indices
+        self.t_indptr = transposed.structure.indptr
+        self.t_perm = transposed.perm
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Validate what was given, then load it as any module does."""
+        given = {n: state_dict[prefix + n] for n in _STATE if prefix + n in state_dict}
+        pattern = self._check_state(given, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self.pattern = pattern
+        self._pack_transpose()
+
+    def _check_state(self, given: Mapping[str, Any], prefix: str) -> Pattern:
+        """The pattern that a state dict's tensors describe, once they fit this weight."""
+        where = f"{prefix}* of the state dict"
+        pattern = self.pattern
+        for name, tensor in given.items():
+            if not isinstance(tensor, Tensor):
+                raise DTypeError(f"{where}: {name} is {type(tensor).__name__}, not a tensor")
+        if "descriptor" in given:
+            pattern = self._check_descriptor(given["descriptor"], where)
+        for name, tensor in given.items():
+            mine = getattr(self, name)
+            if mine is None or tensor.shape != mine.shape:
+                own = "none" if mine is None else tuple(mine.shape)
+                raise StructureError(
+                    f"{where}: {name} is {tuple(tensor.shape)}, the module's is {own} (pattern "
+                    f"{self.pattern}); build the module with the pattern that was saved"
+                )
+            if name == "values":
+                check_dtype(tensor.dtype, f"{where}: values")
+            elif tensor.dtype != mine.dtype:
+                raise StructureError(f"{where}: {name} is {tensor.dtype}, not {mine.dtype}")
+        if "indices" in given or "indptr" in given:
+            indices, indptr = given.get("indices", self.indices), given.get("indptr", self.indptr)
+            if indices.is_meta:
+                raise StructureError(f"{where} leaves the structure on the meta device")
+            try:
+                kernels.validate(Structure(self.layout, indices, indptr), self.nnz)
+            except StructureError as error:
+                raise StructureError(f"{where}: {error}") from None
+        return pattern
+
+    def _check_descriptor(self, descriptor: Tensor, where: str) -> Pattern:
+        """The pattern of a loaded descriptor, which must lay out the same entries as ours.
+
+        Two sparsities that keep as many entries are one layout: an allocation computed anew may
+        differ in its last bit.
+        """
+        rows, cols = self.shape
+        readable = descriptor.dtype == torch.int64 and not descriptor.is_meta
+        theirs = descriptor.flatten().tolist() if readable else []
+        expected = _describe(self.pattern, self.layout).tolist()
+        try:
+            pattern = _pattern_of(theirs)
+            if theirs[:-1] == expected[:-1] and pattern.count(rows, cols) == self.nnz:
+                return pattern
+            saved = f"{pattern} of {theirs[1]}x{theirs[2]} (blocks of {theirs[4]})"
+        except PatternError:
+            saved = f"an unreadable descriptor {theirs}"
+        raise StructureError(
+            f"{where} holds {saved}; the module is {self.pattern} of {rows}x{cols} "
+            f"(blocks of {self.layout.block_cols}); build the module with what was saved"
+        )
+
+
+def check_dtype(dtype: torch.dtype, who: str) -> None:
+    """Raise DTypeError unless the kernels have this dtype."""
+    if dtype not in DTYPES:
+        names = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
+        raise DTypeError(f"{who}: {dtype} was given; the kernels have {names}: convert with .to()")
+
+
+def check_dense(weight: Tensor, who: str = "weight") -> Tensor:
+    """The detached matrix, once it is a CPU matrix of a dtype that the kernels have."""
+    if not isinstance(weight, Tensor):
+        raise DTypeError(f"{who}: {type(weight).__name__} was given; it must be a torch tensor")
+    if weight.dim() != 2:
+        raise ShapeError(f"{who}: shape {tuple(weight.shape)} was given; it must be [rows, cols]")
+    check_dtype(weight.dtype, who)
+    if weight.device.type != "cpu":
+        raise DeviceError(f"{who} is on {weight.device}; the kernels run on the CPU: use .cpu()")
+    return weight.detach()
+
+
+def _group(pattern: Pattern) -> tuple[int, int]:
+    return (pattern.n, pattern.m) if isinstance(pattern, NM) else (0, 0)
+
+
+def _describe(pattern: Pattern, layout: Layout) -> Tensor:
+    """[kind, rows, cols, vector, block_cols, a, b, the bits of the sparsity as float64].
+
+    a, b: n, m of N:M, the sizes of a block, else 0. Everything that the indices do not say.
+    """
+    a, b = _group(pattern)
+    sparsity = 0.0
+    if isinstance(pattern, Block):
+        a, b = pattern.rows, pattern.cols
+    if not isinstance(pattern, NM):
+        sparsity = pattern.sparsity
+    (bits,) = struct.unpack("<q", struct.pack("<d", sparsity))
+    kind = _KINDS.index(type(pattern))
+    return torch.tensor(
+        [kind, layout.rows, layout.cols, layout.vector, layout.block_cols, a, b, bits]
+    )
+
+
+def _pattern_of(descriptor: list[int]) -> Pattern:
+    if len(descriptor) != 8:
+        raise PatternError(f"a descriptor of {len(descriptor)} numbers was given; it has 8")
+    kind, _, _, vector, _, a, b, bits = descriptor
+    (sparsity,) = struct.unpack("<d", struct.pack("<q", bits))
+    if kind == 0:
+        return NM(a, b, vector)
+    if kind == 1:
+        return Unstructured(sparsity, vector)
+    if kind == 2:
+        return Block(a, b, sparsity)
+    raise PatternError(f"pattern kind {kind} was given; 0, 1 and 2 are known")
+
+
+def _elementwise_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[Tensor]:
+    """The optimizer's tensors that hold one number for each value."""
+    found = []
+    for name, tensor in optimizer.state.get(parameter, {}).items():
+        if isinstance(tensor, Tensor) and tensor.shape == parameter.shape and tensor.dim():
+            if tensor.dtype not in DTYPES:
+                raise DTypeError(
+                    f"the optimizer's {name} is {tensor.dtype}; only float32, float64 and "
+                    "bfloat16 state can move with a mask: use an optimizer that keeps those"
+                )
+            found.append(tensor)
+    return found
