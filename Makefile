@@ -12,7 +12,7 @@
 
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-DEMO_ARGS ?= --demo --out runs/demo
+DEMO_ARGS ?= --demo --overwrite
 BENCH_ARGS ?=
 PYTEST_ARGS ?=
 
@@ -59,10 +59,11 @@ $(VENV)/build.stamp: $(VENV)/packages.stamp CMakeLists.txt CMakePresets.json cma
 	    -C build-dir=build/release -C cmake.args=--preset=release -e '.[test,lint]'
 	touch $@
 
-# SparseProp compiles against the installed torch, for this very processor. Where that fails, the
-# bench runs without this rival and says so.
+# SparseProp is compiled for this very processor, by a setup that calls the first `pip` and `python3`
+# on the PATH and needs pybind11 there. Where that fails, the bench runs without this rival.
 $(VENV)/bench.stamp: $(VENV)/build.stamp
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation setuptools sparseprop \
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -q -c constraints.txt --no-build-isolation \
+	    setuptools sparseprop \
 	    || echo "SparseProp does not build here: the bench runs without it."
 	touch $@
 

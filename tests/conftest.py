@@ -1,12 +1,13 @@
 """What every test gets: a fixed seed, and process-wide settings put back after it."""
 
 import os
-import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from gossamer import kernels
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # no window: the machine may have no screen
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -23,11 +24,9 @@ settings.load_profile("gossamer")
 
 @pytest.fixture(autouse=True)
 def _same_start() -> Iterator[None]:
-    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    threads, dtype, isa = torch.get_num_threads(), torch.get_default_dtype(), kernels.isa()
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)
-    kernels = sys.modules.get("gossamer.kernels")
-    if kernels is not None:
-        kernels.use_isa(None)
+    kernels.use_isa(isa)

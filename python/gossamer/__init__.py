@@ -1,5 +1,100 @@
-"""Gossamer: a sparse-training engine for PyTorch."""
+"""Gossamer: a sparse-training engine for PyTorch.
 
+Names are loaded when they are first used: patterns need no torch, and `gossamer --help` is instant.
+
+>>> import gossamer
+>>> gossamer.parse_pattern("2:4:v4")
+NM(n=2, m=4, vector=4)
+"""
+
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gossamer import kernels, nn, ops, patterns, sparsifiers
+    from gossamer.errors import (
+        CheckpointError,
+        DataError,
+        DeviceError,
+        DTypeError,
+        GossamerError,
+        PatternError,
+        ShapeError,
+        StructureError,
+    )
+    from gossamer.kernels import info, isa, isas, use_isa
+    from gossamer.nn import SparseLinear, densify, sparsify, summary
+    from gossamer.ops import sddmm, spmm, spmm_t
+    from gossamer.patterns import NM, Block, Pattern, Unstructured, parse_pattern
+    from gossamer.weight import SparseWeight
 
 __version__ = version("gossamer")
+
+# Where each name lives. A module's own name stands for the module.
+_HOMES = {
+    "errors": (
+        "CheckpointError",
+        "DTypeError",
+        "DataError",
+        "DeviceError",
+        "GossamerError",
+        "PatternError",
+        "ShapeError",
+        "StructureError",
+    ),
+    "kernels": ("kernels", "info", "isa", "isas", "use_isa"),
+    "nn": ("nn", "SparseLinear", "densify", "sparsify", "summary"),
+    "ops": ("ops", "sddmm", "spmm", "spmm_t"),
+    "patterns": ("patterns", "NM", "Block", "Pattern", "Unstructured", "parse_pattern"),
+    "sparsifiers": ("sparsifiers",),
+    "weight": ("SparseWeight",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "NM",
+    "Block",
+    "CheckpointError",
+    "DTypeError",
+    "DataError",
+    "DeviceError",
+    "GossamerError",
+    "Pattern",
+    "PatternError",
+    "ShapeError",
+    "SparseLinear",
+    "SparseWeight",
+    "StructureError",
+    "Unstructured",
+    "densify",
+    "info",
+    "isa",
+    "isas",
+    "kernels",
+    "nn",
+    "ops",
+    "parse_pattern",
+    "patterns",
+    "sddmm",
+    "sparsifiers",
+    "sparsify",
+    "spmm",
+    "spmm_t",
+    "summary",
+    "use_isa",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'gossamer' has no attribute {name!r}")
+    module = import_module(f"gossamer.{home}")
+    value = module if name == home else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
