@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -44,11 +45,11 @@ def info() -> None:
     console = Console()
     for name, value in facts.items():
         console.print(f"[bold]{name:<12}[/]{_plain(_text(value))}", highlight=False, soft_wrap=True)
-    table = Table(title="Which table serves", title_justify="left")
-    for heading in ("verb", "layout", "dtype", "table"):
-        table.add_column(heading)
-    for key, server in sorted(serving.items()):
-        table.add_row(*map(str, key), str(server))
+    dtypes = sorted({str(dtype) for _, _, dtype in serving})
+    table = Table("verb", "layout", *dtypes, box=SIMPLE_HEAD)
+    for verb, layout in sorted({key[:2] for key in serving}):
+        servers = (serving.get((verb, layout, dtype), "–") for dtype in dtypes)
+        table.add_row(str(verb), str(layout), *map(str, servers))
     console.print(table)
 
 

@@ -146,9 +146,9 @@ def _split(root: Path, texts: dict[Path, bytes]) -> tuple[bytes, bytes]:
     if len(texts) == 1:
         (content,) = texts.values()
         cut = len(content) - max(1, round(wanted))
-        # A character must not be torn in two: bytes 10xxxxxx continue one.
-        while cut > 0 and content[cut] & 0xC0 == 0x80:
-            cut -= 1
+        # A character must not be torn in two: up to three bytes 10xxxxxx continue one.
+        for _ in range(3):
+            cut -= cut > 0 and content[cut] & 0xC0 == 0x80
         return content[:cut], content[cut:]
 
     def rank(file: Path) -> tuple[int, str]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from gossamer.errors import DataError, DTypeError, GossamerError, PatternError, ShapeError
+from gossamer.nn import sparsify
 from gossamer.patterns import parse_pattern
 from gossamer.train.model import GPT, GPTConfig, parameter_groups
 
@@ -284,8 +285,6 @@ def build_model(sizes: GPTConfig, run: str, exclude: tuple[str, ...] = ()) -> GP
     model = GPT(sizes)
     if run == DENSE:
         return model
-    from gossamer.nn import sparsify
-
     sparse = sparsify(model, run, exclude=list(exclude))
     assert isinstance(sparse, GPT)  # noqa: S101 - the root is no nn.Linear
     return sparse

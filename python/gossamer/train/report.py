@@ -35,7 +35,7 @@ class Summary:
 
 
 def summary_table(summaries: Sequence[Summary]) -> Table:
-    """Lay out the numbers of several runs.
+    """Lay out the numbers of several runs; the time of a step is the median.
 
     Args:
         summaries: one a run.
@@ -43,20 +43,20 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
     Returns:
         A table for rich.
     """
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("run", style="bold", no_wrap=True)
     for heading in (
-        "median step", "tokens/s", "val. loss", "state", "of dense", "density", "speed-up",
+        "step (ms)", "tokens/s", "val. loss", "state (MB)", "of dense", "density", "speed-up",
     ):  # fmt: skip
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right")
     dense_bytes = next((s.state_bytes for s in summaries if s.run == "dense"), None)
     for s in summaries:
         table.add_row(
             s.run,
-            f"{s.step_seconds * 1e3:.1f} ms",
+            f"{s.step_seconds * 1e3:.1f}",
             f"{s.tokens_per_second:,.0f}",
             "–" if s.val_loss is None else f"{s.val_loss:.4f}",
-            f"{s.state_bytes / 1e6:.1f} MB",
+            f"{s.state_bytes / 1e6:.1f}",
             f"{s.state_bytes / dense_bytes:.2f}×" if dense_bytes else "–",
             f"{s.density:.1%}",
             "–" if s.speedup is None else f"{s.speedup:.2f}×",

@@ -1,0 +1,96 @@
+import argparse
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import gossamer
+from gossamer.cli import app
+from gossamer.train import read_metrics
+
+TEXT = str(Path(argparse.__file__))
+SMALL = (
+    "train", "--steps", "3", "--batch", "2", "--context", "8", "--width", "32", "--depth", "1",
+    "--heads", "2", "--threads", "1", "--data", TEXT,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [(), ("info",), ("train",)])
+def test_help_is_there(command: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+def test_info_tells_what_runs_here() -> None:
+    result = CliRunner().invoke(app, ["info"])
+    assert result.exit_code == 0, result.output
+    assert gossamer.__version__ in result.output
+    for word in ("isa", "threads", "cuda", "spmm_t", "sddmm", "float32", "bfloat16"):
+        assert word in result.output
+
+
+def test_train_prints_the_table_and_writes_the_files(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = CliRunner().invoke(
+        app, [*SMALL, "--compare", "dense, 2:4:v4,75%", "--exclude", "*.qkv", "--out", str(out)]
+    )
+    assert result.exit_code == 0, result.output
+    for word in ("dense", "2:4:v4", "75%", "speed-up", "tokens/s", "val. loss", "1.00×"):
+        assert word in result.output
+    assert "step 3/3   validation loss: dense" in result.output
+    assert len(read_metrics(out / "metrics.jsonl")) == 9
+    assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
+    again = CliRunner().invoke(app, ["train", "--resume", "--out", str(out)])
+    assert again.exit_code == 0, again.output
+    assert len(read_metrics(out / "metrics.jsonl")) == 9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--data", "/no/such/text"), "error: /no/such/text does not exist"),
+        (("--pattern", "2:4:v5"), "vector"),
+        (("--pattern", "sparse"), '"dense" for the dense network'),
+        (("--width", "30"), "in_features must be a multiple of 4"),
+        (("--lr", "-1"), "error: train got lr=-1.0"),
+        (("--dtype", "float16"), "error: train got dtype='float16'"),
+        (("--resume",), "error: checkpoint"),
+    ],
+)
+def test_a_mistake_gives_a_clear_error_and_writes_nothing(
+    tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    command = [sys.executable, "-m", "gossamer.cli", *SMALL, "--pattern", "2:4", *options]
+    out = tmp_path / "out"
+    process = subprocess.run(
+        [*command, "--out", str(out)], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 1, process
+    assert message in process.stderr
+    assert process.stderr.startswith("error: ")
+    assert "Traceback" not in process.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "options", [("--pattern", "2:4", "--compare", "dense,2:4"), ("--resume", "--overwrite")]
+)
+def test_options_that_exclude_each_other(tmp_path: Path, options: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, ["train", "--out", str(tmp_path / "out"), *options])
+    assert result.exit_code == 2
+    assert "not both" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_bench_gets_its_arguments_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    fake = types.ModuleType("gossamer.bench")
+    fake.main = lambda arguments: seen.append(arguments) or 3  # type: ignore[attr-defined,func-returns-value]
+    monkeypatch.setitem(sys.modules, "gossamer.bench", fake)
+    result = CliRunner().invoke(app, ["bench", "--quick", "--threads", "1", "--help"])
+    assert result.exit_code == 3
+    assert seen == [["--quick", "--threads", "1", "--help"]]
