@@ -24,7 +24,8 @@ if TYPE_CHECKING:
         StructureError,
     )
     from gossamer.kernels import info, isa, isas, use_isa
-    from gossamer.nn import SparseLinear, densify, sparsify, summary
+    from gossamer.nn import SparseLinear, densify, sparsify
+    from gossamer.nn.summary import summary
     from gossamer.ops import sddmm, spmm, spmm_t
     from gossamer.patterns import NM, Block, Pattern, Unstructured, parse_pattern
     from gossamer.weight import SparseWeight
