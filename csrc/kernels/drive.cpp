@@ -44,6 +44,9 @@ void run_tiles(const Kernel<Args>& kernel, const Args& args, std::int64_t batch,
   });
 }
 
+// Elements a task copies or converts at once.
+constexpr std::int64_t piece = 1 << 15;
+
 template <class T>
 void gather_values(const void* from, const std::int32_t* perm, std::int64_t nnz, void* to,
                    int workers) noexcept {
@@ -57,7 +60,6 @@ void gather_values(const void* from, const std::int32_t* perm, std::int64_t nnz,
   // A column of W visits up to 256 rows, each on a line of its own: asked for this many entries
   // ahead, the lines arrive in time, and the gather takes a third of the time.
   constexpr std::int64_t ahead = 512;
-  constexpr std::int64_t piece = 1 << 15;
   parallel_for(ceil_div(nnz, piece), workers, [&](std::int64_t task, int) noexcept {
     const std::int64_t end = std::min(nnz, (task + 1) * piece);
     const std::int64_t fetched = std::min(end, nnz - ahead);
@@ -70,14 +72,16 @@ void gather_values(const void* from, const std::int32_t* perm, std::int64_t nnz,
   });
 }
 
-void narrow_sums(const float* sums, std::int64_t nnz, bf16* out) noexcept {
-  for (std::int64_t i = 0; i < nnz; ++i) {
-    std::uint32_t bits;
-    std::memcpy(&bits, sums + i, sizeof bits);
-    const bool nan = sums[i] != sums[i];
-    bits += 0x7fffu + ((bits >> 16) & 1u);
-    out[i].bits = static_cast<std::uint16_t>(nan ? 0x7fc0u : bits >> 16);
-  }
+void narrow_sums(const float* sums, std::int64_t nnz, bf16* out, int workers) noexcept {
+  parallel_for(ceil_div(nnz, piece), workers, [&](std::int64_t task, int) noexcept {
+    for (std::int64_t i = task * piece; i < std::min(nnz, (task + 1) * piece); ++i) {
+      std::uint32_t bits;
+      std::memcpy(&bits, sums + i, sizeof bits);
+      const bool nan = sums[i] != sums[i];
+      bits += 0x7fffu + ((bits >> 16) & 1u);
+      out[i].bits = static_cast<std::uint16_t>(nan ? 0x7fc0u : bits >> 16);
+    }
+  });
 }
 
 struct TrimOnExit {
@@ -179,7 +183,8 @@ void run_sddmm(SddmmArgs args, void* out, DType dtype) {
       kernel.run(args, piece, chunks, packed);
     });
   }
-  if (narrow) narrow_sums(static_cast<const float*>(args.sums), nnz, static_cast<bf16*>(out));
+  if (narrow)
+    narrow_sums(static_cast<const float*>(args.sums), nnz, static_cast<bf16*>(out), workers);
 }
 
 }  // namespace gossamer

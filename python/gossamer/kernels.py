@@ -263,7 +263,7 @@ def info() -> dict[str, Any]:
         "threads": _core.threads(),
         "pool": _core.pool_library(),
         "serving": dict(_core.serving()),
-        "cuda": f"compiler {'found' if _core.cuda_found else 'not found'} at build; CPU kernels only",
+        "cuda": f"compiler {'' if _core.cuda_found else 'not '}found at build; CPU kernels only",
     }
 
 
