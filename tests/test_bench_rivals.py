@@ -139,7 +139,7 @@ def test_a_wrong_gossamer_ends_the_job(monkeypatch: pytest.MonkeyPatch, tmp_path
 
     monkeypatch.setattr(rivals, "gossamer", wrong)
     plan = replace(QUICK, shapes=(SMALL,), patterns=("50%",), rounds=(1, 1))
-    job = next(compare.layer_jobs(plan))
+    job = next(compare.case_jobs(plan))
     found = Results(tmp_path / "r.json", {}, {})
     run._run(job, found)
     assert not found.records

@@ -98,7 +98,7 @@ def _ratio_grid(
 
     def cell(record: Record) -> Cell:
         verdict = judged.get((record.key, rival))
-        text = f"{record.ratios[rival].median:.2f}"
+        text = f"{record.ratios[rival].median:.2f}{'~' if record.unsteady else ''}"
         return Cell(text, verdict.met if verdict else None)
 
     def bar(pattern: str) -> Cell:
@@ -180,7 +180,10 @@ def _other_grid(records: Iterable[Record], judged: dict[Any, Verdict]) -> Grid:
                 Cell(_what(record)),
                 Cell(_amount(record, record.subject)),
                 Cell(f"{against} {_amount(record, against)}"),
-                Cell(_compared(record, against, verdict), verdict.met if verdict else None),
+                Cell(
+                    _compared(record, against, verdict) + ("~" if record.unsteady else ""),
+                    verdict.met if verdict else None,
+                ),
                 Cell(_bound(verdict) if verdict else "–"),
             ]
         )
@@ -261,6 +264,11 @@ def describe(results: Results) -> list[str]:
     if not results.complete:
         lines.append("Not the whole plan was measured.")
     lines += honest_notes(machine)
+    if unsteady := sum(record.unsteady for record in results.records):
+        lines.append(
+            f"{unsteady} of {len(results.records)} measurements were disturbed (marked ~): "
+            "quartiles more than a fifth of the median apart."
+        )
     reasons = {f"{who}: {why}" for r in results.records for who, why in r.skipped.items()}
     return [*lines, *sorted(reasons), *(f"ERROR {error}" for error in results.errors)]
 

@@ -10,6 +10,8 @@ from gossamer.errors import CheckpointError, GossamerError
 from gossamer.timing import Timing
 
 SCHEMA = 1
+# Quartiles further apart than this share of the median: something else ran on the machine.
+UNSTEADY = 0.2
 
 Key: TypeAlias = tuple[str, str, str, str, int]
 """Topic, shape, pattern, dtype and threads of a record."""
@@ -84,6 +86,11 @@ class Record:
     def key(self) -> Key:
         """What tells this record from others of the same run."""
         return (self.topic, self.shape, self.pattern, self.dtype, self.threads)
+
+    @property
+    def unsteady(self) -> bool:
+        """Whether something disturbed this measurement."""
+        return any(s.high - s.low > UNSTEADY * s.median for s in self.measured.values())
 
     @property
     def gflops(self) -> float:

@@ -24,15 +24,15 @@ from gossamer.errors import CheckpointError, ShapeError
 
 WRONG, INTERRUPTED = 1, 130
 
-GROUPS: dict[str, Callable[[Plan], Iterator[Job]]] = {
-    "calls": upkeep.call_jobs,
-    "state": upkeep.state_jobs,
-    "decoding": compare.decoding_jobs,
-    "train": upkeep.train_jobs,
-    "layers": compare.layer_jobs,
-    "bfloat16": compare.half_jobs,
-    "verbs": compare.verb_jobs,
-}
+GROUPS = ("calls", "state", "decoding", "train", "layers", "verbs", "bfloat16")
+BUILDERS: tuple[Callable[[Plan], Iterator[Job]], ...] = (
+    upkeep.call_jobs,
+    upkeep.state_jobs,
+    compare.decoding_jobs,
+    upkeep.train_jobs,
+    compare.case_jobs,
+    compare.half_jobs,
+)
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only",
         type=_groups,
-        default=tuple(GROUPS),
+        default=GROUPS,
         metavar="PART,PART",
         help=f"parts to measure: {', '.join(GROUPS)}",
     )
@@ -148,7 +148,7 @@ def _results(out: Path, options: argparse.Namespace) -> Results:
 
 def _measure(plan: Plan, groups: Sequence[str], results: Results, console: Console) -> bool:
     """Run the jobs whose records are missing; whether it was interrupted."""
-    planned = [job for build in GROUPS.values() for job in build(plan)]
+    planned = [job for build in BUILDERS for job in build(plan)]
     wanted = [job for job in planned if job.group in groups]
     todo = [job for job in wanted if not results.keys.issuperset(job.keys)]
     # Now, so that the OpenMP pool it may bring is there when the number of threads is set.
