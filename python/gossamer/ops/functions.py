@@ -18,8 +18,11 @@ from torch import Tensor
 from torch.autograd import Function
 
 from gossamer import kernels
-from gossamer.errors import DTypeError
+from gossamer.errors import DTypeError, GossamerError
 from gossamer.kernels import Structure, Transposed
+
+# Private, but what torch.autograd.Function.apply itself asks on every call.
+transforming = torch._C._are_functorch_transforms_active
 
 
 def spmm(
@@ -30,29 +33,56 @@ def spmm(
     transposed: Transposed | None,
 ) -> Tensor:
     """Map x [..., cols] to [..., rows]; the autograd node is skipped when nothing asks for one."""
+    if transforming():
+        return _apply(_SpmmTransformed, x, values, bias, structure, transposed)
     if torch.is_grad_enabled() and (
         values.requires_grad or x.requires_grad or (bias is not None and bias.requires_grad)
     ):
-        y: Tensor = _Spmm.apply(x, values, bias, structure, transposed)  # type: ignore[no-untyped-call]
-        return y
-    return unflatten(kernels.spmm(flatten(x), values, structure, bias), x)
+        return _apply(_Spmm, x, values, bias, structure, transposed)
+    return run_spmm(x, values, bias, structure)
 
 
 def spmm_t(
     g: Tensor, values: Tensor, structure: Structure, transposed: Transposed | None
 ) -> Tensor:
     """Map g [..., rows] to [..., cols]."""
+    if transforming():
+        return _apply(_SpmmTTransformed, g, values, structure, transposed)
     if torch.is_grad_enabled() and (values.requires_grad or g.requires_grad):
-        y: Tensor = _SpmmT.apply(g, values, structure, transposed)  # type: ignore[no-untyped-call]
-        return y
-    return unflatten(kernels.spmm_t(flatten(g), values, structure, transposed), g)
+        return _apply(_SpmmT, g, values, structure, transposed)
+    return run_spmm_t(g, values, structure, transposed)
 
 
 def sddmm(g: Tensor, x: Tensor, structure: Structure, transposed: Transposed | None) -> Tensor:
     """Map g [..., rows] and x [..., cols] to [nnz]."""
+    if transforming():
+        return _apply(_SddmmTransformed, g, x, structure, transposed)
     if torch.is_grad_enabled() and (g.requires_grad or x.requires_grad):
-        u: Tensor = _Sddmm.apply(g, x, structure, transposed)  # type: ignore[no-untyped-call]
-        return u
+        return _apply(_Sddmm, g, x, structure, transposed)
+    return run_sddmm(g, x, structure)
+
+
+# The kernels with leading dimensions, without autograd. Matrices go in with the strides they have;
+# vectors (an upstream gradient of sddmm may have stride 0) must be contiguous.
+
+
+def run_spmm(x: Tensor, values: Tensor, bias: Tensor | None, structure: Structure) -> Tensor:
+    """Y = X W^T + b of x [..., cols]."""
+    b = None if bias is None else bias.contiguous()
+    y: Tensor = kernels.spmm(flatten(x), values.contiguous(), structure, b)
+    return unflatten(y, x)
+
+
+def run_spmm_t(
+    g: Tensor, values: Tensor, structure: Structure, transposed: Transposed | None
+) -> Tensor:
+    """G W of g [..., rows]."""
+    y: Tensor = kernels.spmm_t(flatten(g), values.contiguous(), structure, transposed)
+    return unflatten(y, g)
+
+
+def run_sddmm(g: Tensor, x: Tensor, structure: Structure) -> Tensor:
+    """G^T X at the kept entries."""
     grad: Tensor = kernels.sddmm(flatten(g), flatten(x), structure)
     return grad
 
@@ -89,8 +119,31 @@ def autocast(*tensors: Tensor | None) -> Any:
     ]
 
 
-# The nodes save a tensor only for a gradient that is asked for, and the indices always: when the
-# mask moves between forward and backward, the indices' version has changed and autograd says so.
+def refuse_vmap(name: str) -> GossamerError:
+    """The error of a call under vmap."""
+    return GossamerError(
+        f"gossamer.{name} was called under vmap, for which it has no rule; every leading "
+        "dimension is a batch already: call it on the whole tensor, or loop"
+    )
+
+
+def _apply(function: type[Function], *args: Any) -> Tensor:
+    y: Tensor = function.apply(*args)  # type: ignore[no-untyped-call]
+    return y
+
+
+# Saved are a tensor only for a gradient that is asked for, and the indices always: when the mask
+# moves between forward and backward, the indices' version has changed and autograd says so.
+
+
+def _save(
+    ctx: Any, a: Tensor, b: Tensor, structure: Structure, transposed: Transposed | None
+) -> None:
+    """Keep what the gradients of `a` and `b` need: each needs the other."""
+    need_a, need_b = ctx.needs_input_grad[:2]
+    ctx.save_for_backward(a if need_b else None, b if need_a else None, structure.indices)
+    ctx.structure = structure
+    ctx.transposed = transposed
 
 
 class _Spmm(Function):
@@ -103,13 +156,8 @@ class _Spmm(Function):
         structure: Structure,
         transposed: Transposed | None,
     ) -> Tensor:
-        need_x, need_values = ctx.needs_input_grad[:2]
-        ctx.save_for_backward(
-            x if need_values else None, values if need_x else None, structure.indices
-        )
-        ctx.structure = structure
-        ctx.transposed = transposed
-        return unflatten(kernels.spmm(flatten(x), values, structure, bias), x)
+        _save(ctx, x, values, structure, transposed)
+        return run_spmm(x, values, bias, structure)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -134,13 +182,8 @@ class _SpmmT(Function):
         structure: Structure,
         transposed: Transposed | None,
     ) -> Tensor:
-        need_g, need_values = ctx.needs_input_grad[:2]
-        ctx.save_for_backward(
-            g if need_values else None, values if need_g else None, structure.indices
-        )
-        ctx.structure = structure
-        ctx.transposed = transposed
-        return unflatten(kernels.spmm_t(flatten(g), values, structure, transposed), g)
+        _save(ctx, g, values, structure, transposed)
+        return run_spmm_t(g, values, structure, transposed)
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
@@ -160,12 +203,8 @@ class _Sddmm(Function):
     def forward(
         ctx: Any, g: Tensor, x: Tensor, structure: Structure, transposed: Transposed | None
     ) -> Tensor:
-        need_g, need_x = ctx.needs_input_grad[:2]
-        ctx.save_for_backward(g if need_x else None, x if need_g else None, structure.indices)
-        ctx.structure = structure
-        ctx.transposed = transposed
-        grad: Tensor = kernels.sddmm(flatten(g), flatten(x), structure)
-        return grad
+        _save(ctx, g, x, structure, transposed)
+        return run_sddmm(g, x, structure)
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
@@ -178,3 +217,48 @@ class _Sddmm(Function):
             None,
             None,
         )
+
+
+# torch.func (grad, vjp, jacrev) wants the context set up apart from the forward pass, which costs
+# several microseconds a call; so only calls under a transform take this form.
+
+
+class _SpmmTransformed(_Spmm):
+    forward = staticmethod(  # type: ignore[assignment]
+        lambda x, values, bias, structure, transposed: run_spmm(x, values, bias, structure)
+    )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, values, _, structure, transposed = inputs
+        _save(ctx, x, values, structure, transposed)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        raise refuse_vmap("spmm")
+
+
+class _SpmmTTransformed(_SpmmT):
+    forward = staticmethod(run_spmm_t)  # type: ignore[assignment]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _save(ctx, *inputs)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        raise refuse_vmap("spmm_t")
+
+
+class _SddmmTransformed(_Sddmm):
+    forward = staticmethod(  # type: ignore[assignment]
+        lambda g, x, structure, transposed: run_sddmm(g, x, structure)
+    )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _save(ctx, *inputs)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        raise refuse_vmap("sddmm")

@@ -17,10 +17,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gossamer import kernels
-from gossamer.errors import DTypeError, GossamerError
+from gossamer.errors import DTypeError
 from gossamer.kernels import Layout, Structure, Transposed
-from gossamer.ops.functions import autocast, flatten, unflatten
+from gossamer.ops.functions import (
+    autocast,
+    flatten,
+    refuse_vmap,
+    run_sddmm,
+    run_spmm,
+    run_spmm_t,
+    unflatten,
+)
 from gossamer.weight import SparseWeight
 
 _STRUCTURE = (
@@ -90,19 +97,16 @@ def _transposed(p: _Parts) -> Transposed | None:
 
 
 def _spmm_cpu(x: Tensor, values: Tensor, bias: Tensor | None, *parts: Any) -> Tensor:
-    y: Tensor = kernels.spmm(x, values, _structure(_Parts(*parts)), bias)
-    return y
+    return run_spmm(x, values, bias, _structure(_Parts(*parts)))
 
 
 def _spmm_t_cpu(g: Tensor, values: Tensor, *parts: Any) -> Tensor:
     p = _Parts(*parts)
-    y: Tensor = kernels.spmm_t(g, values, _structure(p), _transposed(p))
-    return y
+    return run_spmm_t(g, values, _structure(p), _transposed(p))
 
 
 def _sddmm_cpu(g: Tensor, x: Tensor, *parts: Any) -> Tensor:
-    grad: Tensor = kernels.sddmm(g, x, _structure(_Parts(*parts)))
-    return grad
+    return run_sddmm(g, x, _structure(_Parts(*parts)))
 
 
 # Fakes: layout is (rows, cols, vector, block_cols, n, m), and a block stores vector values an index
@@ -226,10 +230,7 @@ def _autocast_rule(name: str, floats: int) -> Callable[..., Tensor]:
 
 def _vmap_refusal(name: str) -> Callable[..., Any]:
     def refuse(info: Any, in_dims: Any, *args: Any) -> Any:
-        raise GossamerError(
-            f"gossamer.{name} was called under vmap, for which it has no rule; every leading "
-            "dimension is a batch already: call it on the whole tensor, or loop"
-        )
+        raise refuse_vmap(name)
 
     return refuse
 

@@ -1,7 +1,7 @@
 """spmm, spmm_t and sddmm as users call them: which road a call takes, and its clear errors.
 
 A plain CPU tensor in eager mode takes the autograd functions (`functions`), everything that traces
-or transforms (torch.compile, export, functorch, fake and meta tensors) the registered ops
+(torch.compile, export, fake and meta tensors) the registered ops
 (`library`), a NumPy array the kernels without autograd.
 """
 
@@ -124,7 +124,6 @@ def _is_plain(x: Any) -> bool:
         or not x.is_cpu
         or x.layout is not torch.strided
         or x.is_neg()
-        or torch._C._are_functorch_transforms_active()
     )
 
 
