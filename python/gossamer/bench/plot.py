@@ -6,6 +6,7 @@ from statistics import geometric_mean
 
 from gossamer.bench.bars import BOTH, FORWARD
 from gossamer.bench.cases import NN_LINEAR, SHAPES
+from gossamer.bench.machine import wider_than_mkl
 from gossamer.bench.results import Record, Results
 from gossamer.patterns import NM, parse_pattern
 
@@ -80,7 +81,9 @@ def plot(results: Results, path: Path) -> None:
             densities = sorted(line)
             middle = [geometric_mean(line[d]) for d in densities]
             colour = FAMILIES[name]
-            panel.plot(densities, middle, "o-", color=colour, label=name, ms=4)
+            # A family of one density would hide behind another line's dot.
+            marker = {"marker": "o", "ms": 4} if len(line) > 1 else {"marker": "D", "ms": 7}
+            panel.plot(densities, middle, color=colour, label=name, **marker)
             low, high = ([f(line[d]) for d in densities] for f in (min, max))
             panel.fill_between(densities, low, high, color=colour, alpha=0.2, lw=0)
         panel.set(
@@ -97,10 +100,10 @@ def plot(results: Results, path: Path) -> None:
     panels[0].set_ylabel(f"times faster than {NN_LINEAR}")
     panels[0].legend(loc="upper left", frameon=False)
     machine = results.machine
-    figure.suptitle(
-        f"{machine['cpu']}, {machine['isa']}, float32; band: all shapes and thread counts",
-        fontsize=10,
-    )
+    title = f"{machine['cpu']}, {machine['isa']}, float32; band: all shapes and thread counts"
+    if wider_than_mkl(machine):
+        title += "; MKL's code is 256 bits wide here"
+    figure.suptitle(title, fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)
