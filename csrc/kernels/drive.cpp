@@ -32,14 +32,15 @@ std::int64_t parts_for(std::int64_t tiles, std::int64_t units, int workers) noex
 template <class Args>
 void run_tiles(const Kernel<Args>& kernel, const Args& args, std::int64_t batch, std::int64_t units,
                int workers, std::byte* scratch) noexcept {
-  const std::int64_t tiles = ceil_div(batch, kernel.batch_tile);
+  const std::int64_t rows = kernel.batch_tile(args);
+  const std::int64_t tiles = ceil_div(batch, rows);
   const std::int64_t parts = parts_for(tiles, units, workers);
   const std::size_t bytes = slice(kernel.scratch(args));
   parallel_for(tiles * parts, workers, [&](std::int64_t task, int worker) noexcept {
     const std::int64_t tile = task / parts;
     const std::int64_t part = task % parts;
-    const Task piece{tile * kernel.batch_tile, std::min(batch, (tile + 1) * kernel.batch_tile),
-                     units * part / parts, units * (part + 1) / parts};
+    const Task piece{tile * rows, std::min(batch, (tile + 1) * rows), units * part / parts,
+                     units * (part + 1) / parts};
     kernel.run(args, piece, scratch + static_cast<std::size_t>(worker) * bytes);
   });
 }

@@ -115,12 +115,15 @@ std::size_t block_of_sums(const SpmmTArgs&) noexcept {
   return Panels::max_block_cols * sizeof(double);
 }
 
-constexpr std::int64_t any_batch = 64;
+template <class Args>
+std::int64_t any_batch(const Args&) noexcept {
+  return 64;
+}
 
 template <class T>
-constexpr Kernel<SpmmArgs> spmm_kernel = {spmm<T>, no_bytes, any_batch};
+constexpr Kernel<SpmmArgs> spmm_kernel = {spmm<T>, no_bytes, any_batch<SpmmArgs>};
 template <class T>
-constexpr Kernel<SpmmTArgs> spmm_t_kernel = {spmm_t<T>, block_of_sums, any_batch};
+constexpr Kernel<SpmmTArgs> spmm_t_kernel = {spmm_t<T>, block_of_sums, any_batch<SpmmTArgs>};
 template <class T>
 constexpr SddmmKernel sddmm_kernel = {no_pack, sddmm<T>, no_bytes_sddmm, whole_batch};
 

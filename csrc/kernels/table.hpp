@@ -46,7 +46,8 @@ template <class Args>
 struct Kernel {
   void (*run)(const Args&, const Task&, void* scratch) noexcept = nullptr;
   std::size_t (*scratch)(const Args&) noexcept = nullptr;  // bytes for one task
-  std::int64_t batch_tile = 0;  // batch rows packed at once; a task starts at a multiple of it
+  // Batch rows packed at once; a task starts at a multiple of it.
+  std::int64_t (*batch_tile)(const Args&) noexcept = nullptr;
 };
 
 // sddmm reads both operands many times, so they are packed once, shared by all tasks:

@@ -21,14 +21,9 @@ namespace {
 
 inline constexpr std::int64_t long_run = 256;
 
-// Entries in a (block, panel) below which V = 1 takes long runs (bench_kernels, sddmm).
-inline constexpr std::int64_t sparse_count = 20;
-
 template <class C, int V>
 std::int64_t sddmm_run(const SddmmArgs& a) noexcept {
-  const Panels& w = a.weight;
-  const bool sparse = w.total_entries() < sparse_count * w.blocks() * w.panels();
-  return V > 1 || sparse ? long_run : tile_width<C>;
+  return V > 1 || is_sparse(a.weight) ? long_run : tile_width<C>;
 }
 
 // sums[entry * V + v] (+)= <g[v], x[indices[entry]]> for `live` <= E entries.

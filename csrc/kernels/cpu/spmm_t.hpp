@@ -47,6 +47,11 @@ GOSSAMER_INLINE void scatter_panel(const Compute<T>* g, std::int64_t ld, const T
 template <class T, int V, int NV>
 void spmm_t_block(const Panels& w, const T* values, std::int64_t block, const Compute<T>* g,
                   std::int64_t ld, int vectors, Compute<T>* dx) noexcept {
+  if constexpr (NV > 1) {
+    if (vectors < NV) {
+      return spmm_t_block<T, V, NV / 2>(w, values, block, g, ld, vectors, dx);
+    }
+  }
   constexpr int lanes = Vec<Compute<T>>::lanes;
   const std::int64_t panels = w.panels();
   for (std::int64_t p = 0; p < panels; ++p) {
@@ -57,6 +62,11 @@ void spmm_t_block(const Panels& w, const T* values, std::int64_t block, const Co
                               count, dx + k * lanes);
     }
   }
+}
+
+template <class T>
+std::int64_t spmm_t_tile(const SpmmTArgs&) noexcept {
+  return tile_width<Compute<T>>;
 }
 
 template <class T>
@@ -77,20 +87,14 @@ void spmm_t(const SpmmTArgs& a, const Task& task, void* scratch) noexcept {
   C* g = dx + Panels::max_block_cols * tile;
   for (std::int64_t b = task.batch0; b < task.batch1; b += tile) {
     const std::int64_t rows = task.batch1 - b < tile ? task.batch1 - b : tile;
-    const int vectors = rows <= lanes ? 1 : rows <= 2 * lanes ? 2 : 4;
+    int vectors = 1;
+    while (vectors * lanes < rows) vectors *= 2;
     const std::int64_t ld = vectors * lanes;
     pack<T>(a.g, b, rows, 0, w.rows, g, ld);
     for (std::int64_t k = task.part0; k < task.part1; ++k) {
       const std::int64_t width = w.block_width(k);
       for (std::int64_t i = 0; i < width * ld; i += lanes) R::zero().store(dx + i);
-      constexpr int wide = sum_vectors<V>;
-      if (vectors >= wide) {
-        spmm_t_block<T, V, wide>(w, values, k, g, ld, vectors, dx);
-      } else if (wide == 4 && vectors == 2) {
-        spmm_t_block<T, V, (wide < 2 ? wide : 2)>(w, values, k, g, ld, vectors, dx);
-      } else {
-        spmm_t_block<T, V, 1>(w, values, k, g, ld, vectors, dx);
-      }
+      spmm_t_block<T, V, sum_vectors<V>>(w, values, k, g, ld, vectors, dx);
       unpack<T>(dx, ld, a.dx, b, rows, k * w.block_cols, width);
     }
   }

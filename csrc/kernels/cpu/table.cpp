@@ -25,11 +25,11 @@ namespace {
 
 template <class T, int V>
 constexpr Kernel<SpmmArgs> spmm_kernel() {
-  return {spmm<T, V>, spmm_scratch<T>, tile_width<Compute<T>>};
+  return {spmm<T, V>, spmm_scratch<T>, spmm_tile<T>};
 }
 template <class T, int V>
 constexpr Kernel<SpmmTArgs> spmm_t_kernel() {
-  return {spmm_t<T, V>, spmm_t_scratch<T>, tile_width<Compute<T>>};
+  return {spmm_t<T, V>, spmm_t_scratch<T>, spmm_t_tile<T>};
 }
 template <class T, int V>
 constexpr SddmmKernel sddmm_kernel() {
