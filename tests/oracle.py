@@ -53,4 +53,6 @@ def assert_close(got: Tensor, expected: Tensor, magnitudes: Tensor) -> None:
 
 def sizes(pattern: str) -> tuple[int, int]:
     """A small (rows, cols) that fits a text of PATTERNS and is no multiple of anything else."""
-    return {"3:5": (7, 15), "90%": (7, 43), "2:4": (7, 12)}.get(pattern, (16, 32))
+    return {"3:5": (7, 15), "90%": (7, 43), "2:4": (7, 12), "block 16x16 50%": (16, 64)}.get(
+        pattern, (16, 32)
+    )
