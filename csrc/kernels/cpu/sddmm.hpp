@@ -120,7 +120,10 @@ void sddmm_pack(const SddmmArgs& a, std::int64_t first, std::int64_t count, std:
     pack<T>(a.x, first, count, k * w.block_cols, w.block_width(k),
             x + k * Panels::max_block_cols * ld, ld);
   }
-  pack<T>(a.g, first, count, 0, w.rows, g, ld);
+  constexpr std::int64_t strip = 256;  // few enough lines of the packed side to stay in cache
+  for (std::int64_t r = 0; r < w.rows; r += strip) {
+    pack<T>(a.g, first, count, r, w.rows - r < strip ? w.rows - r : strip, g + r * ld, ld);
+  }
 }
 
 template <class T, int V>
