@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from gossamer import kernels
 
@@ -182,3 +183,21 @@ def expected_verb(verb: str, weight: Weight, x: Any, g: Any, bias: Any = None) -
     if verb == "spmm_t":
         return expected_spmm_t(g, weight)
     return expected_sddmm(g, x, weight)
+
+
+class Products(Dataset[Tensor]):
+    """spmm of a few operands: work for the workers of a DataLoader, which import it from here."""
+
+    def __init__(self, weight: Weight, operands: list[Tensor]) -> None:
+        self.weight, self.operands = weight, operands
+
+    def __len__(self) -> int:
+        return len(self.operands)
+
+    def __getitem__(self, index: int) -> Tensor:
+        if index >= len(self):
+            raise IndexError
+        result: Tensor = kernels.spmm(
+            self.operands[index], self.weight.values, self.weight.structure
+        )
+        return result
