@@ -1,12 +1,4 @@
-import argparse
-import json
 import math
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,52 +8,17 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
-from rich.console import Console
 from torch import Tensor, nn
 
-from gossamer.errors import (
-    CheckpointError,
-    DataError,
-    DTypeError,
-    GossamerError,
-    PatternError,
-    ShapeError,
-)
-from gossamer.train import GPT, GPTConfig, Run, TrainConfig, load_checkpoint, read_metrics, train
-from gossamer.train.compare import CHECKPOINT, METRICS, PICTURE, resumed_config
+from gossamer.errors import DataError, DTypeError, GossamerError, PatternError, ShapeError
+from gossamer.nn import SparseLinear
+from gossamer.train import GPT, GPTConfig, Run, load_checkpoint, read_metrics, train
+from gossamer.train.compare import CHECKPOINT, METRICS, PICTURE
 from gossamer.train.loop import dense_parameters, learning_rate
-from gossamer.train.model import parameter_groups
 from gossamer.train.plot import COLOURS, plot
+from training import QUIET, TINY
 
-TEXT = str(Path(argparse.__file__))
-QUIET = Console(quiet=True)
-TINY = TrainConfig(
-    runs=("dense", "2:4:v4", "75%"), steps=12, batch=4, context=16, width=32, depth=2, heads=2,
-    threads=1, data=TEXT, eval_every=5, checkpoint_every=0,
-)  # fmt: skip
 Step = Callable[[Run, Tensor, Tensor], float]
-
-
-def fingerprint(out: Path) -> Any:
-    """All that a training computed, without the times it took."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.dtype, value.shape, value.reshape(-1).view(torch.uint8).numpy().tobytes()
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items() if key != "step_seconds"}
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]
-        return value
-
-    state = load_checkpoint(out / CHECKPOINT)
-    del state["config"]["checkpoint_every"]
-    times = ("seconds", "tokens_per_second")
-    rows = [
-        {key: value for key, value in row.items() if key not in times}
-        for row in read_metrics(out / METRICS)
-    ]
-    return plain(state), rows
 
 
 @pytest.fixture(scope="module")
@@ -69,73 +26,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished")
     assert not train(TINY, out, console=QUIET).interrupted
     return out
-
-
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
-    take: Step = Run.step
-
-    def interrupted(run: Run, inputs: Tensor, targets: Tensor) -> float:
-        if len(run.step_seconds) + 1 == step and run.name == "2:4:v4":
-            signal.raise_signal(number)
-        return take(run, inputs, targets)
-
-    monkeypatch.setattr(Run, "step", interrupted)
-
-
-# ---- model ---------------------------------------------------------------------------------------
-SIZES = GPTConfig(vocabulary=11, context=8, width=16, depth=2, heads=2)
-
-
-def test_no_position_sees_a_later_one() -> None:
-    model = GPT(SIZES).double()
-    tokens = torch.randint(11, (3, 8))
-    changed = tokens.clone()
-    changed[:, 5] = (changed[:, 5] + 1) % 11
-    before, after = model(tokens), model(changed)
-    torch.testing.assert_close(before[:, :5], after[:, :5], rtol=0, atol=1e-12)
-    assert (before[:, 5:] - after[:, 5:]).abs().amax(-1).min() > 1e-6
-
-
-def test_the_head_is_the_token_embedding() -> None:
-    model = GPT(SIZES)
-    model(torch.randint(11, (1, 8))).sum().backward()
-    assert not [name for name, _ in model.named_parameters() if "head" in name]
-    assert model.tokens.weight.grad is not None
-    assert (model.tokens.weight.grad.abs().sum(1) > 0).all()  # of tokens not in the input, too
-
-
-def test_parameters_decay_by_kind_and_not_by_rank() -> None:
-    model = GPT(SIZES)
-    model.blocks[0].mlp.up = nn.Linear(16, 64)  # with a bias
-    model.extra = nn.Module()
-    model.extra.values = nn.Parameter(torch.ones(3))
-    decaying, rest = parameter_groups(model, 0.1)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    listed = [id(p) for group in (decaying, rest) for p in group["params"]]  # type: ignore[attr-defined]
-    assert sorted(listed) == sorted(names)
-    exempt = {names[id(p)] for p in rest["params"]}  # type: ignore[attr-defined]
-    assert exempt == {
-        name for name in names.values() if "norm" in name or name.endswith("bias")
-    } | {"tokens.weight", "positions.weight"}
-    assert (decaying["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"width": 15}, "width=15 with heads=2; .* choose 14"),
-        ({"depth": 0}, "depth=0; it must be at least 1"),
-        ({"context": -1}, "context=-1"),
-    ],
-)
-def test_model_sizes_are_checked(change: dict[str, int], message: str) -> None:
-    with pytest.raises(ShapeError, match=message):
-        replace(SIZES, **change)
-
-
-def test_too_long_an_input_is_an_error() -> None:
-    with pytest.raises(ShapeError, match=r"\[2, 9\].* at most 8"):
-        GPT(SIZES)(torch.zeros(2, 9, dtype=torch.long))
 
 
 @pytest.mark.parametrize(
@@ -230,6 +120,7 @@ def test_the_summary_counts_state_density_and_speed(tmp_path: Path) -> None:
         expected = 1 - weights * (1 - share) / dense_parameters(sizes)
         assert summary.density == pytest.approx(expected)
         assert summary.state_bytes > expected * dense.state_bytes  # structure counts as well
+        assert summary.state_bytes == tensors_of(tmp_path, summary.run)
         assert summary.speedup == dense.step_seconds / summary.step_seconds
         assert summary.tokens_per_second == 64 / summary.step_seconds
     rows = [row for row in read_metrics(tmp_path / METRICS) if row["run"] == "dense"]
@@ -239,11 +130,40 @@ def test_the_summary_counts_state_density_and_speed(tmp_path: Path) -> None:
     assert alone.summaries[0].speedup is None
 
 
+def tensors_of(out: Path, run: str) -> int:
+    """Bytes of all that a run keeps, from its checkpoint; gradients are as large as parameters."""
+
+    def size(value: Any) -> int:
+        if isinstance(value, Tensor):
+            return value.nbytes
+        return sum(map(size, value.values())) if isinstance(value, dict) else 0
+
+    state = load_checkpoint(out / CHECKPOINT)["runs"][run]
+    model = Run(run, TINY, 256).model
+    gradients = sum(parameter.nbytes for parameter in model.parameters())
+    passing = sum(b.nbytes for n, b in model.named_buffers() if n not in model.state_dict())
+    return size(state["model"]) + size(state["optimizer"]["state"]) + gradients + passing
+
+
 def test_excluded_layers_stay_dense() -> None:
     config = replace(TINY, exclude=("*.attention.*",))
     model = Run("2:4:v4", config, 256).model
     dense = {name for name, module in model.named_modules() if type(module) is nn.Linear}
     assert dense == {f"blocks.{i}.attention.{name}" for i in (0, 1) for name in ("qkv", "out")}
+
+
+@pytest.mark.parametrize("run", ["2:4:v4", "75%", "block 16x16 75%"])
+def test_sparse_weights_start_with_the_norm_of_the_dense_ones(run: str) -> None:
+    dense, sparse = (Run(name, TINY, 256).model for name in ("dense", run))
+    for name, module in sparse.named_modules():
+        if isinstance(module, SparseLinear):
+            expected = dense.get_submodule(name).weight
+            got = module.to_dense().weight
+            torch.testing.assert_close(got.norm(), expected.norm())
+            kept = got != 0
+            ratio = (got / expected)[kept]
+            torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
+            assert ratio.mean() > 1
 
 
 def test_a_width_that_does_not_fit_the_pattern_writes_nothing(tmp_path: Path) -> None:
@@ -269,166 +189,6 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     monkeypatch.setattr(GPT, "loss", lambda self, x, y: self.tokens.weight.sum() * math.inf)
     with pytest.raises(GossamerError, match="at step 1; training has diverged: lower --lr"):
         train(TINY, tmp_path, console=QUIET)
-
-
-# ---- interruption --------------------------------------------------------------------------------
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("step", [1, 5, 11])
-def test_resuming_equals_no_interruption_bit_for_bit(
-    tmp_path: Path,
-    finished: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    step: int,
-    number: signal.Signals,
-) -> None:
-    handlers = [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)]
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, step, number)
-        result = train(TINY, tmp_path, console=QUIET)
-    assert (result.interrupted, result.step) == (True, step)
-    assert [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)] == handlers
-    torch.manual_seed(999)
-    result = train(resumed_config(tmp_path), tmp_path, resume=True, console=QUIET)
-    assert (result.interrupted, result.step) == (False, 12)
-    assert fingerprint(tmp_path) == fingerprint(finished)
-
-
-def test_the_random_state_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    draws: list[float] = []
-    take: Step = Run.step
-
-    def drawing(run: Run, inputs: Tensor, targets: Tensor) -> float:
-        draws.append(torch.rand(()).item())
-        return take(run, inputs, targets)
-
-    monkeypatch.setattr(Run, "step", drawing)
-    config = replace(TINY, runs=("2:4:v4",), steps=6)
-    train(config, tmp_path / "a", console=QUIET)
-    whole, draws[:] = draws[:], []
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 3, signal.SIGINT)
-        train(config, tmp_path / "b", console=QUIET)
-    torch.manual_seed(5)
-    train(config, tmp_path / "b", resume=True, console=QUIET)
-    assert draws == whole
-
-
-def test_a_finished_run_resumes_to_itself(tmp_path: Path, finished: Path) -> None:
-    for name in (CHECKPOINT, METRICS):
-        (tmp_path / name).write_bytes((finished / name).read_bytes())
-    result = train(resumed_config(tmp_path), tmp_path, resume=True, console=QUIET)
-    assert not result.interrupted
-    for name in (CHECKPOINT, METRICS):
-        assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
-
-
-def start(out: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "gossamer.cli", "train", "--out", str(out), *options]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ)
-    )
-
-
-def wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None:
-    """Wait until a step's rows are in the metrics file."""
-    until = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < until:
-        lines = (out / METRICS).read_text().splitlines() if (out / METRICS).exists() else []
-        if len(lines) > 1 and json.loads(lines[-2])["step"] >= step:
-            return
-        time.sleep(0.002)
-    pytest.fail(f"no step {step}: {process.communicate(timeout=10)[0]}")
-
-
-LONG = (
-    "--compare", "dense,2:4:v4", "--steps", "150", "--batch", "4", "--context", "16", "--width",
-    "32", "--depth", "1", "--heads", "2", "--threads", "1", "--data", TEXT, "--eval-every", "50",
-)  # fmt: skip
-
-
-def test_killed_at_any_moment_the_last_checkpoint_resumes_bit_for_bit(tmp_path: Path) -> None:
-    moments = random.Random(time.time_ns())
-    out = tmp_path / "killed"
-    step, options = 0, (*LONG, "--checkpoint-every", "1")
-    for _ in range(2):
-        step += moments.randrange(5, 45)
-        process = start(out, *options)
-        wait_for_step(process, out, step)
-        process.kill()
-        process.communicate()
-        step = load_checkpoint(out / CHECKPOINT)["step"]
-        options = ("--resume",)
-    config = resumed_config(out, checkpoint_every=0)
-    assert train(config, out, resume=True, console=QUIET).step == 150
-    train(config, tmp_path / "whole", console=QUIET)
-    assert fingerprint(out) == fingerprint(tmp_path / "whole")
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_command_with_a_checkpoint_and_130(
-    tmp_path: Path, number: signal.Signals
-) -> None:
-    process = start(tmp_path, *LONG, "--steps", "100000", "--checkpoint-every", "0")
-    wait_for_step(process, tmp_path, 5)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
-    assert f"gossamer train --resume --out {tmp_path}" in output
-    last = read_metrics(tmp_path / METRICS)[-1]["step"]
-    assert load_checkpoint(tmp_path / CHECKPOINT)["step"] == last >= 5
-
-
-# ---- what cannot be resumed ----------------------------------------------------------------------
-def test_an_earlier_run_is_neither_lost_nor_mixed_up(tmp_path: Path, finished: Path) -> None:
-    for name in (CHECKPOINT, METRICS):
-        (tmp_path / name).write_bytes((finished / name).read_bytes())
-    before = fingerprint(tmp_path)
-    with pytest.raises(CheckpointError, match="holds the checkpoint of another training"):
-        train(TINY, tmp_path, console=QUIET)
-    with pytest.raises(CheckpointError, match="trained with width=32, asked is 64"):
-        resumed_config(tmp_path, width=64)
-    with pytest.raises(CheckpointError, match="trained with other options"):
-        train(replace(TINY, steps=13), tmp_path, resume=True, console=QUIET)
-    assert resumed_config(tmp_path, width=32, runs=("dense", " 2:4:v4", "75%")) == TINY
-    assert resumed_config(tmp_path, threads=2, checkpoint_every=3).threads == 2
-    assert fingerprint(tmp_path) == before
-    train(replace(TINY, steps=1), tmp_path, overwrite=True, console=QUIET)
-    assert len(read_metrics(tmp_path / METRICS)) == 3
-
-
-def test_another_text_is_not_resumed(tmp_path: Path) -> None:
-    text = tmp_path / "text"
-    text.write_text("what is written here " * 50)
-    config = replace(TINY, data=str(text), runs=("dense",), steps=1)
-    train(config, tmp_path / "out", console=QUIET)
-    before = fingerprint(tmp_path / "out")
-    text.write_text("what is written Here " * 50)
-    with pytest.raises(CheckpointError, match="trained on another text"):
-        train(config, tmp_path / "out", resume=True, console=QUIET)
-    assert fingerprint(tmp_path / "out") == before
-
-
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "metrics"])
-def test_a_damaged_run_is_refused_and_left_as_it_is(
-    tmp_path: Path, finished: Path, damage: str
-) -> None:
-    for name in (CHECKPOINT, METRICS):
-        (tmp_path / name).write_bytes((finished / name).read_bytes())
-    file = tmp_path / (METRICS if damage == "metrics" else CHECKPOINT)
-    content = bytearray(file.read_bytes())
-    if damage == "truncated":
-        file.write_bytes(content[:-100])
-    elif damage == "flipped":
-        content[-5000] ^= 4
-        file.write_bytes(content)
-    elif damage == "missing":
-        file.unlink()
-    else:
-        file.write_bytes(content[:50] + content[60:])
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(CheckpointError):
-        train(TINY, tmp_path, resume=True, console=QUIET)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 # ---- picture -------------------------------------------------------------------------------------

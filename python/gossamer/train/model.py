@@ -80,7 +80,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each position by itself."""
-        return self.down(F.gelu(self.up(x), approximate="tanh"))  # type: ignore[no-any-return]
+        return self.down(F.gelu(self.up(x)))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):

@@ -1,0 +1,41 @@
+"""A training small enough for a test, and what it computed."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from gossamer.train import TrainConfig, load_checkpoint, read_metrics
+from gossamer.train.compare import CHECKPOINT, METRICS
+
+TEXT = str(Path(argparse.__file__))
+QUIET = Console(quiet=True)
+TINY = TrainConfig(
+    runs=("dense", "2:4:v4", "75%"), steps=12, batch=4, context=16, width=32, depth=2, heads=2,
+    threads=1, data=TEXT, eval_every=5, checkpoint_every=0,
+)  # fmt: skip
+
+
+def fingerprint(out: Path) -> Any:
+    """All that a training computed, without the times it took."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.dtype, value.shape, value.reshape(-1).view(torch.uint8).numpy().tobytes()
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items() if key != "step_seconds"}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return value
+
+    state = load_checkpoint(out / CHECKPOINT)
+    del state["config"]["checkpoint_every"]
+    times = ("seconds", "tokens_per_second")
+    rows = [
+        {key: value for key, value in row.items() if key not in times}
+        for row in read_metrics(out / METRICS)
+    ]
+    return plain(state), rows
