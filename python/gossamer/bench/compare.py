@@ -58,8 +58,8 @@ class Plan:
         """How many rounds fit, when one takes so long.
 
         Example:
-            >>> [Plan().rounds_for(seconds) for seconds in (1.0, 0.1, 0.001)]
-            [7, 12, 101]
+            >>> [Plan().rounds_for(seconds) for seconds in (1.0, 0.125, 0.001)]
+            [7, 9, 101]
         """
         least, most = self.rounds
         return max(least, min(most, int(self.seconds / round_seconds)))

@@ -1,0 +1,26 @@
+"""The README's example runs as it stands, and its files exist."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    script = tmp_path / "example.py"
+    script.write_text(example, encoding="utf-8")
+    names = runpy.run_path(str(script))
+
+    assert "2:4:v4" in capsys.readouterr().out  # the summary names the pattern
+    assert names["y"].shape == (8, 3072)
+    assert all(type(module).__name__ != "SparseLinear" for module in names["model"])
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))
+def test_linked_files_exist(path: str) -> None:
+    assert (ROOT / path).is_file()
