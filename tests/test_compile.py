@@ -126,6 +126,30 @@ def test_compiled_autocast() -> None:
     assert grad.dtype == torch.float32
 
 
+def test_backward_called_under_autocast_keeps_the_dtype_of_forward() -> None:
+    weight = SparseWeight.from_dense(torch.randn(8, 12), "2:4:v4")
+    x, g = torch.randn(3, 12, requires_grad=True), torch.randn(3, 8, requires_grad=True)
+    wanted = [x, g, weight.values]
+    ops, structure = torch.ops.gossamer, _parts(weight)
+    for registered in (True, False):
+
+        def loss(registered=registered) -> Tensor:
+            if registered:
+                y = ops.spmm(x, weight.values, None, *structure)
+                back = ops.spmm_t(g, weight.values, *structure)
+                sampled = ops.sddmm(g, x, *structure)
+            else:
+                y, back = gossamer.spmm(x, weight), gossamer.spmm_t(g, weight)
+                sampled = gossamer.sddmm(g, x, weight)
+            return y.square().sum() + back.square().sum() + sampled.square().sum()
+
+        expected = torch.autograd.grad(loss(), wanted)
+        out = loss()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            got = torch.autograd.grad(out, wanted)
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's own imports
 def test_inductor() -> None:
     torch.compiler.reset()

@@ -277,6 +277,16 @@ def test_a_damaged_state_is_refused_and_nothing_written(case: str, strict: bool)
     assert weight.pattern == before.pattern
 
 
+def test_a_damaged_weight_keeps_the_bias_from_being_loaded() -> None:
+    layer, other = SparseLinear(16, 32, pattern="2:4"), SparseLinear(16, 32, pattern="2:4")
+    state = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    state["weight.indices"][0] = 255
+    before = copy.deepcopy(layer)
+    with pytest.raises(gossamer.StructureError):
+        nn.Sequential(layer).load_state_dict({f"0.{name}": t for name, t in state.items()})
+    assert equal(layer, before)
+
+
 def test_another_pattern_or_shape_is_named() -> None:
     layer = SparseLinear(16, 32, pattern="2:4")
     for other, text in [

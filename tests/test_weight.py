@@ -64,10 +64,12 @@ def test_mask_and_score_choose() -> None:
 @pytest.mark.parametrize("pattern", oracle.PATTERNS)
 def test_to_dense_is_differentiable(pattern: str) -> None:
     weight = SparseWeight.from_dense(dense(pattern, torch.float64), pattern)
-    assert torch.autograd.gradcheck(lambda _: weight.to_dense().sin(), [weight.values])
-    assert torch.autograd.gradgradcheck(
-        lambda _: weight.to_dense().sin(), [weight.values], fast_mode=True
-    )
+
+    def function(_: Tensor) -> Tensor:
+        return weight.to_dense().sin()
+
+    assert torch.autograd.gradcheck(function, [weight.values], fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, [weight.values], fast_mode=True)
 
 
 def test_bytes() -> None:
@@ -140,6 +142,7 @@ def bad_masks() -> dict[str, Tensor]:
     return {
         "shape": good[:, :8],
         "rank": good[0],
+        "a list": good.tolist(),
         "dtype": good.int(),
         "too many": good | random_mask((8, 12), "2:4", seed=2),
         "too few": good & random_mask((8, 12), "2:4", seed=2),
@@ -195,6 +198,12 @@ def bad_builds() -> dict[str, tuple[type[Exception], str, Callable[[], object]]]
             gossamer.ShapeError,
             "score",
             lambda: build(full, "2:4", score=torch.ones(8, 8)),
+        ),
+        "mask list": (gossamer.DTypeError, "mask is list", lambda: build(full, "2:4", [True])),
+        "score list": (
+            gossamer.DTypeError,
+            "score is list",
+            lambda: build(full, "2:4", score=[1.0]),
         ),
         "both": (ValueError, "drop one", lambda: build(full, "2:4", full != 0, full)),
         "transpose": (ValueError, "packed", lambda: build(full, "2:4", transpose="yes")),

@@ -159,7 +159,10 @@ const char* name_of(Kind kind) noexcept {
 }
 
 Tensor read_tensor(py::handle object, const char* who, bool writable) {
-  if (py::hasattr(object, names().data_ptr)) return read_torch(object, who);
+  // A torch storage has a data_ptr as well, but is no tensor.
+  if (py::hasattr(object, names().data_ptr) && py::hasattr(object, names().is_cpu)) {
+    return read_torch(object, who);
+  }
   if (PyObject_CheckBuffer(object.ptr()) != 0 && py::hasattr(object, names().dtype)) {
     return read_buffer(object, who, writable);
   }

@@ -105,7 +105,7 @@ def encode(mask: Array, vector: int, n: int = 0, m: int = 0) -> Structure:
         >>> encode(torch.tensor([[True, False], [False, True]]), vector=1).indices.tolist()
         [0, 1]
     """
-    if isinstance(mask, torch.Tensor):
+    if isinstance(mask, torch.Tensor) and mask.layout is torch.strided:
         mask = mask.contiguous()
     elif isinstance(mask, np.ndarray):
         mask = np.ascontiguousarray(mask)
@@ -138,7 +138,7 @@ def validate(structure: Structure, nvalues: int | None = None) -> None:
 def gather(dense: Array, structure: Structure) -> Array:
     """The kept entries of a dense matrix [rows, cols], in the order of the layout: [nnz]."""
     _checked(structure)
-    if isinstance(dense, torch.Tensor):
+    if isinstance(dense, torch.Tensor) and dense.layout is torch.strided:
         dense = dense.detach().contiguous()
     values = _empty((structure.nnz,), dense)
     _core.gather(*structure, dense, values)
@@ -209,7 +209,12 @@ def spmm_t(
     if transposed is None:
         _core.spmm_t(*structure, values, grad_output, grad_input)
     else:
-        turned, perm = transposed
+        if type(transposed) is not Transposed:
+            raise DTypeError(
+                f"transposed is a {type(transposed).__name__}; a gossamer.kernels.Transposed is "
+                "needed: build it with gossamer.kernels.transpose"
+            )
+        turned, perm = _checked(transposed.structure), transposed.perm
         _core.spmm_t_packed(*structure, values, *turned, perm, grad_output, grad_input)
     return grad_input
 

@@ -258,9 +258,9 @@ def parse_pattern(p: str | Pattern) -> Pattern:
         if found := _BLOCK_TEXT.fullmatch(text):
             return Block(int(found[1]), int(found[2]), float(Decimal(found[3]) / 100))
     except PatternError as error:
-        raise PatternError(f"parse_pattern got {p!r}: {error}") from None
+        raise PatternError(f"parse_pattern got {p!r:.80}: {error!s:.400}") from None
     raise PatternError(
-        f"parse_pattern got {p!r}; the text of a pattern must have one of the known forms: "
+        f"parse_pattern got {p!r:.80}; the text of a pattern must have one of the known forms: "
         f"write one of {_FORMS}"
     )
 

@@ -134,16 +134,11 @@ class SparseWeight(nn.Module):
         pattern.check_shape(*dense.shape)
         if mask is not None and score is not None:
             raise ValueError("both mask= and score= were given; a mask needs no score: drop one")
-        picked = "mask" if mask is not None else "score"
-        given = mask if mask is not None else score
-        if given is not None and given.shape != dense.shape:
-            raise ShapeError(
-                f"the {picked} is {tuple(given.shape)}, the weight is {tuple(dense.shape)}; "
-                "give one entry for each entry of the weight"
-            )
         if mask is not None:
+            _check_like(mask, "mask", dense.shape)
             check_mask(mask, pattern)
         elif score is not None:
+            _check_like(score, "score", dense.shape)
             mask = mask_from_score(score, pattern)
         else:
             mask = magnitude_mask(dense, pattern)
@@ -215,8 +210,7 @@ class SparseWeight(nn.Module):
             optimizer: the optimizer that holds `values`, when it has state already.
 
         Raises:
-            ShapeError, StructureError: the mask has another shape, pattern or count; nothing
-                was written.
+            ShapeError, StructureError: the mask is of another shape or pattern; nothing changed.
 
         Example:
             >>> import torch
@@ -225,8 +219,7 @@ class SparseWeight(nn.Module):
             >>> weight.values.tolist()
             [4.0, 0.0]
         """
-        if mask.shape != self.shape:
-            raise ShapeError(f"the mask is {tuple(mask.shape)}, the weight {tuple(self.shape)}")
+        _check_like(mask, "mask", self.shape)
         check_mask(mask, self.pattern)
         old = self.structure
         new = kernels.encode(mask, self.layout.vector, self.layout.n, self.layout.m)
@@ -251,8 +244,8 @@ class SparseWeight(nn.Module):
 
     def extra_repr(self) -> str:
         """The line that `print(model)` shows."""
-        rows, cols = self.shape
-        text = f"{rows}x{cols}, pattern={self.pattern}, nnz={self.nnz}, dtype={self.values.dtype}"
+        size = f"{self.shape[0]}x{self.shape[1]}"
+        text = f"{size}, pattern={self.pattern}, nnz={self.nnz}, dtype={self.values.dtype}"
         return text if self._t_layout or self.layout.vector > 1 else text + ", transpose=none"
 
     def _pack_transpose(self) -> None:
@@ -270,19 +263,18 @@ class SparseWeight(nn.Module):
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         """Validate what was given, then load it as any module does."""
-        given = {n: state_dict[prefix + n] for n in _STATE if prefix + n in state_dict}
-        pattern = self._check_state(given, prefix)
+        pattern = self.check_state(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self.pattern = pattern
         self._pack_transpose()
 
-    def _check_state(self, given: Mapping[str, Any], prefix: str) -> Pattern:
+    def check_state(self, state_dict: Mapping[str, Any], prefix: str = "") -> Pattern:
         """The pattern that a state dict's tensors describe, once they fit this weight."""
+        given = {n: state_dict[prefix + n] for n in _STATE if prefix + n in state_dict}
         where = f"{prefix}* of the state dict"
         pattern = self.pattern
         for name, tensor in given.items():
-            if not isinstance(tensor, Tensor):
-                raise DTypeError(f"{where}: {name} is {type(tensor).__name__}, not a tensor")
+            _check_tensor(tensor, f"{where}: {name}")
         if "descriptor" in given:
             pattern = self._check_descriptor(given["descriptor"], where)
         for name, tensor in given.items():
@@ -333,20 +325,34 @@ class SparseWeight(nn.Module):
 def check_dtype(dtype: torch.dtype, who: str) -> None:
     """Raise DTypeError unless the kernels have this dtype."""
     if dtype not in DTYPES:
-        names = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
-        raise DTypeError(f"{who}: {dtype} was given; the kernels have {names}: convert with .to()")
+        raise DTypeError(
+            f"{who}: {dtype} was given; use float32, float64 or bfloat16: convert with .to()"
+        )
 
 
 def check_dense(weight: Tensor, who: str = "weight") -> Tensor:
     """The detached matrix, once it is a CPU matrix of a dtype that the kernels have."""
-    if not isinstance(weight, Tensor):
-        raise DTypeError(f"{who}: {type(weight).__name__} was given; it must be a torch tensor")
+    _check_tensor(weight, who)
     if weight.dim() != 2:
         raise ShapeError(f"{who}: shape {tuple(weight.shape)} was given; it must be [rows, cols]")
     check_dtype(weight.dtype, who)
     if weight.device.type != "cpu":
         raise DeviceError(f"{who} is on {weight.device}; the kernels run on the CPU: use .cpu()")
     return weight.detach()
+
+
+def _check_tensor(tensor: object, who: str) -> None:
+    if not isinstance(tensor, Tensor):
+        raise DTypeError(f"{who} is {type(tensor).__name__}; it must be a torch tensor")
+
+
+def _check_like(tensor: Tensor, who: str, shape: torch.Size) -> None:
+    _check_tensor(tensor, who)
+    if tensor.shape != shape:
+        raise ShapeError(
+            f"{who} has shape {tuple(tensor.shape)}, the weight {tuple(shape)}; give one entry for "
+            "each entry of the weight"
+        )
 
 
 def _group(pattern: Pattern) -> tuple[int, int]:

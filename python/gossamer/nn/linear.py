@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -143,6 +144,13 @@ class SparseLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x [..., in_features] to [..., out_features]."""
         return spmm(x, self.weight, self.bias)
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Check the weight's part before the bias is written: torch loads parents first."""
+        self.weight.check_state(state_dict, prefix + "weight.")
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
         """The line that `print(model)` shows."""

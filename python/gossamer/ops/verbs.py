@@ -47,6 +47,7 @@ def spmm(x: Array, weight: SparseWeight, bias: Array | None = None) -> Array:
     if not _is_plain(left):
         return cast(Array, _general("spmm", weight, left, bias=bias))
     values, b = _values(weight), cast(Any, bias)
+    _check_bias(b)
     if torch.is_autocast_enabled("cpu"):
         left, values, b = functions.autocast(left, values, b)
     _check_last("x", left, weight.shape[1], weight)
@@ -152,6 +153,7 @@ def _general(verb: str, weight: SparseWeight, *args: Any, bias: Any = None) -> A
         _check_last("g", args[0], weight.shape[0], weight)
         return library.spmm_t(args[0], weight)
     _check_last("x", args[0], weight.shape[1], weight)
+    _check_bias(bias)
     return library.spmm(args[0], weight, bias)
 
 
@@ -191,6 +193,11 @@ def _values(weight: SparseWeight) -> Tensor:
             "gossamer.SparseWeight.from_dense(weight, pattern)"
         )
     return weight.values
+
+
+def _check_bias(bias: Any) -> None:
+    if bias is not None and not isinstance(bias, Tensor):
+        raise DTypeError(f"bias is {type(bias).__name__}; it must be a tensor, as x is")
 
 
 def _check_pair(g: Tensor, x: Tensor, weight: SparseWeight) -> None:
