@@ -252,12 +252,9 @@ class SparseWeight(nn.Module):
         """Build the t_ buffers anew from the structure, which must be valid."""
         if self.transpose == "none" or self.layout.vector > 1 or self.indices.is_meta:
             return
-        transposed = kernels.transpose(self.structure)
-        self._t_layout = transposed.structure.layout
-        self.t_layout_ints = tuple(self._t_layout.as_ints())
-        self.t_indices = transposed.structure.indices
-        self.t_indptr = transposed.structure.indptr
-        self.t_perm = transposed.perm
+        turned, self.t_perm = kernels.transpose(self.structure)
+        self._t_layout, self.t_indices, self.t_indptr = turned
+        self.t_layout_ints = tuple(turned.layout.as_ints())
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -300,11 +297,8 @@ class SparseWeight(nn.Module):
         return pattern
 
     def _check_descriptor(self, descriptor: Tensor, where: str) -> Pattern:
-        """The pattern of a loaded descriptor, which must lay out the same entries as ours.
-
-        Two sparsities that keep as many entries are one layout: an allocation computed anew may
-        differ in its last bit.
-        """
+        """The pattern of a loaded descriptor, which must lay out as many entries as ours."""
+        # Two sparsities may keep as many: an allocation computed anew differs in its last bit.
         rows, cols = self.shape
         readable = descriptor.dtype == torch.int64 and not descriptor.is_meta
         theirs = descriptor.flatten().tolist() if readable else []
