@@ -221,7 +221,7 @@ def test_bad_arguments(build, error, parts):
 def test_unknown_text_lists_the_forms(text):
     with pytest.raises(PatternError) as caught:
         parse_pattern(text)
-    says(caught, repr(text), '"2:4"', '"2:4:v4"', '"90%"', '"90%:v4"', '"block 16x16 75%"')
+    says(caught, repr(text)[:80], '"2:4"', '"2:4:v4"', '"90%"', '"90%:v4"', '"block 16x16 75%"')
 
 
 @pytest.mark.parametrize(
