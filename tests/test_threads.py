@@ -181,30 +181,34 @@ def test_another_python_thread_advances_during_a_kernel() -> None:
     kernels.use_isa("reference")  # slow, so that one call lasts for long
     weight = big_weight()
     x, g = operands(weight)
-    calls = {
-        "spmm": lambda: kernels.spmm(x, weight.values, weight.structure),
-        "spmm_t": lambda: kernels.spmm_t(g, weight.values, weight.structure),
-        "spmm_t, packed": lambda: kernels.spmm_t(
+    calls: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "spmm": lambda x, g: kernels.spmm(x, weight.values, weight.structure),
+        "spmm_t": lambda x, g: kernels.spmm_t(g, weight.values, weight.structure),
+        "spmm_t, packed": lambda x, g: kernels.spmm_t(
             g, weight.values, weight.structure, weight.transposed
         ),
-        "sddmm": lambda: kernels.sddmm(g, x, weight.structure),
+        "sddmm": lambda x, g: kernels.sddmm(g, x, weight.structure),
     }
     for name, call in calls.items():
-        done = threading.Event()
-        inside: list[float] = []
-
-        def tick(done: threading.Event = done, inside: list[float] = inside) -> None:
-            while not done.is_set():
-                inside.append(time.perf_counter())
-                time.sleep(0.001)
-
-        ticker = threading.Thread(target=tick)
-        ticker.start()
-        began = time.perf_counter()
-        call()
-        ended = time.perf_counter()
-        done.set()
-        ticker.join()
-        middle = [t for t in inside if began + 0.005 < t < ended - 0.005]
-        assert ended - began > 0.03, "the call is too short to show anything"
+        seconds, repeats = 0.0, 1
+        while seconds < 0.06:  # processors differ: the batch grows until one call lasts
+            assert repeats <= 64, f"{name} is too short to show anything"
+            many_x, many_g = x.repeat(repeats, 1), g.repeat(repeats, 1)
+            ticks: list[float] = []
+            done = threading.Event()
+            ticker = threading.Thread(target=tick, args=(done, ticks))
+            ticker.start()
+            began = time.perf_counter()
+            call(many_x, many_g)
+            seconds = time.perf_counter() - began
+            done.set()
+            ticker.join()
+            repeats *= 2
+        middle = [t for t in ticks if began + 0.005 < t < began + seconds - 0.005]
         assert len(middle) >= 3, f"{name} holds Python's lock"
+
+
+def tick(done: threading.Event, ticks: list[float]) -> None:
+    while not done.is_set():
+        ticks.append(time.perf_counter())
+        time.sleep(0.001)
