@@ -21,5 +21,7 @@ Panels read_panels(const Layout& layout, pybind11::handle indices, pybind11::han
 void register_errors(pybind11::module_& module);
 void register_structure(pybind11::module_& module);
 void register_verbs(pybind11::module_& module);
+void register_transport(pybind11::module_& module);
+void register_semidual(pybind11::module_& module);
 
 }  // namespace gossamer

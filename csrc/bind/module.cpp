@@ -65,6 +65,8 @@ PYBIND11_MODULE(_core, m) {
   register_errors(m);
   register_structure(m);
   register_verbs(m);
+  register_transport(m);
+  register_semidual(m);
   m.def("isas", available_isas);
   m.def("isa", active_isa);
   m.def("use_isa", use_isa, py::arg("name"));

@@ -63,6 +63,48 @@ def spmm_t_packed(
 def sddmm(
     layout: Layout, indices: Any, indptr: Any, g: Any, x: Any, grad_values: Any, /
 ) -> None: ...
+
+# ("dense", C) or (metric, x, y transposed)
+_Cost = tuple[Any, ...]
+
+def ot_solve(
+    cost: _Cost,
+    items: int,
+    a: Any,
+    b: Any,
+    regs: Any,
+    scales: Any,
+    rho_a: float,
+    rho_b: float,
+    method: str,
+    tol: float,
+    max_iter: int,
+    omega: float,
+    warm: bool,
+    u: Any,
+    v: Any,
+    /,
+) -> list[tuple[str, str, int, int, int, float, float]]: ...
+def ot_plan(cost: _Cost, reg: float, u: Any, v: Any, plan: Any, /) -> None: ...
+def ot_sums(
+    cost: _Cost, reg: float, u: Any, v: Any, rows: Any, cols: Any, row_cost: Any, /
+) -> None: ...
+def ot_entries(
+    cost: _Cost, reg: float, u: Any, v: Any, sqrt_b: Any, relative: float, /
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float64]]: ...
+def ot_schur_solve(
+    indptr: Any,
+    cols: Any,
+    values: Any,
+    rest: Any,
+    column: Any,
+    singular: bool,
+    rhs: Any,
+    tol: float,
+    max_iter: int,
+    z: Any,
+    /,
+) -> tuple[bool, int, float]: ...
 def isas() -> list[str]: ...
 def isa() -> str: ...
 def use_isa(name: str) -> None: ...

@@ -1,0 +1,236 @@
+#include <algorithm>
+#include <limits>
+
+#include "transport/state.hpp"
+
+namespace gossamer {
+namespace {
+
+constexpr double tight = 1e-5;   // entries below tight * sqrt(r c) are left out of the Hessian,
+constexpr double loose = 1e-3;   // or this, while so many are kept that a step costs more than it
+constexpr double crowded = 0.1;  // saves: this share of all
+
+struct Stage {
+  double tol;
+  bool published;
+};
+
+// The largest lambda * n * m entries, as the published method keeps them.
+double global_threshold(State& s) {
+  constexpr double per_row = 15.0;
+  Vector plan(static_cast<std::size_t>(s.n * s.m));
+  s.runner.plan(s.inv_reg, s.u.data(), s.v.data(), plan.data());
+  const auto kept = std::min<std::int64_t>(
+      s.n * s.m - 1, static_cast<std::int64_t>(per_row * static_cast<double>(s.n)));
+  std::nth_element(plan.begin(), plan.begin() + kept, plan.end(), std::greater<>());
+  return plan[static_cast<std::size_t>(kept)];
+}
+
+class Newton {
+ public:
+  Newton(State& s, const SolveOptions& options) : s_(s), options_(options) {}
+
+  // Newton steps until the error is below stage.tol. False: it stalled, or the budget is spent.
+  bool run(Stage stage) {
+    double best = std::numeric_limits<double>::infinity();
+    int since_best = 0;
+    bool tried_screen = false;
+    for (;;) {
+      read_plan(stage);
+      if (s_.error <= stage.tol) {
+        if (!s_.screened()) return true;
+        s_.unscreen();  // what was left out is checked before it is believed
+        read_plan(stage);
+        if (s_.error <= stage.tol) return true;
+      }
+      if (!std::isfinite(s_.error)) return stop(Status::stalled);
+      if (s_.outcome.newton + s_.outcome.sweeps >= options_.max_iter) {
+        return stop(Status::max_iter);
+      }
+      // Rounding ends progress somewhere above 1e-16; a step that only wanders is not worth more.
+      if (s_.error < 0.9 * best) {
+        best = s_.error;
+        since_best = 0;
+      } else if (++since_best >= 25) {
+        return stop(Status::stalled);
+      }
+      if (!s_.screened() && !tried_screen && density_ < crowded && s_.error < 0.5) {
+        tried_screen = true;
+        s_.screen();
+      }
+      step();
+    }
+  }
+
+ private:
+  bool stop(Status status) {
+    s_.outcome.status = status;
+    return false;
+  }
+
+  // One pass: sums, error, and the Hessian's entries.
+  void read_plan(const Stage& stage) {
+    EmitArgs args{s_.inv_reg, s_.u.data(), s_.v.data(), s_.sqrt_b.data(),
+                  omitted_,   0.0,         Keep::plan,  s_.r.data()};
+    if (stage.published) {
+      args.relative = 0.0;
+      args.absolute = global_threshold(s_);
+    }
+    s_.runner.emit(args, s_.c, entries_);
+    s_.error = s_.residual();
+    density_ = static_cast<double>(entries_.nnz()) /
+               (static_cast<double>(s_.n) * static_cast<double>(s_.m));
+    omitted_ = density_ > crowded ? loose : tight;
+  }
+
+  // Solves for the direction, then goes along it as far as the dual objective rises.
+  void step() {
+    const std::size_t n = s_.a.size(), m = s_.b.size();
+    Vector rest(n), column(m), rhs(n), gap(m), du, dv;
+    double dropped = 0.0, mass = 0.0;
+    const bool exact_rows = s_.kappa_a == 1.0, exact_cols = s_.kappa_b == 1.0;
+    for (std::size_t j = 0; j < m; ++j) {
+      const double target = s_.col_target(j);
+      gap[j] = target - s_.c[j];
+      column[j] = s_.c[j] + (exact_cols ? 0.0 : target * (s_.reg / s_.rho_b));
+    }
+    for (std::size_t i = 0; i < n; ++i) {
+      double kept = 0.0, moved = 0.0;
+      for (std::int64_t e = entries_.indptr[i]; e < entries_.indptr[i + 1]; ++e) {
+        const auto k = static_cast<std::size_t>(e);
+        const auto j = static_cast<std::size_t>(entries_.cols[k]);
+        kept += entries_.values[k];
+        moved += entries_.values[k] * (gap[j] / column[j]);
+      }
+      const double target = s_.row_target(i);
+      rest[i] = std::max(s_.r[i] - kept, 0.0);
+      dropped += rest[i];
+      mass += s_.r[i];
+      if (!exact_rows) rest[i] += target * (s_.reg / s_.rho_a);
+      rhs[i] = target - s_.r[i] - moved;
+    }
+    const bool singular = exact_rows && exact_cols && dropped <= 1e-13 * mass;
+    const Laplacian system(entries_, s_.m, std::move(rest), column, singular, s_.runner.workers());
+    const double cg_tol = std::clamp(s_.error, 1e-10, 0.1);
+    const LinearReport report = system.solve(rhs, cg_tol, 2 * s_.n + 100, du);
+    s_.outcome.cg += report.iterations;
+    system.transpose_times(du, dv);
+    for (std::size_t j = 0; j < m; ++j) dv[j] = (gap[j] - dv[j]) / column[j];
+    ++s_.outcome.newton;
+    if (!search(du, dv)) {
+      ++s_.outcome.fallbacks;
+      s_.sweep(1.0);
+    }
+  }
+
+  bool search(const Vector& du, const Vector& dv) {
+    const std::size_t n = s_.a.size(), m = s_.b.size();
+    double slope = 0.0, magnitude = 0.0, mass = 0.0;
+    for (std::size_t i = 0; i < n; ++i) {
+      slope += (s_.row_target(i) - s_.r[i]) * du[i];
+      magnitude += std::abs(s_.a[i] * s_.u[i]);
+    }
+    for (std::size_t j = 0; j < m; ++j) {
+      slope += (s_.col_target(j) - s_.c[j]) * dv[j];
+      magnitude += std::abs(s_.b[j] * s_.v[j]);
+      mass += s_.c[j];
+    }
+    if (!std::isfinite(slope)) return false;
+    const double before = s_.potential_terms() - mass;
+    const double rounding = 1e-14 * (magnitude + 1.0);
+    const Vector u = s_.u, v = s_.v;
+    for (double t = 1.0; t >= 1e-8; t *= 0.5) {
+      for (std::size_t i = 0; i < n; ++i) s_.u[i] = u[i] + t * du[i];
+      for (std::size_t j = 0; j < m; ++j) s_.v[j] = v[j] + t * dv[j];
+      s_.runner.sums({s_.inv_reg, s_.u.data(), s_.v.data(), nullptr, nullptr}, s_.c);
+      mass = 0.0;
+      for (std::size_t j = 0; j < m; ++j) {  // exact columns
+        const double change = s_.log_b[j] - s_.kappa_b * (std::log(s_.c[j]) - s_.v[j]) - s_.v[j];
+        s_.v[j] += change;
+        mass += s_.c[j] * std::exp(change);
+      }
+      const double gain = s_.potential_terms() - mass - before;
+      if (std::isfinite(gain) && gain >= 1e-4 * t * slope - rounding) {
+        double up_u = 0.0, up_v = 0.0;
+        for (std::size_t i = 0; i < n; ++i) up_u = std::max(up_u, s_.u[i] - u[i]);
+        for (std::size_t j = 0; j < m; ++j) up_v = std::max(up_v, s_.v[j] - v[j]);
+        s_.moved(up_u, up_v);
+        return true;
+      }
+    }
+    s_.u = u;
+    s_.v = v;
+    return false;
+  }
+
+  State& s_;
+  const SolveOptions& options_;
+  Entries entries_;
+  double omitted_ = tight;
+  double density_ = 1.0;
+};
+
+}  // namespace
+
+void run_newton(State& s, const Problem& problem, const SolveOptions& options) {
+  Newton newton(s, options);
+  s.outcome.method = Method::newton;
+  const bool published = options.method == Method::published;
+  // From the spread of the costs down: at a large reg every start is good, and each stage starts
+  // where the last one ended. A start that is good already needs no stages.
+  constexpr double first = 0.05, good = 0.1, middle = 1e-2;
+  const double factor = problem.reg > 5e-5 * problem.scale ? 4.0 : 2.0;
+  double reg = problem.reg;
+  if (!published && !options.warm && !(s.error < good)) {
+    std::fill(s.u.begin(), s.u.end(), 0.0);
+    std::fill(s.v.begin(), s.v.end(), 0.0);
+    while (reg * factor <= first * problem.scale) reg *= factor;
+  }
+  for (;;) {
+    s.set_reg(reg);
+    const bool last = reg <= problem.reg;
+    const int sweeps = published ? 20 : 4;
+    for (int i = 0; i < sweeps; ++i) s.sweep(1.0);
+    if (!newton.run({last ? options.tol : std::max(middle, options.tol), published})) {
+      if (!last) {  // leave the answer at the reg that was asked for
+        s.set_reg(problem.reg);
+        s.sweep(1.0);
+      }
+      return;
+    }
+    if (last) break;
+    reg = std::max(problem.reg, reg / factor);
+  }
+  s.outcome.status = Status::converged;
+}
+
+Outcome solve_transport(const Problem& problem, const SolveOptions& options, double* u, double* v,
+                        int workers) {
+  State s(problem, options, workers);
+  if (options.warm) {
+    std::copy_n(u, s.u.size(), s.u.data());
+    std::copy_n(v, s.v.size(), s.v.data());
+  }
+  bool done = false;
+  if (options.method == Method::sinkhorn || options.method == Method::automatic) {
+    const bool may_give_up = options.method == Method::automatic;
+    done = run_sinkhorn(s, options, may_give_up);
+    if (done) s.outcome.status = Status::converged;
+  }
+  if (!done && options.method != Method::sinkhorn && s.outcome.sweeps < options.max_iter) {
+    run_newton(s, problem, options);
+  }
+  if (s.outcome.status != Status::converged) {  // say how far it came, measured
+    s.unscreen();
+    s.runner.sums({s.inv_reg, s.u.data(), s.v.data(), s.r.data(), nullptr}, s.c);
+    s.error = s.residual();
+    if (s.error <= options.tol) s.outcome.status = Status::converged;
+  }
+  s.outcome.error = s.error;
+  s.outcome.passes = s.runner.passes();
+  std::copy(s.u.begin(), s.u.end(), u);
+  std::copy(s.v.begin(), s.v.end(), v);
+  return s.outcome;
+}
+
+}  // namespace gossamer

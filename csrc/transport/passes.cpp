@@ -1,0 +1,143 @@
+#include "transport/passes.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <new>
+
+#include "core/parallel.hpp"
+#include "kernels/dispatch.hpp"
+
+namespace gossamer {
+
+const TransportTable& transport_table() {
+  const std::string isa = active_isa();
+#if defined(GOSSAMER_HAVE_AVX512)
+  if (isa == "avx512") return gossamer_transport_avx512;
+#endif
+#if defined(GOSSAMER_HAVE_AVX2)
+  if (isa == "avx2") return gossamer_transport_avx2;
+#endif
+  return gossamer_transport_portable;
+}
+
+PassRunner::PassRunner(const Cost& cost, int workers)
+    : cost_(cost),
+      table_(transport_table()),
+      workers_(workers),
+      scratch_(static_cast<std::size_t>(2 * cost.m * workers)),
+      chunk_cols_(static_cast<std::size_t>((cost.n + chunk_rows(cost.n) - 1) / chunk_rows(cost.n) *
+                                           cost.m)) {}
+
+template <class F>
+void PassRunner::run(Vector* cols, F&& body) {
+  const std::int64_t rows = chunk_rows(cost_.n);
+  const std::int64_t chunks = (cost_.n + rows - 1) / rows;
+  const std::int64_t m = cost_.m;
+  parallel_for(chunks, workers_, [&](std::int64_t chunk, int worker) noexcept {
+    double* own = chunk_cols_.data() + chunk * m;
+    std::memset(own, 0, static_cast<std::size_t>(m) * sizeof(double));
+    body(chunk, RowRange{chunk * rows, std::min(cost_.n, (chunk + 1) * rows)}, own,
+         scratch(worker));
+  });
+  if (cols == nullptr) return;
+  cols->assign(static_cast<std::size_t>(m), 0.0);
+  for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const double* own = chunk_cols_.data() + chunk * m;
+    for (std::int64_t j = 0; j < m; ++j) (*cols)[static_cast<std::size_t>(j)] += own[j];
+  }
+}
+
+void PassRunner::sweep(const SweepArgs& args, Vector& cols) {
+  run(&cols, [&](std::int64_t, RowRange rows, double* own, double* work) noexcept {
+    if (sparse_ != nullptr) {
+      table_.sparse.sweep(*sparse_, args, rows, own, work);
+    } else {
+      table_.dense.sweep(cost_, args, rows, own, work);
+    }
+  });
+  count_pass();
+}
+
+void PassRunner::sums(const SumsArgs& args, Vector& cols) {
+  run(&cols, [&](std::int64_t, RowRange rows, double* own, double* work) noexcept {
+    if (sparse_ != nullptr) {
+      table_.sparse.sums(*sparse_, args, rows, own, work);
+    } else {
+      table_.dense.sums(cost_, args, rows, own, work);
+    }
+  });
+  count_pass();
+}
+
+bool PassRunner::ChunkEntries::reserve(std::int64_t more) noexcept {
+  const auto needed = static_cast<std::size_t>(used + more);
+  if (cols.size() >= needed) return true;
+  try {
+    cols.resize(needed + needed / 2);
+    values.resize(needed + needed / 2);
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+  return true;
+}
+
+void PassRunner::emit(const EmitArgs& args, Vector& cols, Entries& out) {
+  const std::int64_t n = cost_.n;
+  const std::int64_t chunks = (n + chunk_rows(n) - 1) / chunk_rows(n);
+  chunk_entries_.resize(static_cast<std::size_t>(chunks));
+  out.indptr.assign(static_cast<std::size_t>(n) + 1, 0);
+  bool exhausted = false;  // memory ran out inside a thread, where no exception may pass
+  run(&cols, [&](std::int64_t chunk, RowRange rows, double* own, double* work) noexcept {
+    ChunkEntries& kept = chunk_entries_[static_cast<std::size_t>(chunk)];
+    kept.used = 0;
+    for (std::int64_t i = rows.first; i < rows.last; ++i) {
+      const std::int64_t width =
+          sparse_ != nullptr ? sparse_->indptr[i + 1] - sparse_->indptr[i] : cost_.m;
+      if (!kept.reserve(width)) {
+        std::atomic_ref<bool>(exhausted).store(true);
+        return;
+      }
+      std::int32_t* cols_out = kept.cols.data() + kept.used;
+      double* values_out = kept.values.data() + kept.used;
+      const std::int64_t count =
+          sparse_ != nullptr
+              ? table_.sparse.emit(*sparse_, args, i, own, work, cols_out, values_out)
+              : table_.dense.emit(cost_, args, i, own, work, cols_out, values_out);
+      out.indptr[static_cast<std::size_t>(i) + 1] = count;
+      kept.used += count;
+    }
+  });
+  if (exhausted) throw std::bad_alloc();
+  for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) out.indptr[i + 1] += out.indptr[i];
+  out.cols.resize(static_cast<std::size_t>(out.nnz()));
+  out.values.resize(static_cast<std::size_t>(out.nnz()));
+  parallel_for(chunks, workers_, [&](std::int64_t chunk, int) noexcept {
+    const ChunkEntries& kept = chunk_entries_[static_cast<std::size_t>(chunk)];
+    const std::int64_t begin = out.indptr[static_cast<std::size_t>(chunk * chunk_rows(n))];
+    std::copy_n(kept.cols.data(), kept.used, out.cols.data() + begin);
+    std::copy_n(kept.values.data(), kept.used, out.values.data() + begin);
+  });
+  count_pass();
+}
+
+void PassRunner::kernel_sweep(const KernelArgs& args, Vector& cols) {
+  run(&cols, [&](std::int64_t, RowRange rows, double* own, double*) noexcept {
+    table_.kernel_sweep(args, cost_.m, rows, own);
+  });
+}
+
+void PassRunner::plan(double inv_reg, const double* u, const double* v, double* out) {
+  run(nullptr, [&](std::int64_t, RowRange rows, double*, double* work) noexcept {
+    table_.plan(cost_, inv_reg, u, v, rows, work, out);
+  });
+  passes_ += 1.0;
+}
+
+void PassRunner::count_pass() noexcept {
+  passes_ += sparse_ == nullptr ? 1.0
+                                : static_cast<double>(sparse_->indptr[cost_.n]) /
+                                      (static_cast<double>(cost_.n) * static_cast<double>(cost_.m));
+}
+
+}  // namespace gossamer

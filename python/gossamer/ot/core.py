@@ -1,0 +1,380 @@
+"""The compiled transport solvers on torch CPU tensors. No checks of values, no autograd here.
+
+Inside, everything is float64; a dense cost may be float32 and is widened as it is read. The plan is
+
+    P[i, j] = exp((f[i] + g[j] - C[i, j]) / reg)
+
+Rows and columns without mass are left out of a problem and come back with potential 0; whoever
+builds a plan sets their entries to zero (`plan` does).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gossamer import _core
+
+
+class Points(NamedTuple):
+    """A cost between two clouds of points, computed row by row when it is needed.
+
+    Attributes:
+        x: float64 [n, d].
+        y: float64 [m, d].
+        metric: "sqeuclidean", "l1" or "cosine" (one minus the cosine of the angle).
+    """
+
+    x: Tensor
+    y: Tensor
+    metric: str
+
+
+Cost = Tensor | Points
+
+
+class Solution(NamedTuple):
+    """Potentials and how they were found.
+
+    Attributes:
+        f: float64 [n].
+        g: float64 [m].
+        status: "converged", "max_iter" or "stalled".
+        sweeps: Sinkhorn iterations.
+        newton: Newton steps.
+        cg: conjugate-gradient iterations inside them.
+        passes: exponentials computed, in units of n * m.
+        error: L1 error of both marginals.
+        method: "sinkhorn" or "newton", whichever ended.
+    """
+
+    f: Tensor
+    g: Tensor
+    status: str
+    sweeps: int
+    newton: int
+    cg: int
+    passes: float
+    error: float
+    method: str
+
+
+class LinearReport(NamedTuple):
+    """How a linear solve ended; ``residual`` is relative, in L1."""
+
+    converged: bool
+    iterations: int
+    residual: float
+
+
+def _size(cost: Cost) -> tuple[int, int]:
+    if isinstance(cost, Points):
+        return cost.x.shape[0], cost.y.shape[0]
+    return cost.shape[0], cost.shape[1]
+
+
+def _transposed(cost: Cost) -> Cost:
+    if isinstance(cost, Points):
+        return Points(cost.y, cost.x, cost.metric)
+    return cost.mT
+
+
+def _restricted(cost: Cost, rows: Tensor | None, cols: Tensor | None) -> Cost:
+    if isinstance(cost, Points):
+        x = cost.x if rows is None else cost.x[rows]
+        y = cost.y if cols is None else cost.y[cols]
+        return Points(x, y, cost.metric)
+    cost = cost if rows is None else cost[rows]
+    return cost if cols is None else cost[:, cols]
+
+
+def _spec(cost: Cost) -> tuple[Any, ...]:
+    """What the compiled core takes; tensors in it must live as long as the call."""
+    if isinstance(cost, Points):
+        x, y = cost.x.detach().double(), cost.y.detach().double()
+        if cost.metric == "cosine":
+            x, y = (torch.nn.functional.normalize(p, dim=-1, eps=1e-300) for p in (x, y))
+        return cost.metric, x.contiguous(), y.mT.contiguous()
+    dense = cost.detach()
+    if dense.dtype not in (torch.float32, torch.float64):
+        dense = dense.double()
+    return "dense", dense if dense.stride(1) == 1 or dense.shape[1] == 1 else dense.contiguous()
+
+
+def _spread(cost: Cost) -> float:
+    """Upper bound of the range of the costs, where annealing starts."""
+    if not isinstance(cost, Points):
+        low, high = torch.aminmax(cost.detach())
+        return float(high) - float(low)
+    if cost.metric == "cosine":
+        return 2.0
+    points = torch.cat([cost.x.detach(), cost.y.detach()])
+    ranges = points.amax(0) - points.amin(0)
+    return float((ranges**2).sum() if cost.metric == "sqeuclidean" else ranges.sum())
+
+
+def solve_dual(
+    cost: Cost,
+    a: Tensor,
+    b: Tensor,
+    reg: float,
+    *,
+    method: str = "auto",
+    tol: float = 1e-9,
+    max_iter: int = 10_000,
+    rho: tuple[float, float] = (math.inf, math.inf),
+    warm: tuple[Tensor, Tensor] | None = None,
+    omega: float = 1.0,
+) -> Solution:
+    """Solves one problem.
+
+    Args:
+        cost: [n, m], or points.
+        a: float64 [n], not negative.
+        b: float64 [m], not negative; without ``rho`` of the same mass as ``a``.
+        reg: strength of the entropy, in units of the cost.
+        method: "auto", "sinkhorn", "newton", or "published" (the algorithm of Tang et al. 2024).
+        tol: L1 error of both marginals at which to stop.
+        max_iter: cap on sweeps and Newton steps together.
+        rho: strength of the Kullback-Leibler penalty of each marginal; infinite: met exactly.
+        warm: potentials (f, g) to start from.
+        omega: over-relaxation of Sinkhorn's updates, in (0, 2).
+
+    Returns:
+        The solution; ``status`` says whether it converged.
+    """
+    rows = None if bool((a > 0).all()) else (a > 0).nonzero().flatten()
+    cols = None if bool((b > 0).all()) else (b > 0).nonzero().flatten()
+    n, m = _size(cost)
+    kept = _restricted(cost, rows, cols)
+    alive_a = a if rows is None else a[rows]
+    alive_b = b if cols is None else b[cols]
+    start = None
+    if warm is not None:
+        start = tuple(
+            p if keep is None else p[keep] for p, keep in zip(warm, (rows, cols), strict=True)
+        )
+    # Newton eliminates the columns and solves for the rows: the rows are the smaller side.
+    swapped = alive_a.shape[0] > alive_b.shape[0]
+    if swapped:
+        kept, alive_a, alive_b = _transposed(kept), alive_b, alive_a
+        start = None if start is None else (start[1], start[0])
+        rho = (rho[1], rho[0])
+    if alive_a.shape[0] == 0 or alive_b.shape[0] == 0:
+        zero_f, zero_g = a.new_zeros(n), a.new_zeros(m)
+        return Solution(zero_f, zero_g, "converged", 0, 0, 0, 0.0, 0.0, "sinkhorn")
+    (solution,) = _solve(
+        kept, 1, alive_a, alive_b, [reg], [_spread(kept)], method, tol, max_iter, rho, start, omega
+    )
+    f, g = (solution.g, solution.f) if swapped else (solution.f, solution.g)
+    if rows is not None:
+        f = f.new_zeros(n).index_copy(0, rows, f)
+    if cols is not None:
+        g = g.new_zeros(m).index_copy(0, cols, g)
+    return solution._replace(f=f, g=g)
+
+
+def solve_dual_batch(
+    costs: Tensor,
+    a: Tensor,
+    b: Tensor,
+    reg: Sequence[float],
+    *,
+    method: str = "auto",
+    tol: float = 1e-9,
+    max_iter: int = 10_000,
+    rho: tuple[float, float] = (math.inf, math.inf),
+    warm: tuple[Tensor, Tensor] | None = None,
+    omega: float = 1.0,
+) -> list[Solution]:
+    """Solves problems of one size, each on its own, side by side on the threads.
+
+    Args:
+        costs: [B, n, m].
+        a: float64 [B, n].
+        b: float64 [B, m].
+        reg: B strengths.
+        method: as in `solve_dual`, and so are the others.
+        tol: as there.
+        max_iter: as there.
+        rho: as there.
+        warm: potentials ([B, n], [B, m]).
+        omega: as there.
+
+    Returns:
+        B solutions.
+    """
+    size, n, m = costs.shape
+    alive = bool((a > 0).all()) and bool((b > 0).all())
+    if not alive or n > m or size <= 1:
+        return [
+            solve_dual(
+                costs[k],
+                a[k],
+                b[k],
+                reg[k],
+                method=method,
+                tol=tol,
+                max_iter=max_iter,
+                rho=rho,
+                warm=None if warm is None else (warm[0][k], warm[1][k]),
+                omega=omega,
+            )
+            for k in range(size)
+        ]
+    flat = costs.detach().reshape(size * n, m)
+    spreads = [_spread(costs[k]) for k in range(size)]
+    return _solve(flat, size, a, b, reg, spreads, method, tol, max_iter, rho, warm, omega)
+
+
+def _solve(
+    cost: Cost,
+    items: int,
+    a: Tensor,
+    b: Tensor,
+    regs: Sequence[float],
+    spreads: Sequence[float],
+    method: str,
+    tol: float,
+    max_iter: int,
+    rho: tuple[float, float],
+    warm: Sequence[Tensor] | None,
+    omega: float,
+) -> list[Solution]:
+    reg = torch.tensor(regs, dtype=torch.float64)
+    n, m = _size(cost)
+    n //= items
+    u, v = torch.zeros(items, n, dtype=torch.float64), torch.zeros(items, m, dtype=torch.float64)
+    if warm is not None:
+        u.copy_(warm[0].detach().reshape(items, n) / reg[:, None])
+        v.copy_(warm[1].detach().reshape(items, m) / reg[:, None])
+    reports = _core.ot_solve(
+        _spec(cost),
+        items,
+        a.detach().double().contiguous().reshape(-1),
+        b.detach().double().contiguous().reshape(-1),
+        reg,
+        torch.tensor(spreads, dtype=torch.float64),
+        *rho,
+        method,
+        tol,
+        max_iter,
+        omega,
+        warm is not None,
+        u.reshape(-1),
+        v.reshape(-1),
+    )
+    f, g = u * reg[:, None], v * reg[:, None]
+    return [
+        Solution(f[k], g[k], status, sweeps, newton, cg, passes, error, ended)
+        for k, (status, ended, sweeps, newton, cg, passes, error) in enumerate(reports)
+    ]
+
+
+def plan(cost: Cost, f: Tensor, g: Tensor, reg: float) -> Tensor:
+    """The plan at potentials f [n] and g [m]: float64 [n, m]."""
+    out = torch.empty(_size(cost), dtype=torch.float64)
+    _core.ot_plan(_spec(cost), reg, _over(f, reg), _over(g, reg), out)
+    return out
+
+
+def reduce_plan(cost: Cost, f: Tensor, g: Tensor, reg: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Row sums [n], column sums [m] and sum_ij C P of the plan, which is never stored."""
+    n, m = _size(cost)
+    rows, row_cost = torch.empty(2, n, dtype=torch.float64)
+    cols = torch.empty(m, dtype=torch.float64)
+    _core.ot_sums(_spec(cost), reg, _over(f, reg), _over(g, reg), rows, cols, row_cost)
+    return rows, cols, row_cost.sum()
+
+
+def sparse_plan(cost: Cost, f: Tensor, g: Tensor, reg: float, threshold: float) -> Tensor:
+    """The entries with P[i, j] >= threshold * sqrt(r[i] c[j]): a sparse CSR tensor [n, m]."""
+    _, cols, _ = reduce_plan(cost, f, g, reg)
+    indptr, indices, values = _core.ot_entries(
+        _spec(cost), reg, _over(f, reg), _over(g, reg), cols.sqrt(), threshold
+    )
+    return torch.sparse_csr_tensor(
+        torch.from_numpy(indptr),
+        torch.from_numpy(indices).long(),
+        torch.from_numpy(values),
+        size=_size(cost),
+        check_invariants=False,
+    )
+
+
+def _over(potential: Tensor, reg: float) -> Tensor:
+    return (potential.detach().double() / reg).contiguous()
+
+
+def laplacian_solve(
+    plan: Tensor,
+    q_f: Tensor,
+    q_g: Tensor,
+    *,
+    shift_f: Tensor | None = None,
+    shift_g: Tensor | None = None,
+    ridge: float = 0.0,
+    tol: float = 1e-12,
+    max_iter: int | None = None,
+) -> tuple[Tensor, Tensor, LinearReport]:
+    """Solves [[diag(P 1) + shift_f, P], [P', diag(P' 1) + shift_g]] z = q.
+
+    Without shifts and ridge the matrix has the null vector (1, -1): q must be consistent (its two
+    sums equal), and of all answers the one with equal sums is returned.
+
+    Args:
+        plan: float64 [n, m], dense or sparse CSR; entries below 1e-13 of their row and column are
+            left out of a dense one.
+        q_f: float64 [n].
+        q_g: float64 [m].
+        shift_f: float64 [n], not negative.
+        shift_g: float64 [m], not negative.
+        ridge: added to the diagonal, relative to each row's and column's mass.
+        tol: relative L1 residual at which conjugate gradients stop.
+        max_iter: cap on them; default 10 n + 1000.
+
+    Returns:
+        z_f [n], z_g [m], and how the solve ended.
+    """
+    n, m = plan.shape
+    if plan.layout is torch.strided:
+        dense = plan.detach().double()
+        rows, cols = dense.sum(1), dense.sum(0)
+        kept = dense >= 1e-13 * rows.sqrt()[:, None] * cols.sqrt()
+        plan = (dense * kept).to_sparse_csr()
+    else:
+        plan = plan.detach()
+        ones = torch.ones(max(n, m), dtype=torch.float64)
+        rows, cols = plan @ ones[:m], plan.mT @ ones[:n]
+    indptr, indices, values = plan.crow_indices(), plan.col_indices(), plan.values()
+    singular = shift_f is None and shift_g is None and ridge == 0.0
+    rest = ridge * rows if shift_f is None else ridge * rows + shift_f
+    column = (1.0 + ridge) * cols if shift_g is None else (1.0 + ridge) * cols + shift_g
+    # Rows and columns without mass take no part: 0 / 0 becomes 0.
+    column = torch.where(column > 0, column, torch.inf)
+    q_f, q_g = q_f.detach().double(), q_g.detach().double()
+    rhs = q_f - plan @ (q_g / column)
+    z_f = torch.empty(n, dtype=torch.float64)
+    report = LinearReport(
+        *_core.ot_schur_solve(
+            indptr,
+            indices.int(),
+            values,
+            rest.contiguous(),
+            column,
+            singular,
+            rhs,
+            tol,
+            10 * n + 1000 if max_iter is None else max_iter,
+            z_f,
+        )
+    )
+    z_g = (q_g - plan.mT @ z_f) / column
+    if singular:
+        shift = (z_f.sum() - z_g.sum()) / (n + m)
+        z_f, z_g = z_f - shift, z_g + shift
+    return z_f, z_g, report
