@@ -1,0 +1,32 @@
+"""Optimal transport with entropy: sparse Newton and Sinkhorn solvers, differentiable.
+
+    solve(C, a, b, reg)              a cost matrix, or a batch of them
+    solve_sample(x, y, a, b, reg)    points; the cost matrix is never made when it would be large
+    loss(x, y, reg=...)              a debiased training loss between point clouds
+    sparsity_constrained(C, a, b, k=...)    at most k entries a column
+    pot_backend                      the functions of POT, by their names and arguments
+
+Everything is computed in float64 on the CPU; torch and NumPy, batches, exact or penalized
+marginals.
+"""
+
+from gossamer.ot import pot_backend
+from gossamer.ot.gradients import ConvergenceWarning
+from gossamer.ot.loss import loss
+from gossamer.ot.problem import ProblemDeviceError, ProblemDTypeError, ProblemError
+from gossamer.ot.result import OTResult
+from gossamer.ot.solve import sinkhorn, sinkhorn_newton_sparse, solve, solve_sample
+
+__all__ = [
+    "ConvergenceWarning",
+    "OTResult",
+    "ProblemDTypeError",
+    "ProblemDeviceError",
+    "ProblemError",
+    "loss",
+    "pot_backend",
+    "sinkhorn",
+    "sinkhorn_newton_sparse",
+    "solve",
+    "solve_sample",
+]

@@ -1,0 +1,311 @@
+"""torch.ops.gossamer.{ot_potentials, ot_laplacian}: implicit differentiation of transport.
+
+    ot_potentials   (C, a, b, reg) -> (f, g), of the plan P = exp((f + g - C) / reg)
+    ot_laplacian    z of H z = q, H = [[diag(P 1) + s, P], [P', diag(P' 1) + t]]
+
+With cotangents q = (q_f, q_g) of the potentials: dL/dC = P (z_i + z_j), dL/da = reg z. The backward
+of ot_laplacian is ot_laplacian again; all else is torch arithmetic on P, so that any order of
+derivative follows. Every tensor has a leading batch dimension.
+
+Reference: Luise, Rudi, Pontil, Ciliberto (2018), Differential properties of Sinkhorn approximation.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gossamer.errors import GossamerError
+from gossamer.ot import core
+from gossamer.ot.plans import core_cost, log_plan, masked, pairwise, register
+from gossamer.ot.problem import check_values
+
+STATUSES = ("converged", "max_iter", "stalled")
+Grads = tuple[Tensor | None, ...]
+
+
+class ConvergenceWarning(UserWarning):
+    """A solver stopped before its tolerance; the message says what to do."""
+
+
+def warn(message: str) -> None:
+    """A ConvergenceWarning at the line that called the library."""
+    inside = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
+    level, frame = 1, sys._getframe(0)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, ConvergenceWarning, stacklevel=level)
+
+
+# ot_potentials
+
+
+def _potentials_cpu(
+    cost: Tensor,
+    y: Tensor | None,
+    metric: str,
+    a: Tensor,
+    b: Tensor,
+    reg: Tensor,
+    f0: Tensor | None,
+    g0: Tensor | None,
+    rho_a: float,
+    rho_b: float,
+    method: str,
+    tol: float,
+    max_iter: int,
+    omega: float,
+    ridge: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    rho = (rho_a, rho_b)
+    check_values(cost, y, metric, a, b, reg, rho, (f0, g0))
+    if rho == (math.inf, math.inf):
+        b = b * (a.sum(1) / b.sum(1))[:, None]  # equal to the last bit, not to the tolerance
+    a, b = a.contiguous(), b.contiguous()
+    options: dict[str, Any] = {
+        "method": method, "tol": tol, "max_iter": max_iter, "rho": rho, "omega": omega
+    }  # fmt: skip
+    if y is None and len(a) > 1:
+        warm = None if f0 is None or g0 is None else (f0.contiguous(), g0.contiguous())
+        solved = core.solve_dual_batch(cost.contiguous(), a, b, reg.tolist(), warm=warm, **options)
+    else:
+        solved = []
+        for i, r in enumerate(reg.tolist()):
+            warm = None if f0 is None or g0 is None else (f0[i].contiguous(), g0[i].contiguous())
+            item = core_cost(cost, y, metric, i)
+            solved.append(core.solve_dual(item, a[i], b[i], r, warm=warm, **options))
+    f, g = torch.stack([s.f for s in solved]), torch.stack([s.g for s in solved])
+    f = _fill(f, g, a, b, cost, y, metric, reg, rho_a)
+    g = _fill(g, f, b, a, cost if y is not None else cost.mT, y, metric, reg, rho_b, swap=True)
+    _report(solved, tol, max_iter)
+    stats = [
+        (
+            STATUSES.index(s.status),
+            s.sweeps,
+            s.newton,
+            s.cg,
+            s.passes,
+            s.error,
+            s.method == "newton",
+        )
+        for s in solved
+    ]
+    return f, g, torch.tensor(stats, dtype=torch.float64)
+
+
+def _fill(
+    f: Tensor,
+    g: Tensor,
+    a: Tensor,
+    b: Tensor,
+    cost: Tensor,
+    y: Tensor | None,
+    metric: str,
+    reg: Tensor,
+    rho: float,
+    swap: bool = False,
+) -> Tensor:
+    """The c-transform of g at entries of f without mass: the value's derivative by their mass."""
+    f = f.clone()
+    for i in (a == 0).any(1).nonzero().flatten().tolist():
+        empty, full = a[i] == 0, b[i] > 0
+        if y is None:
+            c = cost[i][empty][:, full].double()
+        else:
+            left, right = (y[i], cost[i]) if swap else (cost[i], y[i])
+            c = pairwise(left[empty], right[full], metric)
+        r = float(reg[i])
+        damp = 1.0 if rho == math.inf else rho / (rho + r)
+        f[i, empty] = -damp * r * torch.logsumexp((g[i, full] - c) / r, 1)
+    return f
+
+
+def _report(solved: list[core.Solution], tol: float, max_iter: int) -> None:
+    failed = [(i, s) for i, s in enumerate(solved) if s.status != "converged"]
+    if not failed:
+        return
+    i, worst = max(failed, key=lambda pair: pair[1].error)
+    many = f"{len(failed)} of {len(solved)} problems, the worst being number {i}: " * (
+        len(solved) > 1
+    )
+    if worst.status == "max_iter":
+        what = f"max_iter={max_iter} ended it"
+        advice = "raise max_iter, use method='newton', raise reg or loosen tol"
+    else:
+        what = "it made no more progress (the end of float64's precision)"
+        advice = "loosen tol, raise reg or rescale the cost"
+    warn(
+        f"transport did not converge: {many}marginal error {worst.error:.3g} where tol is {tol:g}; "
+        f"{what}: {advice}. The result is the best found."
+    )
+
+
+def _potentials_fake(
+    cost: Tensor, y: Tensor | None, metric: str, a: Tensor, b: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(a), torch.empty_like(b), a.new_empty(a.shape[0], 7)
+
+
+def _potentials_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    cost, y, _, a, b, reg, _, _, *ctx.rho, _, _, _, _, ctx.ridge = inputs
+    f, g, stats = output
+    ctx.mark_non_differentiable(stats)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(cost, y, a, b, reg, f, g)
+
+
+def _potentials_backward(ctx: Any, q_f: Tensor | None, q_g: Tensor | None, _: Any) -> Grads:
+    if q_f is None and q_g is None:
+        return (None,) * 15
+    cost, y, a, b, reg, f, g = ctx.saved_tensors
+    if y is not None:
+        raise GossamerError(
+            "a gradient was asked of the potentials or the plan of a lazy cost; only the value of "
+            "one is differentiable, and once: pass lazy=False, or solve the cost matrix"
+        )
+    masses, potentials = (a, b), (masked(f, a), masked(g, b))
+    q = [
+        torch.zeros_like(w) if c is None else torch.where(w > 0, c, 0.0)
+        for c, w in zip((q_f, q_g), masses, strict=True)
+    ]
+    logs = log_plan(cost, reg, *potentials)
+    plan = logs.exp()
+    sums = (plan.sum(2), plan.sum(1))
+    shifts = [
+        None if rho == math.inf else s * (reg / rho)[:, None]
+        for s, rho in zip(sums, ctx.rho, strict=True)
+    ]
+    z_f, z_g = torch.ops.gossamer.ot_laplacian(plan, *q, *shifts, ctx.ridge)
+    grad_cost = grad_reg = None
+    if ctx.needs_input_grad[0]:
+        grad_cost = (plan * (z_f[:, :, None] + z_g[:, None, :])).to(cost.dtype)
+    grad_a, grad_b = (
+        _grad_mass(z, w, s, reg, rho)
+        for z, w, s, rho in zip((z_f, z_g), masses, sums, ctx.rho, strict=True)
+    )
+    if ctx.needs_input_grad[5]:
+        entropy = plan * logs
+        grad_reg = (z_f * entropy.sum(2)).sum(1) + (z_g * entropy.sum(1)).sum(1)
+        for z, w, shift in zip((z_f, z_g), masses, shifts, strict=True):
+            if shift is not None:
+                grad_reg = grad_reg + (z * shift * torch.where(w > 0, w, 1.0).log()).sum(1)
+    return grad_cost, None, None, grad_a, grad_b, grad_reg, *(None,) * 9
+
+
+def _grad_mass(z: Tensor, weights: Tensor, sums: Tensor, reg: Tensor, rho: float) -> Tensor:
+    """dL/da of (P 1)_i = a_i (balanced), or log (P 1)_i = (1 + reg/rho) log a_i - f_i / rho."""
+    grad = z * reg[:, None]
+    if rho != math.inf:
+        ratio = sums / torch.where(weights > 0, weights, 1.0)
+        grad = grad * (1 + reg / rho)[:, None] * ratio
+    return torch.where(weights > 0, grad, 0.0)
+
+
+# ot_laplacian
+
+
+def _laplacian_cpu(
+    plan: Tensor,
+    q_f: Tensor,
+    q_g: Tensor,
+    shift_f: Tensor | None,
+    shift_g: Tensor | None,
+    ridge: float,
+) -> tuple[Tensor, Tensor]:
+    z_f, z_g = torch.zeros_like(q_f), torch.zeros_like(q_g)
+    for i in range(len(plan)):
+        s, t = (shift if shift is None else shift[i] for shift in (shift_f, shift_g))
+        z_f[i], z_g[i] = solve_laplacian(plan[i], q_f[i], q_g[i], s, t, ridge)
+    return z_f, z_g
+
+
+def solve_laplacian(
+    plan: Tensor,
+    q_f: Tensor,
+    q_g: Tensor,
+    shift_f: Tensor | None = None,
+    shift_g: Tensor | None = None,
+    ridge: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """The z of least norm of H z = q for one plan, dense or CSR; 0 at empty rows and columns.
+
+    H without shifts has the null vector (1, -1); q is projected off it.
+    """
+    if plan.layout == torch.sparse_csr:
+        columns = plan.col_indices()
+        rows = plan.crow_indices().diff() > 0
+        cols = torch.zeros(plan.shape[1], dtype=torch.bool).index_fill_(0, columns, True)
+        pointers = torch.cat([plan.crow_indices()[:1], plan.crow_indices()[1:][rows]])
+        packed = torch.sparse_csr_tensor(
+            pointers,
+            (cols.cumsum(0) - 1)[columns],
+            plan.values(),
+            (int(rows.sum()), int(cols.sum())),
+        )
+    else:
+        rows, cols = plan.sum(1) > 0, plan.sum(0) > 0
+        packed = plan if bool(rows.all()) and bool(cols.all()) else plan[rows][:, cols]
+        packed = packed.contiguous()
+    p, q = q_f[rows], q_g[cols]
+    if shift_f is None and shift_g is None:
+        off = (p.sum() - q.sum()) / (len(p) + len(q))
+        p, q = p - off, q + off
+    s, t = (
+        None if w is None else w[keep].contiguous()
+        for w, keep in ((shift_f, rows), (shift_g, cols))
+    )
+    x, y, report = core.laplacian_solve(packed, p, q, shift_f=s, shift_g=t, ridge=ridge)
+    if not report.converged:
+        warn(
+            f"the gradient's linear system was solved to a relative residual of "
+            f"{report.residual:.3g} only, in {report.iterations} iterations: raise reg, or set "
+            "ridge= (1e-10, say)"
+        )
+    return torch.zeros_like(q_f).masked_scatter(rows, x), torch.zeros_like(q_g).masked_scatter(
+        cols, y
+    )
+
+
+def _laplacian_fake(plan: Tensor, q_f: Tensor, q_g: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(q_f), torch.empty_like(q_g)
+
+
+def _laplacian_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    plan, _, _, shift_f, shift_g, ctx.ridge = inputs
+    ctx.save_for_backward(plan, shift_f, shift_g, *output)
+
+
+def _laplacian_backward(ctx: Any, w_f: Tensor, w_g: Tensor) -> Grads:
+    plan, shift_f, shift_g, z_f, z_g = ctx.saved_tensors
+    u_f, u_g = torch.ops.gossamer.ot_laplacian(plan, w_f, w_g, shift_f, shift_g, ctx.ridge)
+    grad_plan = None
+    if ctx.needs_input_grad[0]:
+        grad_plan = -(u_f[:, :, None] + u_g[:, None, :]) * (z_f[:, :, None] + z_g[:, None, :])
+    grad_shift_f = None if shift_f is None else -u_f * z_f
+    grad_shift_g = None if shift_g is None else -u_g * z_g
+    return grad_plan, u_f, u_g, grad_shift_f, grad_shift_g, None
+
+
+register(
+    "ot_potentials(Tensor cost, Tensor? y, str metric, Tensor a, Tensor b, Tensor reg, Tensor? f0, "
+    "Tensor? g0, float rho_a, float rho_b, str method, float tol, int max_iter, float omega, "
+    "float ridge) -> (Tensor, Tensor, Tensor)",
+    _potentials_cpu,
+    _potentials_fake,
+    _potentials_context,
+    _potentials_backward,
+)
+register(
+    "ot_laplacian(Tensor plan, Tensor q_f, Tensor q_g, Tensor? shift_f, Tensor? shift_g, "
+    "float ridge) -> (Tensor, Tensor)",
+    _laplacian_cpu,
+    _laplacian_fake,
+    _laplacian_context,
+    _laplacian_backward,
+)

@@ -1,0 +1,81 @@
+"""Plans and costs in torch arithmetic: P = exp((f + g - C) / reg), and C of points.
+
+Every tensor has a leading batch dimension. Also here: how an op of this package is registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gossamer.errors import GossamerError
+from gossamer.ot import core
+
+# The "potential" of a row without mass: its plan is exactly 0, and no NaN comes of it.
+_ABSENT = -1e280
+_LIBRARY = torch.library.Library("gossamer", "FRAGMENT")  # type: ignore[no-untyped-call]
+_define: Callable[[str], object] = _LIBRARY.define
+_impl: Callable[..., object] = _LIBRARY.impl
+
+
+def masked(potential: Tensor, weights: Tensor) -> Tensor:
+    """The potential, and where there is no mass one whose plan is exactly 0."""
+    return torch.where(weights > 0, potential, _ABSENT)
+
+
+def log_plan(cost: Tensor, reg: Tensor, f: Tensor, g: Tensor) -> Tensor:
+    """(f + g - C) / reg [B, n, m]; its exponential is the plan. f and g come from `masked`."""
+    return (f[:, :, None] + g[:, None, :] - cost) / reg[:, None, None]
+
+
+def pairwise(x: Tensor, y: Tensor, metric: str) -> Tensor:
+    """The cost matrix of points [..., n, d] and [..., m, d], twice differentiable."""
+    if metric == "l1":
+        return (x.unsqueeze(-2) - y.unsqueeze(-3)).abs().sum(-1)
+    if metric == "cosine":
+        return 1 - unit(x) @ unit(y).mT
+    # Centred first: the squares cancel least when the points lie around 0.
+    centre = y.detach().mean(-2, keepdim=True)
+    x, y = x - centre, y - centre
+    squares = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2)
+    return squares - 2 * (x @ y.mT)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Points scaled to length 1."""
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / length
+
+
+def core_cost(cost: Tensor, y: Tensor | None, metric: str, item: int) -> core.Cost:
+    """One problem's cost as the core takes it."""
+    if y is None:
+        return cost[item].contiguous()
+    return core.Points(cost[item].contiguous(), y[item].contiguous(), metric)
+
+
+def register(
+    schema: str,
+    cpu: Callable[..., Any],
+    fake: Callable[..., Any],
+    context: Callable[..., None],
+    backward: Callable[..., Any],
+) -> None:
+    """Declare torch.ops.gossamer.<name>: CPU kernel, fake, autograd rule, refusal under vmap."""
+    name = schema.partition("(")[0]
+    op = f"gossamer::{name}"
+    _define(schema)
+    _impl(name, cpu, "CPU")
+    torch.library.register_fake(op, fake, lib=_LIBRARY)
+    torch.library.register_autograd(op, backward, setup_context=context, lib=_LIBRARY)
+
+    def refuse(info: Any, in_dims: Any, *args: Any) -> Any:
+        raise GossamerError(
+            "gossamer.ot was called under vmap, for which it has no rule; give the whole batch "
+            "[B, n, m] in one call"
+        )
+
+    torch.library.register_vmap(op, refuse, lib=_LIBRARY)

@@ -1,0 +1,285 @@
+"""Drop-in functions for users of POT: `from gossamer.ot import pot_backend as ot`.
+
+    ot.sinkhorn(a, b, M, reg)      ot.sinkhorn2(a, b, M, reg)      ot.solve(M, a, b, reg)
+    ot.sinkhorn_unbalanced(a, b, M, reg, reg_m)      ot.sinkhorn_unbalanced2(...)
+
+Argument names, order, defaults and what is returned are POT's. What differs: the solver is chosen
+by Gossamer whatever Sinkhorn variant `method` names (all of them have one answer), and `stopThr`
+bounds the L1 error of both marginals, which is stricter than POT's L2 error of one.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+
+from gossamer.ot.gradients import ConvergenceWarning
+from gossamer.ot.problem import ProblemError
+from gossamer.ot.result import OTResult
+from gossamer.ot.solve import solve, solve_sample
+
+__all__ = [
+    "sinkhorn",
+    "sinkhorn2",
+    "sinkhorn_unbalanced",
+    "sinkhorn_unbalanced2",
+    "solve",
+    "solve_sample",
+]
+
+_METHODS = (
+    "sinkhorn",
+    "sinkhorn_log",
+    "sinkhorn_stabilized",
+    "sinkhorn_epsilon_scaling",
+    "sinkhorn_reg_scaling",
+    "greenkhorn",
+)
+
+
+def sinkhorn(
+    a: Any,
+    b: Any,
+    M: Any,
+    reg: float,
+    method: str = "sinkhorn",
+    numItermax: int = 1000,
+    stopThr: float = 1e-9,
+    verbose: bool = False,
+    log: bool = False,
+    warn: bool = True,
+    warmstart: Any = None,
+) -> Any:
+    """The plan of entropic transport, as ot.sinkhorn gives it.
+
+    Args:
+        a: weights [n]; an empty list: 1/n each.
+        b: weights [m], or [m, k] for k problems with one cost: then the costs [k] are returned.
+        M: cost matrix [n, m], torch, NumPy or lists.
+        reg: regularization > 0.
+        method: any of POT's names.
+        numItermax: sweeps plus Newton steps.
+        stopThr: L1 error of the marginals at which it stops.
+        verbose: print one line about the solve.
+        log: return also a dictionary.
+        warn: warn of a solve that did not converge.
+        warmstart: logarithms of POT's scalings (u, v) to start from.
+
+    Returns:
+        The plan [n, m]; with log also a dict of err, niter, n_iter, status, u, v, log_u, log_v.
+
+    Example:
+        >>> from gossamer.ot import pot_backend as ot
+        >>> ot.sinkhorn([.5, .5], [.5, .5], [[0., 1.], [1., 0.]], 1).round(4).tolist()
+        [[0.3655, 0.1345], [0.1345, 0.3655]]
+    """
+    result = _solve(a, b, M, reg, None, method, numItermax, stopThr, verbose, warn, warmstart)
+    plan = result.value_linear if _array(b).ndim == 2 else result.plan
+    return (plan, _log(result)) if log else plan
+
+
+def sinkhorn2(
+    a: Any,
+    b: Any,
+    M: Any,
+    reg: float,
+    method: str = "sinkhorn",
+    numItermax: int = 1000,
+    stopThr: float = 1e-9,
+    verbose: bool = False,
+    log: bool = False,
+    warn: bool = False,
+    warmstart: Any = None,
+) -> Any:
+    """The transport cost <P, M> of the entropic plan, as ot.sinkhorn2 gives it.
+
+    Args:
+        a: as in `sinkhorn`, and so are the others.
+        b: as there.
+        M: as there.
+        reg: as there.
+        method: as there.
+        numItermax: as there.
+        stopThr: as there.
+        verbose: as there.
+        log: as there.
+        warn: as there.
+        warmstart: as there.
+
+    Returns:
+        A number, or [k] for b [m, k]; with log also the dict of `sinkhorn`.
+
+    Example:
+        >>> from gossamer.ot import pot_backend as ot
+        >>> round(float(ot.sinkhorn2([.5, .5], [.5, .5], [[0., 1.], [1., 0.]], 1)), 6)
+        0.268941
+    """
+    result = _solve(a, b, M, reg, None, method, numItermax, stopThr, verbose, warn, warmstart)
+    return (result.value_linear, _log(result)) if log else result.value_linear
+
+
+def sinkhorn_unbalanced(
+    a: Any,
+    b: Any,
+    M: Any,
+    reg: float,
+    reg_m: Any,
+    method: str = "sinkhorn",
+    reg_type: str = "kl",
+    c: Any = None,
+    warmstart: Any = None,
+    numItermax: int = 1000,
+    stopThr: float = 1e-6,
+    verbose: bool = False,
+    log: bool = False,
+) -> Any:
+    """The plan with marginals held by KL penalties, as ot.unbalanced.sinkhorn_unbalanced gives it.
+
+    Args:
+        a: as in `sinkhorn`.
+        b: as in `sinkhorn`.
+        M: as in `sinkhorn`.
+        reg: as in `sinkhorn`.
+        reg_m: penalty of the marginals, a number or a pair; infinite for an exact marginal.
+        method: any of POT's names.
+        reg_type: "kl" or "entropy".
+        c: None: the reference of "kl" is a b'; no other is supported.
+        warmstart: as in `sinkhorn`.
+        numItermax: as in `sinkhorn`.
+        stopThr: residual of the optimality conditions at which it stops.
+        verbose: as in `sinkhorn`.
+        log: as in `sinkhorn`.
+
+    Returns:
+        The plan [n, m] (the costs [k] for b [m, k]); with log also the dict of `sinkhorn`.
+
+    Example:
+        >>> from gossamer.ot import pot_backend as ot
+        >>> ot.sinkhorn_unbalanced([.5, .5], [.5, .5], [[0., 1.], [1., 0.]], 1, 1).round(4).tolist()
+        [[0.3224, 0.1186], [0.1186, 0.3224]]
+    """
+    _only_default_reference(c)
+    result = _solve(
+        a, b, M, reg, reg_m, method, numItermax, stopThr, verbose, True, warmstart, reg_type
+    )
+    plan = result.value_linear if _array(b).ndim == 2 else result.plan
+    return (plan, _log(result)) if log else plan
+
+
+def sinkhorn_unbalanced2(
+    a: Any,
+    b: Any,
+    M: Any,
+    reg: float,
+    reg_m: Any,
+    method: str = "sinkhorn",
+    reg_type: str = "kl",
+    c: Any = None,
+    warmstart: Any = None,
+    returnCost: str = "linear",
+    numItermax: int = 1000,
+    stopThr: float = 1e-6,
+    verbose: bool = False,
+    log: bool = False,
+) -> Any:
+    """The cost of `sinkhorn_unbalanced`'s plan, as ot.unbalanced.sinkhorn_unbalanced2 gives it.
+
+    Args:
+        a: as in `sinkhorn_unbalanced`, and so are the others.
+        b: as there.
+        M: as there.
+        reg: as there.
+        reg_m: as there.
+        method: as there.
+        reg_type: as there.
+        c: as there.
+        warmstart: as there.
+        returnCost: "linear" for <P, M>, "total" for the whole objective.
+        numItermax: as there.
+        stopThr: as there.
+        verbose: as there.
+        log: as there.
+
+    Returns:
+        A number, or [k] for b [m, k]; with log also the dict of `sinkhorn`.
+    """
+    if returnCost not in ("linear", "total"):
+        raise ProblemError(f"returnCost is {returnCost!r:.80}; choose linear or total")
+    _only_default_reference(c)
+    result = _solve(
+        a, b, M, reg, reg_m, method, numItermax, stopThr, verbose, True, warmstart, reg_type
+    )
+    cost = result.value if returnCost == "total" else result.value_linear
+    return (cost, _log(result)) if log else cost
+
+
+def _only_default_reference(c: Any) -> None:
+    if c is not None:
+        raise ProblemError(
+            "c was given; only the default reference a b' is supported: leave it out"
+        )
+
+
+def _solve(
+    a: Any,
+    b: Any,
+    M: Any,
+    reg: float,
+    reg_m: Any,
+    method: str,
+    max_iter: int,
+    tol: float,
+    verbose: bool,
+    warn: bool,
+    warmstart: Any,
+    reg_type: str = "KL",
+) -> OTResult:
+    if method.lower() not in _METHODS:
+        raise ProblemError(f"method is {method!r:.80}; choose one of {', '.join(_METHODS)}")
+    a, b, M = _array(a), _array(b), _array(M)
+    start = None
+    if warmstart is not None:
+        start = tuple((_array(w) * reg).T for w in warmstart)  # a row a problem
+    if b.ndim == 2:
+        b = b.T
+        M = torch.as_tensor(M).expand(len(b), *M.shape)
+    kind = "KL" if reg_type.lower() == "kl" else reg_type
+    with warnings.catch_warnings():
+        if not warn:
+            warnings.simplefilter("ignore", ConvergenceWarning)
+        result = solve(
+            M,
+            a if len(a) else None,
+            b if len(b) else None,
+            reg,
+            kind,
+            reg_m,
+            max_iter=max_iter,
+            tol=tol,
+            potentials_init=start,
+        )
+    if verbose:
+        print(f"{result!r}\n{result.log}")
+    return result
+
+
+def _array(values: Any) -> Any:
+    """Lists as POT takes them; tensors and arrays stay what they are."""
+    return np.asarray(values, dtype=float) if isinstance(values, list | tuple) else values
+
+
+def _log(result: OTResult) -> dict[str, Any]:
+    log_u, log_v = result.log_scalings
+    return {
+        "err": [result.marginal_error],
+        "niter": result.iterations,
+        "n_iter": result.iterations,
+        "status": result.status,
+        "log_u": log_u,
+        "log_v": log_v,
+        "u": np.exp(log_u) if isinstance(log_u, np.ndarray) else log_u.exp(),
+        "v": np.exp(log_v) if isinstance(log_v, np.ndarray) else log_v.exp(),
+    }

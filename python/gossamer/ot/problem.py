@@ -1,0 +1,393 @@
+"""A transport problem as the solvers want it, and every check of what a caller gave.
+
+    min_P <C, P> + reg * R(P)     P 1 = a, P' 1 = b     (or a KL penalty rho in place of a marginal)
+
+Shapes and kinds are checked when a `Problem` is built; values (NaN, negative mass, unequal masses)
+by `check_values`, which the solver calls on real data, so that torch.compile may trace the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gossamer.errors import DeviceError, DTypeError, GossamerError, ShapeError
+
+METRICS = {"sqeuclidean": "sqeuclidean", "l1": "l1", "cityblock": "l1", "cosine": "cosine"}
+METHODS = ("auto", "sinkhorn", "newton", "published")
+REGULARIZERS = ("KL", "entropy")
+# Relative: float32 weights of a large problem sum to 1 within 1e-7.
+MASS_TOLERANCE = 1e-6
+
+
+class ProblemError(GossamerError, ValueError):
+    """A value that no transport problem has: negative mass, NaN, reg <= 0, an unknown name."""
+
+
+class ProblemDTypeError(ProblemError, DTypeError):
+    """A wrong dtype or kind of object, which `except ValueError` catches as well."""
+
+
+class ProblemDeviceError(ProblemError, DeviceError):
+    """A tensor that is not in the CPU's memory, which `except ValueError` catches as well."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to solve: see `gossamer.ot.solve` for each."""
+
+    method: str = "auto"
+    tol: float = 1e-9
+    max_iter: int = 10_000
+    omega: float = 1.0
+    ridge: float = 0.0
+    implicit: bool = True
+    warm: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A batch of problems of one size, in float64.
+
+    Args:
+        cost: [B, n, m], float32 or float64; or the points x [B, n, d] of a lazy cost.
+        y: the points [B, m, d] of a lazy cost, else None.
+        metric: of the lazy cost; "" for a matrix.
+        a: weights [B, n].
+        b: weights [B, m].
+        reg: [B].
+        rho: penalties of the two marginals, infinite where the marginal is exact.
+        kl: whether R is KL(P | a b') (else the entropy sum P (log P - 1)).
+        batched: whether the caller gave a batch.
+        numpy: whether the caller gave NumPy arrays.
+        dtype: of what goes back to the caller.
+    """
+
+    cost: Tensor
+    y: Tensor | None
+    metric: str
+    a: Tensor
+    b: Tensor
+    reg: Tensor
+    rho: tuple[float, float]
+    kl: bool
+    batched: bool
+    numpy: bool
+    dtype: torch.dtype
+
+    def detached(self) -> Problem:
+        """The same problem without autograd's history."""
+        y = None if self.y is None else self.y.detach()
+        parts = (self.cost.detach(), y, self.metric, self.a.detach(), self.b.detach())
+        rest = (self.rho, self.kl, self.batched, self.numpy, self.dtype)
+        return Problem(*parts, self.reg.detach(), *rest)
+
+    @property
+    def solver_weights(self) -> tuple[Tensor, Tensor]:
+        """The weights a solver of the KL form needs.
+
+        Under the entropy and a penalty rho the optimum is P 1 = a exp(-f / rho) with the potential
+        f itself; under KL f - reg log a stands there. They agree for a ** (rho / (rho + reg)).
+        """
+        if self.kl:
+            return self.a, self.b
+        a, b = (
+            w if rho == math.inf else w ** (rho / (rho + self.reg))[:, None]
+            for w, rho in zip((self.a, self.b), self.rho, strict=True)
+        )
+        return a, b
+
+
+def from_cost(
+    cost: Any,
+    a: Any,
+    b: Any,
+    reg: Any,
+    reg_type: str = "KL",
+    unbalanced: Any = None,
+    unbalanced_type: str = "KL",
+) -> Problem:
+    """The problem of a cost matrix [n, m] or a batch [B, n, m]."""
+    c = _floats(cost, "C")
+    if c.dim() not in (2, 3) or 0 in c.shape:
+        raise ShapeError(
+            f"C has shape {list(c.shape)}; give a cost matrix [n, m] or a batch [B, n, m] of them, "
+            "with no empty dimension"
+        )
+    batched = c.dim() == 3
+    c3 = c if batched else c.unsqueeze(0)
+    rest = _weights(c3.shape[0], c3.shape[1:], (a, b), reg, reg_type, unbalanced, unbalanced_type)
+    return Problem(c3, None, "", *rest, batched, isinstance(cost, np.ndarray), c.dtype)
+
+
+def from_points(
+    x: Any,
+    y: Any,
+    a: Any,
+    b: Any,
+    reg: Any,
+    metric: str,
+    reg_type: str = "KL",
+    unbalanced: Any = None,
+    unbalanced_type: str = "KL",
+) -> Problem:
+    """The problem whose cost is a metric between points x [n, d] and y [m, d], or batches."""
+    tx, ty = _floats(x, "x"), _floats(y, "y")
+    if tx.dim() not in (2, 3) or 0 in tx.shape:
+        raise ShapeError(
+            f"x has shape {list(tx.shape)}; give points [n, d] or a batch [B, n, d] of them, with "
+            "no empty dimension"
+        )
+    if ty.dim() != tx.dim() or 0 in ty.shape:
+        raise ShapeError(
+            f"y has shape {list(ty.shape)} and x {list(tx.shape)}; give both as [points, d] or "
+            "both as [B, points, d], with no empty dimension"
+        )
+    if ty.shape[-1] != tx.shape[-1] or ty.shape[:-2] != tx.shape[:-2]:
+        raise ShapeError(
+            f"y has shape {list(ty.shape)} and x {list(tx.shape)}; the sizes must agree except in "
+            "the number of points"
+        )
+    if metric not in METRICS:
+        raise ProblemError(
+            f"metric is {metric!r:.80}; choose one of {', '.join(METRICS)}, or compute the cost "
+            "matrix and use gossamer.ot.solve"
+        )
+    batched = tx.dim() == 3
+    x3, y3 = (t.double() if batched else t.double().unsqueeze(0) for t in (tx, ty))
+    sizes = (x3.shape[1], y3.shape[1])
+    rest = _weights(x3.shape[0], sizes, (a, b), reg, reg_type, unbalanced, unbalanced_type)
+    dtype = torch.promote_types(tx.dtype, ty.dtype)
+    return Problem(x3, y3, METRICS[metric], *rest, batched, isinstance(x, np.ndarray), dtype)
+
+
+def settings(
+    problem: Problem,
+    method: str = "auto",
+    tol: Any = 1e-9,
+    max_iter: Any = None,
+    potentials_init: Any = None,
+    grad: str = "implicit",
+    omega: Any = 1.0,
+    ridge: Any = 0.0,
+) -> Settings:
+    """The checked settings of a call."""
+    if method not in METHODS:
+        raise ProblemError(f"method is {method!r:.80}; choose one of {', '.join(METHODS)}")
+    if grad not in ("implicit", "detach"):
+        raise ProblemError(f"grad is {grad!r:.80}; choose implicit or detach")
+    tol, omega, ridge = _real(tol, "tol"), _real(omega, "omega"), _real(ridge, "ridge")
+    if not 0 < tol < math.inf:
+        raise ProblemError(f"tol is {tol}; a positive number is needed")
+    if not 1 <= omega < 2:
+        raise ProblemError(f"omega is {omega}; over-relaxation needs 1 <= omega < 2")
+    if omega != 1 and method != "sinkhorn":
+        raise ProblemError(
+            f"omega is {omega} with method {method!r}; only method='sinkhorn' is over-relaxed"
+        )
+    if not 0 <= ridge < math.inf:
+        raise ProblemError(f"ridge is {ridge}; a number >= 0 is needed")
+    if method == "published" and problem.rho != (math.inf, math.inf):
+        raise ProblemError(
+            "unbalanced was given with the published method, which has exact marginals only; use "
+            "method='auto'"
+        )
+    if max_iter is None:
+        max_iter = Settings.max_iter
+    if isinstance(max_iter, bool) or not isinstance(max_iter, int | np.integer) or max_iter < 1:
+        raise ProblemError(f"max_iter is {max_iter!r:.80}; an integer >= 1 is needed")
+    warm = _warm(problem, potentials_init)
+    return Settings(method, tol, int(max_iter), omega, ridge, grad == "implicit", warm)
+
+
+def check_values(
+    cost: Tensor,
+    y: Tensor | None,
+    metric: str,
+    a: Tensor,
+    b: Tensor,
+    reg: Tensor,
+    rho: tuple[float, float],
+    warm: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> None:
+    """Refuse values that no problem has.
+
+    Raises:
+        ProblemError: the message names the argument and the first entry that is wrong.
+    """
+    spread = _check_finite(cost, "C" if y is None else "x")
+    if y is not None:
+        _check_finite(y, "y")
+    _check_finite(reg, "reg")
+    if bool((reg <= 0).any()):
+        raise ProblemError(f"reg is {_first(reg <= 0, reg)}; a positive number is needed")
+    if y is None and not math.isfinite(spread / float(reg.min())):
+        raise ProblemError(
+            f"reg is {float(reg.min())} for a cost C that spans {spread:.3g}; C / reg overflows: "
+            "raise reg or rescale C"
+        )
+    if metric == "cosine":
+        for name, points in (("x", cost), ("y", y)):
+            zero = points is not None and (points == 0).all(-1)
+            if zero is not False and bool(zero.any()):
+                raise ProblemError(
+                    f"{name}{_where(zero)} is the zero vector, which has no cosine distance: "
+                    "remove it or choose another metric"
+                )
+    for name, weights in (("a", a), ("b", b)):
+        _check_finite(weights, name)
+        if bool((weights < 0).any()):
+            at = _where(weights < 0)
+            raise ProblemError(f"{name}{at} is {_first(weights < 0, weights)}; mass is >= 0")
+        if bool((weights.sum(1) <= 0).any()):
+            raise ProblemError(f"{name} has no mass; at least one entry must be positive")
+    for name, start in zip(("potentials_init[0]", "potentials_init[1]"), warm, strict=True):
+        if start is not None:
+            _check_finite(start, name)
+    if rho == (math.inf, math.inf):
+        mass_a, mass_b = a.sum(1), b.sum(1)
+        far = (mass_a - mass_b).abs() > MASS_TOLERANCE * torch.maximum(mass_a, mass_b)
+        if bool(far.any()):
+            raise ProblemError(
+                f"a sums to {_first(far, mass_a):.9g} and b to {_first(far, mass_b):.9g}"
+                f"{_item(far)}; balanced transport needs equal masses (within a relative "
+                f"{MASS_TOLERANCE:g}): rescale one, or set unbalanced="
+            )
+
+
+def _floats(value: Any, name: str) -> Tensor:
+    """A tensor of float32 or float64 in the CPU's memory; NumPy arrays are shared, not copied."""
+    if isinstance(value, np.ndarray):
+        if value.dtype not in (np.float32, np.float64):
+            raise ProblemDTypeError(
+                f"{name} is a NumPy array of {value.dtype}; float32 or float64 is needed: convert "
+                "it with .astype(float)"
+            )
+        array = np.ascontiguousarray(value)
+        return torch.from_numpy(array if array.flags.writeable else array.copy()).view(value.shape)
+    if not isinstance(value, Tensor):
+        raise ProblemDTypeError(
+            f"{name} is a {type(value).__name__}; a torch tensor or a NumPy array is needed"
+        )
+    if value.layout != torch.strided or value.is_quantized or value.is_nested:
+        raise ProblemDTypeError(
+            f"{name} is stored as {value.layout}; call .to_dense() (or .dequantize()) first"
+        )
+    if value.dtype not in (torch.float32, torch.float64):
+        raise ProblemDTypeError(
+            f"{name} has dtype {value.dtype}; float32 or float64 is needed: convert it with "
+            ".double()"
+        )
+    if value.device.type != "cpu":
+        raise ProblemDeviceError(
+            f"{name} is on {value.device}; transport is solved on the CPU: move it with .cpu()"
+        )
+    return value
+
+
+def _weights(
+    batch: int,
+    sizes: tuple[int, ...],
+    weights: tuple[Any, Any],
+    reg: Any,
+    reg_type: str,
+    unbalanced: Any,
+    unbalanced_type: str,
+) -> tuple[Tensor, Tensor, Tensor, tuple[float, float], bool]:
+    """(a, b, reg, rho, kl) in float64, a row for each problem of the batch."""
+    if reg_type not in REGULARIZERS:
+        raise ProblemError(
+            f"reg_type is {reg_type!r:.80}; choose KL or entropy (for a sparse plan see "
+            "gossamer.ot.sparsity_constrained)"
+        )
+    if unbalanced_type != "KL":
+        raise ProblemError(f"unbalanced_type is {unbalanced_type!r:.80}; only KL is supported")
+    ready = []
+    for name, value, size in zip("ab", weights, sizes, strict=True):
+        if value is None:
+            ready.append(torch.full((batch, size), 1.0 / size, dtype=torch.float64))
+            continue
+        w = _floats(value, name)
+        if w.shape not in ((size,), (batch, size)):
+            raise ShapeError(
+                f"{name} has shape {list(w.shape)}; [{size}] is needed, or [{batch}, {size}] with "
+                "one row a problem"
+            )
+        ready.append(w.double().expand(batch, size))
+    return *ready, _regs(reg, batch), _penalties(unbalanced), reg_type == "KL"  # type: ignore[return-value]
+
+
+def _regs(reg: Any, batch: int) -> Tensor:
+    if isinstance(reg, Tensor | np.ndarray):
+        t = _floats(reg, "reg").double()
+        if t.shape not in ((), (1,), (batch,)):
+            raise ShapeError(
+                f"reg has shape {list(t.shape)}; give a number, or one for each problem [{batch}]"
+            )
+        return t.expand(batch)
+    value = _real(reg, "reg")
+    if not 0 < value < math.inf:
+        raise ProblemError(f"reg is {value}; a positive number is needed")
+    return torch.full((batch,), value, dtype=torch.float64)
+
+
+def _penalties(unbalanced: Any) -> tuple[float, float]:
+    pair = unbalanced if isinstance(unbalanced, tuple | list) else (unbalanced, unbalanced)
+    if len(pair) != 2:
+        raise ProblemError(f"unbalanced has {len(pair)} entries; give a number or a pair of them")
+    rho = [math.inf if r is None else _real(r, "unbalanced") for r in pair]
+    if not all(r > 0 for r in rho):
+        raise ProblemError(f"unbalanced is {unbalanced!r:.80}; positive numbers are needed")
+    return rho[0], rho[1]
+
+
+def _real(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ProblemDTypeError(f"{name} is {value!r:.80}; a number is needed")
+    return float(value)
+
+
+def _warm(problem: Problem, start: Any) -> tuple[Tensor, Tensor] | None:
+    if start is None:
+        return None
+    if not isinstance(start, tuple | list) or len(start) != 2:
+        raise ProblemDTypeError("potentials_init is not a pair (f, g) of potentials; give two")
+    ready = []
+    for i, (value, w) in enumerate(zip(start, (problem.a, problem.b), strict=True)):
+        t = _floats(value, f"potentials_init[{i}]").detach().double()
+        if t.shape not in (w.shape, w.shape[1:]):
+            raise ShapeError(
+                f"potentials_init[{i}] has shape {list(t.shape)}; {list(w.shape[1:])} is needed, "
+                f"or {list(w.shape)}"
+            )
+        ready.append(t.expand(w.shape))
+    return ready[0], ready[1]
+
+
+def _check_finite(t: Tensor, name: str) -> float:
+    """The spread max - min; refuses NaN and infinity in one pass."""
+    low, high = (float(v) for v in torch.aminmax(t.detach()))
+    if math.isfinite(low) and math.isfinite(high):
+        return high - low
+    bad = ~torch.isfinite(t)
+    raise ProblemError(f"{name}{_where(bad)} is {_first(bad, t)}; finite numbers are needed")
+
+
+def _first(bad: Tensor, t: Tensor) -> float:
+    return float(t[bad][0])
+
+
+def _where(bad: Tensor) -> str:
+    """The index of the first bad entry, without the batch's index where there is no batch."""
+    index = bad.nonzero()[0].tolist()
+    return str(index if bad.shape[0] > 1 else index[1:]) if bad.dim() > 1 else ""
+
+
+def _item(bad: Tensor) -> str:
+    return f" in problem {int(bad.nonzero()[0])} of the batch" if len(bad) > 1 else ""

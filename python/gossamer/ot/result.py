@@ -1,0 +1,231 @@
+"""What a solve gives back: the fields of POT's OTResult, computed when they are first read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gossamer.errors import ShapeError
+from gossamer.ot import core
+from gossamer.ot.gradients import STATUSES, solve_laplacian
+from gossamer.ot.plans import core_cost, log_plan, masked, pairwise
+from gossamer.ot.problem import Problem, ProblemDTypeError, ProblemError
+
+# n x m entries that autograd and `plan` may hold at once; above it points stay lazy.
+DENSE_ENTRIES = 2**22
+
+
+class OTResult:
+    """The solution of one problem, or of a batch: then each field has a leading dimension [B].
+
+    Torch in, torch out (in the dtype of the cost or points, computed in float64); NumPy in, NumPy
+    out. Torch fields are differentiable in the cost or points, a, b and a tensor reg.
+    """
+
+    def __init__(self, problem: Problem, f: Tensor, g: Tensor, stats: Tensor, value: Any) -> None:
+        self._problem = problem
+        self._f, self._g = f, g
+        self._stats = stats
+        self._value: Callable[[], Tensor] = value
+
+    def __repr__(self) -> str:
+        return (
+            f"OTResult(status={self.status!r}, iterations={self.iterations!r}, "
+            f"marginal_error={self.marginal_error!r})"
+        )
+
+    @cached_property
+    def value(self) -> Any:
+        """The optimal value, regularization and penalties included."""
+        return self._out(self._value())
+
+    @cached_property
+    def value_linear(self) -> Any:
+        """The transport cost <C, P>, without regularization; never n x m for a lazy cost."""
+        if self._f.requires_grad and self._problem.y is None:
+            return self._out((self._plan * self._problem.cost).sum((1, 2)))
+        linear = torch.stack([part[2] for part in self._sums])
+        if self._f.requires_grad:
+            # A backward must fail with the lazy cost's error, not give zeros in silence.
+            linear = linear + 0.0 * self._f.sum(1)
+        return self._out(linear)
+
+    @property
+    def cost(self) -> Any:
+        """The transport cost <C, P>: another name of `value_linear`."""
+        return self.value_linear
+
+    @cached_property
+    def plan(self) -> Any:
+        """The transport plan P [n, m], made when it is first read."""
+        return self._out(self._plan)
+
+    def sparse_plan(self, threshold: float = 1e-5) -> Any:
+        """The plan as a torch CSR tensor [n, m] in float64, without autograd.
+
+        Args:
+            threshold: an entry is kept where P_ij >= threshold * sqrt((P 1)_i (P' 1)_j).
+
+        Returns:
+            A CSR tensor, or a list of them for a batch; never n x m in memory for a lazy cost.
+        """
+        if not 0 <= threshold < 1:
+            raise ProblemError(f"threshold is {threshold!r:.80}; 0 <= threshold < 1 is needed")
+        plans = [core.sparse_plan(*item, threshold) for item in self._items]
+        return plans if self._problem.batched else plans[0]
+
+    def cost_gradient(self, grad_plan: Any, threshold: float = 1e-8) -> Any:
+        """dL/dC as a torch CSR tensor, for a loss L(P) of the plan of one problem.
+
+        Args:
+            grad_plan: dL/dP, a tensor [n, m]; or a function of the entries' row and column indices
+                (two int64 tensors [nnz]) that gives their dL/dP [nnz], so that nothing is n x m.
+            threshold: which entries are kept, as in `sparse_plan`; it also bounds the error.
+
+        Returns:
+            -(P * (grad_plan - w_i - w_j)) / reg on the plan's support, float64.
+
+        Example:
+            >>> import torch, gossamer
+            >>> result = gossamer.ot.solve(torch.eye(2, dtype=torch.float64), reg=0.1)
+            >>> result.cost_gradient(lambda rows, cols: (rows == cols).double()).layout
+            torch.sparse_csr
+        """
+        problem = self._problem
+        if problem.batched:
+            raise ShapeError("cost_gradient was asked of a batch; solve the problem alone for it")
+        if any(rho != float("inf") for rho in problem.rho):
+            raise ProblemError(
+                "cost_gradient was asked of an unbalanced problem; differentiate `plan` instead"
+            )
+        plan = core.sparse_plan(*self._items[0], threshold)
+        n, m = plan.shape
+        rows = torch.arange(n).repeat_interleave(plan.crow_indices().diff())
+        cols = plan.col_indices()
+        grad = grad_plan(rows, cols) if callable(grad_plan) else grad_plan[rows, cols]
+        if not isinstance(grad, Tensor) or grad.shape != rows.shape:
+            raise ProblemDTypeError(
+                f"grad_plan gave a {type(grad).__name__}; one number for each of the "
+                f"{len(rows)} entries is needed, as a tensor"
+            )
+        values = plan.values()
+        weighted = values * grad.detach().double()
+        q_f = values.new_zeros(n).index_add_(0, rows, weighted)
+        q_g = values.new_zeros(m).index_add_(0, cols, weighted)
+        w_f, w_g = solve_laplacian(plan, q_f, q_g)
+        gradient = values * (w_f[rows] + w_g[cols]) - weighted
+        return torch.sparse_csr_tensor(
+            plan.crow_indices(), cols, gradient / float(problem.reg), (n, m)
+        )
+
+    @cached_property
+    def potentials(self) -> tuple[Any, Any]:
+        """The dual potentials (f [n], g [m]) of P = exp((f + g - C) / reg); 0 where no mass is.
+
+        Where both marginals are exact, f + t and g - t give the same plan; here the means of f and
+        of g, over entries with mass, are equal.
+        """
+        p = self._problem
+        pairs = ((self._f, p.a), (self._g, p.b))
+        f, g = (self._out(torch.where(w > 0, u, 0.0)) for u, w in pairs)
+        return f, g
+
+    @property
+    def log_scalings(self) -> tuple[Any, Any]:
+        """(log u, log v) of P = diag(u) exp(-C / reg) diag(v); -infinity where no mass is."""
+        p = self._problem
+        pairs = ((self._f, p.a), (self._g, p.b))
+        u, v = (self._out(torch.where(w > 0, x / p.reg[:, None], -torch.inf)) for x, w in pairs)
+        return u, v
+
+    @property
+    def potential_a(self) -> Any:
+        """The potential f of the rows."""
+        return self.potentials[0]
+
+    @property
+    def potential_b(self) -> Any:
+        """The potential g of the columns."""
+        return self.potentials[1]
+
+    @cached_property
+    def marginals(self) -> tuple[Any, Any]:
+        """The plan's sums (P 1 [n], P' 1 [m]); never n x m for a lazy cost, without autograd."""
+        rows, cols = (torch.stack([part[k] for part in self._sums]) for k in (0, 1))
+        return self._out(rows), self._out(cols)
+
+    @property
+    def marginal_a(self) -> Any:
+        """The plan's row sums."""
+        return self.marginals[0]
+
+    @property
+    def marginal_b(self) -> Any:
+        """The plan's column sums."""
+        return self.marginals[1]
+
+    @cached_property
+    def status(self) -> Any:
+        """How it ended: "converged", "max_iter" or "stalled"; a list of them for a batch."""
+        return self._each(0, lambda code: STATUSES[int(code)])
+
+    @cached_property
+    def iterations(self) -> Any:
+        """Sinkhorn sweeps plus Newton steps."""
+        return self._each(slice(1, 3), lambda counts: int(sum(counts)))
+
+    @cached_property
+    def marginal_error(self) -> Any:
+        """|P 1 - a|_1 + |P' 1 - b|_1; unbalanced: the residual of the optimality conditions."""
+        return self._each(5, float)
+
+    @cached_property
+    def log(self) -> Any:
+        """What ran: method, sweeps, newton (steps), cg (iterations), passes (over n x m)."""
+        names = ("sweeps", "newton", "cg", "passes")
+        return self._each(
+            slice(1, None),
+            lambda row: {
+                "method": "newton" if row[5] else "sinkhorn",
+                **{name: int(count) for name, count in zip(names, row, strict=False)},
+            },
+        )
+
+    @property
+    def _plan(self) -> Tensor:
+        p = self._problem
+        cost = p.cost if p.y is None else pairwise(p.cost, p.y, p.metric)
+        return log_plan(cost, p.reg, masked(self._f, p.a), masked(self._g, p.b)).exp()
+
+    @property
+    def _items(self) -> list[tuple[core.Cost, Tensor, Tensor, float]]:
+        """(cost, f, g, reg) of each problem, for the core."""
+        p = self._problem.detached()
+        f, g = masked(self._f.detach(), p.a), masked(self._g.detach(), p.b)
+        return [
+            (core_cost(p.cost, p.y, p.metric, i), f[i], g[i], reg)
+            for i, reg in enumerate(p.reg.tolist())
+        ]
+
+    @cached_property
+    def _sums(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        parts = (core.reduce_plan(*item) for item in self._items)
+        return [(r, c, torch.as_tensor(linear, dtype=torch.float64)) for r, c, linear in parts]
+
+    def _each(self, columns: int | slice, make: Callable[[Any], Any]) -> Any:
+        values = [make(row) for row in self._stats[:, columns].tolist()]
+        return values if self._problem.batched else values[0]
+
+    def _out(self, t: Tensor) -> Any:
+        """[B, ...] as the caller wants it."""
+        t = t.to(self._problem.dtype)
+        if not self._problem.batched:
+            t = t.squeeze(0)
+        if not self._problem.numpy:
+            return t
+        array = t.detach().numpy()
+        return array if array.ndim else array[()]
