@@ -107,9 +107,10 @@ class Newton {
       dropped += rest[i];
       mass += s_.r[i];
       if (!exact_rows) rest[i] += target * (s_.reg / s_.rho_a);
+      rest[i] += damping_ * s_.r[i];
       rhs[i] = target - s_.r[i] - moved;
     }
-    const bool singular = exact_rows && exact_cols && dropped <= 1e-13 * mass;
+    const bool singular = exact_rows && exact_cols && damping_ == 0.0 && dropped <= 1e-13 * mass;
     const Laplacian system(entries_, s_.m, std::move(rest), column, singular, s_.runner.workers());
     const double cg_tol = std::clamp(s_.error, 1e-10, 0.1);
     const LinearReport report = system.solve(rhs, cg_tol, 2 * s_.n + 100, du);
@@ -117,13 +118,21 @@ class Newton {
     system.transpose_times(du, dv);
     for (std::size_t j = 0; j < m; ++j) dv[j] = (gap[j] - dv[j]) / column[j];
     ++s_.outcome.newton;
-    if (!search(du, dv)) {
-      ++s_.outcome.fallbacks;
+    const double t = search(du, dv);
+    if (t == 0.0) ++s_.outcome.fallbacks;
+    // Where parts of the plan hang together by a thread, or a row lost its mass as reg came down,
+    // the direction is long and right only in its first percent. A sweep gives such rows their mass
+    // at once, and damping (Levenberg) bounds the rest, as long as it helps.
+    if (t < 0.125) {
       s_.sweep(1.0);
+      damping_ = std::min(std::max(4.0 * damping_, 1e-3), 1.0);
+    } else if (t == 1.0) {
+      damping_ = damping_ > 1e-4 ? 0.125 * damping_ : 0.0;
     }
   }
 
-  bool search(const Vector& du, const Vector& dv) {
+  // Returns the accepted step, or 0.
+  double search(const Vector& du, const Vector& dv) {
     const std::size_t n = s_.a.size(), m = s_.b.size();
     double slope = 0.0, magnitude = 0.0, mass = 0.0;
     for (std::size_t i = 0; i < n; ++i) {
@@ -135,32 +144,40 @@ class Newton {
       magnitude += std::abs(s_.b[j] * s_.v[j]);
       mass += s_.c[j];
     }
-    if (!std::isfinite(slope)) return false;
+    if (!std::isfinite(slope)) return 0.0;
     const double before = s_.potential_terms() - mass;
     const double rounding = 1e-14 * (magnitude + 1.0);
     const Vector u = s_.u, v = s_.v;
-    for (double t = 1.0; t >= 1e-8; t *= 0.5) {
+    // exp is the objective's own unit: no entry may grow by more than this in one step.
+    constexpr double leap = 30.0;
+    double up_u = 0.0, up_v = 0.0;
+    for (const double x : du) up_u = std::max(up_u, std::abs(x));
+    for (const double x : dv) up_v = std::max(up_v, std::abs(x));
+    const double longest = std::min(1.0, leap / std::max(up_u + up_v, 1e-300));
+    for (double t = longest; t >= 1e-8 * longest; t *= 0.5) {
       for (std::size_t i = 0; i < n; ++i) s_.u[i] = u[i] + t * du[i];
       for (std::size_t j = 0; j < m; ++j) s_.v[j] = v[j] + t * dv[j];
       s_.runner.sums({s_.inv_reg, s_.u.data(), s_.v.data(), nullptr, nullptr}, s_.c);
       mass = 0.0;
+      bool lost = false;                     // a column of clamped entries: its sum says nothing
       for (std::size_t j = 0; j < m; ++j) {  // exact columns
+        lost = lost || !(s_.c[j] > vanished);
         const double change = s_.log_b[j] - s_.kappa_b * (std::log(s_.c[j]) - s_.v[j]) - s_.v[j];
         s_.v[j] += change;
         mass += s_.c[j] * std::exp(change);
       }
       const double gain = s_.potential_terms() - mass - before;
-      if (std::isfinite(gain) && gain >= 1e-4 * t * slope - rounding) {
-        double up_u = 0.0, up_v = 0.0;
+      if (!lost && std::isfinite(gain) && gain >= 1e-4 * t * slope - rounding) {
+        up_u = up_v = 0.0;
         for (std::size_t i = 0; i < n; ++i) up_u = std::max(up_u, s_.u[i] - u[i]);
         for (std::size_t j = 0; j < m; ++j) up_v = std::max(up_v, s_.v[j] - v[j]);
         s_.moved(up_u, up_v);
-        return true;
+        return t;
       }
     }
     s_.u = u;
     s_.v = v;
-    return false;
+    return 0.0;
   }
 
   State& s_;
@@ -168,6 +185,7 @@ class Newton {
   Entries entries_;
   double omitted_ = tight;
   double density_ = 1.0;
+  double damping_ = 0.0;
 };
 
 }  // namespace

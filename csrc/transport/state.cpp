@@ -55,9 +55,9 @@ void State::sweep(double omega) {
     up_u = std::max(up_u, u[i] - before[i]);
   }
   for (std::size_t j = 0; j < b.size(); ++j) {
-    const double log_sum = c[j] > 1e-280 ? std::log(c[j]) - v[j] : column_log_sum(j);
+    const double log_sum = c[j] > vanished ? std::log(c[j]) - v[j] : column_log_sum(j);
     const double change = omega * (log_b[j] - kappa_b * log_sum - v[j]);
-    c[j] = c[j] > 1e-280 ? c[j] * std::exp(change) : std::exp(log_sum + v[j] + change);
+    c[j] = c[j] > vanished ? c[j] * std::exp(change) : std::exp(log_sum + v[j] + change);
     v[j] += change;
     up_v = std::max(up_v, change);
   }

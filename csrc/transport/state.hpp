@@ -9,6 +9,9 @@
 
 namespace gossamer {
 
+// Column sums below this are made of entries that exp_clamped clamped.
+inline constexpr double vanished = 1e-280;
+
 class State {
  public:
   State(const Problem& problem, const SolveOptions& options, int workers);
