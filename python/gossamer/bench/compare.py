@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gossamer import kernels
-from gossamer.bench import cases
+from gossamer.bench import cases, ot_cases
 from gossamer.bench.bars import BOTH, FLOAT32, FORWARD, SDDMM, SPMM, SPMM_T
 from gossamer.bench.cases import GOSSAMER, NN_LINEAR, Case, Problem, Shape
 from gossamer.bench.results import UNSTEADY, Key, Record, Spread, ratios
@@ -44,6 +44,7 @@ class Plan:
         rounds: least and most rounds of a job.
         train_rounds: rounds of the train step.
         calls: calls in one sample of the call overhead.
+        transport: how much of optimal transport.
     """
 
     shapes: tuple[Shape, ...] = cases.SHAPES
@@ -53,6 +54,7 @@ class Plan:
     rounds: tuple[int, int] = (7, 101)
     train_rounds: int = 10
     calls: int = 300
+    transport: ot_cases.Scope = ot_cases.FULL
 
     def rounds_for(self, round_seconds: float) -> int:
         """How many rounds fit, when one takes so long.
@@ -74,6 +76,7 @@ QUICK = Plan(
     rounds=(3, 11),
     train_rounds=2,
     calls=50,
+    transport=ot_cases.QUICK,
 )
 
 

@@ -5,6 +5,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ from gossamer import kernels
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
-def facts() -> dict[str, Any]:
+def facts(rivals: Iterable[str] = ("sparseprop",)) -> dict[str, Any]:
     """Collect what a reader needs to judge the numbers, and what makes them comparable.
+
+    Args:
+        rivals: distributions whose versions matter.
 
     Returns:
         Plain values, ready for JSON.
@@ -31,7 +35,7 @@ def facts() -> dict[str, Any]:
         "torch_capability": torch.backends.cpu.get_cpu_capability(),
         "mkl": mkl_target(),
         "system": f"{platform.system()} {platform.machine()}",
-        "versions": versions(),
+        "versions": versions(rivals),
     }
 
 
@@ -67,10 +71,10 @@ def caches() -> dict[str, str]:
     return sizes
 
 
-def versions() -> dict[str, str]:
+def versions(rivals: Iterable[str]) -> dict[str, str]:
     """Versions of what takes part; a package that is not installed is left out."""
     found = {"python": platform.python_version(), "gossamer": str(kernels.info()["version"])}
-    for name in ("torch", "numpy", "sparseprop"):
+    for name in ("torch", "numpy", *rivals):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -301,7 +301,19 @@ def show(results: Results, console: Console) -> None:
         results: of one run.
         console: where to.
     """
-    for grid in grids(results.records):
+    draw(console, grids(results.records), describe(results), summary(results))
+
+
+def draw(console: Console, tables: Iterable[Grid], lines: Iterable[str], verdict: str) -> None:
+    """Print tables, then lines, then how the bars stand.
+
+    Args:
+        console: where to.
+        tables: to print.
+        lines: about them.
+        verdict: in bold.
+    """
+    for grid in tables:
         table = Table(title=grid.title, title_justify="left")
         table.add_column(grid.headings[0])
         for heading in grid.headings[1:]:
@@ -309,9 +321,9 @@ def show(results: Results, console: Console) -> None:
         for row in grid.rows:
             table.add_row(*map(_coloured, row))
         console.print(table)
-    for line in describe(results):
+    for line in lines:
         console.print(escape(line), highlight=False)
-    console.print(f"[bold]{escape(summary(results))}[/]", highlight=False)
+    console.print(f"[bold]{escape(verdict)}[/]", highlight=False)
 
 
 def _coloured(cell: Cell) -> str:
@@ -329,13 +341,27 @@ def markdown(results: Results) -> str:
     Returns:
         Markdown.
     """
-    parts = [*(f"- {line}" for line in describe(results)), ""]
-    for grid in grids(results.records):
+    return as_markdown(grids(results.records), describe(results), summary(results))
+
+
+def as_markdown(tables: Iterable[Grid], lines: Iterable[str], verdict: str) -> str:
+    """Write lines, tables and how the bars stand.
+
+    Args:
+        tables: to write.
+        lines: about them, which come first.
+        verdict: a line, and one more for each bar that is missed.
+
+    Returns:
+        Markdown.
+    """
+    parts = [*(f"- {line}" for line in lines), ""]
+    for grid in tables:
         parts += [f"**{grid.title}**", "", _line(grid.headings)]
         parts.append(_line(["---", *(["---:"] * (len(grid.headings) - 1))]))
         parts += [_line([_marked(cell) for cell in row]) for row in grid.rows]
         parts.append("")
-    first, *rest = summary(results).splitlines()
+    first, *rest = verdict.splitlines()
     parts += [f"{first}.", "", *(f"- {line}" for line in rest)]
     return "\n".join(parts).rstrip() + "\n"
 

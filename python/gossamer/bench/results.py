@@ -67,6 +67,8 @@ class Record:
             round by round.
         useful_flops: operations at the kept entries, or 0 where that says nothing.
         skipped: rival -> why it was not measured.
+        floors: rival -> seconds after which it was stopped, and which its median exceeds.
+        reached: candidate -> largest error of its answers, where being right is a matter of degree.
     """
 
     topic: str
@@ -81,6 +83,8 @@ class Record:
     ratios: dict[str, Spread]
     useful_flops: float = 0.0
     skipped: dict[str, str] = field(default_factory=dict)
+    floors: dict[str, float] = field(default_factory=dict)
+    reached: dict[str, float] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:

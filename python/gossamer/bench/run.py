@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import threadpoolctl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gossamer import kernels, timing
-from gossamer.bench import compare, machine, upkeep
+from gossamer.bench import compare, machine, ot_compare, ot_report, upkeep
 from gossamer.bench.bars import FORWARD
 from gossamer.bench.compare import QUICK, Job, Plan
 from gossamer.bench.plot import plot, points
@@ -24,15 +25,59 @@ from gossamer.errors import CheckpointError, ShapeError
 
 WRONG, INTERRUPTED = 1, 130
 
-GROUPS = ("calls", "state", "decoding", "train", "layers", "verbs", "bfloat16")
-BUILDERS: tuple[Callable[[Plan], Iterator[Job]], ...] = (
-    upkeep.call_jobs,
-    upkeep.state_jobs,
-    compare.decoding_jobs,
-    upkeep.train_jobs,
-    compare.case_jobs,
-    compare.half_jobs,
+
+class Part(NamedTuple):
+    """Jobs whose records stand in one file.
+
+    Args:
+        groups: that ``--only`` may name.
+        builders: of the jobs.
+        publish: shows results and writes what stands beside the JSON; gives the files.
+        suffix: of the file's name.
+        rivals: distributions whose versions matter.
+    """
+
+    groups: tuple[str, ...]
+    builders: tuple[Callable[[Plan], Iterator[Job]], ...]
+    publish: Callable[[Results, Console], list[Path]]
+    suffix: str
+    rivals: tuple[str, ...]
+
+
+def _publish(results: Results, console: Console) -> list[Path]:
+    show(results, console)
+    results.path.with_suffix(".md").write_text(markdown(results), encoding="utf-8")
+    written = [results.path, results.path.with_suffix(".md")]
+    if points(results.records, FORWARD):
+        plot(results, results.path.with_suffix(".png"))
+        written.append(results.path.with_suffix(".png"))
+    return written
+
+
+PARTS = (
+    Part(
+        ("calls", "state", "decoding", "train", "layers", "verbs", "bfloat16"),
+        (
+            upkeep.call_jobs,
+            upkeep.state_jobs,
+            compare.decoding_jobs,
+            upkeep.train_jobs,
+            compare.case_jobs,
+            compare.half_jobs,
+        ),
+        _publish,
+        "",
+        ("sparseprop",),
+    ),
+    Part(
+        (ot_compare.GROUP,),
+        (ot_compare.transport_jobs,),
+        ot_report.publish,
+        "-transport",
+        ot_report.DISTRIBUTIONS,
+    ),
 )
+GROUPS = tuple(group for part in PARTS for group in part.groups)
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
@@ -62,18 +107,22 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     before = kernels.isa()
     if options.isa:
         kernels.use_isa(options.isa)
+    status = 0
     try:
-        results = _results(options.out or _default_out(options.quick), options)
-        stopped = _measure(replace(plan, threads=threads), options.only, results, console)
+        for part in PARTS:
+            if status != INTERRUPTED and set(part.groups) & set(options.only):
+                found = _bench(part, replace(plan, threads=threads), options, console)
+                status = max(status, found)
     finally:
         if options.isa:
             kernels.use_isa(before)
-    show(results, console)
-    results.path.with_suffix(".md").write_text(markdown(results), encoding="utf-8")
-    written = [results.path, results.path.with_suffix(".md")]
-    if points(results.records, FORWARD):
-        plot(results, results.path.with_suffix(".png"))
-        written.append(results.path.with_suffix(".png"))
+    return status
+
+
+def _bench(part: Part, plan: Plan, options: argparse.Namespace, console: Console) -> int:
+    results = _results(part, options.out or _default_out(options.quick), options)
+    stopped = _measure(part, plan, options.only, results, console)
+    written = part.publish(results, console)
     console.print("   ".join(map(str, written)), highlight=False)
     if stopped:
         console.print("stopped; --resume measures what is missing", highlight=False)
@@ -128,11 +177,11 @@ def _default_out(quick: bool) -> Path:
     return Path("runs", "bench-quick") if quick else Path("bench", "results")
 
 
-def _results(out: Path, options: argparse.Namespace) -> Results:
-    facts = machine.facts()
+def _results(part: Part, out: Path, options: argparse.Namespace) -> Results:
+    facts = machine.facts(part.rivals)
     settings = {"quick": options.quick}
     slug = re.sub(r"[^a-z0-9]+", "-", f"{facts['cpu']} {facts['isa']}".lower()).strip("-")
-    path = out / f"{slug}.json"
+    path = out / f"{slug}{part.suffix}.json"
     if not (options.resume and path.exists()):
         return Results(path, facts, settings)
     earlier = Results.load(path)
@@ -146,9 +195,11 @@ def _results(out: Path, options: argparse.Namespace) -> Results:
     return earlier
 
 
-def _measure(plan: Plan, groups: Sequence[str], results: Results, console: Console) -> bool:
+def _measure(
+    part: Part, plan: Plan, groups: Sequence[str], results: Results, console: Console
+) -> bool:
     """Run the jobs whose records are missing; whether it was interrupted."""
-    planned = [job for build in BUILDERS for job in build(plan)]
+    planned = [job for build in part.builders for job in build(plan)]
     wanted = [job for job in planned if job.group in groups]
     todo = [job for job in wanted if not results.keys.issuperset(job.keys)]
     # Now, so that the OpenMP pool it may bring is there when the number of threads is set.

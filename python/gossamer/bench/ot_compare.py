@@ -1,0 +1,259 @@
+"""Measure Gossamer's transport beside its rivals, each in a process of its own.
+
+Everybody first solves a problem once under a limit of time, and the L1 error of both marginals of
+what comes back is measured: who misses it gets no time. The others then take turns.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
+
+import numpy as np
+
+from gossamer.bench import ot_cases, ot_rivals
+from gossamer.bench.compare import Job, Plan
+from gossamer.bench.ot_attempt import Attempt
+from gossamer.bench.ot_bars import LARGE, MEMORY, TRACE, TRANSPORT, bound_on
+from gossamer.bench.ot_cases import TOLERANCE, Cell, Scope, Transport
+from gossamer.bench.ot_process import Worker
+from gossamer.bench.ot_rivals import ENTRANTS, GOSSAMER, LAZY, PUBLISHED, RIVALS, TRACED, Entrant
+from gossamer.bench.results import Key, Record, Spread
+from gossamer.timing import Timing, interleaved
+
+GROUP = "transport"
+# A call as short as this is repeated; longer ones are measured once a seed.
+FAST = 0.3
+MOST_LAPS = 9
+# Gossamer itself may take so long before it counts as hanging.
+OWN_LIMIT = 100.0
+TRACE_ROUNDS = 3
+
+
+def transport_jobs(plan: Plan) -> Iterator[Job]:
+    """Every cell with every number of threads, the published case, the traces, the large case."""
+    scope = plan.transport
+    session = Session(scope)
+    first, last = plan.threads[0], plan.threads[-1]
+    for cell in scope.cells:
+        for threads in plan.threads:
+            measure = partial(session.measure, cell, threads, RIVALS)
+            yield _job(cell, threads, [key(TRANSPORT, cell, threads)], measure)
+    cell = scope.published
+    measure = partial(session.measure, cell, first, (PUBLISHED, *RIVALS[:2]))
+    yield _job(cell, first, [key(TRANSPORT, cell, first)], measure)
+    for cell in scope.traces:
+        keys = [trace_key(cell, tolerance, first) for tolerance in scope.tolerances]
+        yield _job(cell, first, keys, partial(session.trace, cell, first))
+    cell = scope.large
+    keys = [key(topic, cell, last) for topic in (LARGE, MEMORY)]
+    yield _job(cell, last, keys, partial(session.lazy, cell, last))
+
+
+def key(topic: str, cell: Cell, threads: int) -> Key:
+    """The key of a cell's record."""
+    return (topic, cell.shape, cell.pattern, "float64", threads)
+
+
+def trace_key(cell: Cell, tolerance: float, threads: int) -> Key:
+    """The key of one point of a trace."""
+    return (TRACE, cell.shape, f"{cell.pattern}, to {tolerance:.0e}", "float64", threads)
+
+
+def _job(cell: Cell, threads: int, keys: list[Key], measure: "partial[list[Record]]") -> Job:
+    title = f"{keys[0][0]}, {cell.pattern}, n = {cell.n}, threads: {threads}"
+    return Job(GROUP, title, threads, keys, measure)
+
+
+@dataclass
+class Session:
+    """The workers of one run, and who could not do what.
+
+    Args:
+        scope: how much is measured.
+        entrants: by name.
+        file: where their functions are.
+    """
+
+    scope: Scope
+    entrants: Mapping[str, Entrant] = field(default_factory=lambda: ENTRANTS)
+    file: str = ot_rivals.__file__
+
+    def __post_init__(self) -> None:
+        self._workers: dict[tuple[str, int], Worker] = {}
+        # With more threads a rival is at best that many times faster: it is not tried again.
+        self._out: dict[tuple[Cell, str], str] = {}
+
+    def measure(
+        self, cell: Cell, threads: int, rivals: Sequence[str], errors: list[str]
+    ) -> list[Record]:
+        """Solve a cell with everybody.
+
+        Args:
+            cell: what to solve.
+            threads: for each.
+            rivals: who takes part beside Gossamer.
+            errors: a cell that Gossamer does not solve is appended to it.
+
+        Returns:
+            One record.
+        """
+        problems = {seed: ot_cases.build(cell, seed) for seed in self.scope.seeds}
+        ours = self._attempt(GOSSAMER, threads, OWN_LIMIT)
+        ours.load(problems)
+        own_seconds = ours.try_out(self.scope.seeds[0])
+        attempts, out = [ours], {}
+        for name in rivals:
+            if reason := self._absent(name) or self._out.get((cell, name), ""):
+                out[name] = reason
+                continue
+            bound = bound_on(cell, name) if threads == 1 else 0.0
+            limit = max(self.scope.cap_for(cell), 1.05 * max(bound, 3.0) * own_seconds)
+            attempts.append(self._qualified(name, threads, limit, problems, bool(bound)))
+        timings = self._time([one for one in attempts if not one.failed])
+        for one in attempts:
+            if one.failed:
+                timings.pop(one.name, None)
+                out[one.name] = one.failed
+                self._out[cell, one.name] = f"not tried; with fewer threads {one.failed}"
+        if ours.failed:
+            errors.append(f"{GOSSAMER}, {cell.pattern}, n = {cell.n}: {ours.failed}")
+            self._out.pop((cell, GOSSAMER))
+        return [_record(key(TRANSPORT, cell, threads), timings, out, attempts)]
+
+    def _qualified(
+        self, name: str, threads: int, limit: float, problems: dict[int, Transport], barred: bool
+    ) -> Attempt:
+        """A rival that has solved one problem, or is out."""
+        rival = self._attempt(name, threads, limit)
+        rival.load(problems)
+        first, *others = problems
+        rival.try_out(first)
+        if rival.at_least and rival.failed and barred and others:
+            # A bar speaks of the median: a second problem decides it.
+            second = self._attempt(name, threads, limit)
+            second.load({others[0]: problems[others[0]]})
+            second.try_out(others[0])
+            rival.at_least |= second.at_least
+        return rival
+
+    def _time(self, live: Sequence[Attempt]) -> dict[str, Timing]:
+        """Once for each seed; then those that are fast again, as often as time allows."""
+        if not live:
+            return {}
+        seeds = self.scope.seeds
+        timings = interleaved({one.name: one for one in live}, repeats=len(seeds), warmup=0)
+        for one in live:
+            one.judge(seeds)
+        fast = [one for one in live if not one.failed and timings[one.name].median < FAST]
+        lap = len(seeds) * sum(timings[one.name].median for one in fast)
+        if fast and (laps := min(MOST_LAPS, int(self.scope.seconds / lap))):
+            again = {one.name: one for one in fast}
+            timings |= interleaved(again, repeats=laps * len(seeds), warmup=0)
+        return timings
+
+    def trace(self, cell: Cell, threads: int, errors: list[str]) -> list[Record]:
+        """Solve one problem to ever smaller errors, each time from the start.
+
+        Args:
+            cell: whose first problem is solved.
+            threads: for each.
+            errors: of Gossamer.
+
+        Returns:
+            A record for each tolerance.
+        """
+        seeds = self.scope.seeds[:1]
+        problems = {seed: ot_cases.build(cell, seed) for seed in seeds}
+        out = {name: reason for name in TRACED if (reason := self._absent(name))}
+        records = []
+        for tolerance in self.scope.tolerances:
+            attempts = []
+            for name in TRACED:
+                if name not in out:
+                    one = self._attempt(name, threads, self.scope.cap_for(cell), seeds, tolerance)
+                    one.load(problems)
+                    one.try_out(seeds[0])
+                    attempts.append(one)
+            live = {one.name: one for one in attempts if not one.failed}
+            timings = interleaved(live, repeats=TRACE_ROUNDS, warmup=0) if live else {}
+            out |= {one.name: one.failed for one in attempts if one.failed}
+            at = trace_key(cell, tolerance, threads)
+            records.append(_record(at, timings, dict(out), attempts))
+        if GOSSAMER in out:
+            errors.append(f"{GOSSAMER}, trace of {cell.pattern}: {out[GOSSAMER]}")
+        return records
+
+    def lazy(self, cell: Cell, threads: int, errors: list[str]) -> list[Record]:
+        """Solve a problem whose cost is never stored.
+
+        Args:
+            cell: of points; their squared distances are halved, which makes 1 the largest.
+            threads: that it may use.
+            errors: of Gossamer.
+
+        Returns:
+            Its seconds, and the most bytes that its process held.
+        """
+        seed = self.scope.seeds[0]
+        weights = np.full(cell.n, 1 / cell.n)
+        problem = (ot_cases.points(cell, seed), weights, weights, cell.reg)
+        one = self._attempt(LAZY, threads, 2 * OWN_LIMIT, (seed,))
+        one.worker.kill()  # the memory of a fresh process
+        one.load({seed: problem})
+        took = one.try_out(seed)
+        if one.failed:
+            errors.append(f"{LAZY}, {cell.pattern}, n = {cell.n}: {one.failed}")
+            out = {LAZY: one.failed}
+            return [
+                Record(*key(topic, cell, threads), 1.0, LAZY, unit, {}, {}, skipped=out)
+                for topic, unit in ((LARGE, "s"), (MEMORY, "B"))
+            ]
+        held = float(one.worker.ask("memory", seed))
+        one.worker.kill()
+        return [
+            Record(*key(topic, cell, threads), 1.0, LAZY, unit, {LAZY: Spread.exactly(value)}, {})
+            for topic, unit, value in ((LARGE, "s", took), (MEMORY, "B", held))
+        ]
+
+    def _attempt(
+        self,
+        name: str,
+        threads: int,
+        limit: float,
+        seeds: Sequence[int] = (),
+        tolerance: float = TOLERANCE,
+    ) -> Attempt:
+        made = Worker(self.entrants[name].function, threads, self.file)
+        worker = self._workers.setdefault((name, threads), made)
+        return Attempt(name, worker, limit, seeds or self.scope.seeds, tolerance)
+
+    def _absent(self, name: str) -> str:
+        entrant = self.entrants[name]
+        if not entrant.package or find_spec(entrant.package):
+            return ""
+        return f"not installed: pip install {entrant.distribution}"
+
+
+def _record(
+    at: Key, timings: Mapping[str, Timing], out: dict[str, str], attempts: Sequence[Attempt]
+) -> Record:
+    own = timings.get(GOSSAMER)
+    ratios = {}
+    for name, timing in timings.items():
+        if own and name != GOSSAMER:
+            rounds = zip(timing.samples, own.samples, strict=False)
+            paired = Timing.from_samples([theirs / ours for theirs, ours in rounds])
+            middle = timing.median / own.median
+            ratios[name] = Spread(middle, *paired.quartiles, len(paired.samples))
+    return Record(
+        *at,
+        density=1.0,
+        subject=GOSSAMER,
+        unit="s",
+        measured={name: Spread.of(timing) for name, timing in timings.items()},
+        ratios=ratios,
+        skipped=out,
+        floors={one.name: one.floor for one in attempts if one.floor},
+        reached={one.name: one.error for one in attempts if one.error is not None},
+    )
