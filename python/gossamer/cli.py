@@ -59,7 +59,8 @@ def train(
         str | None, typer.Option(help='"dense", "2:4", "2:4:v4", "90%", "block 16x16 75%" …')
     ] = None,
     compare: Annotated[
-        str | None, typer.Option(help="Several, side by side: dense,2:4:v4,90%")
+        str | None,
+        typer.Option(help="Several, side by side: dense,2:4:v4,90% or dense+topk,dense+sinkhorn"),
     ] = None,
     exclude: Annotated[
         list[str] | None, typer.Option(help="Glob on module names that stay dense; repeatable.")
@@ -70,6 +71,9 @@ def train(
     width: Annotated[int | None, typer.Option(help="Features of the model.")] = None,
     depth: Annotated[int | None, typer.Option(help="Blocks of the model.")] = None,
     heads: Annotated[int | None, typer.Option(help="Attention heads a block.")] = None,
+    experts: Annotated[
+        int | None, typer.Option(help="MLPs a block, in runs named …+topk or …+sinkhorn.")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights and data order.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads; default: torch's choice.")] = None,
@@ -106,8 +110,8 @@ def train(
     given: dict[str, Any] = {
         "runs": runs and tuple(runs), "exclude": tuple(exclude) if exclude else None,
         "steps": steps, "batch": batch, "context": context, "width": width, "depth": depth,
-        "heads": heads, "lr": lr, "seed": seed, "threads": threads, "dtype": dtype,
-        "level": level, "data": None if data is None else str(data.resolve()),
+        "heads": heads, "experts": experts, "lr": lr, "seed": seed, "threads": threads,
+        "dtype": dtype, "level": level, "data": None if data is None else str(data.resolve()),
         "eval_every": eval_every, "checkpoint_every": checkpoint_every,
     }  # fmt: skip
     wanted = {name: value for name, value in given.items() if value is not None}

@@ -1,7 +1,17 @@
 """Layers, and the surgery that puts them into a model and takes them out again."""
 
 from gossamer.nn.linear import SparseLinear
+from gossamer.nn.router import Routing, SinkhornRouter, TopKRouter
 from gossamer.nn.summary import Summary, summary
 from gossamer.nn.surgery import densify, sparsify
 
-__all__ = ["SparseLinear", "Summary", "densify", "sparsify", "summary"]
+__all__ = [
+    "Routing",
+    "SinkhornRouter",
+    "SparseLinear",
+    "Summary",
+    "TopKRouter",
+    "densify",
+    "sparsify",
+    "summary",
+]

@@ -29,7 +29,7 @@ from gossamer.train.checkpoint import (
 )
 from gossamer.train.data import Corpus, Windows, load_corpus, spread
 from gossamer.train.loop import DENSE, Run, TrainConfig
-from gossamer.train.metrics import MetricsFile, read_metrics
+from gossamer.train.metrics import MetricsFile, busiest, read_metrics
 from gossamer.train.plot import plot
 from gossamer.train.report import Reporter, Summary, summary_table
 
@@ -156,7 +156,8 @@ def resumed_config(out: str | Path, **wanted: Any) -> TrainConfig:
 
 def _stored(path: Path, state: dict[str, Any]) -> TrainConfig:
     names = {field.name for field in fields(TrainConfig)}
-    if not isinstance(state.get("config"), dict) or set(state["config"]) != names:
+    # An older version knew fewer options; what it did is what their defaults do.
+    if not isinstance(state.get("config"), dict) or not set(state["config"]) <= names:
         raise CheckpointError(
             f"{path} has no training options that this version knows; resume with the version "
             "that wrote it"
@@ -210,7 +211,7 @@ def _row(
     val_losses: dict[str, float],
     lrs: dict[str, float],
 ) -> dict[str, Any]:
-    return {
+    row = {
         "run": run.name,
         "step": step,
         "loss": losses[run.name],
@@ -219,6 +220,10 @@ def _row(
         "tokens_per_second": run.config.tokens_per_step / run.step_seconds[-1],
         "lr": lrs[run.name],
     }
+    if run.expert_load:
+        row["expert_load"] = run.expert_load
+        row["val_expert_load"] = run.val_expert_load if run.name in val_losses else None
+    return row
 
 
 def _save(
@@ -272,7 +277,9 @@ def _summarise(config: TrainConfig, runs: list[Run], rows: list[dict[str, Any]])
     if not rows:
         return []
     medians = {run.name: statistics.median(run.step_seconds) for run in runs}
-    val_losses = {row["run"]: row["val_loss"] for row in rows if row["val_loss"] is not None}
+    evaluated = [row for row in rows if row["val_loss"] is not None]
+    val_losses = {row["run"]: row["val_loss"] for row in evaluated}
+    loads = {row["run"]: row["val_expert_load"] for row in evaluated if "expert_load" in row}
     return [
         Summary(
             run=run.name,
@@ -282,6 +289,7 @@ def _summarise(config: TrainConfig, runs: list[Run], rows: list[dict[str, Any]])
             state_bytes=run.state_bytes,
             density=run.density,
             speedup=medians[DENSE] / medians[run.name] if DENSE in medians else None,
+            busiest=busiest(loads[run.name]) if run.name in loads else None,
         )
         for run in runs
     ]

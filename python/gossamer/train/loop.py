@@ -5,7 +5,7 @@ The optimizer is torch.optim.AdamW as it is; a sparse weight gives it an ordinar
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from gossamer.errors import DataError, DTypeError, GossamerError, PatternError, ShapeError
 from gossamer.nn import SparseLinear, sparsify, summary
 from gossamer.patterns import parse_pattern
-from gossamer.train.model import GPT, GPTConfig, parameter_groups
+from gossamer.train.model import GPT, ROUTERS, GPTConfig, Mixture, parameter_groups
 
 DENSE = "dense"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -30,7 +30,8 @@ class TrainConfig:
     """What is trained, on what, and how.
 
     Args:
-        runs: what to train side by side: ``"dense"`` or text of a pattern, each once.
+        runs: what to train side by side: ``"dense"`` or text of a pattern, each once; with
+            ``"+topk"`` or ``"+sinkhorn"`` behind it the MLPs are mixtures of experts.
         exclude: globs on module names; what they match stays dense.
         steps: optimizer steps of each run.
         batch: windows a step.
@@ -38,6 +39,7 @@ class TrainConfig:
         width: features of the residual stream.
         depth: blocks.
         heads: attention heads a block.
+        experts: MLPs a block of the runs that have a router.
         lr: peak learning rate.
         seed: of initial weights and data order.
         threads: of torch; None leaves its choice.
@@ -63,6 +65,7 @@ class TrainConfig:
     width: int = 512
     depth: int = 4
     heads: int = 8
+    experts: int = 8
     lr: float = 1e-3
     seed: int = 0
     threads: int | None = None
@@ -79,7 +82,16 @@ class TrainConfig:
                 f"train got the runs {list(self.runs)}; each must be named once: "
                 "write for example dense,2:4:v4,90%"
             )
-        for name in ("steps", "batch", "context", "width", "depth", "heads", "eval_every"):
+        for name in (
+            "steps",
+            "batch",
+            "context",
+            "width",
+            "depth",
+            "heads",
+            "experts",
+            "eval_every",
+        ):
             _at_least(name, getattr(self, name), 1)
         for name in ("seed", "checkpoint_every"):
             _at_least(name, getattr(self, name), 0)
@@ -98,11 +110,28 @@ class TrainConfig:
         return self.batch * self.context
 
 
+def split_run(run: str) -> tuple[str, str | None]:
+    """Split the name of a run into its pattern, or ``"dense"``, and its router, or None.
+
+    Example:
+        >>> split_run("2:4:v4+sinkhorn")
+        ('2:4:v4', 'sinkhorn')
+    """
+    pattern, plus, router = run.partition("+")
+    return pattern, router if plus else None
+
+
 def _canonical(run: str) -> str:
-    if run.strip() == DENSE:
-        return DENSE
+    pattern, router = (part and part.strip() for part in split_run(run))
+    if router is not None and router not in ROUTERS:
+        raise PatternError(
+            f"train got the run {run!r:.80}; behind + stands a router, {' or '.join(ROUTERS)}"
+        )
+    suffix = "" if router is None else f"+{router}"
+    if pattern == DENSE:
+        return DENSE + suffix
     try:
-        return str(parse_pattern(run))
+        return str(parse_pattern(pattern or "")) + suffix
     except PatternError as error:
         raise PatternError(f'{error}; or "dense" for the dense network') from error
 
@@ -153,8 +182,9 @@ class Run:
     """One model in training.
 
     Args:
-        name: ``"dense"`` or text of a pattern.
-        config: of the whole training; every run of it starts from the same dense weights.
+        name: ``"dense"`` or text of a pattern, and its router.
+        config: of the whole training; every run of it with the same router, or with none, starts
+            from the same dense weights.
         vocabulary: number of tokens.
 
     Raises:
@@ -164,8 +194,11 @@ class Run:
     def __init__(self, name: str, config: TrainConfig, vocabulary: int) -> None:
         self.name, self.config = name, config
         torch.manual_seed(config.seed)
+        pattern, router = split_run(name)
         sizes = GPTConfig(vocabulary, config.context, config.width, config.depth, config.heads)
-        self.model = build_model(sizes, name, config.exclude)
+        if router is not None:
+            sizes = replace(sizes, experts=config.experts, router=router)
+        self.model = build_model(sizes, pattern, config.exclude)
         self.parameters = list(self.model.parameters())
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, WEIGHT_DECAY), lr=config.lr, betas=BETAS, fused=True
@@ -173,6 +206,10 @@ class Run:
         self.scheduler = LambdaLR(self.optimizer, lambda step: learning_rate(step, config.steps))
         self.step_seconds: list[float] = []
         self.seconds = 0.0
+        # Share of the tokens that each expert got, a list for each block: of the last step, and of
+        # the last evaluation. Empty without a router.
+        self.expert_load: list[list[float]] = []
+        self.val_expert_load: list[list[float]] = []
 
     def step(self, inputs: Tensor, targets: Tensor) -> float:
         """Train on one batch and charge its time to this run's clock.
@@ -199,6 +236,7 @@ class Run:
         value = loss.item()
         self.step_seconds.append(time.perf_counter() - start)
         self.seconds += self.step_seconds[-1]
+        self.expert_load = _shares(self._load())
         if not math.isfinite(value):
             raise GossamerError(
                 f"the loss of {self.name} is {value} at step {len(self.step_seconds)}; training "
@@ -219,12 +257,21 @@ class Run:
         """
         self.model.eval()
         total = 0.0
+        load = torch.zeros(())
         for start in range(0, len(inputs), self.config.batch):
             part = slice(start, start + self.config.batch)
             with self._autocast():
                 loss = self.model.loss(inputs[part], targets[part])
             total += loss.item() * len(inputs[part])
+            load = load + self._load()
+        self.val_expert_load = _shares(load)
         return total / len(inputs)
+
+    def _load(self) -> Tensor:
+        """Tokens that each expert got in the last forward pass [blocks, experts]."""
+        mixtures = [module for module in self.model.modules() if isinstance(module, Mixture)]
+        loads = [mixture.load for mixture in mixtures if mixture.load is not None]
+        return torch.stack(loads) if loads else torch.zeros(0, 0)
 
     def _autocast(self) -> torch.autocast:
         dtype = DTYPES[self.config.dtype]
@@ -254,6 +301,11 @@ class Run:
     def parts(self) -> dict[str, Any]:
         """The objects whose states make up a checkpoint, by name."""
         return {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
+
+
+def _shares(load: Tensor) -> list[list[float]]:
+    shares: list[list[float]] = (load.double() / load.sum(-1, keepdim=True)).tolist()
+    return shares
 
 
 def build_model(sizes: GPTConfig, run: str, exclude: tuple[str, ...] = ()) -> GPT:
@@ -305,6 +357,9 @@ def dense_parameters(sizes: GPTConfig) -> int:
         >>> dense_parameters(sizes) == sum(p.numel() for p in GPT(sizes).parameters())
         True
     """
-    a_block = 12 * sizes.width**2 + 2 * sizes.width
+    mlps = 8 * sizes.width**2
+    if sizes.router is not None:
+        mlps = sizes.experts * (mlps + sizes.width)
+    a_block = 4 * sizes.width**2 + mlps + 2 * sizes.width
     embeddings = (sizes.vocabulary + sizes.context) * sizes.width
     return embeddings + sizes.depth * a_block + sizes.width

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -36,7 +36,11 @@ class MetricsFile:
         self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Write one row: ``run, step, loss, val_loss, seconds, tokens_per_second, lr``."""
+        """Write one row: ``run, step, loss, val_loss, seconds, tokens_per_second, lr``.
+
+        With a router also ``expert_load`` and, where ``val_loss`` is, ``val_expert_load``: the
+        share of the tokens that each expert got, a list for each block.
+        """
         self._file.write(json.dumps(row) + "\n")
 
     def sync(self) -> None:
@@ -54,6 +58,22 @@ class MetricsFile:
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
+
+
+def busiest(load: Sequence[Sequence[float]]) -> float:
+    """How busy the busiest expert of a block is, on average over the blocks.
+
+    Args:
+        load: share of the tokens that each expert got, a list for each block.
+
+    Returns:
+        Its share over an even one: 1 when all are alike.
+
+    Example:
+        >>> busiest([[0.5, 0.25, 0.25, 0.0], [0.25, 0.25, 0.25, 0.25]])
+        1.5
+    """
+    return sum(max(shares) * len(shares) for shares in load) / len(load)
 
 
 def read_metrics(path: str | Path) -> list[Row]:

@@ -2,7 +2,8 @@
 
 Pre-norm transformer decoder: x += attention(norm(x)); x += mlp(norm(x)). Learned positions, exact
 causal attention, GELU. Every large matrix is a plain nn.Linear, so that sparsify() finds it; the
-head is the token embedding itself (tied), which therefore stays dense.
+head is the token embedding itself (tied), which therefore stays dense. The MLP of a block may be a
+mixture of experts.
 
 Reference: Radford et al. 2019, "Language models are unsupervised multitask learners".
 """
@@ -10,10 +11,14 @@ Reference: Radford et al. 2019, "Language models are unsupervised multitask lear
 import math
 from dataclasses import dataclass, fields
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gossamer.errors import ShapeError
+from gossamer.nn import SinkhornRouter, TopKRouter
+
+ROUTERS = {"topk": TopKRouter, "sinkhorn": SinkhornRouter}
 
 
 @dataclass(frozen=True)
@@ -26,9 +31,11 @@ class GPTConfig:
         width: features of the residual stream, a multiple of ``heads``.
         depth: number of blocks.
         heads: attention heads a block.
+        experts: MLPs a block, of which each token passes through one, when there is a router.
+        router: ``"topk"`` or ``"sinkhorn"``; None for one MLP a block.
 
     Raises:
-        ShapeError: a size below 1, or ``width`` no multiple of ``heads``.
+        ShapeError: a size below 1, ``width`` no multiple of ``heads``, or an unknown router.
     """
 
     vocabulary: int
@@ -36,13 +43,18 @@ class GPTConfig:
     width: int
     depth: int
     heads: int
+    experts: int = 1
+    router: str | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if getattr(self, field.name) < 1:
-                raise ShapeError(
-                    f"GPT got {field.name}={getattr(self, field.name)}; it must be at least 1"
-                )
+            value = getattr(self, field.name)
+            if isinstance(value, int) and value < 1:
+                raise ShapeError(f"GPT got {field.name}={value}; it must be at least 1")
+        if self.router is not None and self.router not in ROUTERS:
+            raise ShapeError(
+                f"GPT got router={self.router!r:.80}; choose {' or '.join(ROUTERS)}, or None"
+            )
         if self.width % self.heads:
             raise ShapeError(
                 f"GPT got width={self.width} with heads={self.heads}; width must be a multiple of "
@@ -83,6 +95,33 @@ class MLP(nn.Module):
         return self.down(F.gelu(self.up(x)))  # type: ignore[no-any-return]
 
 
+class Mixture(nn.Module):
+    """A mixture of experts: each token goes through the MLP that the router picks, times its gate.
+
+    Reference: Fedus et al. 2022, "Switch transformers".
+    """
+
+    load: Tensor | None = None  # tokens that each expert got in the last call, [experts]
+
+    def __init__(self, config: GPTConfig, router: str) -> None:
+        super().__init__()
+        self.router = ROUTERS[router](config.width, config.experts)
+        self.experts = nn.ModuleList(MLP(config) for _ in range(config.experts))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each position by its expert; zero where it has none."""
+        rows = x.flatten(0, -2)
+        routing = self.router(rows)
+        self.load = routing.load
+        mixed = torch.zeros_like(rows)
+        for i, expert in enumerate(self.experts):
+            # An expert without tokens is called as well: its gradient is zero and not None.
+            (mine,) = routing.assigned[:, i].nonzero(as_tuple=True)
+            out = routing.gates[mine, i, None] * expert(rows[mine])
+            mixed = mixed.index_add(0, mine, out.to(mixed.dtype))
+        return mixed.view_as(x)
+
+
 class Block(nn.Module):
     """One pre-norm transformer block."""
 
@@ -91,7 +130,7 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(config.width, bias=False)
         self.attention = Attention(config)
         self.mlp_norm = nn.LayerNorm(config.width, bias=False)
-        self.mlp = MLP(config)
+        self.mlp = MLP(config) if config.router is None else Mixture(config, config.router)
 
     def forward(self, x: Tensor) -> Tensor:
         """Add attention, then the MLP, to the residual stream."""

@@ -16,13 +16,15 @@ class Summary:
     """One run, in numbers.
 
     Args:
-        run: ``"dense"`` or text of a pattern.
+        run: ``"dense"`` or text of a pattern, and its router.
         step_seconds: median time of a step, in seconds.
         tokens_per_second: at that time.
         val_loss: validation loss at the end, in nats; None if it was not measured.
         state_bytes: weights, structure, gradients and optimizer moments.
         density: share of the dense twin's parameters.
         speedup: step time of dense over this one's, from the same training; None without dense.
+        busiest: share of the validation's tokens that the busiest expert got, over an even share;
+            None without experts.
     """
 
     run: str
@@ -32,6 +34,7 @@ class Summary:
     state_bytes: int
     density: float
     speedup: float | None
+    busiest: float | None = None
 
 
 def summary_table(summaries: Sequence[Summary]) -> Table:
@@ -49,6 +52,9 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
         "step (ms)", "tokens/s", "val. loss", "state (MB)", "of dense", "density", "speed-up",
     ):  # fmt: skip
         table.add_column(heading, justify="right")
+    routed = any(s.busiest is not None for s in summaries)
+    if routed:
+        table.add_column("busiest", justify="right")
     dense_bytes = next((s.state_bytes for s in summaries if s.run == "dense"), None)
     for s in summaries:
         table.add_row(
@@ -60,6 +66,7 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
             f"{s.state_bytes / dense_bytes:.2f}×" if dense_bytes else "–",
             f"{s.density:.1%}",
             "–" if s.speedup is None else f"{s.speedup:.2f}×",
+            *(["–" if s.busiest is None else f"{s.busiest:.2f}×"] if routed else []),
         )
     return table
 
