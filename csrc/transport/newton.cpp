@@ -34,7 +34,8 @@ class Newton {
   bool run(Stage stage) {
     double best = std::numeric_limits<double>::infinity();
     int since_best = 0;
-    bool tried_screen = false;
+    last_move_ = std::numeric_limits<double>::infinity();
+    bool fresh = true;
     for (;;) {
       read_plan(stage);
       if (s_.error <= stage.tol) {
@@ -54,10 +55,11 @@ class Newton {
       } else if (++since_best >= 25) {
         return stop(Status::stalled);
       }
-      if (!s_.screened() && !tried_screen && density_ < crowded && s_.error < 0.5) {
-        tried_screen = true;
-        s_.screen();
-      }
+      // Worth a pass to make and one to check: once a stage, since the next one can use it too, and
+      // again when the potentials have come to rest with some steps still to come.
+      const bool at_rest = last_move_ < 3.0 && s_.error > 1e3 * stage.tol;
+      if (!s_.screened() && density_ < crowded && s_.error < 0.5 && (fresh || at_rest)) s_.screen();
+      fresh = false;
       step();
     }
   }
@@ -115,6 +117,13 @@ class Newton {
     const double cg_tol = std::clamp(s_.error, 1e-10, 0.1);
     const LinearReport report = system.solve(rhs, cg_tol, 2 * s_.n + 100, du);
     s_.outcome.cg += report.iterations;
+    // Islands of the plan whose links are below rounding: mass must move between them, and the
+    // undamped system cannot say where.
+    constexpr double useless = 0.5;
+    if (report.residual > useless && damping_ < 1.0) {
+      damping_ = std::min(std::max(4.0 * damping_, 1e-3), 1.0);
+      return step();
+    }
     system.transpose_times(du, dv);
     for (std::size_t j = 0; j < m; ++j) dv[j] = (gap[j] - dv[j]) / column[j];
     ++s_.outcome.newton;
@@ -172,6 +181,7 @@ class Newton {
         for (std::size_t i = 0; i < n; ++i) up_u = std::max(up_u, s_.u[i] - u[i]);
         for (std::size_t j = 0; j < m; ++j) up_v = std::max(up_v, s_.v[j] - v[j]);
         s_.moved(up_u, up_v);
+        last_move_ = up_u + up_v;
         return t;
       }
     }
@@ -186,6 +196,7 @@ class Newton {
   double omitted_ = tight;
   double density_ = 1.0;
   double damping_ = 0.0;
+  double last_move_ = 0.0;  // of log P, at most, in the last step
 };
 
 }  // namespace
