@@ -1,4 +1,4 @@
-"""Entropic transport in plain NumPy: long log-domain Sinkhorn, objectives and finite differences."""
+"""Entropic transport in plain NumPy: log-domain Sinkhorn, objectives, finite differences."""
 
 from collections.abc import Callable
 from typing import NamedTuple

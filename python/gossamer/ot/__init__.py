@@ -11,6 +11,7 @@ marginals.
 """
 
 from gossamer.ot import pot_backend
+from gossamer.ot.constrained import ConstrainedResult, sparsity_constrained
 from gossamer.ot.gradients import ConvergenceWarning
 from gossamer.ot.loss import loss
 from gossamer.ot.problem import ProblemDeviceError, ProblemDTypeError, ProblemError
@@ -18,6 +19,7 @@ from gossamer.ot.result import OTResult
 from gossamer.ot.solve import sinkhorn, sinkhorn_newton_sparse, solve, solve_sample
 
 __all__ = [
+    "ConstrainedResult",
     "ConvergenceWarning",
     "OTResult",
     "ProblemDTypeError",
@@ -29,4 +31,5 @@ __all__ = [
     "sinkhorn_newton_sparse",
     "solve",
     "solve_sample",
+    "sparsity_constrained",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -69,7 +70,7 @@ def loss(
         # The checked weights carry autograd's history of a and b; None has become 1/n.
         for points, weights in ((between.cost, between.a), (between.y, between.b)):
             within = from_points(points, points, weights, weights, between.reg, metric)
-            value = value - 0.5 * _value(within, how, lazy)
+            value = value - 0.5 * _value(within, replace(how, method="symmetric"), lazy)
     value = value.to(between.dtype)
     if not between.batched:
         value = value.squeeze(0)

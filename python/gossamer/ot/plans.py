@@ -5,6 +5,7 @@ Every tensor has a leading batch dimension. Also here: how an op of this package
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,11 @@ _ABSENT = -1e280
 _LIBRARY = torch.library.Library("gossamer", "FRAGMENT")  # type: ignore[no-untyped-call]
 _define: Callable[[str], object] = _LIBRARY.define
 _impl: Callable[..., object] = _LIBRARY.impl
+
+# torch says once a process that its CSR tensors are beta: nothing a caller of ours can act on.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    torch.eye(1).to_sparse_csr()
 
 
 def masked(potential: Tensor, weights: Tensor) -> Tensor:

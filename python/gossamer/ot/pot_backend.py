@@ -14,10 +14,10 @@ import warnings
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from gossamer.ot.gradients import ConvergenceWarning
-from gossamer.ot.problem import ProblemError
+from gossamer.ot.problem import ProblemDTypeError, ProblemError
 from gossamer.ot.result import OTResult
 from gossamer.ot.solve import solve, solve_sample
 
@@ -77,7 +77,7 @@ def sinkhorn(
         [[0.3655, 0.1345], [0.1345, 0.3655]]
     """
     result = _solve(a, b, M, reg, None, method, numItermax, stopThr, verbose, warn, warmstart)
-    plan = result.value_linear if _array(b).ndim == 2 else result.plan
+    plan = _plan_or_costs(result)
     return (plan, _log(result)) if log else plan
 
 
@@ -159,13 +159,13 @@ def sinkhorn_unbalanced(
     Example:
         >>> from gossamer.ot import pot_backend as ot
         >>> ot.sinkhorn_unbalanced([.5, .5], [.5, .5], [[0., 1.], [1., 0.]], 1, 1).round(4).tolist()
-        [[0.3224, 0.1186], [0.1186, 0.3224]]
+        [[0.3221, 0.1185], [0.1185, 0.3221]]
     """
     _only_default_reference(c)
     result = _solve(
         a, b, M, reg, reg_m, method, numItermax, stopThr, verbose, True, warmstart, reg_type
     )
-    plan = result.value_linear if _array(b).ndim == 2 else result.plan
+    plan = _plan_or_costs(result)
     return (plan, _log(result)) if log else plan
 
 
@@ -239,13 +239,15 @@ def _solve(
 ) -> OTResult:
     if method.lower() not in _METHODS:
         raise ProblemError(f"method is {method!r:.80}; choose one of {', '.join(_METHODS)}")
-    a, b, M = _array(a), _array(b), _array(M)
+    a, b, M = (_array(values, name) for values, name in ((a, "a"), (b, "b"), (M, "M")))
     start = None
     if warmstart is not None:
-        start = tuple((_array(w) * reg).T for w in warmstart)  # a row a problem
-    if b.ndim == 2:
+        if not isinstance(warmstart, tuple | list) or len(warmstart) != 2:
+            raise ProblemDTypeError("warmstart is not a pair (log u, log v); give two arrays")
+        start = tuple((_array(w, "warmstart") * reg).T for w in warmstart)  # a row a problem
+    if b.ndim == 2:  # POT has a column a problem
         b = b.T
-        M = torch.as_tensor(M).expand(len(b), *M.shape)
+        M = M.expand(len(b), *M.shape) if isinstance(M, Tensor) else np.stack([M] * len(b))
     kind = "KL" if reg_type.lower() == "kl" else reg_type
     with warnings.catch_warnings():
         if not warn:
@@ -266,9 +268,20 @@ def _solve(
     return result
 
 
-def _array(values: Any) -> Any:
+def _array(values: Any, name: str) -> Any:
     """Lists as POT takes them; tensors and arrays stay what they are."""
-    return np.asarray(values, dtype=float) if isinstance(values, list | tuple) else values
+    if isinstance(values, list | tuple):
+        return np.asarray(values, dtype=float)
+    if not isinstance(values, Tensor | np.ndarray) or values.ndim == 0:
+        raise ProblemDTypeError(
+            f"{name} is a {type(values).__name__}; an array, a tensor or a list is needed"
+        )
+    return values
+
+
+def _plan_or_costs(result: OTResult) -> Any:
+    """POT gives costs instead of plans where b holds several problems."""
+    return result.plan if isinstance(result.status, str) else result.value_linear
 
 
 def _log(result: OTResult) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Problem:
     Args:
         cost: [B, n, m], float32 or float64; or the points x [B, n, d] of a lazy cost.
         y: the points [B, m, d] of a lazy cost, else None.
-        metric: of the lazy cost; "" for a matrix.
+        metric: of the points that the cost is, or was made of; "" for a caller's matrix.
         a: weights [B, n].
         b: weights [B, m].
         reg: [B].
@@ -97,11 +97,7 @@ class Problem:
         """
         if self.kl:
             return self.a, self.b
-        a, b = (
-            w if rho == math.inf else w ** (rho / (rho + self.reg))[:, None]
-            for w, rho in zip((self.a, self.b), self.rho, strict=True)
-        )
-        return a, b
+        return _power(self.a, self.rho[0], self.reg), _power(self.b, self.rho[1], self.reg)
 
 
 def from_cost(
@@ -182,7 +178,11 @@ def settings(
         raise ProblemError(f"method is {method!r:.80}; choose one of {', '.join(METHODS)}")
     if grad not in ("implicit", "detach"):
         raise ProblemError(f"grad is {grad!r:.80}; choose implicit or detach")
-    tol, omega, ridge = _real(tol, "tol"), _real(omega, "omega"), _real(ridge, "ridge")
+    tol, omega, ridge = (
+        checked_real(tol, "tol"),
+        checked_real(omega, "omega"),
+        checked_real(ridge, "ridge"),
+    )
     if not 0 < tol < math.inf:
         raise ProblemError(f"tol is {tol}; a positive number is needed")
     if not 1 <= omega < 2:
@@ -221,7 +221,8 @@ def check_values(
     Raises:
         ProblemError: the message names the argument and the first entry that is wrong.
     """
-    spread = _check_finite(cost, "C" if y is None else "x")
+    name = "x" if y is not None else f"{metric} cost of x and y: entry " if metric else "C"
+    spread = _check_finite(cost, name)
     if y is not None:
         _check_finite(y, "y")
     _check_finite(reg, "reg")
@@ -308,7 +309,7 @@ def _weights(
         )
     if unbalanced_type != "KL":
         raise ProblemError(f"unbalanced_type is {unbalanced_type!r:.80}; only KL is supported")
-    ready = []
+    ready: list[Tensor] = []
     for name, value, size in zip("ab", weights, sizes, strict=True):
         if value is None:
             ready.append(torch.full((batch, size), 1.0 / size, dtype=torch.float64))
@@ -320,7 +321,7 @@ def _weights(
                 "one row a problem"
             )
         ready.append(w.double().expand(batch, size))
-    return *ready, _regs(reg, batch), _penalties(unbalanced), reg_type == "KL"  # type: ignore[return-value]
+    return ready[0], ready[1], _regs(reg, batch), _penalties(unbalanced), reg_type == "KL"
 
 
 def _regs(reg: Any, batch: int) -> Tensor:
@@ -331,7 +332,7 @@ def _regs(reg: Any, batch: int) -> Tensor:
                 f"reg has shape {list(t.shape)}; give a number, or one for each problem [{batch}]"
             )
         return t.expand(batch)
-    value = _real(reg, "reg")
+    value = checked_real(reg, "reg")
     if not 0 < value < math.inf:
         raise ProblemError(f"reg is {value}; a positive number is needed")
     return torch.full((batch,), value, dtype=torch.float64)
@@ -341,13 +342,21 @@ def _penalties(unbalanced: Any) -> tuple[float, float]:
     pair = unbalanced if isinstance(unbalanced, tuple | list) else (unbalanced, unbalanced)
     if len(pair) != 2:
         raise ProblemError(f"unbalanced has {len(pair)} entries; give a number or a pair of them")
-    rho = [math.inf if r is None else _real(r, "unbalanced") for r in pair]
+    rho = [math.inf if r is None else checked_real(r, "unbalanced") for r in pair]
     if not all(r > 0 for r in rho):
         raise ProblemError(f"unbalanced is {unbalanced!r:.80}; positive numbers are needed")
     return rho[0], rho[1]
 
 
-def _real(value: Any, name: str) -> float:
+def _power(w: Tensor, rho: float, reg: Tensor) -> Tensor:
+    """The weights to the power rho / (rho + reg); the derivatives at 0 are 0, not NaN."""
+    if rho == math.inf:
+        return w
+    return torch.where(w > 0, torch.where(w > 0, w, 1.0) ** (rho / (rho + reg))[:, None], 0.0)
+
+
+def checked_real(value: Any, name: str) -> float:
+    """A number as a float."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ProblemDTypeError(f"{name} is {value!r:.80}; a number is needed")
     return float(value)

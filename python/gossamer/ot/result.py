@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from gossamer.errors import ShapeError
 from gossamer.ot import core
 from gossamer.ot.gradients import STATUSES, solve_laplacian
 from gossamer.ot.plans import core_cost, log_plan, masked, pairwise
-from gossamer.ot.problem import Problem, ProblemDTypeError, ProblemError
+from gossamer.ot.problem import Problem, ProblemDTypeError, ProblemError, checked_real
 
 # n x m entries that autograd and `plan` may hold at once; above it points stay lazy.
 DENSE_ENTRIES = 2**22
@@ -31,6 +30,7 @@ class OTResult:
         self._f, self._g = f, g
         self._stats = stats
         self._value: Callable[[], Tensor] = value
+        self._known: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         return (
@@ -38,14 +38,17 @@ class OTResult:
             f"marginal_error={self.marginal_error!r})"
         )
 
-    @cached_property
+    @property
     def value(self) -> Any:
         """The optimal value, regularization and penalties included."""
-        return self._out(self._value())
+        return self._once("value", lambda: self._out(self._value()))
 
-    @cached_property
+    @property
     def value_linear(self) -> Any:
         """The transport cost <C, P>, without regularization; never n x m for a lazy cost."""
+        return self._once("value_linear", self._linear)
+
+    def _linear(self) -> Any:
         if self._f.requires_grad and self._problem.y is None:
             return self._out((self._plan * self._problem.cost).sum((1, 2)))
         linear = torch.stack([part[2] for part in self._sums])
@@ -59,10 +62,10 @@ class OTResult:
         """The transport cost <C, P>: another name of `value_linear`."""
         return self.value_linear
 
-    @cached_property
+    @property
     def plan(self) -> Any:
         """The transport plan P [n, m], made when it is first read."""
-        return self._out(self._plan)
+        return self._once("plan", lambda: self._out(self._plan))
 
     def sparse_plan(self, threshold: float = 1e-5) -> Any:
         """The plan as a torch CSR tensor [n, m] in float64, without autograd.
@@ -73,9 +76,10 @@ class OTResult:
         Returns:
             A CSR tensor, or a list of them for a batch; never n x m in memory for a lazy cost.
         """
-        if not 0 <= threshold < 1:
-            raise ProblemError(f"threshold is {threshold!r:.80}; 0 <= threshold < 1 is needed")
-        plans = [core.sparse_plan(*item, threshold) for item in self._items]
+        least = checked_real(threshold, "threshold")
+        if not 0 <= least < 1:
+            raise ProblemError(f"threshold is {least}; 0 <= threshold < 1 is needed")
+        plans = [core.sparse_plan(*item, least) for item in self._items]
         return plans if self._problem.batched else plans[0]
 
     def cost_gradient(self, grad_plan: Any, threshold: float = 1e-8) -> Any:
@@ -102,16 +106,21 @@ class OTResult:
             raise ProblemError(
                 "cost_gradient was asked of an unbalanced problem; differentiate `plan` instead"
             )
-        plan = core.sparse_plan(*self._items[0], threshold)
+        plan = self.sparse_plan(threshold)
         n, m = plan.shape
         rows = torch.arange(n).repeat_interleave(plan.crow_indices().diff())
         cols = plan.col_indices()
-        grad = grad_plan(rows, cols) if callable(grad_plan) else grad_plan[rows, cols]
-        if not isinstance(grad, Tensor) or grad.shape != rows.shape:
+        grad = grad_plan(rows, cols) if callable(grad_plan) else grad_plan
+        if not isinstance(grad, Tensor):
             raise ProblemDTypeError(
-                f"grad_plan gave a {type(grad).__name__}; one number for each of the "
-                f"{len(rows)} entries is needed, as a tensor"
+                f"grad_plan is a {type(grad).__name__}; a tensor is needed, or a function of row "
+                "and column indices that gives one"
             )
+        wanted = rows.shape if callable(grad_plan) else (n, m)
+        if grad.shape != wanted:
+            raise ShapeError(f"grad_plan has shape {list(grad.shape)}; {list(wanted)} is needed")
+        if not callable(grad_plan):
+            grad = grad[rows, cols]
         values = plan.values()
         weighted = values * grad.detach().double()
         q_f = values.new_zeros(n).index_add_(0, rows, weighted)
@@ -119,20 +128,21 @@ class OTResult:
         w_f, w_g = solve_laplacian(plan, q_f, q_g)
         gradient = values * (w_f[rows] + w_g[cols]) - weighted
         return torch.sparse_csr_tensor(
-            plan.crow_indices(), cols, gradient / float(problem.reg), (n, m)
+            plan.crow_indices(),
+            cols,
+            gradient / float(problem.reg),
+            (n, m),
+            check_invariants=False,
         )
 
-    @cached_property
+    @property
     def potentials(self) -> tuple[Any, Any]:
         """The dual potentials (f [n], g [m]) of P = exp((f + g - C) / reg); 0 where no mass is.
 
         Where both marginals are exact, f + t and g - t give the same plan; here the means of f and
         of g, over entries with mass, are equal.
         """
-        p = self._problem
-        pairs = ((self._f, p.a), (self._g, p.b))
-        f, g = (self._out(torch.where(w > 0, u, 0.0)) for u, w in pairs)
-        return f, g
+        return (self.potential_a, self.potential_b)
 
     @property
     def log_scalings(self) -> tuple[Any, Any]:
@@ -145,14 +155,16 @@ class OTResult:
     @property
     def potential_a(self) -> Any:
         """The potential f of the rows."""
-        return self.potentials[0]
+        p = self._problem
+        return self._once("f", lambda: self._out(torch.where(p.a > 0, self._f, 0.0)))
 
     @property
     def potential_b(self) -> Any:
         """The potential g of the columns."""
-        return self.potentials[1]
+        p = self._problem
+        return self._once("g", lambda: self._out(torch.where(p.b > 0, self._g, 0.0)))
 
-    @cached_property
+    @property
     def marginals(self) -> tuple[Any, Any]:
         """The plan's sums (P 1 [n], P' 1 [m]); never n x m for a lazy cost, without autograd."""
         rows, cols = (torch.stack([part[k] for part in self._sums]) for k in (0, 1))
@@ -168,22 +180,22 @@ class OTResult:
         """The plan's column sums."""
         return self.marginals[1]
 
-    @cached_property
+    @property
     def status(self) -> Any:
         """How it ended: "converged", "max_iter" or "stalled"; a list of them for a batch."""
         return self._each(0, lambda code: STATUSES[int(code)])
 
-    @cached_property
+    @property
     def iterations(self) -> Any:
         """Sinkhorn sweeps plus Newton steps."""
         return self._each(slice(1, 3), lambda counts: int(sum(counts)))
 
-    @cached_property
+    @property
     def marginal_error(self) -> Any:
         """|P 1 - a|_1 + |P' 1 - b|_1; unbalanced: the residual of the optimality conditions."""
         return self._each(5, float)
 
-    @cached_property
+    @property
     def log(self) -> Any:
         """What ran: method, sweeps, newton (steps), cg (iterations), passes (over n x m)."""
         names = ("sweeps", "newton", "cg", "passes")
@@ -211,10 +223,18 @@ class OTResult:
             for i, reg in enumerate(p.reg.tolist())
         ]
 
-    @cached_property
+    @property
     def _sums(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        parts = (core.reduce_plan(*item) for item in self._items)
-        return [(r, c, torch.as_tensor(linear, dtype=torch.float64)) for r, c, linear in parts]
+        sums: list[tuple[Tensor, Tensor, Tensor]] = self._once(
+            "sums", lambda: [core.reduce_plan(*item) for item in self._items]
+        )
+        return sums
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives, kept (functools.cached_property has a lock, which dynamo refuses)."""
+        if name not in self._known:
+            self._known[name] = make()
+        return self._known[name]
 
     def _each(self, columns: int | slice, make: Callable[[Any], Any]) -> Any:
         values = [make(row) for row in self._stats[:, columns].tolist()]

@@ -221,7 +221,7 @@ def as_dense(problem: Problem, lazy: bool | None) -> Problem:
     return (
         problem
         if lazy
-        else replace(problem, cost=pairwise(x, y, problem.metric), y=None, metric="")
+        else replace(problem, cost=pairwise(x, y, problem.metric), y=None)
     )
 
 

@@ -1,0 +1,203 @@
+"""Bad calls of gossamer.ot: a ValueError that names the argument, and nothing else changed."""
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import gossamer.ot as ot
+from gossamer.errors import DeviceError, DTypeError, GossamerError, ShapeError
+
+NAN, INF = float("nan"), float("inf")
+C = torch.rand(4, 5, dtype=torch.float64)
+A = torch.full((4,), 0.25, dtype=torch.float64)
+B = torch.full((5,), 0.2, dtype=torch.float64)
+X, Y = torch.rand(4, 3, dtype=torch.float64), torch.rand(5, 3, dtype=torch.float64)
+
+
+def put(t: torch.Tensor, index: Any, value: float) -> torch.Tensor:
+    t = t.clone()
+    t[index] = value
+    return t
+
+
+Call = Callable[[], object]
+# name, call, words of the message
+CASES: list[tuple[str, Call, str]] = [
+    ("unequal masses", lambda: ot.solve(C, 2 * A, B), "a sums to 2 and b to 1.*unbalanced="),
+    ("nearly equal masses", lambda: ot.solve(C, A, B * (1 + 1e-5)), "equal masses"),
+    ("unequal in a batch", lambda: ot.solve(torch.stack([C, C]), torch.stack([A, 2 * A]), B),
+     "in problem 1 of the batch"),
+    ("negative a", lambda: ot.solve(C, put(A, 2, -0.1), B), r"a\[2\] is -0.1"),
+    ("negative b", lambda: ot.solve(C, A, put(B, 0, -1.0)), r"b\[0\] is -1"),
+    ("negative in a batch", lambda: ot.solve(torch.stack([C, C]), torch.stack([A, -A]), B),
+     r"a\[1, 0\] is -0.25"),
+    ("NaN in C", lambda: ot.solve(put(C, (1, 3), NAN), A, B), r"C\[1, 3\] is nan"),
+    ("infinite C", lambda: ot.solve(put(C, (3, 0), INF), A, B), r"C\[3, 0\] is inf"),
+    ("minus infinite C", lambda: ot.solve(put(C, (3, 0), -INF), A, B), r"C\[3, 0\] is -inf"),
+    ("NaN in a batch", lambda: ot.solve(torch.stack([C, C * NAN])), r"C\[1, 0, 0\] is nan"),
+    ("NaN in a", lambda: ot.solve(C, put(A, 0, NAN), B), r"a\[0\] is nan"),
+    ("infinite b", lambda: ot.solve(C, A, put(B, 4, INF)), r"b\[4\] is inf"),
+    ("no mass", lambda: ot.solve(C, 0 * A, 0 * B), "a has no mass"),
+    ("no mass in b", lambda: ot.solve(C, A, 0 * B, unbalanced=1.0), "b has no mass"),
+    ("reg 0", lambda: ot.solve(C, A, B, reg=0), "reg is 0.0; a positive"),
+    ("negative reg", lambda: ot.solve(C, A, B, reg=-1.0), "reg is -1.0; a positive"),
+    ("NaN reg", lambda: ot.solve(C, A, B, reg=NAN), "reg is nan"),
+    ("infinite reg", lambda: ot.solve(C, A, B, reg=INF), "reg is inf"),
+    ("a text for reg", lambda: ot.solve(C, A, B, reg="small"), "reg is 'small'"),
+    ("a bool for reg", lambda: ot.solve(C, A, B, reg=True), "reg is True"),
+    ("None for reg", lambda: ot.solve(C, A, B, reg=None), "reg is None"),
+    ("tensor reg 0", lambda: ot.solve(C, A, B, reg=torch.tensor(0.0)), "reg is 0.0"),
+    ("reg of another batch", lambda: ot.solve(C, A, B, reg=torch.ones(3)), r"reg has shape \[3\]"),
+    ("reg that overflows", lambda: ot.solve(1e200 * C, A, B, reg=1e-200), "C / reg overflows"),
+    ("C that overflows", lambda: ot.solve(put(put(C, 0, 1.5e308), 1, -1.5e308), A, B), "overflows"),
+    ("short a", lambda: ot.solve(C, A[:3], B), r"a has shape \[3\]; \[4\] is needed"),
+    ("long b", lambda: ot.solve(C, A, A), r"b has shape \[4\]; \[5\] is needed"),
+    ("a column for a", lambda: ot.solve(C, A[:, None], B), r"a has shape \[4, 1\]"),
+    ("a of another batch", lambda: ot.solve(torch.stack([C] * 3), torch.stack([A] * 2), B),
+     r"a has shape \[2, 4\].*\[3, 4\]"),
+    ("C of one dimension", lambda: ot.solve(A), r"C has shape \[4\]"),
+    ("C of four dimensions", lambda: ot.solve(C[None, None]), r"C has shape \[1, 1, 4, 5\]"),
+    ("no rows", lambda: ot.solve(C[:0]), r"C has shape \[0, 5\].*empty"),
+    ("no columns", lambda: ot.solve(C[:, :0]), r"C has shape \[4, 0\].*empty"),
+    ("no problems", lambda: ot.solve(C[None][:0]), r"C has shape \[0, 4, 5\].*empty"),
+    ("a scalar for C", lambda: ot.solve(torch.tensor(1.0)), r"C has shape \[\]"),
+    ("integers", lambda: ot.solve(C.long()), "C has dtype torch.int64"),
+    ("float16", lambda: ot.solve(C.half()), "C has dtype torch.float16"),
+    ("complex", lambda: ot.solve(C + 0j), "C has dtype torch.complex128"),
+    ("bools for a", lambda: ot.solve(C, A > 0), "a has dtype torch.bool"),
+    ("NumPy integers", lambda: ot.solve(np.ones((2, 2), int)), "C is a NumPy array of int64"),
+    ("NumPy objects", lambda: ot.solve(np.ones((2, 2), object)), "C is a NumPy array of object"),
+    ("NumPy of the other byte order", lambda: ot.solve(np.ones((2, 2), ">f8")), "array of >f8"),
+    ("a list", lambda: ot.solve(C.tolist()), "C is a list"),
+    ("a list for a", lambda: ot.solve(C, A.tolist()), "a is a list"),
+    ("nothing", lambda: ot.solve(a=A), "C and its other name M"),
+    ("both names", lambda: ot.solve(C, M=C), "C and its other name M"),
+    ("a sparse C", lambda: ot.solve(C.to_sparse()), "C is stored as torch.sparse_coo"),
+    ("a sparse a", lambda: ot.solve(C, A.to_sparse()), "a is stored as"),
+    ("another device", lambda: ot.solve(C.to("meta")), "C is on meta"),
+    ("a on another device", lambda: ot.solve(C, A.to("meta")), "a is on meta"),
+    ("reg on another device", lambda: ot.solve(C, reg=torch.ones((), device="meta")), "reg is on"),
+    ("a metric nobody has", lambda: ot.solve_sample(X, Y, metric="euclid"), "metric is 'euclid'"),
+    ("x with NaN", lambda: ot.solve_sample(put(X, (0, 1), NAN), Y),
+     r"cost of x and y: entry \[0, 0\]"),
+    ("lazy x with NaN", lambda: ot.solve_sample(put(X, (0, 1), NAN), Y, lazy=True),
+     r"x\[0, 1\] is nan"),
+    ("lazy y infinite", lambda: ot.solve_sample(X, put(Y, (4, 0), INF), lazy=True),
+     r"y\[4, 0\] is inf"),
+    ("a zero vector", lambda: ot.solve_sample(X, put(Y, 3, 0.0), metric="cosine", lazy=True),
+     r"y\[3\] is the zero vector"),
+    ("a zero vector in x", lambda: ot.loss(put(X, 0, 0.0), Y, metric="cosine"),
+     r"cosine cost of x and y: entry \[0, 0\]"),
+    ("other dimensions", lambda: ot.solve_sample(X, Y[:, :2]),
+     r"y has shape \[5, 2\] and x \[4, 3\]"),
+    ("another batch of points", lambda: ot.loss(torch.stack([X, X]), Y), r"y has shape \[5, 3\]"),
+    ("no points", lambda: ot.loss(X[:0], Y), r"x has shape \[0, 3\]"),
+    ("no points in y", lambda: ot.loss(X, Y[:0]), r"y has shape \[0, 3\]"),
+    ("a vector of points", lambda: ot.loss(X[0], Y), r"x has shape \[3\]"),
+    ("a list of points", lambda: ot.loss(X, Y.tolist()), "y is a list"),
+    ("points elsewhere", lambda: ot.loss(X, Y.to("meta")), "y is on meta"),
+    ("weights of the wrong cloud", lambda: ot.loss(X, Y, B, A), r"a has shape \[5\]"),
+    ("unequal weights of clouds", lambda: ot.loss(X, Y, 3 * A, B), "a sums to 3"),
+    ("a regularizer nobody has", lambda: ot.solve(C, reg_type="L2"), "reg_type is 'L2'"),
+    ("a penalty nobody has", lambda: ot.solve(C, unbalanced=1.0, unbalanced_type="TV"),
+     "unbalanced_type is 'TV'"),
+    ("penalty 0", lambda: ot.solve(C, unbalanced=0.0), "unbalanced is 0.0"),
+    ("negative penalty", lambda: ot.solve(C, unbalanced=(1.0, -1.0)), "unbalanced is"),
+    ("NaN penalty", lambda: ot.solve(C, unbalanced=NAN), "unbalanced is nan"),
+    ("three penalties", lambda: ot.solve(C, unbalanced=(1, 2, 3)), "unbalanced has 3 entries"),
+    ("a text for a penalty", lambda: ot.solve(C, unbalanced="x"), "unbalanced is 'x'"),
+    ("a method nobody has", lambda: ot.solve(C, method="simplex"), "method is 'simplex'"),
+    ("a variant nobody has", lambda: ot.sinkhorn_newton_sparse(C, variant="x"), "variant is 'x'"),
+    ("published unbalanced",
+     lambda: ot.sinkhorn_newton_sparse(C, variant="published", unbalanced=1),
+     "unbalanced was given with the published"),
+    ("tol 0", lambda: ot.solve(C, tol=0), "tol is 0"),
+    ("NaN tol", lambda: ot.solve(C, tol=NAN), "tol is nan"),
+    ("a text for tol", lambda: ot.solve(C, tol="x"), "tol is 'x'"),
+    ("max_iter 0", lambda: ot.solve(C, max_iter=0), "max_iter is 0"),
+    ("half a max_iter", lambda: ot.solve(C, max_iter=1.5), "max_iter is 1.5"),
+    ("omega 2", lambda: ot.sinkhorn(C, omega=2.0), "omega is 2.0"),
+    ("omega below 1", lambda: ot.sinkhorn(C, omega=0.5), "omega is 0.5"),
+    ("omega without sinkhorn", lambda: ot.solve(C, omega=1.5), "omega is 1.5 with method 'auto'"),
+    ("negative ridge", lambda: ot.solve(C, ridge=-1.0), "ridge is -1.0"),
+    ("a gradient nobody has", lambda: ot.solve(C, grad="envelope"), "grad is 'envelope'"),
+    ("one potential", lambda: ot.solve(C, potentials_init=A), "potentials_init is not a pair"),
+    ("short potentials", lambda: ot.solve(C, potentials_init=(A, A)),
+     r"potentials_init\[1\] has shape \[4\]"),
+    ("potentials with NaN", lambda: ot.solve(C, potentials_init=(A * NAN, B)),
+     r"potentials_init\[0\]\[0\] is nan"),
+    ("a list of potentials", lambda: ot.solve(C, potentials_init=([0] * 4, B)),
+     r"potentials_init\[0\] is a list"),
+    ("threshold 1", lambda: ot.solve(C).sparse_plan(1.0), "threshold is 1.0"),
+    ("negative threshold", lambda: ot.solve(C).sparse_plan(-1e-3), "threshold is -0.001"),
+    ("a text for a threshold", lambda: ot.solve(C).cost_gradient(C, "x"), "threshold is 'x'"),
+    ("cost_gradient of a batch", lambda: ot.solve(C[None]).cost_gradient(C), "asked of a batch"),
+    ("cost_gradient unbalanced", lambda: ot.solve(C, unbalanced=1.0).cost_gradient(C),
+     "asked of an unbalanced"),
+    ("a short grad_plan", lambda: ot.solve(C).cost_gradient(lambda i, j: torch.ones(2)),
+     "grad_plan has shape"),
+    ("grad_plan of another shape", lambda: ot.solve(C).cost_gradient(C.T), "grad_plan has shape"),
+    ("a list for grad_plan", lambda: ot.solve(C).cost_gradient([1.0]), "grad_plan is a list"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize(("name", "call", "words"), CASES, ids=[c[0] for c in CASES])
+def test_a_bad_call_is_a_value_error_that_names_its_argument(
+    name: str, call: Call, words: str, grad: bool
+) -> None:
+    threads = torch.get_num_threads()
+    with torch.set_grad_enabled(grad):
+        with pytest.raises(ValueError, match=words) as caught:
+            call()
+        assert torch.is_grad_enabled() == grad
+    assert isinstance(caught.value, GossamerError)
+    assert torch.get_num_threads() == threads
+    assert ot.solve(C, A, B, reg=0.1).status == "converged"
+
+
+@pytest.mark.parametrize("name", ["C", "a", "b"])
+def test_kinds_of_error(name: str) -> None:
+    """Each class is what a caller of the rest of the library, or of ValueError, expects."""
+    good = {"C": C, "a": A, "b": B}
+    with pytest.raises(DeviceError, match=f"{name} is on meta"):
+        ot.solve(**{**good, name: good[name].to("meta")})
+    with pytest.raises(DTypeError, match=f"{name} has dtype"):
+        ot.solve(**{**good, name: good[name].int()})
+    with pytest.raises(ShapeError, match=f"{name} has shape"):
+        ot.solve(**{**good, name: good[name][..., :0]})
+    for kind in (ot.ProblemError, ot.ProblemDTypeError, ot.ProblemDeviceError):
+        assert issubclass(kind, ValueError)
+        assert str(pickle.loads(pickle.dumps(kind("text")))) == "text"  # noqa: S301
+
+
+def test_an_error_in_the_backward_leaves_grad_mode_alone() -> None:
+    x = X.clone().requires_grad_()
+    result = ot.solve_sample(x, Y, lazy=True, reg=0.1)
+    with pytest.raises(GossamerError):
+        result.cost.backward()
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("method", ["auto", "sinkhorn", "newton", "published"])
+@pytest.mark.parametrize("reg", [1e-12, 1e-6, 1e-3, 1e12])
+@pytest.mark.parametrize("scale", [1e-100, 1.0, 1e100])
+def test_no_call_hangs_or_gives_nan(scale: float, reg: float, method: str) -> None:
+    """Whatever the scales: an answer with a status, finite numbers, within the cap."""
+    a = put(A, 0, 1e-12)
+    with np.errstate(all="raise"):
+        try:
+            result = ot.solve(
+                scale * C, a / a.sum(), B, reg=reg * scale, method=method, max_iter=300
+            )
+        except ot.ConvergenceWarning:
+            return  # the tests' filter makes it an error; it came in time
+    assert result.status == "converged"
+    assert bool(result.plan.isfinite().all())
+    assert bool(torch.isfinite(result.value))
+    assert float((result.plan.sum(1) - a / a.sum()).abs().sum()) < 1e-8
