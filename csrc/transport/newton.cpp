@@ -70,19 +70,25 @@ class Newton {
     return false;
   }
 
-  // One pass: sums, error, and the Hessian's entries.
+  // One pass: sums, error, and the Hessian's entries, fewer where they would not fit.
   void read_plan(const Stage& stage) {
-    EmitArgs args{s_.inv_reg, s_.u.data(), s_.v.data(), s_.sqrt_b.data(),
-                  omitted_,   0.0,         Keep::plan,  s_.r.data()};
-    if (stage.published) {
-      args.relative = 0.0;
-      args.absolute = global_threshold(s_);
+    for (;;) {
+      EmitArgs args{s_.inv_reg, s_.u.data(), s_.v.data(), s_.sqrt_b.data(),
+                    omitted_,   0.0,         Keep::plan,  s_.r.data()};
+      if (stage.published) {
+        args.relative = 0.0;
+        args.absolute = global_threshold(s_);
+      }
+      const std::int64_t limit =
+          stage.published ? std::numeric_limits<std::int64_t>::max() : entry_budget;
+      if (s_.runner.emit(args, s_.c, entries_, limit)) break;
+      omitted_ *= 10.0;
     }
-    s_.runner.emit(args, s_.c, entries_);
     s_.error = s_.residual();
     density_ = static_cast<double>(entries_.nnz()) /
                (static_cast<double>(s_.n) * static_cast<double>(s_.m));
-    omitted_ = density_ > crowded ? loose : tight;
+    const double wanted = density_ > crowded ? loose : tight;
+    if (wanted > omitted_ || entries_.nnz() < entry_budget / 8) omitted_ = wanted;
   }
 
   // Solves for the direction, then goes along it as far as the dual objective rises.

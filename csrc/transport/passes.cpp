@@ -82,12 +82,14 @@ bool PassRunner::ChunkEntries::reserve(std::int64_t more) noexcept {
   return true;
 }
 
-void PassRunner::emit(const EmitArgs& args, Vector& cols, Entries& out) {
+bool PassRunner::emit(const EmitArgs& args, Vector& cols, Entries& out, std::int64_t limit) {
   const std::int64_t n = cost_.n;
   const std::int64_t chunks = (n + chunk_rows(n) - 1) / chunk_rows(n);
   chunk_entries_.resize(static_cast<std::size_t>(chunks));
   out.indptr.assign(static_cast<std::size_t>(n) + 1, 0);
+  const std::int64_t chunk_limit = limit / chunks;
   bool exhausted = false;  // memory ran out inside a thread, where no exception may pass
+  bool crowded = false;
   run(&cols, [&](std::int64_t chunk, RowRange rows, double* own, double* work) noexcept {
     ChunkEntries& kept = chunk_entries_[static_cast<std::size_t>(chunk)];
     kept.used = 0;
@@ -106,9 +108,19 @@ void PassRunner::emit(const EmitArgs& args, Vector& cols, Entries& out) {
               : table_.dense.emit(cost_, args, i, own, work, cols_out, values_out);
       out.indptr[static_cast<std::size_t>(i) + 1] = count;
       kept.used += count;
+      if (kept.used > chunk_limit) {  // the sums go on, into the room of this row
+        std::atomic_ref<bool>(crowded).store(true);
+        kept.used = 0;
+      }
     }
   });
+  count_pass();
   if (exhausted) throw std::bad_alloc();
+  if (crowded) {
+    out = {};
+    chunk_entries_ = {};
+    return false;
+  }
   for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) out.indptr[i + 1] += out.indptr[i];
   out.cols.resize(static_cast<std::size_t>(out.nnz()));
   out.values.resize(static_cast<std::size_t>(out.nnz()));
@@ -118,7 +130,7 @@ void PassRunner::emit(const EmitArgs& args, Vector& cols, Entries& out) {
     std::copy_n(kept.cols.data(), kept.used, out.cols.data() + begin);
     std::copy_n(kept.values.data(), kept.used, out.values.data() + begin);
   });
-  count_pass();
+  return true;
 }
 
 void PassRunner::kernel_sweep(const KernelArgs& args, Vector& cols) {

@@ -3,6 +3,7 @@
 // any number of threads.
 #pragma once
 
+#include <limits>
 #include <new>
 #include <vector>
 
@@ -32,6 +33,10 @@ struct Entries {
   std::int64_t nnz() const noexcept { return indptr.empty() ? 0 : indptr.back(); }
 };
 
+// Entries that a solver keeps at most, 12 bytes each and three copies at the worst moment: what a
+// problem of 10,000 points may use, and more than one of 2,000 can.
+inline constexpr std::int64_t entry_budget = std::int64_t{1} << 23;
+
 // Rows a chunk: enough work for a task, at most 32 chunks.
 constexpr std::int64_t chunk_rows(std::int64_t n) noexcept {
   const std::int64_t rows = (n + 31) / 32;
@@ -49,7 +54,9 @@ class PassRunner {
   // Each sets cols[j] to the column sums.
   void sweep(const SweepArgs& args, Vector& cols);
   void sums(const SumsArgs& args, Vector& cols);
-  void emit(const EmitArgs& args, Vector& cols, Entries& out);
+  // False: more entries than `limit` would be kept; the sums are right, `out` is empty.
+  bool emit(const EmitArgs& args, Vector& cols, Entries& out,
+            std::int64_t limit = std::numeric_limits<std::int64_t>::max());
   void kernel_sweep(const KernelArgs& args, Vector& cols);
   void plan(double inv_reg, const double* u, const double* v, double* out);
 

@@ -106,10 +106,11 @@ bool State::screen() {
   const double cut = std::exp(-(reach() + margin));
   Vector sums_r(a.size()), sums_c;
   runner.restrict_to(nullptr);
-  runner.emit({inv_reg, u.data(), v.data(), sqrt_b.data(), 0.0, cut, Keep::cost, sums_r.data()},
-              sums_c, screen_entries_);
-  if (static_cast<double>(screen_entries_.nnz()) >
-      worthwhile * static_cast<double>(n) * static_cast<double>(m)) {
+  const auto whole = static_cast<double>(n) * static_cast<double>(m);
+  const EmitArgs args{inv_reg, u.data(), v.data(),   sqrt_b.data(),
+                      0.0,     cut,      Keep::cost, sums_r.data()};
+  if (!runner.emit(args, sums_c, screen_entries_, entry_budget) ||
+      static_cast<double>(screen_entries_.nnz()) > worthwhile * whole) {
     screen_entries_ = {};
     return false;
   }
