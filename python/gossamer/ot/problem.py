@@ -198,8 +198,7 @@ def settings(
             "unbalanced was given with the published method, which has exact marginals only; use "
             "method='auto'"
         )
-    if max_iter is None:
-        max_iter = Settings.max_iter
+    max_iter = Settings.max_iter if max_iter is None else max_iter
     if isinstance(max_iter, bool) or not isinstance(max_iter, int | np.integer) or max_iter < 1:
         raise ProblemError(f"max_iter is {max_iter!r:.80}; an integer >= 1 is needed")
     warm = _warm(problem, potentials_init)
@@ -255,9 +254,10 @@ def check_values(
         mass_a, mass_b = a.sum(1), b.sum(1)
         far = (mass_a - mass_b).abs() > MASS_TOLERANCE * torch.maximum(mass_a, mass_b)
         if bool(far.any()):
+            which = f" in problem {int(far.nonzero()[0])} of the batch" if len(far) > 1 else ""
             raise ProblemError(
                 f"a sums to {_first(far, mass_a):.9g} and b to {_first(far, mass_b):.9g}"
-                f"{_item(far)}; balanced transport needs equal masses (within a relative "
+                f"{which}; balanced transport needs equal masses (within a relative "
                 f"{MASS_TOLERANCE:g}): rescale one, or set unbalanced="
             )
 
@@ -396,7 +396,3 @@ def _where(bad: Tensor) -> str:
     """The index of the first bad entry, without the batch's index where there is no batch."""
     index = bad.nonzero()[0].tolist()
     return str(index if bad.shape[0] > 1 else index[1:]) if bad.dim() > 1 else ""
-
-
-def _item(bad: Tensor) -> str:
-    return f" in problem {int(bad.nonzero()[0])} of the batch" if len(bad) > 1 else ""
