@@ -1,6 +1,6 @@
 """Routers of a mixture of experts: which expert sees which token, and with what weight.
 
-A router scores tokens against experts, decides, and weighs what it decided by the softmax of the
+A router scores tokens against experts, decides, and weighs what it decided by a function of the
 scores, through which it learns. The decision is each token's own best (`TopKRouter`), or a
 transport plan between tokens and experts, which fills all experts alike (`SinkhornRouter`).
 """
@@ -23,7 +23,7 @@ class Routing(NamedTuple):
     """What a router decided.
 
     Attributes:
-        gates: [..., experts], the softmax of the scores where a token is sent, else 0.
+        gates: [..., experts], the weight of an expert where a token is sent, else 0.
         assigned: bool [..., experts], True where a token is sent.
     """
 
@@ -37,7 +37,7 @@ class Routing(NamedTuple):
 
 
 class TopKRouter(nn.Module):
-    """Send each token to the k experts that score highest.
+    """Send each token to the k experts that score highest, weighed by the softmax of the scores.
 
     Nothing keeps the experts' loads equal.
 
@@ -104,11 +104,15 @@ class TopKRouter(nn.Module):
             dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
             scores = x.to(dtype) @ self.weight.to(dtype).T
             assigned = self.assign(scores.detach().flatten(0, -2)).view_as(scores)
-            return Routing(scores.softmax(-1) * assigned, assigned)
+            return Routing(self.weigh(scores) * assigned, assigned)
 
     def assign(self, scores: Tensor) -> Tensor:
         """Decide from scores [tokens, experts]: bool, of the same shape."""
         return _largest(scores, self.k, 1)
+
+    def weigh(self, scores: Tensor) -> Tensor:
+        """The gates of all pairs, before the decision."""
+        return scores.softmax(-1)
 
     def extra_repr(self) -> str:
         """The line that `print(model)` shows."""
@@ -122,7 +126,8 @@ class SinkhornRouter(TopKRouter):
     expert takes tokens / experts, the cost is minus the score; a token goes to the k largest
     entries of its row of the plan. No expert gets more than
     ``ceil(capacity * k * tokens / experts)`` tokens; a token can be left without an expert, then
-    its gates are all 0.
+    its gates are all 0. A gate is the sigmoid of the score: the softmax would be small wherever
+    the plan sends a token away from the expert that scores highest.
 
     A decision that looks at all tokens would let a language model see the future. So in evaluation
     each token decides alone, for the highest scores plus `balance`: the experts' potentials of the
@@ -145,6 +150,7 @@ class SinkhornRouter(TopKRouter):
     Reference:
         Clark et al. 2022, "Unified scaling laws for routed language models" (S-BASE: the plan of
         Sinkhorn in training, each token alone in inference; the potentials there are ours).
+        Lewis et al. 2021, "BASE layers" (the sigmoid).
         Liu, Puigcerver, Blondel 2023, "Sparsity-constrained optimal transport" (the capacity of
         an expert as a bound on the non-zeros of its column).
 
@@ -205,6 +211,10 @@ class SinkhornRouter(TopKRouter):
         self.balance.lerp_((potentials - potentials.mean()).to(self.balance), 1 - self.momentum)
         plan = plan * _largest(plan, self.k, 1)
         return (_largest(plan, self.limit(len(scores)), 0) & (plan > 0)).to(scores.device)
+
+    def weigh(self, scores: Tensor) -> Tensor:
+        """The gates of all pairs, before the decision."""
+        return scores.sigmoid()
 
     def _transport(self, cost: Tensor, limit: int) -> tuple[Tensor, Tensor]:
         """The plan [tokens, experts] of a cost and the experts' potentials."""

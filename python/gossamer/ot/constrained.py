@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gossamer import _core
+from gossamer.ot.gradients import warn
 from gossamer.ot.problem import Problem, ProblemError, check_values, from_cost
 
 METHODS = ("newton", "lbfgs")
@@ -162,8 +163,8 @@ def sparsity_constrained(
         tol: of the L1 error of the rows, relative to the total mass.
 
     Returns:
-        The result. Status "stalled" with an error that k makes unavoidable is no failure of the
-        solver: the rows of the best plan it can name are off by `marginal_error`.
+        The result. When its status is not "converged", a `gossamer.ot.ConvergenceWarning` says
+        by how much the rows are off: where k binds, that is no failure of the solver.
 
     Raises:
         ValueError: an argument is wrong; the message names it.
@@ -193,6 +194,13 @@ def sparsity_constrained(
     cost, rows, cols = problem.cost[0], problem.a[0], problem.b[0]
     solution = solve(cost, rows, cols, k, gamma, method=method, max_iter=max_iter, tol=tol)
     plan = solution.plan
+    if solution.status != "converged":
+        binds = k < len(cost) and bool((plan.indptr.diff() == k).any())
+        cure = "raise k or lower gamma" if binds else "raise max_iter or tol"
+        warn(
+            f"sparsity_constrained ended as {solution.status!r} after {solution.iterations} steps: "
+            f"the rows are off by {solution.error:.3g} in all, the columns are exact; {cure}"
+        )
     linear = (cost.detach()[plan.row.long(), plan.column].double() * plan.mass).sum()
     return ConstrainedResult(
         _give(problem, _Value.apply(cost, rows, cols, solution)),  # type: ignore[no-untyped-call]
