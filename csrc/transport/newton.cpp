@@ -82,13 +82,14 @@ class Newton {
       const std::int64_t limit =
           stage.published ? std::numeric_limits<std::int64_t>::max() : entry_budget;
       if (s_.runner.emit(args, s_.c, entries_, limit)) break;
-      omitted_ *= 10.0;
+      omitted_ = std::max(3.0 * omitted_, loose);
     }
     s_.error = s_.residual();
     density_ = static_cast<double>(entries_.nnz()) /
                (static_cast<double>(s_.n) * static_cast<double>(s_.m));
     const double wanted = density_ > crowded ? loose : tight;
-    if (wanted > omitted_ || entries_.nnz() < entry_budget / 8) omitted_ = wanted;
+    const bool room = entries_.nnz() < entry_budget / 2;
+    if (wanted > omitted_ || room) omitted_ = std::max(wanted, omitted_ / 3.0);
   }
 
   // Solves for the direction, then goes along it as far as the dual objective rises.

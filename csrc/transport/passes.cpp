@@ -130,6 +130,8 @@ bool PassRunner::emit(const EmitArgs& args, Vector& cols, Entries& out, std::int
     std::copy_n(kept.cols.data(), kept.used, out.cols.data() + begin);
     std::copy_n(kept.values.data(), kept.used, out.values.data() + begin);
   });
+  // Buffers are kept for the next pass, unless they are large.
+  if (out.nnz() > entry_budget / 16) chunk_entries_ = {};
   return true;
 }
 

@@ -33,9 +33,9 @@ struct Entries {
   std::int64_t nnz() const noexcept { return indptr.empty() ? 0 : indptr.back(); }
 };
 
-// Entries that a solver keeps at most, 12 bytes each and three copies at the worst moment: what a
-// problem of 10,000 points may use, and more than one of 2,000 can.
-inline constexpr std::int64_t entry_budget = std::int64_t{1} << 23;
+// Entries that a solver keeps at most: 12 bytes each, and at the worst moment two and a half
+// copies.
+inline constexpr std::int64_t entry_budget = 20'000'000;
 
 // Rows a chunk: enough work for a task, at most 32 chunks.
 constexpr std::int64_t chunk_rows(std::int64_t n) noexcept {

@@ -69,10 +69,7 @@ class Forecast {
 bool run_sinkhorn(State& s, const SolveOptions& options, bool may_give_up) {
   const bool plain = options.omega == 1.0 && s.kappa_a == 1.0 && s.kappa_b == 1.0;
   const bool stored = plain && s.n * s.m <= stored_kernel_limit;
-  // Sweeps that cost about what Newton does from scratch: more where a sweep is cheap, and where
-  // Newton would have to leave out entries that it needs, to fit in memory.
-  const bool huge = s.n * s.m > 4 * entry_budget;
-  const double patience = stored ? 200.0 : huge ? 250.0 : 60.0;
+  const double patience = stored ? 200.0 : 60.0;  // sweeps that cost about what Newton does
   Forecast forecast;
   const auto done = [&] {
     if (s.error <= options.tol) return true;
