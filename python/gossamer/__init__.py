@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gossamer import kernels, nn, ops, patterns, sparsifiers
+    from gossamer import kernels, nn, ops, ot, patterns, sparsifiers
     from gossamer.errors import (
         CheckpointError,
         DataError,
@@ -47,6 +47,7 @@ _HOMES = {
     "kernels": ("kernels", "info", "isa", "isas", "use_isa"),
     "nn": ("nn", "SparseLinear", "densify", "sparsify", "summary"),
     "ops": ("ops", "sddmm", "spmm", "spmm_t"),
+    "ot": ("ot",),
     "patterns": ("patterns", "NM", "Block", "Pattern", "Unstructured", "parse_pattern"),
     "sparsifiers": ("sparsifiers",),
     "weight": ("SparseWeight",),
@@ -75,6 +76,7 @@ __all__ = [
     "kernels",
     "nn",
     "ops",
+    "ot",
     "parse_pattern",
     "patterns",
     "sddmm",
