@@ -1,4 +1,4 @@
-"""The command line: `gossamer info`, `gossamer train`, `gossamer bench`.
+"""The command line: `gossamer info`, `gossamer train`, `gossamer bench`, `gossamer transport`.
 
 Heavy imports stand inside the commands, so that `--help` answers at once.
 """
@@ -138,6 +138,22 @@ def bench(context: typer.Context) -> None:
     from gossamer.bench import main as run_bench
 
     raise typer.Exit(run_bench(context.args))
+
+
+@app.command()
+def transport(
+    uses: Annotated[
+        list[str] | None, typer.Argument(help="digits, colours, points, plans; default: all.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs", "transport"),
+    quick: Annotated[bool, typer.Option("--quick", help="Small problems: does it work?")] = False,
+) -> None:
+    """Show optimal transport at work: a picture and a few numbers for each use."""
+    from gossamer.bench.ot_uses import run
+
+    for name, numbers in run(out, uses or (), quick).items():
+        typer.echo(f"{name}: {numbers}")
+    typer.echo(f"pictures and uses.json are in {out}")
 
 
 def _text(value: object) -> str:

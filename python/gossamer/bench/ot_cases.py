@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gossamer.errors import DataError
+
 Array = NDArray[np.float64]
 
 ASSIGNMENT, POINTS = "assignment", "points"
@@ -18,6 +20,7 @@ TOLERANCE = 1e-9
 ROUNDING = 1e-12
 # Share of a digit's mass that is spread over all pixels: a method must not need empty ones.
 BACKGROUND = 0.01
+NO_DIGITS = "the digits come with scikit-learn, which is not installed: pip install scikit-learn"
 
 
 class Cell(NamedTuple):
@@ -90,7 +93,7 @@ class Scope:
     sizes: tuple[int, ...] = (500, 1000, 2000)
     regs: tuple[float, ...] = (1e-2, 1e-3, 2e-4)
     seeds: tuple[int, ...] = (0, 1, 2)
-    cap: tuple[float, ...] = (1.5, 3.0, 6.0)
+    cap: tuple[float, ...] = (1.0, 2.0, 4.0)
     seconds: float = 1.0
     published: Cell = PUBLISHED_CASE
     traces: tuple[Cell, ...] = TRACED
@@ -167,7 +170,16 @@ def square_distances(x: Array, y: Array) -> Array:
 
 
 def digit_images() -> tuple[Array, NDArray[np.int64]]:
-    """The 1797 digits of scikit-learn, [1797, 8, 8] from 0 to 16, and which digit each is."""
+    """The 1797 digits of scikit-learn.
+
+    Returns:
+        Images [1797, 8, 8] from 0 to 16, and which digit each is.
+
+    Raises:
+        DataError: scikit-learn is not installed.
+    """
+    if not has_digits():
+        raise DataError(NO_DIGITS)
     data: Any = import_module("sklearn.datasets").load_digits()
     return np.asarray(data.images, np.float64), np.asarray(data.target, np.int64)
 
@@ -182,18 +194,34 @@ def _digits(cell: Cell, seed: int) -> Transport:
     rng = np.random.default_rng(seed)
     first = rng.integers(len(images))
     second = rng.choice(np.flatnonzero(labels != labels[first]))
-    height = next(h for h in range(int(cell.n**0.5), 0, -1) if cell.n % h == 0)
+    at = grid(cell.n)
+    height = len(np.unique(at[:, 0]))
     a, b = (enlarge(images[i], height, cell.n // height).ravel() for i in (first, second))
     a, b = (w / w.sum() * (1 - BACKGROUND) + BACKGROUND / cell.n for w in (a, b))
-    rows, columns = np.meshgrid(
-        np.linspace(0, 1, height), np.linspace(0, 1, cell.n // height), indexing="ij"
-    )
-    at = np.stack([rows.ravel(), columns.ravel()], 1)
     if cell.family == DIGITS_L1:
         cost = np.asarray(np.abs(at[:, None] - at).sum(2))
     else:
         cost = square_distances(at, at)
     return Transport(cost / cost.max(), a / a.sum(), b / b.sum(), cell.reg)
+
+
+def grid(n: int) -> Array:
+    """The n pixels' centres in the unit square, row by row; as nearly as many columns as rows.
+
+    Args:
+        n: number of pixels.
+
+    Returns:
+        [n, 2].
+
+    Example:
+        >>> grid(6).tolist()[:3]
+        [[0.0, 0.0], [0.0, 0.5], [0.0, 1.0]]
+    """
+    height = next(h for h in range(int(n**0.5), 0, -1) if n % h == 0)
+    sides = (np.linspace(0, 1, height), np.linspace(0, 1, n // height))
+    rows, columns = np.meshgrid(*sides, indexing="ij")
+    return np.stack([rows.ravel(), columns.ravel()], 1)
 
 
 def enlarge(image: Array, height: int, width: int) -> Array:

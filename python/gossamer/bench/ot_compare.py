@@ -14,10 +14,20 @@ import numpy as np
 from gossamer.bench import ot_cases, ot_rivals
 from gossamer.bench.compare import Job, Plan
 from gossamer.bench.ot_attempt import Attempt
-from gossamer.bench.ot_bars import LARGE, MEMORY, TRACE, TRANSPORT, bound_on
+from gossamer.bench.ot_bars import LARGE, MEMORY, STOPPED, TRACE, TRANSPORT, bound_on
 from gossamer.bench.ot_cases import TOLERANCE, Cell, Scope, Transport
 from gossamer.bench.ot_process import Worker
-from gossamer.bench.ot_rivals import ENTRANTS, GOSSAMER, LAZY, PUBLISHED, RIVALS, TRACED, Entrant
+from gossamer.bench.ot_rivals import (
+    ENTRANTS,
+    GOSSAMER,
+    LAZY,
+    POT,
+    POT_LOG,
+    PUBLISHED,
+    RIVALS,
+    TRACED,
+    Entrant,
+)
 from gossamer.bench.results import Key, Record, Spread
 from gossamer.timing import Timing, interleaved
 
@@ -28,6 +38,7 @@ MOST_LAPS = 9
 # Gossamer itself may take so long before it counts as hanging.
 OWN_LIMIT = 100.0
 TRACE_ROUNDS = 3
+SAME_SWEEPS = f"not tried; it makes the sweeps of {POT}, and each takes longer"
 
 
 def transport_jobs(plan: Plan) -> Iterator[Job]:
@@ -102,9 +113,14 @@ class Session:
         ours = self._attempt(GOSSAMER, threads, OWN_LIMIT)
         ours.load(problems)
         own_seconds = ours.try_out(self.scope.seeds[0])
-        attempts, out = [ours], {}
+        attempts = [ours]
+        out: dict[str, str] = {}
         for name in rivals:
-            if reason := self._absent(name) or self._out.get((cell, name), ""):
+            reason = self._absent(name) or self._out.get((cell, name), "")
+            last = attempts[-1]
+            if name == POT_LOG and last.name == POT and last.failed.startswith(STOPPED):
+                reason = reason or SAME_SWEEPS
+            if reason:
                 out[name] = reason
                 continue
             bound = bound_on(cell, name) if threads == 1 else 0.0
@@ -126,10 +142,12 @@ class Session:
     ) -> Attempt:
         """A rival that has solved one problem, or is out."""
         rival = self._attempt(name, threads, limit)
-        rival.load(problems)
         first, *others = problems
+        rival.load({first: problems[first]})
         rival.try_out(first)
-        if rival.at_least and rival.failed and barred and others:
+        if not rival.failed:
+            rival.load(problems)
+        elif rival.at_least and barred and others:
             # A bar speaks of the median: a second problem decides it.
             second = self._attempt(name, threads, limit)
             second.load({others[0]: problems[others[0]]})

@@ -13,7 +13,7 @@ COLOURS = dict(
         ENTRANTS,
         (
             "#b3202c", "#2a6f97", "#61a5c2", "#5a8f29", "#8d6e63", "#d17b0f", "#7b2d8b", "#e07a9a",
-            "#555555", "#b3202c",
+            "#999999", "#555555", "#b3202c",
         ),
         strict=True,
     )
@@ -57,7 +57,7 @@ def plot_sizes(results: Results, path: Path) -> bool:
     regs = list(dict.fromkeys(reg for _, reg in panels))
     if not panels:
         return False
-    plt = _pyplot()
+    plt = pyplot()
     shape = (3.3 * len(regs) + 1.6, 2.5 * len(families) + 0.8)
     figure, axes = plt.subplots(
         len(families), len(regs), figsize=shape, sharex=True, sharey=True, squeeze=False,
@@ -127,7 +127,7 @@ def plot_errors(results: Results, path: Path) -> bool:
     problems = {at: lines for at, lines in traces(results.records).items() if lines}
     if not problems:
         return False
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(
         1, len(problems), figsize=(5.2 * len(problems) + 0.6, 5.2), squeeze=False,
         layout="constrained",
@@ -165,7 +165,8 @@ def _legend(figure: Any, axes: Any) -> None:
     )
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """Matplotlib that draws into files."""
     import matplotlib as mpl
 
     mpl.use("Agg")
