@@ -13,6 +13,7 @@ Reference: Luise, Rudi, Pontil, Ciliberto (2018), Differential properties of Sin
 from __future__ import annotations
 
 import math
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import gossamer
 from gossamer.errors import GossamerError
 from gossamer.ot import core
 from gossamer.ot.plans import core_cost, log_plan, masked, pairwise, register
@@ -37,7 +39,7 @@ class ConvergenceWarning(UserWarning):
 
 def warn(message: str) -> None:
     """A ConvergenceWarning at the line that called the library."""
-    inside = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
+    inside = tuple(f"{Path(p).parent}{os.sep}" for p in (gossamer.__file__, torch.__file__))
     level, frame = 1, sys._getframe(0)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
         level, frame = level + 1, frame.f_back
@@ -160,9 +162,9 @@ def _report(solved: list[core.Solution], tol: float, max_iter: int) -> None:
     if not failed:
         return
     i, worst = max(failed, key=lambda pair: pair[1].error)
-    many = f"{len(failed)} of {len(solved)} problems, the worst being number {i}: " * (
-        len(solved) > 1
-    )
+    many = f"{len(failed)} of {len(solved)} problems, the worst being number {i}: "
+    if len(solved) == 1:
+        many = ""
     if worst.status == "max_iter":
         what = f"max_iter={max_iter} ended it"
         advice = "raise max_iter, use method='newton', raise reg or loosen tol"

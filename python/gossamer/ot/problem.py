@@ -199,8 +199,9 @@ def settings(
             "method='auto'"
         )
     max_iter = Settings.max_iter if max_iter is None else max_iter
-    if isinstance(max_iter, bool) or not isinstance(max_iter, int | np.integer) or max_iter < 1:
-        raise ProblemError(f"max_iter is {max_iter!r:.80}; an integer >= 1 is needed")
+    whole = isinstance(max_iter, int | np.integer) and not isinstance(max_iter, bool)
+    if not whole or not 1 <= max_iter < 2**31:
+        raise ProblemError(f"max_iter is {max_iter!r:.80}; an integer from 1 to 2^31 is needed")
     warm = _warm(problem, potentials_init)
     return Settings(method, tol, int(max_iter), omega, ridge, grad == "implicit", warm)
 
