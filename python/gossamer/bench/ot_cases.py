@@ -115,7 +115,7 @@ FULL = Scope()
 # Everything once, as little as shows that it works.
 QUICK = Scope(
     sizes=(60,),
-    regs=(1e-2, 1e-3),
+    regs=(1e-2,),
     cap=(0.2,),
     seconds=0.0,
     published=Cell(ASSIGNMENT, 60, 1 / 1200),
