@@ -131,6 +131,8 @@ def test_potentials_make_the_plan_and_have_equal_means() -> None:
     f, g = result.potentials
     assert gap(result.plan, np.exp((f[:, None] + g - C) / 0.02)) < 1e-14
     assert f.mean() == pytest.approx(g.mean(), abs=1e-12)
+    part = ot.solve(C, np.append(a[:-1], 0) / a[:-1].sum(), b, reg=0.02)
+    assert part.potential_a[:-1].mean() == pytest.approx(part.potential_b.mean(), abs=1e-12)
     assert result.potential_a is f
     assert result.potential_b is g
 
@@ -219,6 +221,24 @@ def test_a_failing_item_does_not_disturb_the_others() -> None:
         single = ot.solve(C[i], a[i], b[i], reg=0.5, method="sinkhorn", max_iter=60)
         assert gap(batch.plan[i], single.plan) < 1e-15
         assert batch.marginal_error[i] <= 1e-9
+
+
+def test_the_warning_names_the_worst_of_several() -> None:
+    C, a, b = oracle.case(12, 15)
+    with pytest.warns(ot.ConvergenceWarning, match="2 of 3 problems, the worst being number 2"):
+        ot.solve(
+            np.stack([C] * 3), a, b, np.array([2e-2, 0.5, 1e-4]), method="sinkhorn", max_iter=20
+        )
+
+
+def test_a_warm_batch_needs_few_steps() -> None:
+    C, a, b = oracle.case(12, 15)
+    cost = np.stack([C, 2 * C])
+    cold = ot.solve(cost, a, b, reg=1e-2, method="sinkhorn", tol=1e-10)
+    warm = ot.solve(
+        cost, a, b, reg=1e-2, method="sinkhorn", tol=1e-9, potentials_init=cold.potentials
+    )
+    assert all(w <= c / 3 for w, c in zip(warm.iterations, cold.iterations, strict=True))
 
 
 def test_a_batch_with_an_item_that_has_empty_rows() -> None:
@@ -313,30 +333,6 @@ def test_names_of_one_call() -> None:
         assert other.status == "converged"
         assert gap(other.plan, base.plan) < 1e-7
     assert "converged" in repr(base)
-
-
-@pytest.mark.parametrize("metric", ["sqeuclidean", "l1", "cityblock", "cosine"])
-@pytest.mark.parametrize("lazy", [True, False, None])
-def test_points_are_their_cost_matrix(metric: str, lazy: bool | None) -> None:
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(2, 9, 3)), rng.normal(size=(2, 6, 3)) + 10
-    _, a, b = oracle.case(9, 6)
-    if metric == "cosine":
-        unit_x, unit_y = (p / np.linalg.norm(p, axis=-1, keepdims=True) for p in (x, y))
-        cost = 1 - np.einsum("bik,bjk->bij", unit_x, unit_y)
-    else:
-        gaps = x[:, :, None] - y[:, None]
-        cost = (gaps**2).sum(-1) if metric == "sqeuclidean" else np.abs(gaps).sum(-1)
-    reg = float(np.ptp(cost)) / 20
-    got = ot.solve_sample(x, y, a, b, reg=reg, metric=metric, lazy=lazy, tol=1e-11)
-    wanted = ot.solve(cost, a, b, reg=reg, tol=1e-11)
-    assert got.status == ["converged"] * 2
-    assert gap(got.plan, wanted.plan) < 1e-9
-    assert gap(got.value, wanted.value) < 1e-9
-    assert gap(got.cost, wanted.cost) < 1e-9
-    assert gap(got.marginals[0], np.stack([a, a])) < 1e-10
-    single = ot.solve_sample(x[0], y[0], a, b, reg=reg, metric=metric, lazy=lazy, tol=1e-11)
-    assert gap(single.plan, wanted.plan[0]) < 1e-9
 
 
 def test_the_sparse_plan_keeps_what_its_threshold_says() -> None:

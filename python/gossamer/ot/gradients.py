@@ -230,12 +230,15 @@ def _potentials_backward(ctx: Any, q_f: Tensor | None, q_g: Tensor | None, _: An
 
 
 def _grad_mass(z: Tensor, weights: Tensor, sums: Tensor, reg: Tensor, rho: float) -> Tensor:
-    """dL/da of (P 1)_i = a_i (balanced), or log (P 1)_i = (1 + reg/rho) log a_i - f_i / rho."""
+    """dL/da of (P 1)_i = a_i (balanced), or log (P 1)_i = (1 + reg/rho) log a_i - f_i / rho.
+
+    It is 0 without mass, as z is there.
+    """
     grad = z * reg[:, None]
     if rho != math.inf:
         ratio = sums / torch.where(weights > 0, weights, 1.0)
         grad = grad * (1 + reg / rho)[:, None] * ratio
-    return torch.where(weights > 0, grad, 0.0)
+    return grad
 
 
 # ot_laplacian
