@@ -6,9 +6,10 @@
 namespace gossamer {
 namespace {
 
-constexpr double tight = 1e-5;   // entries below tight * sqrt(r c) are left out of the Hessian,
-constexpr double loose = 1e-3;   // or this, while so many are kept that a step costs more than it
-constexpr double crowded = 0.1;  // saves: this share of all
+constexpr double usual = 1e-5;  // entries below this times sqrt(r c) are left out of the Hessian,
+constexpr double loose = 1e-3;  // or this, while so many are kept that a step costs more than it
+constexpr double sparse = 0.1;  // saves: more than this share, and more than so many
+constexpr std::int64_t few = 100'000;
 
 struct Stage {
   double tol;
@@ -33,7 +34,9 @@ class Newton {
   // Newton steps until the error is below stage.tol. False: it stalled, or the budget is spent.
   bool run(Stage stage) {
     double best = std::numeric_limits<double>::infinity();
+    double before = best;
     int since_best = 0;
+    tight_ = usual;
     last_move_ = std::numeric_limits<double>::infinity();
     bool fresh = true;
     for (;;) {
@@ -45,12 +48,17 @@ class Newton {
         if (s_.error <= stage.tol) return true;
       }
       if (!std::isfinite(s_.error)) return stop(Status::stalled);
+      // A thin link between two islands that is left out counts once on either side, and steps
+      // overshoot by as much as they correct: where progress is slow, thinner entries are kept.
+      if (s_.error > 0.5 * before && !crowded()) tight_ = std::max(1e-2 * tight_, 1e-15);
+      before = s_.error;
       if (s_.outcome.newton + s_.outcome.sweeps >= options_.max_iter) {
         return stop(Status::max_iter);
       }
-      // Rounding ends progress somewhere above 1e-16; a step that only wanders is not worth more.
-      if (s_.error < 0.9 * best) {
-        best = s_.error;
+      // Progress is a smaller error, or, while islands of the plan drift towards each other, a dual
+      // objective that still rises. Rounding ends both somewhere above 1e-16.
+      if (s_.error < 0.9 * best || last_gain_ > 1e-6) {
+        best = std::min(best, s_.error);
         since_best = 0;
       } else if (++since_best >= 25) {
         return stop(Status::stalled);
@@ -58,7 +66,7 @@ class Newton {
       // Worth a pass to make and one to check: once a stage, since the next one can use it too, and
       // again when the potentials have come to rest with some steps still to come.
       const bool at_rest = last_move_ < 3.0 && s_.error > 1e3 * stage.tol;
-      if (!s_.screened() && density_ < crowded && s_.error < 0.5 && (fresh || at_rest)) s_.screen();
+      if (!s_.screened() && density_ < sparse && s_.error < 0.5 && (fresh || at_rest)) s_.screen();
       fresh = false;
       step();
     }
@@ -87,10 +95,12 @@ class Newton {
     s_.error = s_.residual();
     density_ = static_cast<double>(entries_.nnz()) /
                (static_cast<double>(s_.n) * static_cast<double>(s_.m));
-    const double wanted = density_ > crowded ? loose : tight;
+    const double wanted = crowded() ? loose : tight_;
     const bool room = entries_.nnz() < entry_budget / 2;
     if (wanted > omitted_ || room) omitted_ = std::max(wanted, omitted_ / 3.0);
   }
+
+  bool crowded() const noexcept { return density_ > sparse && entries_.nnz() > few; }
 
   // Solves for the direction, then goes along it as far as the dual objective rises.
   void step() {
@@ -164,12 +174,10 @@ class Newton {
     const double before = s_.potential_terms() - mass;
     const double rounding = 1e-14 * (magnitude + 1.0);
     const Vector u = s_.u, v = s_.v;
-    // exp is the objective's own unit: no entry may grow by more than this in one step.
-    constexpr double leap = 30.0;
     double up_u = 0.0, up_v = 0.0;
     for (const double x : du) up_u = std::max(up_u, std::abs(x));
     for (const double x : dv) up_v = std::max(up_v, std::abs(x));
-    const double longest = std::min(1.0, leap / std::max(up_u + up_v, 1e-300));
+    const double longest = std::min(1.0, leap_ / std::max(up_u + up_v, 1e-300));
     for (double t = longest; t >= 1e-8 * longest; t *= 0.5) {
       for (std::size_t i = 0; i < n; ++i) s_.u[i] = u[i] + t * du[i];
       for (std::size_t j = 0; j < m; ++j) s_.v[j] = v[j] + t * dv[j];
@@ -177,7 +185,7 @@ class Newton {
       mass = 0.0;
       bool lost = false;                     // a column of clamped entries: its sum says nothing
       for (std::size_t j = 0; j < m; ++j) {  // exact columns
-        lost = lost || !(s_.c[j] > vanished);
+        lost = lost || !(s_.c[j] > vanished && s_.c[j] < 1.0 / vanished);
         const double change = s_.log_b[j] - s_.kappa_b * (std::log(s_.c[j]) - s_.v[j]) - s_.v[j];
         s_.v[j] += change;
         mass += s_.c[j] * std::exp(change);
@@ -189,21 +197,32 @@ class Newton {
         for (std::size_t j = 0; j < m; ++j) up_v = std::max(up_v, s_.v[j] - v[j]);
         s_.moved(up_u, up_v);
         last_move_ = up_u + up_v;
+        last_gain_ = gain;
+        // A gain in proportion to the step says that islands drift freely: leap further.
+        leap_ = t == longest && t < 1.0 && gain > 0.8 * t * slope ? std::min(2.0 * leap_, 500.0)
+                                                                  : shortest_leap;
         return t;
       }
     }
     s_.u = u;
     s_.v = v;
+    last_gain_ = 0.0;
+    leap_ = shortest_leap;
     return 0.0;
   }
 
   State& s_;
   const SolveOptions& options_;
   Entries entries_;
-  double omitted_ = tight;
+  double tight_ = usual;
+  double omitted_ = usual;
   double density_ = 1.0;
   double damping_ = 0.0;
   double last_move_ = 0.0;  // of log P, at most, in the last step
+  double last_gain_ = 0.0;  // of the dual objective
+  // exp is the objective's own unit: how much an entry may grow in one step.
+  static constexpr double shortest_leap = 30.0;
+  double leap_ = shortest_leap;
 };
 
 }  // namespace
