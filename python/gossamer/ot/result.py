@@ -14,9 +14,6 @@ from gossamer.ot.gradients import STATUSES, solve_laplacian
 from gossamer.ot.plans import core_cost, log_plan, masked, pairwise
 from gossamer.ot.problem import Problem, ProblemDTypeError, ProblemError, checked_real
 
-# n x m entries that autograd and `plan` may hold at once; above it points stay lazy.
-DENSE_ENTRIES = 2**22
-
 
 class OTResult:
     """The solution of one problem, or of a batch: then each field has a leading dimension [B].

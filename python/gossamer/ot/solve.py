@@ -20,7 +20,10 @@ from gossamer.ot.problem import (
     from_points,
     settings,
 )
-from gossamer.ot.result import DENSE_ENTRIES, OTResult
+from gossamer.ot.result import OTResult
+
+# Entries of a cost matrix above which points stay lazy: 32 MiB.
+DENSE_ENTRIES = 2**22
 
 
 def solve(
@@ -218,11 +221,7 @@ def as_dense(problem: Problem, lazy: bool | None) -> Problem:
     width = x.shape[2] if problem.metric == "l1" else 1  # what `pairwise` holds for an entry
     if lazy is None:
         lazy = x.shape[0] * x.shape[1] * y.shape[1] * width > DENSE_ENTRIES
-    return (
-        problem
-        if lazy
-        else replace(problem, cost=pairwise(x, y, problem.metric), y=None)
-    )
+    return problem if lazy else replace(problem, cost=pairwise(x, y, problem.metric), y=None)
 
 
 def run(problem: Problem, how: Settings) -> OTResult:
