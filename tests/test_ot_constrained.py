@@ -195,6 +195,15 @@ def test_a_bound_that_binds_leaves_rows_off_and_says_so(method: str) -> None:
     assert float(free.value) < float(got.value)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_at_a_kink_the_solver_sees_that_nothing_leads_up(method: str) -> None:
+    cost, a, b = problem(20, 15)
+    with pytest.warns(ConvergenceWarning, match="ended as 'stalled'"):
+        got = sparsity_constrained(cost, a, b, k=4, method=method, max_iter=100_000)
+    assert got.status == "stalled"
+    assert got.iterations < 300
+
+
 def test_newton_needs_fewer_steps() -> None:
     cost, a, b = points(100, 100)
     newton, lbfgs = (
