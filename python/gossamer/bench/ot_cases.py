@@ -93,7 +93,7 @@ class Scope:
     sizes: tuple[int, ...] = (500, 1000, 2000)
     regs: tuple[float, ...] = (1e-2, 1e-3, 2e-4)
     seeds: tuple[int, ...] = (0, 1, 2)
-    cap: tuple[float, ...] = (1.0, 2.0, 4.0)
+    cap: tuple[float, ...] = (0.8, 1.6, 3.0)
     seconds: float = 1.0
     published: Cell = PUBLISHED_CASE
     traces: tuple[Cell, ...] = TRACED

@@ -58,6 +58,8 @@ def plot_sizes(results: Results, path: Path) -> bool:
     if not panels:
         return False
     plt = pyplot()
+    from matplotlib.ticker import NullLocator
+
     shape = (3.3 * len(regs) + 1.6, 2.5 * len(families) + 0.8)
     figure, axes = plt.subplots(
         len(families), len(regs), figsize=shape, sharex=True, sharey=True, squeeze=False,
@@ -78,6 +80,9 @@ def plot_sizes(results: Results, path: Path) -> bool:
                     label = f"{LAZY}, threads: {record.threads}"
                     axis.plot(cell.n, value, "*", ms=10, color=COLOURS[LAZY], label=label)
             axis.set(xscale="log", yscale="log", title=f"{family}, reg {reg:g}")
+            marks = sorted({n for line in lines.values() for n in line})
+            axis.set_xticks(marks, [str(n) for n in marks])
+            axis.xaxis.set_minor_locator(NullLocator())
             axis.grid(alpha=0.3, which="both", lw=0.5)
     for axis in axes[-1]:
         axis.set_xlabel("n")

@@ -20,7 +20,7 @@ Solver = Callable[[], Any]
 
 # Time is what ends a hopeless run: the bench kills it.
 ENDLESS = 10**8
-GEOMLOSS_STEPS = 20
+GEOMLOSS_STEPS = 10
 
 
 class Entrant(NamedTuple):
