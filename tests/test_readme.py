@@ -10,8 +10,11 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
 def test_the_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    example, _ = EXAMPLES
     script = tmp_path / "example.py"
     script.write_text(example, encoding="utf-8")
     names = runpy.run_path(str(script))
@@ -19,6 +22,16 @@ def test_the_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "2:4:v4" in capsys.readouterr().out  # the summary names the pattern
     assert names["y"].shape == (8, 3072)
     assert all(type(module).__name__ != "SparseLinear" for module in names["model"])
+
+
+def test_the_transport_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "transport.py"
+    script.write_text(EXAMPLES[1], encoding="utf-8")
+    names = runpy.run_path(str(script))
+
+    assert capsys.readouterr().out.startswith("converged")
+    assert names["x"].grad.abs().sum() > 0
+    assert ((names["few"].plan > 0).sum(0) <= 8).all()
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))
