@@ -105,6 +105,24 @@ def ot_schur_solve(
     z: Any,
     /,
 ) -> tuple[bool, int, float]: ...
+
+_ColumnPlan = tuple[Any, Any, Any]
+
+def semidual_evaluate(
+    cost_t: Any, a: Any, b: Any, k: int, gamma: float, f: Any, /
+) -> tuple[float, Any, Any, _ColumnPlan]: ...
+def semidual_solve(
+    cost_t: Any,
+    a: Any,
+    b: Any,
+    k: int,
+    gamma: float,
+    f: Any,
+    newton: bool,
+    tol: float,
+    max_iter: int,
+    /,
+) -> tuple[str, int, int, int, float, float, Any, Any, _ColumnPlan]: ...
 def isas() -> list[str]: ...
 def isa() -> str: ...
 def use_isa(name: str) -> None: ...

@@ -300,7 +300,9 @@ class _Value(torch.autograd.Function):
         )
 
 
-def _arguments(cost: Tensor, a: Tensor, b: Tensor, k: int, gamma: float) -> tuple[Any, ...]:
+def _arguments(
+    cost: Tensor, a: Tensor, b: Tensor, k: int, gamma: float
+) -> tuple[Tensor, Tensor, Tensor, int, float]:
     # Transposed, so that the kernel reads each column as one run of memory.
     by_column = cost.detach().t().contiguous()
     return by_column, a.detach().contiguous(), b.detach().contiguous(), min(k, len(cost)), gamma
