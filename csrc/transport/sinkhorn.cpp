@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <memory>
 
 #include "transport/state.hpp"
 
@@ -11,15 +12,15 @@ class StoredKernel {
  public:
   explicit StoredKernel(State& s)
       : s_(s),
-        kernel_(static_cast<std::size_t>(s.n * s.m)),
+        kernel_(LineAllocator<double>().allocate(static_cast<std::size_t>(s.n * s.m))),
         scale_(s.a.size(), 1.0),
         w_(s.b.size(), 1.0) {
-    s.runner.plan(s.inv_reg, s.u.data(), s.v.data(), kernel_.data());
+    s.runner.plan(s.inv_reg, s.u.data(), s.v.data(), kernel_.get());
   }
 
   // False: a scale left the range in which the clamped entries of the kernel do not matter.
   bool sweep() {
-    s_.runner.kernel_sweep({kernel_.data(), w_.data(), s_.a.data(), scale_.data(), s_.r.data()},
+    s_.runner.kernel_sweep({kernel_.get(), w_.data(), s_.a.data(), scale_.data(), s_.r.data()},
                            s_.c);
     s_.error = 0.0;
     for (std::size_t i = 0; i < s_.a.size(); ++i) s_.error += std::abs(s_.a[i] - s_.r[i]);
@@ -40,7 +41,11 @@ class StoredKernel {
   }
 
   State& s_;
-  Vector kernel_;
+  // Not a Vector: zeroing it first would cost as much as a sweep.
+  struct Free {
+    void operator()(double* p) const noexcept { LineAllocator<double>().deallocate(p, 0); }
+  };
+  std::unique_ptr<double[], Free> kernel_;
   Vector scale_, w_;
 };
 
@@ -77,8 +82,7 @@ bool run_sinkhorn(State& s, const SolveOptions& options, bool may_give_up) {
     forecast.add(s.error);
     return may_give_up && forecast.ready() && forecast.sweeps_left(options.tol) > patience;
   };
-  // The error of a sweep is that of the potentials before it, so the first ones tell nothing.
-  s.sweep(options.omega);
+  // The error of a sweep is that of the potentials before it, so the first one tells nothing.
   s.sweep(options.omega);
   if (stored) {
     bool ended = false;
