@@ -4,6 +4,10 @@
 #include <cstddef>
 #include <cstdint>
 
+// The steps of a kernel, which hold their operands in vector registers: a call would spill them,
+// and the compiler's own limits on inlining know nothing of that.
+#define GOSSAMER_INLINE inline __attribute__((always_inline))
+
 namespace gossamer {
 
 // The upper half of an IEEE binary32: storage only, arithmetic is done in float.

@@ -14,8 +14,6 @@
 
 #include "core/types.hpp"
 
-#define GOSSAMER_INLINE inline __attribute__((always_inline))
-
 #if defined(GOSSAMER_ISA_AVX512)
 #include "kernels/cpu/vec_avx512.hpp"
 #elif defined(GOSSAMER_ISA_AVX2)

@@ -6,9 +6,8 @@
 #include <cmath>
 #include <limits>
 
+#include "core/types.hpp"
 #include "transport/table.hpp"
-
-#define GOSSAMER_INLINE inline __attribute__((always_inline))
 
 namespace gossamer {
 namespace {
