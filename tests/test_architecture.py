@@ -18,8 +18,9 @@ PYTHON_LAYERS = [
     {"kernels"},
     {"sparsifiers", "weight", "prox", "ot"},
     {"ops"},
-    {"nn"},
+    {"nn", "codes"},
     {"optim"},
+    {"pruning"},
     {"recipes"},
     {"train", "integrations"},
     {"bench"},
@@ -32,9 +33,17 @@ PYTHON_NEIGHBOURS = {
     ("timing", "errors"),
     ("weight", "sparsifiers"),
 }
-CPP_LAYERS = ["core", "layouts", "kernels", "transport", "bind"]
+CPP_LAYERS = ["core", "layouts", "kernels", "transport", "prox", "codes", "bind"]
 # The modules that speak to the compiled core, each for its own topic.
-CORE_IMPORTERS = {"kernels", "ot.core", "ot.constrained"}
+CORE_IMPORTERS = {
+    "kernels",
+    "ot.core",
+    "ot.constrained",
+    "prox.elements",
+    "prox.groups",
+    "prox.path_norm",
+    "codes.core",
+}
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
 MAX_LINES = 400
 

@@ -23,5 +23,9 @@ void register_structure(pybind11::module_& module);
 void register_verbs(pybind11::module_& module);
 void register_transport(pybind11::module_& module);
 void register_semidual(pybind11::module_& module);
+void register_prox(pybind11::module_& module);
+void register_groups(pybind11::module_& module);
+void register_path_norm(pybind11::module_& module);
+void register_codes(pybind11::module_& module);
 
 }  // namespace gossamer

@@ -67,6 +67,10 @@ PYBIND11_MODULE(_core, m) {
   register_verbs(m);
   register_transport(m);
   register_semidual(m);
+  register_prox(m);
+  register_groups(m);
+  register_path_norm(m);
+  register_codes(m);
   m.def("isas", available_isas);
   m.def("isa", active_isa);
   m.def("use_isa", use_isa, py::arg("name"));

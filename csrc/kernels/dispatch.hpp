@@ -19,6 +19,21 @@ std::string active_isa();
 // ShapeError naming the available ones.
 void use_isa(const std::string& name);
 
+// Topics in plain C++, which the compiler turns into vectors, have three tables each instead of the
+// five here: emulated and reference run the portable one. A table that is not built is null.
+template <class Table>
+struct PlainTables {
+  const Table* avx512;
+  const Table* avx2;
+  const Table* portable;
+  const Table& active() const {
+    const std::string isa = active_isa();
+    if (isa == "avx512" && avx512 != nullptr) return *avx512;
+    if (isa == "avx2" && avx2 != nullptr) return *avx2;
+    return *portable;
+  }
+};
+
 // The kernel for a slot, and the name of the table it stands in.
 struct Slot {
   DType dtype;
