@@ -14,7 +14,7 @@ constexpr std::int64_t serial_nnz = 1 << 16;
 template <class F>
 void each_index(std::int64_t n, int workers, F&& body) noexcept {
   const std::int64_t rows = chunk_rows(n);
-  parallel_for((n + rows - 1) / rows, workers, [&](std::int64_t chunk, int) noexcept {
+  parallel_for(chunk_count(n), workers, [&](std::int64_t chunk, int) noexcept {
     for (std::int64_t i = chunk * rows; i < std::min(n, (chunk + 1) * rows); ++i) {
       body(static_cast<std::size_t>(i));
     }

@@ -26,13 +26,12 @@ PassRunner::PassRunner(const Cost& cost, int workers)
       table_(transport_table()),
       workers_(workers),
       scratch_(static_cast<std::size_t>(2 * cost.m * workers)),
-      chunk_cols_(static_cast<std::size_t>((cost.n + chunk_rows(cost.n) - 1) / chunk_rows(cost.n) *
-                                           cost.m)) {}
+      chunk_cols_(static_cast<std::size_t>(chunk_count(cost.n) * cost.m)) {}
 
 template <class F>
 void PassRunner::run(Vector* cols, F&& body) {
   const std::int64_t rows = chunk_rows(cost_.n);
-  const std::int64_t chunks = (cost_.n + rows - 1) / rows;
+  const std::int64_t chunks = chunk_count(cost_.n);
   const std::int64_t m = cost_.m;
   parallel_for(chunks, workers_, [&](std::int64_t chunk, int worker) noexcept {
     double* own = chunk_cols_.data() + chunk * m;
@@ -48,24 +47,25 @@ void PassRunner::run(Vector* cols, F&& body) {
   }
 }
 
+template <class F>
+auto PassRunner::visit(F&& body) const noexcept {
+  return sparse_ != nullptr ? body(*sparse_, table_.sparse) : body(cost_, table_.dense);
+}
+
 void PassRunner::sweep(const SweepArgs& args, Vector& cols) {
   run(&cols, [&](std::int64_t, RowRange rows, double* own, double* work) noexcept {
-    if (sparse_ != nullptr) {
-      table_.sparse.sweep(*sparse_, args, rows, own, work);
-    } else {
-      table_.dense.sweep(cost_, args, rows, own, work);
-    }
+    visit([&](const auto& cost, const auto& passes) noexcept {
+      passes.sweep(cost, args, rows, own, work);
+    });
   });
   count_pass();
 }
 
 void PassRunner::sums(const SumsArgs& args, Vector& cols) {
   run(&cols, [&](std::int64_t, RowRange rows, double* own, double* work) noexcept {
-    if (sparse_ != nullptr) {
-      table_.sparse.sums(*sparse_, args, rows, own, work);
-    } else {
-      table_.dense.sums(cost_, args, rows, own, work);
-    }
+    visit([&](const auto& cost, const auto& passes) noexcept {
+      passes.sums(cost, args, rows, own, work);
+    });
   });
   count_pass();
 }
@@ -84,7 +84,7 @@ bool PassRunner::ChunkEntries::reserve(std::int64_t more) noexcept {
 
 bool PassRunner::emit(const EmitArgs& args, Vector& cols, Entries& out, std::int64_t limit) {
   const std::int64_t n = cost_.n;
-  const std::int64_t chunks = (n + chunk_rows(n) - 1) / chunk_rows(n);
+  const std::int64_t chunks = chunk_count(n);
   chunk_entries_.resize(static_cast<std::size_t>(chunks));
   out.indptr.assign(static_cast<std::size_t>(n) + 1, 0);
   const std::int64_t chunk_limit = limit / chunks;
@@ -102,10 +102,9 @@ bool PassRunner::emit(const EmitArgs& args, Vector& cols, Entries& out, std::int
       }
       std::int32_t* cols_out = kept.cols.data() + kept.used;
       double* values_out = kept.values.data() + kept.used;
-      const std::int64_t count =
-          sparse_ != nullptr
-              ? table_.sparse.emit(*sparse_, args, i, own, work, cols_out, values_out)
-              : table_.dense.emit(cost_, args, i, own, work, cols_out, values_out);
+      const std::int64_t count = visit([&](const auto& cost, const auto& passes) noexcept {
+        return passes.emit(cost, args, i, own, work, cols_out, values_out);
+      });
       out.indptr[static_cast<std::size_t>(i) + 1] = count;
       kept.used += count;
       if (kept.used > chunk_limit) {  // the sums go on, into the room of this row

@@ -7,6 +7,7 @@
 #include <new>
 #include <vector>
 
+#include "core/types.hpp"
 #include "transport/table.hpp"
 
 namespace gossamer {
@@ -39,9 +40,10 @@ inline constexpr std::int64_t entry_budget = 20'000'000;
 
 // Rows a chunk: enough work for a task, at most 32 chunks.
 constexpr std::int64_t chunk_rows(std::int64_t n) noexcept {
-  const std::int64_t rows = (n + 31) / 32;
+  const std::int64_t rows = ceil_div(n, 32);
   return rows < 16 ? 16 : rows;
 }
+constexpr std::int64_t chunk_count(std::int64_t n) noexcept { return ceil_div(n, chunk_rows(n)); }
 
 class PassRunner {
  public:
@@ -68,6 +70,9 @@ class PassRunner {
  private:
   template <class F>
   void run(Vector* cols, F&& body);
+  // Returns body(cost, passes) for the entries in use: all of them, or those of `restrict_to`.
+  template <class F>
+  auto visit(F&& body) const noexcept;
   void count_pass() noexcept;
   double* scratch(int worker) noexcept { return scratch_.data() + worker * 2 * cost_.m; }
 
