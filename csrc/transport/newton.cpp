@@ -102,6 +102,8 @@ class Newton {
 
   bool crowded() const noexcept { return density_ > sparse && entries_.nnz() > few; }
 
+  void damp_more() noexcept { damping_ = std::clamp(4.0 * damping_, 1e-3, 1.0); }
+
   // Solves for the direction, then goes along it as far as the dual objective rises.
   void step() {
     const std::size_t n = s_.a.size(), m = s_.b.size();
@@ -138,20 +140,19 @@ class Newton {
     // undamped system cannot say where.
     constexpr double useless = 0.5;
     if (report.residual > useless && damping_ < 1.0) {
-      damping_ = std::min(std::max(4.0 * damping_, 1e-3), 1.0);
+      damp_more();
       return step();
     }
     system.transpose_times(du, dv);
     for (std::size_t j = 0; j < m; ++j) dv[j] = (gap[j] - dv[j]) / column[j];
     ++s_.outcome.newton;
     const double t = search(du, dv);
-    if (t == 0.0) ++s_.outcome.fallbacks;
     // Where parts of the plan hang together by a thread, or a row lost its mass as reg came down,
     // the direction is long and right only in its first percent. A sweep gives such rows their mass
     // at once, and damping (Levenberg) bounds the rest, as long as it helps.
     if (t < 0.125) {
       s_.sweep(1.0);
-      damping_ = std::min(std::max(4.0 * damping_, 1e-3), 1.0);
+      damp_more();
     } else if (t == 1.0) {
       damping_ = damping_ > 1e-4 ? 0.125 * damping_ : 0.0;
     }
@@ -257,35 +258,6 @@ void run_newton(State& s, const Problem& problem, const SolveOptions& options) {
     reg = std::max(problem.reg, reg / factor);
   }
   s.outcome.status = Status::converged;
-}
-
-Outcome solve_transport(const Problem& problem, const SolveOptions& options, double* u, double* v,
-                        int workers) {
-  State s(problem, options, workers);
-  if (options.warm) {
-    std::copy_n(u, s.u.size(), s.u.data());
-    std::copy_n(v, s.v.size(), s.v.data());
-  }
-  bool done = false;
-  if (options.method == Method::sinkhorn || options.method == Method::automatic) {
-    const bool may_give_up = options.method == Method::automatic;
-    done = run_sinkhorn(s, options, may_give_up);
-    if (done) s.outcome.status = Status::converged;
-  }
-  if (!done && options.method != Method::sinkhorn && s.outcome.sweeps < options.max_iter) {
-    run_newton(s, problem, options);
-  }
-  if (s.outcome.status != Status::converged) {  // say how far it came, measured
-    s.unscreen();
-    s.runner.sums({s.inv_reg, s.u.data(), s.v.data(), s.r.data(), nullptr}, s.c);
-    s.error = s.residual();
-    if (s.error <= options.tol) s.outcome.status = Status::converged;
-  }
-  s.outcome.error = s.error;
-  s.outcome.passes = s.runner.passes();
-  std::copy(s.u.begin(), s.u.end(), u);
-  std::copy(s.v.begin(), s.v.end(), v);
-  return s.outcome;
 }
 
 }  // namespace gossamer

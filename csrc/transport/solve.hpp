@@ -42,7 +42,7 @@ struct SolveOptions {
 struct Outcome {
   Status status = Status::max_iter;
   Method method = Method::sinkhorn;  // which one ended
-  std::int64_t sweeps = 0, newton = 0, cg = 0, fallbacks = 0;
+  std::int64_t sweeps = 0, newton = 0, cg = 0;
   double passes = 0.0;
   double error = 0.0;
 };

@@ -59,7 +59,7 @@ class State {
   double reach() const noexcept;  // entries with log P below -reach cannot matter together
 };
 
-// state.cpp; newton.cpp; sinkhorn.cpp
+// The two methods; solve.cpp chooses between them.
 bool run_sinkhorn(State& s, const SolveOptions& options, bool may_give_up);
 void run_newton(State& s, const Problem& problem, const SolveOptions& options);
 
