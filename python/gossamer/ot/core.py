@@ -227,7 +227,8 @@ def solve_dual_batch(
             for k in range(size)
         ]
     flat = costs.detach().reshape(size * n, m)
-    spreads = [_spread(costs[k]) for k in range(size)]
+    low, high = flat.reshape(size, n * m).aminmax(dim=1)
+    spreads = (high.double() - low.double()).tolist()
     return _solve(flat, size, a, b, reg, spreads, method, tol, max_iter, rho, warm, omega)
 
 
