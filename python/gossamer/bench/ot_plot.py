@@ -6,6 +6,7 @@ from typing import Any
 
 from gossamer.bench.ot_bars import LARGE, TRACE, TRANSPORT, cell_of
 from gossamer.bench.ot_rivals import ENTRANTS, GOSSAMER, LAZY
+from gossamer.bench.plot import pyplot
 from gossamer.bench.results import Record, Results
 
 COLOURS = dict(
@@ -168,13 +169,3 @@ def _legend(figure: Any, axes: Any) -> None:
     figure.legend(
         labels.values(), labels.keys(), loc="outside lower center", ncols=4, frameon=False
     )
-
-
-def pyplot() -> Any:
-    """Matplotlib that draws into files."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    return plt

@@ -19,7 +19,15 @@ from gossamer.bench.ot_bars import (
 from gossamer.bench.ot_cases import PUBLISHED_CASE, TOLERANCE
 from gossamer.bench.ot_plot import plot_errors, plot_sizes
 from gossamer.bench.ot_rivals import ENTRANTS, GEOMLOSS_STEPS, GOSSAMER, LAZY
-from gossamer.bench.report import Cell, Grid, as_markdown, draw
+from gossamer.bench.report import (
+    Cell,
+    Grid,
+    as_markdown,
+    draw,
+    machine_line,
+    shortcomings,
+    versions_line,
+)
 from gossamer.bench.results import Record, Results
 
 _OWN = ("jax", "scikit-learn", "scipy")
@@ -166,24 +174,17 @@ def describe(results: Results) -> list[str]:
     Returns:
         Lines.
     """
-    machine = results.machine
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    caches = ", ".join(f"{level} {size}" for level, size in machine["caches"].items())
     lines = [
-        f"{machine['cpu']}, {machine['cores']} cores ({caches}), {machine['system']}; Gossamer's "
-        f"instruction set: {machine['isa']}",
-        f"{versions}; commit {', '.join(results.commits) or 'unknown'}",
+        f"{machine_line(results)}; Gossamer's instruction set: {results.machine['isa']}",
+        versions_line(results),
         f"float64; until the L1 error of both marginals is at most {TOLERANCE:.0e}, measured on "
         "the plan that each returned; the largest cost is 1; medians over three problems, "
         "interleaved, each solver in a process of its own; compilation is not counted",
         "stopped at: a call was ended after so long without an answer; error: it ended by itself "
         f"with that L1 error. geomloss has no tolerance and ran {GEOMLOSS_STEPS} steps.",
         "With more threads nobody is tried again who did not solve a cell with fewer.",
+        *shortcomings(results),
     ]
-    if results.settings["quick"]:
-        lines.append("A quick run: it shows that everything works, its numbers mean little.")
-    if not results.complete:
-        lines.append("Not the whole plan was measured.")
     absent = {f"{who}: {why}" for r in results.records for who, why in r.skipped.items()}
     lines += sorted(line for line in absent if "not installed" in line or "prepared" in line)
     return [*lines, *(f"ERROR {error}" for error in results.errors)]

@@ -28,7 +28,7 @@ from gossamer.bench.ot_cases import (
     has_digits,
 )
 from gossamer.bench.ot_cases import points as clouds
-from gossamer.bench.ot_plot import pyplot
+from gossamer.bench.plot import pyplot
 from gossamer.errors import DataError, GossamerError
 
 Numbers = dict[str, Any]

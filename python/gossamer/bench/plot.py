@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import geometric_mean
+from typing import Any
 
 from gossamer.bench.bars import BOTH, FORWARD
 from gossamer.bench.cases import NN_LINEAR, SHAPES
@@ -15,6 +16,16 @@ FAMILIES = {
     "N:M, every row its own": "#b56576",
     "unstructured": "#d17b0f",
 }
+
+
+def pyplot() -> Any:
+    """Matplotlib that draws into files."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    return plt
 
 
 def family(pattern: str) -> str:
@@ -65,10 +76,7 @@ def plot(results: Results, path: Path) -> None:
         results: with at least one layer measured.
         path: of the PNG.
     """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    plt = pyplot()
     from matplotlib.ticker import NullFormatter, NullLocator
 
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.8), sharey=True, layout="constrained")

@@ -239,6 +239,29 @@ def _threads(count: int) -> str:
     return "1 thread" if count == 1 else f"{count} threads"
 
 
+def machine_line(results: Results) -> str:
+    """The processor, its cores and caches, and the system."""
+    machine = results.machine
+    caches = ", ".join(f"{level} {size}" for level, size in machine["caches"].items())
+    return f"{machine['cpu']}, {machine['cores']} cores ({caches}), {machine['system']}"
+
+
+def versions_line(results: Results) -> str:
+    """Versions of what took part, and the commits that were measured."""
+    versions = ", ".join(f"{who} {number}" for who, number in results.machine["versions"].items())
+    return f"{versions}; commit {', '.join(results.commits) or 'unknown'}"
+
+
+def shortcomings(results: Results) -> list[str]:
+    """Why the run says less than a whole one; nothing if it was whole."""
+    lines = []
+    if results.settings["quick"]:
+        lines.append("A quick run: it shows that everything works, its numbers mean little.")
+    if not results.complete:
+        lines.append("Not the whole plan was measured.")
+    return lines
+
+
 def describe(results: Results) -> list[str]:
     """Say on what and with what the results were measured, and what they do not show.
 
@@ -249,21 +272,16 @@ def describe(results: Results) -> list[str]:
         Lines.
     """
     machine = results.machine
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    caches = ", ".join(f"{level} {size}" for level, size in machine["caches"].items())
     lines = [
-        f"{machine['cpu']}, {machine['cores']} cores ({caches}), {machine['system']}",
+        machine_line(results),
         f"Gossamer's instruction set: {machine['isa']} (available: {', '.join(machine['isas'])}); "
         f"torch's own kernels: {machine['torch_capability']}; MKL: {machine['mkl'] or 'none'}",
-        f"{versions}; commit {', '.join(results.commits) or 'unknown'}",
+        versions_line(results),
         "float32 unless said otherwise; medians of interleaved rounds; every result was first "
         "compared with the dense formula",
+        *shortcomings(results),
+        *honest_notes(machine),
     ]
-    if results.settings["quick"]:
-        lines.append("A quick run: it shows that everything works, its numbers mean little.")
-    if not results.complete:
-        lines.append("Not the whole plan was measured.")
-    lines += honest_notes(machine)
     if unsteady := sum(record.unsteady for record in results.records):
         lines.append(
             f"{unsteady} of {len(results.records)} measurements were disturbed (marked ~): "
