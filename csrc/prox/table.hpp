@@ -1,12 +1,52 @@
-// What is compiled once an instruction set: proximal operators on elements, and on groups.
+// What is compiled once an instruction set: proximal operators on elements, and passes over groups.
 #pragma once
 
 #include "prox/groups_table.hpp"
 
 namespace gossamer {
 
+// Penalties g that act entry by entry, with what params[] holds. Each operator is the global
+// minimiser of 1/2 (z - x)^2 + step g(z), for steps beyond the convex range too; of two equal
+// minimisers the smaller. The order is that of the names in bind/prox.cpp.
+enum class Penalty : int {
+  l1,              // lam |z|                                        {lam}
+  elastic_net,     // lam (rho |z| + (1 - rho) z^2 / 2)               {lam, rho}
+  l0,              // lam [z != 0]                                   {lam}
+  lp,              // lam |z|^p, 0 < p < 1                           {lam, p}
+  mcp,             // minimax concave: slope lam - |z| / gamma        {lam, gamma}
+  scad,            // slope lam, then falling to 0 at gamma lam       {lam, gamma}
+  capped_l1,       // lam min(|z|, t)                                {lam, t}
+  transformed_l1,  // lam (a + 1) |z| / (a + |z|)                     {lam, a}
+  log_sum          // lam log(1 + |z| / eps)                         {lam, eps}
+};
+inline constexpr int penalty_count = 9;
+inline constexpr int penalty_params = 2;
+
+// x[0..n) in place. `steps` has a step for each entry, or is null and all take `step`.
+struct ElementArgs {
+  const double* params;
+  double step;
+  const void* steps;
+};
+using ElementKernel = void (*)(void* x, const ElementArgs&, std::int64_t n) noexcept;
+
+// One step of AdamW (Loshchilov and Hutter 2019) on [0, n), and the length of step that each entry
+// took, so that a penalty can follow in the same metric while all is in the first-level cache:
+//   m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
+//   steps = rate / (sqrt(v) / root_bias2 + eps);  param = shrink param - steps m
+struct AdamWArgs {
+  double beta1, beta2, eps;
+  double rate;        // lr / (1 - beta1^t)
+  double root_bias2;  // sqrt(1 - beta2^t)
+  double shrink;      // 1 - lr weight_decay
+};
+using AdamWKernel = void (*)(void* param, const void* grad, void* m, void* v, const AdamWArgs&,
+                             void* steps, std::int64_t n) noexcept;
+
 struct ProxTable {
   const char* name;
+  ElementKernel elements[penalty_count][2];  // float32, float64
+  AdamWKernel adamw[2];
   GroupPasses groups;
 };
 

@@ -123,6 +123,24 @@ def semidual_solve(
     max_iter: int,
     /,
 ) -> tuple[str, int, int, int, float, float, Any, Any, _ColumnPlan]: ...
+def prox_elements(
+    x: Any, kind: str, params: tuple[float, ...], step: float, steps: Any, /
+) -> None: ...
+def prox_adamw(
+    param: Any,
+    grad: Any,
+    exp_avg: Any,
+    exp_avg_sq: Any,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    rate: float,
+    root_bias2: float,
+    shrink: float,
+    kind: str,
+    params: tuple[float, ...],
+    /,
+) -> None: ...
 def isas() -> list[str]: ...
 def isa() -> str: ...
 def use_isa(name: str) -> None: ...

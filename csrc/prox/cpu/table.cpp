@@ -1,5 +1,7 @@
 // The prox kernels of one ISA, compiled once for each with that ISA's flags; one symbol.
 #include "prox/table.hpp"
+#include "prox/cpu/adamw.hpp"
+#include "prox/cpu/elements.hpp"
 #include "prox/cpu/groups.hpp"
 
 #if defined(GOSSAMER_ISA_AVX512)
@@ -17,6 +19,16 @@ namespace gossamer {
 
 extern "C" constexpr ProxTable GOSSAMER_TABLE = {
     GOSSAMER_TABLE_NAME,
+    {{run_pieces<Penalty::l1, float>, run_pieces<Penalty::l1, double>},
+     {run_pieces<Penalty::elastic_net, float>, run_pieces<Penalty::elastic_net, double>},
+     {run_pieces<Penalty::l0, float>, run_pieces<Penalty::l0, double>},
+     {run_lp<float>, run_lp<double>},
+     {run_pieces<Penalty::mcp, float>, run_pieces<Penalty::mcp, double>},
+     {run_pieces<Penalty::scad, float>, run_pieces<Penalty::scad, double>},
+     {run_pieces<Penalty::capped_l1, float>, run_pieces<Penalty::capped_l1, double>},
+     {run_transformed_l1<float>, run_transformed_l1<double>},
+     {run_log_sum<float>, run_log_sum<double>}},
+    {run_adamw<float>, run_adamw<double>},
     group_passes,
 };
 

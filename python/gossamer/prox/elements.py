@@ -1,0 +1,196 @@
+"""Proximal operators entry by entry, compiled: torch CPU tensors or NumPy arrays, in place.
+
+Each operator finds, for every entry, the global minimiser of
+
+    1/2 (z - x)^2 + step * g(z)
+
+for any step: beyond the range in which the problem is convex it takes the better of the two local
+minimisers, and of two equal ones the smaller. Penalties with names, groups and schedules are in
+`gossamer.prox`; here are numbers only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gossamer import _core
+from gossamer.errors import DTypeError, ShapeError
+
+Array = TypeVar("Array", Tensor, np.ndarray)
+
+# What each operator is called, and the names of its parameters, in order.
+OPS: dict[str, tuple[str, ...]] = {
+    "l1": ("lam",),
+    "elastic_net": ("lam", "rho"),
+    "l0": ("lam",),
+    "lp": ("lam", "p"),
+    "mcp": ("lam", "gamma"),
+    "scad": ("lam", "gamma"),
+    "capped_l1": ("lam", "t"),
+    "transformed_l1": ("lam", "a"),
+    "log_sum": ("lam", "eps"),
+}
+
+
+def in_place(x: Array, operate: Callable[[Array], None]) -> Array:
+    """Runs ``operate`` on the entries of ``x`` as a contiguous vector, and writes them back.
+
+    Args:
+        x: float32 or float64, any shape and strides.
+        operate: changes a contiguous vector of ``x``'s dtype in place.
+
+    Returns:
+        ``x``. Autograd is told that it changed, as after any in-place operation of torch.
+
+    Raises:
+        DTypeError: ``x`` is no floating tensor or array.
+        ShapeError: ``x`` is empty, read-only, or an expanded tensor whose entries share memory.
+    """
+    if isinstance(x, Tensor):
+        _check(str(x.dtype).removeprefix("torch."), x.numel())
+        entries = x.detach()
+        if entries.is_contiguous():
+            operate(entries.view(-1))
+        else:
+            if any(s == 0 and n > 1 for s, n in zip(x.stride(), x.shape, strict=True)):
+                raise ShapeError(
+                    "an expanded tensor cannot be changed in place, because its entries share "
+                    "memory: call .clone() first"
+                )
+            copy = entries.contiguous()
+            operate(copy.view(-1))
+            entries.copy_(copy)
+        torch.autograd.graph.increment_version(x)
+        return x
+    if isinstance(x, np.ndarray):
+        _check(str(x.dtype), x.size)
+        if not x.flags.writeable:
+            raise ShapeError("the array is read-only, and the operator works in place: copy it")
+        vector = np.ascontiguousarray(x).reshape(-1)
+        operate(vector)
+        if not x.flags.c_contiguous:
+            x[...] = vector.reshape(x.shape)
+        return x
+    raise DTypeError(f"got {type(x).__name__}; a torch tensor or a NumPy array is needed")
+
+
+def _check(dtype: str, numel: int) -> None:
+    if dtype not in ("float32", "float64"):
+        raise DTypeError(f"got dtype {dtype}; float32 or float64 is needed: convert it first")
+    if numel == 0:
+        raise ShapeError("got an empty tensor; at least one entry is needed")
+
+
+def elementwise_(
+    x: Array, kind: str, params: tuple[float, ...], step: float | Tensor | np.ndarray = 1.0
+) -> Array:
+    """The proximal operator of a separable penalty, in place.
+
+    Args:
+        x: float32 or float64, any shape and strides.
+        kind: a name in ``OPS``.
+        params: the penalty's parameters, in the order of ``OPS``.
+        step: a number, or one for each entry in ``x``'s shape and dtype (the inverse of a
+            diagonal metric).
+
+    Returns:
+        ``x``. Entries that become zero are exactly +0.0; NaN stays NaN.
+
+    Raises:
+        DTypeError: A dtype other than float32 or float64, or steps of another dtype.
+        ShapeError: An empty or read-only ``x``, steps of another shape, a parameter outside of its
+            range, a negative step.
+
+    >>> elementwise_(torch.tensor([3.0, -0.5, 1.0]), "l1", (1.0,))
+    tensor([2., 0., 0.])
+    """
+    if isinstance(step, Tensor | np.ndarray):
+        if tuple(step.shape) != tuple(x.shape):
+            raise ShapeError(
+                f"got steps of shape {tuple(step.shape)} for entries of shape {tuple(x.shape)}; "
+                "they must be the same"
+            )
+        steps: Any = _vector(step)
+        return in_place(x, lambda v: _core.prox_elements(v, kind, params, 0.0, steps))
+    return in_place(x, lambda v: _core.prox_elements(v, kind, params, float(step), None))
+
+
+def _vector(x: Tensor | np.ndarray) -> Tensor | np.ndarray:
+    if isinstance(x, Tensor):
+        return x.detach().contiguous().view(-1)
+    return np.ascontiguousarray(x).reshape(-1)
+
+
+def adamw_step_(
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    step: int,
+    kind: str,
+    params: tuple[float, ...],
+) -> None:
+    """AdamW and the proximal operator in its metric, in one pass over memory.
+
+    With ``D = sqrt(v / (1 - beta2^step)) + eps`` each entry moves by ``s m`` and is then shrunk
+    with step ``s = lr / ((1 - beta1^step) D)``: gradient and threshold take the same step.
+
+    Args:
+        param: float32 or float64, any shape; changed.
+        grad: as ``param``.
+        exp_avg: as ``param``; changed.
+        exp_avg_sq: as ``param``; changed.
+        lr: the learning rate.
+        beta1: decay of ``exp_avg``.
+        beta2: decay of ``exp_avg_sq``.
+        eps: added to the root.
+        weight_decay: decoupled: the parameter is scaled by ``1 - lr * weight_decay``.
+        step: 1 for the first.
+        kind: a name in ``OPS``.
+        params: the penalty's parameters.
+
+    Raises:
+        DTypeError: Another dtype than float32 or float64, or tensors of different dtypes.
+        ShapeError: Tensors of different shapes.
+
+    Reference:
+        Loshchilov and Hutter 2019, Algorithm 2; Yun, Lozano and Yang 2021 (ProxGen), with the bias
+        correction in the threshold as well.
+    """
+    for name, tensor in (("grad", grad), ("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)):
+        if tensor.shape != param.shape:
+            raise ShapeError(
+                f"{name} has shape {tuple(tensor.shape)} and the parameter "
+                f"{tuple(param.shape)}; they must be the same"
+            )
+    hyper = (
+        beta1,
+        beta2,
+        eps,
+        lr / (1.0 - beta1**step),
+        (1.0 - beta2**step) ** 0.5,
+        1.0 - lr * weight_decay,
+    )
+    direction = _vector(grad)
+
+    def on_param(p: Tensor) -> None:
+        def on_first(m: Tensor) -> None:
+            def on_second(v: Tensor) -> None:
+                _core.prox_adamw(p, direction, m, v, *hyper, kind, params)
+
+            in_place(exp_avg_sq, on_second)
+
+        in_place(exp_avg, on_first)
+
+    in_place(param, on_param)
