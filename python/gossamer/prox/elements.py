@@ -168,29 +168,28 @@ def adamw_step_(
         Loshchilov and Hutter 2019, Algorithm 2; Yun, Lozano and Yang 2021 (ProxGen), with the bias
         correction in the threshold as well.
     """
-    for name, tensor in (("grad", grad), ("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)):
-        if tensor.shape != param.shape:
-            raise ShapeError(
-                f"{name} has shape {tuple(tensor.shape)} and the parameter "
-                f"{tuple(param.shape)}; they must be the same"
-            )
-    hyper = (
+    if not (param.shape == grad.shape == exp_avg.shape == exp_avg_sq.shape):
+        raise ShapeError(
+            f"got a parameter of shape {tuple(param.shape)}, a gradient {tuple(grad.shape)} and "
+            f"moments {tuple(exp_avg.shape)}, {tuple(exp_avg_sq.shape)}; they must be the same"
+        )
+    changed = (param, exp_avg, exp_avg_sq)
+    inside = [t if t.is_contiguous() else t.detach().contiguous() for t in changed]
+    _core.prox_adamw(
+        inside[0].detach().view(-1),
+        _vector(grad),
+        inside[1].view(-1),
+        inside[2].view(-1),
         beta1,
         beta2,
         eps,
         lr / (1.0 - beta1**step),
         (1.0 - beta2**step) ** 0.5,
         1.0 - lr * weight_decay,
+        kind,
+        params,
     )
-    direction = _vector(grad)
-
-    def on_param(p: Tensor) -> None:
-        def on_first(m: Tensor) -> None:
-            def on_second(v: Tensor) -> None:
-                _core.prox_adamw(p, direction, m, v, *hyper, kind, params)
-
-            in_place(exp_avg_sq, on_second)
-
-        in_place(exp_avg, on_first)
-
-    in_place(param, on_param)
+    for tensor, result in zip(changed, inside, strict=True):
+        if result is not tensor:
+            tensor.detach().copy_(result)
+    torch.autograd.graph.increment_version(changed)
