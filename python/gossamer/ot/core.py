@@ -227,7 +227,8 @@ def solve_dual_batch(
             for k in range(size)
         ]
     flat = costs.detach().reshape(size * n, m)
-    low, high = flat.reshape(size, n * m).aminmax(dim=1)
+    # Not aminmax: along a dimension it is several times slower than these two together.
+    low, high = costs.detach().amin((1, 2)), costs.detach().amax((1, 2))
     spreads = (high.double() - low.double()).tolist()
     return _solve(flat, size, a, b, reg, spreads, method, tol, max_iter, rho, warm, omega)
 
