@@ -11,14 +11,20 @@
 namespace gossamer {
 
 const TransportTable& transport_table() {
-  const std::string isa = active_isa();
+  static constexpr PlainTables<TransportTable> tables = {
 #if defined(GOSSAMER_HAVE_AVX512)
-  if (isa == "avx512") return gossamer_transport_avx512;
+      &gossamer_transport_avx512,
+#else
+      nullptr,
 #endif
 #if defined(GOSSAMER_HAVE_AVX2)
-  if (isa == "avx2") return gossamer_transport_avx2;
+      &gossamer_transport_avx2,
+#else
+      nullptr,
 #endif
-  return gossamer_transport_portable;
+      &gossamer_transport_portable,
+  };
+  return tables.active();
 }
 
 PassRunner::PassRunner(const Cost& cost, int workers)
