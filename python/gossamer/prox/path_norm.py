@@ -1,0 +1,179 @@
+r"""The lp path norm of a shallow ReLU network, and two proximal steps for it.
+
+    f(x) = sum_k v_k relu(<w_k, x> + b_k)        penalty = sum_k sum_i |v_k w_ki|^p
+
+It is what remains the same when a neuron is rescaled, (v, w, b) -> (v / s, s w, s b), and its
+minimisers for 0 < p < 1 are the sparsest networks that fit the data once p is small enough
+(Nakhleh & Nowak 2025). Both steps work on its majoriser at the products y = v w of before,
+
+    |z|^p  <=  p |y|^(p - 1) |z| + (1 - p) |y|^p,
+
+a weighted l1 norm of the products: `joint_prox_` minimises it exactly over v and w together,
+`reweighted_split_` shrinks the products and splits them evenly again, as the paper does.
+"""
+
+import math
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gossamer import _core
+from gossamer.errors import ShapeError
+
+__all__ = ["joint_prox_", "path_norm", "path_thresholds", "reweighted_split_"]
+
+Array = Tensor | npt.NDArray[Any]
+
+
+def path_norm(v: Tensor, w: Tensor, p: float) -> float:
+    """The sum of ``|v_k w_ki|^p``; for p = 0 the number of products that are not zero.
+
+    Args:
+        v: [neurons], the outgoing weights.
+        w: [neurons, inputs], the incoming weights that are penalised.
+        p: in [0, 1].
+
+    Returns:
+        The penalty, summed in float64.
+
+    Raises:
+        ShapeError: p is outside [0, 1], or the shapes do not fit.
+
+    >>> path_norm(torch.tensor([2.0, 0.0]), torch.tensor([[-2.0, 0.0], [1.0, 1.0]]), p=0.5)
+    2.0
+    """
+    _check_p(p, zero=True)
+    _check_shapes(v, w)
+    products = (v.detach()[:, None].double() * w.detach().double()).abs()
+    alive = products[products != 0]  # a NaN is not zero
+    return float(alive.pow(p).sum())
+
+
+def path_thresholds(products: Tensor, p: float, step: float, eps: float = 0.0) -> Tensor:
+    """The weights of the majoriser, ``step * p * (|products| + eps)^(p - 1)``.
+
+    Args:
+        products: [neurons, inputs], ``v[:, None] * w`` before the optimizer's step (a tensor of
+            its own, not a view of weights that the step has moved).
+        p: in (0, 1].
+        step: learning rate times the penalty's weight, at least 0.
+        eps: at 0 a product of 0 gets an infinite threshold for p < 1 and stays 0 for ever; a
+            positive one lets it grow again.
+
+    Returns:
+        [neurons, inputs], of the products' dtype.
+
+    Raises:
+        ShapeError: p, step or eps is out of range.
+
+    >>> path_thresholds(torch.tensor([[0.25, 0.0]]), p=0.5, step=0.1)
+    tensor([[0.1000,    inf]])
+    """
+    _check_p(p)
+    if not 0 <= step < math.inf:
+        raise ShapeError(f"step is {step}; a number of at least 0 is needed")
+    if not 0 <= eps < math.inf:
+        raise ShapeError(f"eps is {eps}; a number of at least 0 is needed")
+    if step == 0 or p == 1:  # not 0 * inf
+        return torch.full_like(products, step)
+    return products.abs().add_(eps).pow_(p - 1).mul_(step * p)
+
+
+def joint_prox_(v: Array, w: Array, thresholds: Array) -> None:
+    r"""Move every neuron to the exact joint minimum of its majoriser, in place.
+
+    Over x, which becomes v_k, and y, which becomes w_k, the minimum of
+
+        1/2 (x - v_k)^2 + 1/2 ||y - w_k||^2 + |x| sum_i thresholds_ki |y_i|.
+
+    The problem is not convex. For x >= 0 the best y is soft(w, thresholds x), and what is left is
+    a function of x alone whose derivative is convex and piecewise linear: it has one local
+    minimum above 0 at most, and that is compared with x = 0, which leaves w as it is.
+
+    Args:
+        v: [neurons], float32 or float64, a torch CPU tensor or a NumPy array, any stride.
+        w: [neurons, inputs], of v's dtype.
+        thresholds: of w's shape and dtype, at least 0; infinity keeps v or the entry at 0. One
+            step size serves v and w: it stands in the thresholds.
+
+    A NaN in a neuron, or in its thresholds, makes all of that neuron NaN. Zeros are +0.0. The
+    result has the same bits for any number of threads.
+
+    Raises:
+        ShapeError: shapes that do not fit, an expanded tensor, a negative threshold.
+        DTypeError: dtypes that differ or are not float32 or float64.
+
+    >>> v, w = torch.tensor([2.0, 0.1]), torch.tensor([[1.0, 0.2], [1.0, 1.0]])
+    >>> joint_prox_(v, w, torch.full((2, 2), 0.25))
+    >>> v, w
+    (tensor([1.8667, 0.0000]), tensor([[0.5333, 0.0000], [1.0000, 1.0000]]))
+    """
+    _core.path_norm_prox(_plain(v), _plain(w), _plain(thresholds))
+
+
+def reweighted_split_(v: Tensor, w: Tensor, thresholds: Tensor, bias: Tensor | None = None) -> None:
+    """Shrink the products ``v_k w_ki`` by their thresholds, and split them evenly, in place.
+
+    ``u = soft(v w, thresholds)``, then ``|v| = sqrt(||u||)`` and ``|w| = |u| / sqrt(||u||)`` with
+    the signs they had; for one input and p = 1 this is PathProx.
+
+    Args:
+        v: [neurons].
+        w: [neurons, inputs].
+        thresholds: of w's shape, at least 0.
+        bias: [neurons], for networks of one input whose bias is not penalised: scaled by the
+            factor that w is scaled by, so that the neuron's kink stays where it is.
+
+    A neuron whose products are all 0 becomes 0, its bias as well.
+
+    Raises:
+        ShapeError: shapes that do not fit, or a bias beside more than one input.
+
+    Reference: Nakhleh & Nowak 2025, the reweighted algorithm of section 5; Yang et al. 2022
+    (PathProx).
+
+    >>> v, w, bias = torch.tensor([0.1]), torch.tensor([[2.0]]), torch.tensor([-1.0])
+    >>> reweighted_split_(v, w, torch.zeros(1, 1), bias)
+    >>> float(v), float(w), float(-bias / w)  # the kink was at 0.5
+    (0.447..., 0.447..., 0.5)
+    """
+    _check_shapes(v, w)
+    if thresholds.shape != w.shape:
+        raise ShapeError(
+            f"thresholds have shape {list(thresholds.shape)} and w {list(w.shape)}; one for each "
+            "entry of w is needed"
+        )
+    if bias is not None and (w.shape[1] != 1 or bias.shape != v.shape):
+        raise ShapeError(
+            f"bias has shape {list(bias.shape)} and w {list(w.shape)}; a bias of its own goes "
+            "with one input, put it inside w as the weight of an input that is always 1"
+        )
+    with torch.no_grad():
+        products = v[:, None] * w
+        sizes = products.abs().sub_(thresholds)
+        sizes = torch.where(products == 0, products.abs(), sizes).clamp_min_(0)
+        root = sizes.norm(dim=1).sqrt_()
+        split = torch.where(root[:, None] == 0, sizes, sizes / root[:, None])
+        if bias is not None:
+            bias.mul_(torch.where(w == 0, split, split / w.abs())[:, 0])
+        w.copy_(split.copysign_(w)).add_(0.0)  # -0 + 0 = +0
+        v.copy_(root.copysign_(v)).add_(0.0)
+
+
+def _plain(array: Array) -> Array:
+    return array.detach() if isinstance(array, Tensor) else array
+
+
+def _check_p(p: float, zero: bool = False) -> None:
+    if not (0 < p <= 1 or (zero and p == 0)):
+        raise ShapeError(f"p is {p}; a number in {'[' if zero else '('}0, 1] is needed")
+
+
+def _check_shapes(v: Tensor, w: Tensor) -> None:
+    if v.ndim != 1 or w.ndim != 2 or len(v) != len(w):
+        raise ShapeError(
+            f"v has shape {list(v.shape)} and w {list(w.shape)}; [neurons] and "
+            "[neurons, inputs] are needed"
+        )
