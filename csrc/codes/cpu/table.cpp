@@ -1,6 +1,9 @@
 // The codes kernels of one ISA, compiled once for each with that ISA's flags; one symbol.
 #include "codes/table.hpp"
 
+#include "codes/cpu/decode.hpp"
+#include "codes/cpu/select.hpp"
+
 #if defined(GOSSAMER_ISA_AVX512)
 #define GOSSAMER_TABLE gossamer_codes_avx512
 #define GOSSAMER_TABLE_NAME "avx512"
@@ -16,6 +19,10 @@ namespace gossamer {
 
 extern "C" constexpr CodesTable GOSSAMER_TABLE = {
     GOSSAMER_TABLE_NAME,
+    {group_max<float>, pick<float>, decode<float>, dots<float>, scatter<float>,
+     prefix_errors<float>, suffix_sums<float>},
+    {group_max<double>, pick<double>, decode<double>, dots<double>, scatter<double>,
+     prefix_errors<double>, suffix_sums<double>},
 };
 
 }  // namespace gossamer

@@ -1,0 +1,276 @@
+"""The TopK sparse autoencoder, with HierarchicalTopK and gradient-TopK as options.
+
+    z = ReLU(TopK_k(W_enc (x - b_pre) + b_lat)),   x^ = z W_dec + b_pre
+
+Weights are stored a latent a row. Only the encoder's product is dense, and only forwards: decoding
+and every gradient cost O(k d) a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.codes import core
+from gossamer.codes.core import Code
+from gossamer.codes.functions import decode, prefix_errors, selected
+from gossamer.codes.losses import at_levels, check_levels
+from gossamer.errors import ShapeError
+
+
+class Losses(NamedTuple):
+    """What `TopKAutoencoder.loss` found.
+
+    Attributes:
+        total: what to minimise, a scalar.
+        reconstruction: scaled mean squared error, a scalar.
+        auxiliary: error of what dead latents make of the residual, 0 when none is dead.
+        code: of the batch.
+    """
+
+    total: Tensor
+    reconstruction: Tensor
+    auxiliary: Tensor
+    code: Code
+
+
+class TopKAutoencoder(nn.Module):
+    """A sparse autoencoder with k active latents a row.
+
+    A step of training: ``loss(x).total.backward()``, `project_gradient_`, the optimizer's step,
+    `normalise_`. Call `start_from` with a sample before the first one.
+
+    Args:
+        d: features.
+        n: latents.
+        k: active latents a row.
+        levels: HierarchicalTopK: the loss is the mean over these numbers of active latents, in
+            [1, k]; None for plain TopK, which is (k,).
+        aux_k: dead latents that explain the residual of a row (AuxK).
+        aux_weight: of that part of the loss.
+        dead_tokens: rows without activity after which a latent counts as dead.
+        beta: gradient-TopK: strength with which `encode` prefers latents along a given gradient.
+        dtype: float32 or float64.
+
+    Raises:
+        ShapeError: a size or number out of range.
+
+    Reference: Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (the recipe and its
+        defaults); Balagansky et al. 2025 (HierarchicalTopK); gradient SAEs: Olmo et al. 2024,
+        "Features that Make a Difference".
+
+    Example:
+        >>> autoencoder = TopKAutoencoder(d=8, n=32, k=4)
+        >>> x = torch.randn(16, 8)
+        >>> autoencoder.start_from(x)
+        >>> autoencoder(x).shape, autoencoder.encode(x).indices.shape
+        (torch.Size([16, 8]), torch.Size([16, 4]))
+    """
+
+    tokens_since_active: Tensor
+    input_variance: Tensor
+
+    def __init__(
+        self,
+        d: int = 768,
+        n: int = 32768,
+        k: int = 32,
+        *,
+        levels: Sequence[int] | None = None,
+        aux_k: int = 256,
+        aux_weight: float = 1 / 32,
+        dead_tokens: int = 10_000_000,
+        beta: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        if d < 1 or not 1 <= k <= n or aux_k < 0 or dead_tokens < 0:
+            raise ShapeError(
+                f"TopKAutoencoder got d={d}, n={n}, k={k}, aux_k={aux_k}, "
+                f"dead_tokens={dead_tokens}; d at least 1, k in [1, n] and the others not negative "
+                "are needed"
+            )
+        if not (aux_weight >= 0.0 and beta >= 0.0):
+            raise ShapeError(f"aux_weight={aux_weight}, beta={beta}; neither may be negative")
+        self.k, self.aux_k, self.aux_weight = k, min(aux_k, n), aux_weight
+        self.levels = None if levels is None else check_levels(levels, k)
+        self.dead_tokens, self.beta = dead_tokens, beta
+        self.encoder = nn.Parameter(nn.Linear(d, n, bias=False, dtype=dtype).weight.detach())
+        self.latent_bias = nn.Parameter(torch.zeros(n, dtype=dtype))
+        self.decoder = nn.Parameter(self.encoder.detach().clone())
+        self.pre_bias = nn.Parameter(torch.zeros(d, dtype=dtype))
+        self.register_buffer("tokens_since_active", torch.zeros(n, dtype=torch.int64))
+        self.register_buffer("input_variance", torch.ones((), dtype=dtype))
+        self.normalise_()
+
+    @torch.no_grad()
+    def start_from(self, sample: Tensor, seed: int = 0) -> None:
+        """Fits the start to data: bias, scale of the loss, scale of the encoder.
+
+        The pre-bias becomes the geometric median of the sample, the loss is divided by the
+        sample's variance, and the encoder is scaled so that vectors of norm 1 come back with
+        norm 1 on average.
+
+        Args:
+            sample: [rows, d], at least two different rows.
+            seed: of the random vectors.
+
+        Raises:
+            ShapeError: the sample does not vary, or its shape is wrong.
+        """
+        self._check(sample)
+        variance = (sample - sample.mean(0)).square().mean()
+        if not (variance > 0):
+            raise ShapeError("start_from got a sample without variance; different rows are needed")
+        self.input_variance.copy_(variance)
+        self.pre_bias.copy_(geometric_median(sample))
+        random = torch.Generator().manual_seed(seed)
+        x = torch.randn(256, sample.shape[1], generator=random, dtype=sample.dtype)
+        x /= x.norm(dim=1, keepdim=True)
+        back = self(x + self.pre_bias) - self.pre_bias
+        self.encoder.div_(back.norm(dim=1).mean().clamp_min(1e-6))
+
+    def encode(self, x: Tensor, input_gradient: Tensor | None = None) -> Code:
+        """The active latents of each row.
+
+        Args:
+            x: [batch, d].
+            input_gradient: gradient-TopK: [batch, d], the gradient of some later loss in x. The k
+                largest of z + beta z |W_dec gradient| are selected and keep their own z.
+
+        Returns:
+            Values, not negative, and indices [batch, k], in the order of selection.
+        """
+        return self._encode(x, input_gradient)[0]
+
+    def decode(self, code: Code) -> Tensor:
+        """The reconstruction [batch, d] of a code [batch, any number of latents]."""
+        return decode(code, self.decoder, self.pre_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The reconstruction of x: [batch, d]."""
+        return self.decode(self.encode(x))
+
+    def loss(self, x: Tensor, input_gradient: Tensor | None = None) -> Losses:
+        """The loss of a batch; in training mode it counts who was active.
+
+        Args:
+            x: [batch, d].
+            input_gradient: as in `encode`.
+
+        Returns:
+            The loss and its parts: squared error over the data's variance, averaged over
+            ``levels``, plus ``aux_weight`` times the AuxK error.
+        """
+        code, pre = self._encode(x, input_gradient)
+        if self.levels is None:
+            residual = x - self.decode(code)
+            reconstruction = residual.square().mean()
+        else:
+            errors, residual = prefix_errors(x, code, self.decoder, self.pre_bias)
+            reconstruction = at_levels(errors, self.levels).mean() / x.shape[1]
+        reconstruction = reconstruction / self.input_variance
+        if self.training:
+            self._count(code)
+        auxiliary = self._auxiliary(x, pre, residual.detach())
+        total = reconstruction + self.aux_weight * auxiliary
+        return Losses(total, reconstruction, auxiliary, code)
+
+    @property
+    def dead(self) -> Tensor:
+        """Which latents, bool [n], were not active in the last ``dead_tokens`` rows."""
+        return self.tokens_since_active > self.dead_tokens
+
+    @torch.no_grad()
+    def normalise_(self) -> None:
+        """Gives each latent's row of the decoder norm 1."""
+        tiny = torch.finfo(self.decoder.dtype).tiny
+        self.decoder.div_(self.decoder.norm(dim=1, keepdim=True).clamp_min(tiny))
+
+    @torch.no_grad()
+    def project_gradient_(self) -> None:
+        """Removes from the decoder's gradient what would only change the norm of a row."""
+        grad = self.decoder.grad
+        if grad is not None:
+            grad.addcmul_((grad * self.decoder).sum(1, keepdim=True), self.decoder, value=-1)
+
+    def adam(self, lr: float = 1e-4) -> torch.optim.Adam:
+        """Adam with the recipe's numbers."""
+        parameters: Iterable[nn.Parameter] = self.parameters()
+        return torch.optim.Adam(parameters, lr=lr, eps=6.25e-10)
+
+    def _encode(self, x: Tensor, input_gradient: Tensor | None) -> tuple[Code, Tensor]:
+        self._check(x)
+        centred = x - self.pre_bias
+        with torch.no_grad():
+            pre = torch.addmm(self.latent_bias, centred, self.encoder.T)
+            if input_gradient is None or self.beta == 0.0:
+                code = core.top_k(pre, self.k)
+            else:
+                if input_gradient.shape != x.shape:
+                    raise ShapeError(
+                        f"input_gradient has shape {list(input_gradient.shape)}; x has "
+                        f"{list(x.shape)}: give the gradient in x"
+                    )
+                score = pre * (1.0 + self.beta * (input_gradient @ self.decoder.T).abs())
+                indices = core.top_k(score, self.k).indices
+                code = Code(pre.gather(1, indices), indices)
+        code = selected(centred, self.encoder, self.latent_bias, code)
+        return code._replace(values=code.values.relu()), pre
+
+    @torch.no_grad()
+    def _count(self, code: Code) -> None:
+        self.tokens_since_active += len(code.indices)
+        self.tokens_since_active[code.indices[code.values > 0]] = 0
+
+    def _auxiliary(self, x: Tensor, pre: Tensor, residual: Tensor) -> Tensor:
+        """Normalised error of the residual's reconstruction by dead latents alone."""
+        dead = self.dead.nonzero().flatten()
+        k = min(self.aux_k, len(dead))
+        if not self.training or self.aux_weight == 0.0 or k == 0:
+            return x.new_zeros(())
+        values, places = core.top_k(pre[:, dead], k)
+        code = selected(
+            x - self.pre_bias, self.encoder, self.latent_bias, Code(values, dead[places])
+        )
+        explained = decode(code._replace(values=code.values.relu()), self.decoder)
+        scale = (residual - residual.mean(0)).square().mean()
+        if not (scale > 0):  # one row, or nothing left to explain
+            return x.new_zeros(())
+        return (explained - residual).square().mean() / scale
+
+    def _check(self, x: Tensor) -> None:
+        d = self.encoder.shape[1]
+        if x.dim() != 2 or x.shape[1] != d or x.shape[0] == 0:
+            raise ShapeError(
+                f"TopKAutoencoder got x of shape {list(x.shape)}; [batch, {d}] with at least one "
+                "row is needed"
+            )
+
+
+def geometric_median(points: Tensor, iterations: int = 100) -> Tensor:
+    """The point with the least sum of distances to the rows, by Weiszfeld's iteration.
+
+    Args:
+        points: [rows, d].
+        iterations: cap on them.
+
+    Returns:
+        [d].
+
+    Example:
+        >>> geometric_median(torch.tensor([[0.0], [1.0], [50.0]])).round()
+        tensor([1.])
+    """
+    x = points.double()
+    median = x.mean(0)
+    for _ in range(iterations):
+        weights = 1.0 / (x - median).norm(dim=1).clamp_min(1e-12)
+        moved = (weights @ x) / weights.sum()
+        if bool((moved - median).norm() <= 1e-9 * (1.0 + median.norm())):
+            break
+        median = moved
+    return median.to(points.dtype)

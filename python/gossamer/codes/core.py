@@ -1,0 +1,206 @@
+"""The compiled kernels of sparse codes on torch CPU tensors. No autograd here.
+
+A code is two tensors [batch, k]: values, and which latents they belong to. A dictionary is
+[latents, d]: a latent is a contiguous row. Every index is checked at every call.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gossamer import _core
+from gossamer.errors import DTypeError, ShapeError
+
+
+class Code(NamedTuple):
+    """The active latents of a batch.
+
+    Attributes:
+        values: float [batch, k], in descending order where `top_k` made it.
+        indices: int64 or int32 [batch, k].
+    """
+
+    values: Tensor
+    indices: Tensor
+
+
+def top_k(x: Tensor, k: int, index_dtype: torch.dtype = torch.int64) -> Code:
+    """The k largest entries of each row.
+
+    One pass over the row builds a tournament of maxima, which leaves about k entries to sort.
+
+    Args:
+        x: float32 or float64 [batch, n]; rows are copied when their entries are not contiguous.
+        k: in [1, n].
+        index_dtype: int64 or int32.
+
+    Returns:
+        Values and indices [batch, k] in descending order; of equal values the lowest index first.
+
+    Raises:
+        ShapeError: k is outside [1, n], x is empty, not a matrix, or holds a NaN: a NaN has no
+            place in an order.
+        DTypeError: x is not float32 or float64.
+
+    Example:
+        >>> top_k(torch.tensor([[1.0, 3.0, 2.0, 3.0]]), 3).indices
+        tensor([[1, 3, 2]])
+    """
+    x = _matrix(x, "x")
+    if x.shape[1] > 1 and x.stride(1) != 1:
+        x = x.contiguous()
+    if index_dtype not in (torch.int64, torch.int32):
+        raise DTypeError(f"top_k got index_dtype={index_dtype}; choose torch.int64 or torch.int32")
+    shape = (x.shape[0], max(0, min(k, x.shape[1])))
+    values, indices = x.new_empty(shape), x.new_empty(shape, dtype=index_dtype)
+    row = _core.codes_top_k(x, k, values, indices)
+    if row >= 0:
+        raise ShapeError(
+            f"top_k found a NaN in row {row} of x; NaN has no place in an order: "
+            "find where it comes from (torch.autograd.set_detect_anomaly)"
+        )
+    return Code(values, indices)
+
+
+def decode(code: Code, dictionary: Tensor, bias: Tensor | None = None) -> Tensor:
+    """sum_j values[b, j] dictionary[indices[b, j]] + bias.
+
+    Args:
+        code: [batch, k].
+        dictionary: float32 or float64 [latents, d].
+        bias: [d], or None.
+
+    Returns:
+        [batch, d].
+
+    Raises:
+        StructureError: an index is outside the dictionary.
+        ShapeError: sizes do not fit.
+        DTypeError: dtypes differ, or are not supported.
+    """
+    dictionary = _matrix(dictionary, "dictionary").contiguous()
+    rows = _matrix(code.indices, "indices").shape[0]
+    out = dictionary.new_empty(rows, dictionary.shape[1])
+    bias = None if bias is None else _plain(bias, "bias").contiguous()
+    _core.codes_decode(code.indices, _values(code), dictionary, bias, out)
+    return out
+
+
+def dots(indices: Tensor, dictionary: Tensor, g: Tensor) -> Tensor:
+    """<g[b], dictionary[indices[b, j]]>: [batch, k].
+
+    Args:
+        indices: int64 or int32 [batch, k].
+        dictionary: [latents, d].
+        g: [batch, d].
+
+    Returns:
+        [batch, k], of the dictionary's dtype.
+    """
+    dictionary = _matrix(dictionary, "dictionary").contiguous()
+    out = dictionary.new_empty(indices.shape)
+    _core.codes_dots(indices, dictionary, _matrix(g, "g").contiguous(), out)
+    return out
+
+
+def scatter(code: Code, g: Tensor, latents: int) -> Tensor:
+    """Row r is the sum over (b, j) with indices[b, j] = r of values[b, j] g[b].
+
+    Args:
+        code: [batch, k].
+        g: [batch, d].
+        latents: rows of the result.
+
+    Returns:
+        [latents, d]; rows that no index names are zero.
+    """
+    g = _matrix(g, "g").contiguous()
+    # Zeroed by the system page by page, so rows that nobody names cost nothing.
+    out = torch.zeros(latents, g.shape[1], dtype=g.dtype)
+    _core.codes_scatter(code.indices, _values(code), g, out)
+    return out
+
+
+def scatter_touched(code: Code, g: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of `scatter` that an index names.
+
+    Args:
+        code: [batch, k], indices int64.
+        g: [batch, d].
+
+    Returns:
+        Latents int64 [touched], ascending, and their rows [touched, d].
+    """
+    touched, inverse = torch.unique(code.indices, return_inverse=True)
+    return touched, scatter(Code(code.values, inverse), g, len(touched))
+
+
+def prefix_errors(
+    x: Tensor, code: Code, dictionary: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Squared errors of every prefix of a code.
+
+    errors[b, j] = ||x[b] - bias - sum_{i <= j} values[b, i] dictionary[indices[b, i]]||^2,
+    in O(k d) a row: a running residual, not k reconstructions.
+
+    Args:
+        x: [batch, d].
+        code: [batch, k].
+        dictionary: [latents, d].
+        bias: [d], or None.
+
+    Returns:
+        Errors [batch, k], and the residual [batch, d] after the last term.
+    """
+    dictionary = _matrix(dictionary, "dictionary").contiguous()
+    x = _matrix(x, "x")
+    residual = (x.clone() if bias is None else x - bias.detach()).contiguous()
+    errors = dictionary.new_empty(code.indices.shape)
+    _core.codes_prefix_errors(code.indices, _values(code), dictionary, residual, errors)
+    return errors, residual
+
+
+def prefix_gradients(
+    weights: Tensor, residual: Tensor, code: Code, dictionary: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of sum_bj weights[b, j] errors[b, j], by suffix sums of the residuals.
+
+    Args:
+        weights: [batch, k].
+        residual: [batch, d] as `prefix_errors` returned it.
+        code: [batch, k].
+        dictionary: [latents, d].
+
+    Returns:
+        Gradients of the values [batch, k], of the dictionary [latents, d], and of the bias for
+        each row [batch, d] (the one of x is its negative).
+    """
+    dictionary = _matrix(dictionary, "dictionary").contiguous()
+    weights = _matrix(weights, "weights").contiguous()
+    grad_bias = residual.detach().clone()
+    grad_values = torch.empty_like(weights)
+    grad_dictionary = torch.zeros(dictionary.shape, dtype=dictionary.dtype)
+    _core.codes_prefix_gradients(
+        code.indices, _values(code), dictionary, weights, grad_bias, grad_values, grad_dictionary
+    )
+    return grad_values, grad_dictionary, grad_bias
+
+
+def _values(code: Code) -> Tensor:
+    return _plain(code.values, "values").contiguous()
+
+
+def _matrix(x: Tensor, who: str) -> Tensor:
+    x = _plain(x, who)
+    if x.dim() != 2:
+        raise ShapeError(f"{who} has shape {list(x.shape)}; two dimensions are needed")
+    return x
+
+
+def _plain(x: Tensor, who: str) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise DTypeError(f"{who} is a {type(x).__name__}; a torch tensor is needed")
+    return x.detach()

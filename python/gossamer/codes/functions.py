@@ -1,0 +1,236 @@
+"""Sparse codes with gradients: selection, the sparse side of an encoder, decoding, prefix errors.
+
+What is dense in the plain formulas costs O(k) a row here: the gradients of an encoder and of a
+dictionary touch the k active latents of each row only. First derivatives only; asking for second
+ones is an error, not a wrong number.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from gossamer.codes import core
+from gossamer.codes.core import Code
+from gossamer.errors import ShapeError
+
+_Grads = tuple[Tensor | None, ...]
+
+
+class _TopK(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        values, indices = core.top_k(x, k)
+        ctx.save_for_backward(indices)
+        ctx.mark_non_differentiable(indices)
+        ctx.shape = x.shape
+        return values, indices
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> _Grads:
+        (indices,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.shape).scatter_(1, indices, grad), None
+
+
+class _Selected(Function):
+    """values[b, j] = <x[b], weight[indices[b, j]]> + bias[indices[b, j]], computed before."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, values: Tensor, indices: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, indices)
+        return values.view_as(values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> _Grads:
+        x, weight, indices = ctx.saved_tensors
+        code = Code(grad, indices)
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        grad_bias = None
+        if need_bias:
+            flat = indices.reshape(-1).long()
+            grad_bias = grad.new_zeros(len(weight)).index_add_(0, flat, grad.reshape(-1))
+        return (
+            core.decode(code, weight) if need_x else None,
+            core.scatter(code, x, len(weight)) if need_weight else None,
+            grad_bias,
+            None,
+            None,
+        )
+
+
+class _Decode(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, dictionary: Tensor, bias: Tensor | None, indices: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(values, dictionary, indices)
+        return core.decode(Code(values, indices), dictionary, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> _Grads:
+        values, dictionary, indices = ctx.saved_tensors
+        need_values, need_dictionary, need_bias = ctx.needs_input_grad[:3]
+        code = Code(values, indices)
+        return (
+            core.dots(indices, dictionary, grad) if need_values else None,
+            core.scatter(code, grad, len(dictionary)) if need_dictionary else None,
+            grad.sum(0) if need_bias else None,
+            None,
+        )
+
+
+class _PrefixErrors(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        values: Tensor,
+        dictionary: Tensor,
+        bias: Tensor | None,
+        indices: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        errors, residual = core.prefix_errors(x, Code(values, indices), dictionary, bias)
+        ctx.save_for_backward(values, dictionary, indices, residual)
+        ctx.mark_non_differentiable(residual)
+        return errors, residual
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> _Grads:
+        values, dictionary, indices, residual = ctx.saved_tensors
+        grad_values, grad_dictionary, rows = core.prefix_gradients(
+            grad, residual, Code(values, indices), dictionary
+        )
+        return (
+            -rows if ctx.needs_input_grad[0] else None,
+            grad_values,
+            grad_dictionary,
+            rows.sum(0) if ctx.needs_input_grad[3] else None,
+            None,
+        )
+
+
+def top_k(x: Tensor, k: int) -> Code:
+    """`gossamer.codes.core.top_k` whose values carry gradients to the selected entries.
+
+    Args:
+        x: float32 or float64 [batch, n].
+        k: in [1, n].
+
+    Returns:
+        Values and int64 indices, descending; of equal values the lowest index first.
+
+    Raises:
+        ShapeError: k is outside [1, n], or x is empty, not a matrix, or holds a NaN.
+        DTypeError: x is not float32 or float64.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 5.0, 3.0]], requires_grad=True)
+        >>> top_k(x, 2).values.sum().backward()
+        >>> x.grad
+        tensor([[0., 1., 1.]])
+    """
+    return Code(*_TopK.apply(x, k))  # type: ignore[no-untyped-call]
+
+
+def selected(x: Tensor, weight: Tensor, bias: Tensor, code: Code) -> Code:
+    """Gives gradients to entries of x @ weight.T + bias that were selected without any.
+
+    Args:
+        x: [batch, d].
+        weight: [latents, d].
+        bias: [latents].
+        code: entries of that product, as computed without gradients.
+
+    Returns:
+        The same code; its values are differentiable in x, weight and bias, in O(k d) a row.
+    """
+    if x.dim() != 2 or weight.dim() != 2 or bias.shape != weight.shape[:1]:
+        raise ShapeError(
+            f"selected got x {list(x.shape)}, weight {list(weight.shape)}, bias "
+            f"{list(bias.shape)}; [batch, d], [latents, d] and [latents] are needed"
+        )
+    values = _Selected.apply(x, weight, bias, code.values.detach(), code.indices)  # type: ignore[no-untyped-call]
+    return Code(values, code.indices)
+
+
+def encode(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> Code:
+    """The k largest entries a row of x @ weight.T + bias; the backward pass is sparse.
+
+    Args:
+        x: float32 or float64 [batch, d].
+        weight: [latents, d].
+        bias: [latents].
+        k: in [1, latents].
+
+    Returns:
+        Values and indices, descending, differentiable in x, weight and bias.
+
+    Raises:
+        ShapeError: sizes do not fit, k is outside [1, latents], or the product holds a NaN.
+
+    Example:
+        >>> encode(torch.eye(2), torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.zeros(2), 1).values
+        tensor([[3.],
+                [2.]])
+    """
+    with torch.no_grad():
+        code = core.top_k(torch.addmm(bias, x, weight.T), k)
+    return selected(x, weight, bias, code)
+
+
+def decode(code: Code, dictionary: Tensor, bias: Tensor | None = None) -> Tensor:
+    """sum_j values[b, j] dictionary[indices[b, j]] + bias, differentiable in all but the indices.
+
+    Args:
+        code: [batch, k].
+        dictionary: float32 or float64 [latents, d]: the decoder's transpose, a latent a row.
+        bias: [d], or None.
+
+    Returns:
+        [batch, d].
+
+    Raises:
+        StructureError: an index is outside the dictionary.
+        ShapeError: sizes do not fit.
+        DTypeError: dtypes differ, or are not supported.
+
+    Example:
+        >>> decode(Code(torch.tensor([[2.0]]), torch.tensor([[1]])), torch.eye(3))
+        tensor([[0., 2., 0.]])
+    """
+    return _Decode.apply(code.values, dictionary, bias, code.indices)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def prefix_errors(
+    x: Tensor, code: Code, dictionary: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Squared errors of the reconstructions from the first 1, 2, ..., k latents of a code.
+
+    Args:
+        x: [batch, d].
+        code: [batch, k].
+        dictionary: [latents, d].
+        bias: [d], or None.
+
+    Returns:
+        Errors [batch, k], differentiable, and the last residual [batch, d], which is not.
+
+    Reference: Balagansky et al. 2025, "Train One Sparse Autoencoder Across Multiple Sparsity
+        Budgets" (HierarchicalTopK).
+
+    Example:
+        >>> code = Code(torch.tensor([[3.0, 2.0]]), torch.tensor([[0, 1]]))
+        >>> prefix_errors(torch.tensor([[3.0, 2.0]]), code, torch.eye(2))[0]
+        tensor([[4., 0.]])
+    """
+    return _PrefixErrors.apply(x, code.values, dictionary, bias, code.indices)  # type: ignore[no-any-return, no-untyped-call]

@@ -1,0 +1,202 @@
+"""Losses and regularisers of sparse representations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gossamer.codes.core import Code
+from gossamer.codes.functions import prefix_errors
+from gossamer.errors import DTypeError, ShapeError
+
+
+def hierarchical_loss(
+    x: Tensor,
+    code: Code,
+    dictionary: Tensor,
+    bias: Tensor | None = None,
+    levels: Sequence[int] | None = None,
+) -> Tensor:
+    """HierarchicalTopK: the mean over j in ``levels`` of ||x - x_j||^2, averaged over the batch.
+
+    x_j is the reconstruction from the first j latents of the code. One dictionary then serves
+    every budget of latents. Costs O(k d) a row, forward and backward.
+
+    Args:
+        x: [batch, d].
+        code: [batch, k], descending.
+        dictionary: [latents, d].
+        bias: [d], or None.
+        levels: numbers of latents in [1, k]; None for all of them. (k,) alone is plain TopK.
+
+    Returns:
+        A scalar, differentiable in x, values, dictionary and bias.
+
+    Raises:
+        ShapeError: ``levels`` is empty, or one is outside [1, k] or not a whole number.
+
+    Reference: Balagansky et al. 2025, "Train One Sparse Autoencoder Across Multiple Sparsity
+        Budgets".
+
+    Example:
+        >>> code = Code(torch.tensor([[3.0, 2.0]]), torch.tensor([[0, 1]]))
+        >>> float(hierarchical_loss(torch.tensor([[3.0, 2.0]]), code, torch.eye(2)))
+        2.0
+    """
+    errors, _ = prefix_errors(x, code, dictionary, bias)
+    return at_levels(errors, levels).mean()
+
+
+def check_levels(levels: Sequence[int], k: int) -> tuple[int, ...]:
+    """The levels, sorted, each once.
+
+    Raises:
+        ShapeError: none is given, or one is outside [1, k] or not a whole number.
+    """
+    found = tuple(sorted(set(levels)))
+    if not found or any(not isinstance(j, int) or not 1 <= j <= k for j in found):
+        raise ShapeError(
+            f"levels are {list(levels)!r:.80}; whole numbers in [1, {k}] are needed, at least one"
+        )
+    return found
+
+
+def at_levels(errors: Tensor, levels: Sequence[int] | None) -> Tensor:
+    """The columns of prefix errors [batch, k] that ``levels`` names; all of them for None."""
+    if levels is None:
+        return errors
+    columns = [j - 1 for j in check_levels(levels, errors.shape[1])]
+    return errors[:, columns]
+
+
+def flops_penalty(activations: Tensor) -> Tensor:
+    """sum_j (mean_i |a_ij|)^2, a smooth stand-in for the cost of sparse dot products.
+
+    That cost is sum_j p_j^2, with p_j how often column j is active: for a given number of active
+    entries it is least when all columns are active equally often, so the penalty balances what an
+    l1 penalty would only shrink. The gradient is 2 mean_i|a_ij| sign(a_ij) / n, and 0 at zeros.
+    The mean over a small batch is a biased estimate.
+
+    Args:
+        activations: [n, d], after a ReLU or a soft threshold.
+
+    Returns:
+        A scalar, differentiable.
+
+    Reference: Paria et al. 2020, "Minimizing FLOPs to Learn Efficient Sparse Representations".
+
+    Example:
+        >>> float(flops_penalty(torch.tensor([[1.0, 0.0], [0.0, -3.0]])))
+        2.5
+    """
+    return _matrix(activations, "flops_penalty").abs().mean(0).square().sum()
+
+
+def activation_imbalance(activations: Tensor) -> float:
+    """How uneven columns are: d sum_j p_j^2 / (sum_j p_j)^2, p_j the share of rows with column j.
+
+    Args:
+        activations: [n, d].
+
+    Returns:
+        1 when all columns are active equally often, d when one column is all there is; NaN when
+        every entry is zero.
+
+    Reference: Paria et al. 2020 (their R_sub).
+
+    Example:
+        >>> activation_imbalance(torch.tensor([[1.0, 0.0], [0.0, -3.0]]))
+        1.0
+    """
+    share = (_matrix(activations, "activation_imbalance").detach() != 0).double().mean(0)
+    return float(len(share) * share.square().sum() / share.sum().square())
+
+
+TARGETS = ("binary", "zero_one", "ternary")
+
+
+def cauchy_schwarz(x: Tensor, target: str = "binary", *, normalised: bool = True) -> Tensor:
+    """The gap of a Cauchy-Schwarz inequality that vanishes only on scaled sets of few values.
+
+    =========  ====================  ==================================  ======
+    target     vanishes on           gap                                 degree
+    =========  ====================  ==================================  ======
+    binary     {-a, a}               N sum x^4 - (sum x^2)^2             4
+    zero_one   {0, a}                sum x^2 sum x^4 - (sum x^3)^2       6
+    ternary    {-a, 0, a}            sum x^2 sum x^6 - (sum x^4)^2       8
+    =========  ====================  ==================================  ======
+
+    The scale a is free. Each gap is ||g||^2 ||h||^2 - <g, h>^2 with (g, h) = (1, x^2), (x, x^2),
+    (x, x^3), and is computed as ||g||^2 ||h - c g||^2, c = <g, h> / ||g||^2, which cannot cancel.
+    There may be stationary points off the target set, and the all-zero vector is one of its points.
+
+    Args:
+        x: any shape, taken as one vector, of a floating dtype.
+        target: "binary", "zero_one" or "ternary".
+        normalised: divide by ||g||^2 ||h||^2, which leaves a number in [0, 1] that does not depend
+            on the scale of x.
+
+    Returns:
+        A scalar, differentiable; 0 with gradient 0 for an all-zero x.
+
+    Raises:
+        ShapeError: x is empty, or the target unknown.
+        DTypeError: x is not of a floating dtype.
+
+    Reference: Taner, Wang, Studer 2025, "Cauchy-Schwarz Regularizers".
+
+    Example:
+        >>> x = torch.tensor([2.0, 0.0, -2.0])
+        >>> [round(float(cauchy_schwarz(x, target)), 3) for target in TARGETS]
+        [0.333, 1.0, 0.0]
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise DTypeError("cauchy_schwarz needs a tensor of a floating dtype")
+    if target not in TARGETS or x.numel() == 0:
+        raise ShapeError(
+            f"cauchy_schwarz got {x.numel()} entries and target={target!r:.40}; at least one entry "
+            f"and one of {', '.join(TARGETS)} are needed"
+        )
+    flat = x.reshape(-1)
+    scale = flat.detach().abs().amax()
+    if not normalised or scale == 0:
+        scale = torch.ones_like(scale)
+    # Sixth and eighth powers of small numbers would underflow; the normalised gap has no scale.
+    y = flat / scale
+    g = torch.ones_like(y) if target == "binary" else y
+    h = y**3 if target == "ternary" else y**2
+    g_norm, h_norm = g.square().sum(), h.square().sum()
+    if h_norm == 0:
+        return flat.sum() * 0.0
+    rest = (h - (g * h).sum() / g_norm * g).square().sum()
+    return rest / h_norm if normalised else g_norm * rest
+
+
+def explained_variance(x: Tensor, reconstruction: Tensor) -> float:
+    """1 - ||x - reconstruction||^2 / ||x - mean(x)||^2, the mean over rows.
+
+    Args:
+        x: [batch, d].
+        reconstruction: [batch, d].
+
+    Returns:
+        1 for a perfect reconstruction, 0 for the mean, NaN when all rows are equal.
+
+    Example:
+        >>> explained_variance(torch.eye(2), torch.full((2, 2), 0.5))
+        0.0
+    """
+    x, reconstruction = x.detach().double(), reconstruction.detach().double()
+    return 1.0 - float((x - reconstruction).square().sum() / (x - x.mean(0)).square().sum())
+
+
+def _matrix(x: Tensor, who: str) -> Tensor:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise DTypeError(f"{who} needs a tensor of a floating dtype")
+    if x.dim() != 2 or x.numel() == 0:
+        raise ShapeError(
+            f"{who} got shape {list(x.shape)}; [batch, features], not empty, is needed"
+        )
+    return x
