@@ -1,0 +1,158 @@
+"""The channels of a traced model: every operation's rule applied in the order of the graph.
+
+A rule gives the features of a result from those of its arguments, or raises UnknownError: then all
+channels that come in have to stay, and what comes out is taken as it is. That is the answer to
+everything that has no rule.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, fx, nn
+
+from gossamer.errors import GossamerError
+from gossamer.pruning.channels import Channels, Channelwise, Features, Mixing, Size
+from gossamer.pruning.trace import Trace
+
+Known: TypeAlias = Features | Size | None
+
+
+INSIDE = "another module calls it as well"
+
+
+class UnknownError(GossamerError):
+    """The channels that an operation takes have to stay, for the reason given."""
+
+
+class Analysis:
+    """What is known of the channels of a traced model while its graph is walked.
+
+    Attributes:
+        traced: the model.
+        channels: all channels that were met.
+        layers: layers that can become smaller, in the order of their calls.
+        notes: what held channels back, one line each.
+        known: the features of each node so far; None where all are needed.
+        frozen: modules that must stay as they are, and why.
+    """
+
+    def __init__(self, traced: Trace) -> None:
+        self.traced = traced
+        self.channels = Channels()
+        self.layers: list[Mixing | Channelwise] = []
+        self.notes: dict[str, None] = {}
+        self.known: dict[fx.Node, Known] = {}
+        self.frozen = _frozen(traced)
+
+    def settle(self, node: fx.Node, known: Known) -> None:
+        """Enter what a node gives, also for the tensors that it overwrote."""
+        self.known[node] = known
+        for tensor in self.traced.changed.get(node, ()):
+            for earlier, features in self.known.items():
+                value = self.traced.values.get(earlier)
+                if not isinstance(features, Features) or not _same_storage(value, tensor):
+                    continue
+                same = (
+                    isinstance(known, Features)
+                    and known.axis == features.axis
+                    and torch.equal(known.ids, features.ids)
+                    and _same_view(value, self.traced.values[node])
+                )
+                constant = known.constant if same else torch.full_like(features.constant, torch.nan)  # type: ignore[union-attr]
+                self.known[earlier] = Features(features.axis, features.ids, constant)
+
+    def hold(self, node: fx.Node, why: str) -> None:
+        """Keep every channel that a node takes; say so, unless there is no reason to name."""
+        held = False
+        for source in node.all_input_nodes:
+            known = self.known.get(source)
+            if known is not None:
+                held |= self.channels.pin(known.ids)
+        if held and why:
+            scope = self.traced.scope[node] or "the model's forward"
+            self.notes[f"{node.target if node.op == 'call_module' else scope}: {why}"] = None
+
+    def value(self, argument: Any) -> Any:
+        """What an argument of a node is on the example input."""
+        return self.traced.values[argument] if isinstance(argument, fx.Node) else argument
+
+    def is_tensor(self, argument: Any) -> bool:
+        """Whether an argument is a tensor, rather than a number."""
+        return isinstance(self.value(argument), Tensor)
+
+    def features(self, argument: Any) -> Features | None:
+        """What is known of an argument that should be a tensor."""
+        known = self.known[argument] if isinstance(argument, fx.Node) else None
+        if isinstance(known, Size):
+            raise UnknownError("a computation with the number of channels")
+        return known
+
+    def whole(self, argument: Any, axis: int) -> Features:
+        """The features of a tensor along an axis; fixed ones where nothing is known.
+
+        Raises:
+            UnknownError: its channels lie along another axis.
+        """
+        known = self.features(argument)
+        if known is None:
+            size = self.value(argument).shape[axis]
+            ids = self.channels.fresh(size)
+            self.channels.pin(ids)
+            known = Features(axis, ids, torch.full((size,), torch.nan, dtype=torch.float64))
+        if known.axis != axis:
+            raise UnknownError("its features lie along another axis than it works on")
+        return known
+
+
+def _frozen(traced: Trace) -> dict[str, str]:
+    """Modules that more than one place depends on: calls, names, or owners of one tensor."""
+    root = traced.root
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in root.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    owners: dict[int, set[nn.Module]] = {}
+    for module in names:
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            owners.setdefault(id(tensor), set()).add(module)
+    called: dict[nn.Module, int] = {}
+    read: set[int] = set()
+    for node in traced.graph.nodes:
+        if node.op == "call_module":
+            module = root.get_submodule(str(node.target))
+            called[module] = called.get(module, 0) + 1
+        elif node.op == "get_attr":
+            read.add(id(traced.values[node]))
+    inside = tuple(f"{name}." for name in (*traced.opaque, *traced.heads) if name)
+    frozen: dict[str, str] = {}
+    for module, own in names.items():
+        tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        why = ""
+        if called.get(module, 0) > 1:
+            why = "it is called more than once"
+        elif any(len(owners[id(tensor)]) > 1 for tensor in tensors):
+            why = "it shares a weight with another module"
+        elif any(id(tensor) in read for tensor in tensors):
+            why = "its weight is read outside the module"
+        elif len(own) > 1 or own[0].startswith(inside):
+            why = INSIDE
+        if why:
+            frozen |= dict.fromkeys(own, why)
+    return frozen
+
+
+def _same_storage(value: object, tensor: Tensor) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
+    )
+
+
+def _same_view(value: Any, other: Any) -> bool:
+    return (
+        _same_storage(value, other)
+        and value.shape == other.shape
+        and value.stride() == other.stride()
+        and value.storage_offset() == other.storage_offset()
+    )

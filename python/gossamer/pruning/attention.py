@@ -1,0 +1,155 @@
+"""Attention with fused query, key and value, and the removal of its dead heads.
+
+A head is dead where the columns of the output projection that read it are zero, or where its
+value rows are zero: a softmax sums to 1, so the head's output is then its value bias, a constant
+that goes into the bias of the projection.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class HeadAttention(nn.Module):
+    """Self-attention over heads whose number does not depend on the width of the input.
+
+    What `shrink` puts in the place of an attention that lost heads: the parameters keep their
+    names, `qkv` and `out`.
+
+    Args:
+        qkv: ``[width] -> [3 * heads * size]``, rows ordered query, key, value, each by head.
+        out: ``[heads * size] -> [width]``.
+        heads: number of heads.
+        causal: no position sees a later one.
+
+    Example:
+        >>> HeadAttention(nn.Linear(8, 12), nn.Linear(4, 8), 2, True)(torch.ones(1, 3, 8)).shape
+        torch.Size([1, 3, 8])
+    """
+
+    def __init__(self, qkv: nn.Linear, out: nn.Linear, heads: int, causal: bool) -> None:
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.qkv, self.out = qkv, out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the positions of x [batch, length, width]; the same shape comes back."""
+        batch, length, _ = x.shape
+        parts: Tensor = self.qkv(x).view(batch, length, 3, self.heads, -1)
+        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+        return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class FusedHeads:
+    """What is known of an attention module: its heads, and whether it is causal."""
+
+    heads: int
+    causal: bool
+
+
+def recognise(module: nn.Module, x: object) -> FusedHeads | None:
+    """Whether a module is an attention like `HeadAttention`: `heads`, `qkv`, `out` and no more.
+
+    Names prove nothing. A copy with random weights has to give what `HeadAttention` gives on
+    random input of x's shape, in training as well: a dropout inside would be lost.
+
+    Args:
+        module: any module.
+        x: its one argument.
+    """
+    heads, qkv, out = (getattr(module, name, None) for name in ("heads", "qkv", "out"))
+    if (
+        not isinstance(heads, int)
+        or type(qkv) is not nn.Linear
+        or type(out) is not nn.Linear
+        or dict(module.named_children()).keys() != {"qkv", "out"}
+        or any(True for _ in module.parameters(recurse=False))
+        or qkv.out_features != 3 * out.in_features
+        or heads < 1
+        or out.in_features % heads
+        or not isinstance(x, Tensor)
+        or x.dim() != 3
+    ):
+        return None
+    twin = copy.deepcopy(module)
+    # Not torch's own generator: a look at a module must not move it.
+    generator = torch.Generator().manual_seed(0)
+    for parameter in twin.parameters():
+        drawn = torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5
+        parameter.data = drawn.to(parameter)
+    length = max(x.shape[1], 4)  # one position alone cannot tell whether it is causal
+    probe = torch.randn(2, length, qkv.in_features, generator=generator).to(x)
+    with torch.no_grad():
+        try:
+            found = [twin.train(mode)(probe) for mode in (True, False)]
+        except Exception:  # whatever a forward may raise on another length
+            return None
+        for causal in (True, False):
+            expected = HeadAttention(twin.qkv, twin.out, heads, causal)(probe)  # type: ignore[arg-type]
+            if all(_close(y, expected) for y in found):
+                return FusedHeads(heads, causal)
+    return None
+
+
+def without_dead_heads(module: nn.Module, known: FusedHeads) -> HeadAttention | None:
+    """The attention without its dead heads, or None when all are alive; at least one stays.
+
+    Args:
+        module: a recognised attention; its two layers are left as they are.
+        known: what was recognised.
+    """
+    qkv: nn.Linear = module.qkv  # type: ignore[assignment]
+    out: nn.Linear = module.out  # type: ignore[assignment]
+    heads, size = known.heads, out.in_features // known.heads
+    rows = qkv.weight.detach().view(3, heads, size, -1)
+    columns = out.weight.detach().view(-1, heads, size)
+    unread = ~(columns != 0).any(2).any(0)
+    constant = ~(rows[2] != 0).any(2).any(1)
+    alive = ~(unread | constant)
+    if bool(alive.all()):
+        return None
+    alive[0] |= not bool(alive.any())
+    keep = alive.nonzero().flatten()
+
+    bias = None if out.bias is None else out.bias.detach()
+    if qkv.bias is not None:
+        values = qkv.bias.detach().view(3, heads, size)[2]
+        gone = values * (constant & ~alive)[:, None]
+        folded = torch.einsum("whs,hs->w", columns.double(), gone.double())
+        if bool(folded.any()):
+            bias = (folded if bias is None else bias.double() + folded).to(columns.dtype)
+    return HeadAttention(
+        _linear(
+            rows[:, keep].flatten(0, 2),
+            None if qkv.bias is None else qkv.bias.detach().view(3, heads, size)[:, keep].flatten(),
+            qkv,
+        ),
+        _linear(columns[:, keep].flatten(1), bias, out),
+        len(keep),
+        known.causal,
+    ).train(module.training)
+
+
+def _close(found: object, expected: Tensor) -> bool:
+    return (
+        isinstance(found, Tensor)
+        and found.shape == expected.shape
+        and torch.allclose(found, expected, 1e-4, 1e-5)
+    )
+
+
+def _linear(weight: Tensor, bias: Tensor | None, like: nn.Linear) -> nn.Linear:
+    trained = like.weight.requires_grad
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight.clone(), trained)
+    if bias is not None:
+        trained = trained if like.bias is None else like.bias.requires_grad
+        linear.bias = nn.Parameter(bias.clone(), trained)
+    return linear.train(like.training)

@@ -1,0 +1,146 @@
+"""What `shrink` removed: sizes, parameters and operations of each layer, before and after."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """One layer that has parameters, before and after.
+
+    Args:
+        name: the module's name.
+        kind: its class before.
+        before: shape of its first parameter before, such as [outputs, inputs].
+        after: the same afterwards.
+        parameters: numbers in its parameters, before and after.
+        flops: operations on the example input, before and after: two for each multiplication of
+            a Linear or a convolution; nothing else is counted.
+    """
+
+    name: str
+    kind: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    parameters: tuple[int, int]
+    flops: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ShrinkReport:
+    """The layers of a model that was shrunk; `print` shows a table.
+
+    Args:
+        layers: one for each module that has parameters, in the model's order.
+        notes: what held channels back: the module, and why.
+    """
+
+    layers: tuple[LayerChange, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def parameters(self) -> tuple[int, int]:
+        """Numbers in all parameters, before and after; shared ones count with each owner."""
+        return _sums([layer.parameters for layer in self.layers])
+
+    @property
+    def flops(self) -> tuple[int, int]:
+        """Operations on the example input, before and after."""
+        return _sums([layer.flops for layer in self.layers])
+
+    def __str__(self) -> str:
+        table = Table(title="shrink")
+        table.add_column("layer", overflow="fold")
+        for column in ("before", "after", "parameters", "flops"):
+            table.add_column(column, justify="right")
+        for layer in self.layers:
+            table.add_row(
+                layer.name,
+                "x".join(map(str, layer.before)),
+                "x".join(map(str, layer.after)),
+                "{:,} -> {:,}".format(*layer.parameters),
+                "{:,} -> {:,}".format(*layer.flops),
+            )
+        table.add_section()
+        totals = ("{:,} -> {:,}".format(*pair) for pair in (self.parameters, self.flops))
+        table.add_row("sum", "", "", *totals)
+        out = io.StringIO()
+        console = Console(file=out, width=110)
+        console.print(table)
+        for note in self.notes:
+            console.print(f"kept: {note}", markup=False, highlight=False)
+        return out.getvalue()
+
+
+def compare(
+    before: nn.Module, after: nn.Module, inputs: Sequence[Any], notes: Sequence[str]
+) -> ShrinkReport:
+    """Compare a model with the smaller one; both are called once.
+
+    Args:
+        before: the model.
+        after: the smaller one, whose modules have the same names.
+        inputs: positional arguments of their forward.
+        notes: what held channels back.
+    """
+    old, new = flops(before, inputs), flops(after, inputs)
+    layers = []
+    for name, module in before.named_modules():
+        own = list(module.parameters(recurse=False))
+        if not own:
+            continue
+        then = list(after.get_submodule(name).parameters(recurse=False))
+        layers.append(
+            LayerChange(
+                name,
+                type(module).__name__,
+                tuple(own[0].shape),
+                tuple(then[0].shape),
+                (sum(p.numel() for p in own), sum(p.numel() for p in then)),
+                (old.get(name, 0), new.get(name, 0)),
+            )
+        )
+    return ShrinkReport(tuple(layers), tuple(notes))
+
+
+def flops(model: nn.Module, inputs: Sequence[Any]) -> dict[str, int]:
+    """Operations of each Linear and convolution in one call of a model, by name.
+
+    Args:
+        model: any module.
+        inputs: positional arguments of its forward.
+
+    Example:
+        >>> flops(nn.Linear(3, 2), [torch.ones(5, 3)])
+        {'': 60}
+    """
+    counts: dict[str, int] = {}
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+
+            def count(module: nn.Module, _: Any, out: Tensor, name: str = name) -> None:
+                weight: Tensor = module.weight  # type: ignore[assignment]
+                counts[name] = counts.get(name, 0) + 2 * out.numel() * weight[0].numel()
+
+            handles.append(module.register_forward_hook(count))
+    try:
+        with torch.no_grad():
+            model(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counts
+
+
+def _sums(pairs: list[tuple[int, int]]) -> tuple[int, int]:
+    return sum(before for before, _ in pairs), sum(after for _, after in pairs)
