@@ -76,7 +76,10 @@ def rotation(names: Sequence[str], turn: int) -> list[str]:
 
 
 def interleaved(
-    fns: Mapping[str, Callable[[], object]], repeats: int = 20, warmup: int = 2
+    fns: Mapping[str, Callable[[], object]],
+    repeats: int = 20,
+    warmup: int = 2,
+    before: Mapping[str, Callable[[], object]] | None = None,
 ) -> dict[str, Timing]:
     """Time functions against each other, one call each a round, in changing order.
 
@@ -84,6 +87,7 @@ def interleaved(
         fns: functions without arguments, by name.
         repeats: measured rounds, at least 1.
         warmup: rounds before them that are not measured.
+        before: what to call before each call of a function, outside of its time; by name.
 
     Returns:
         A timing for each name, in the order of ``fns``, of ``repeats`` samples each.
@@ -104,6 +108,7 @@ def interleaved(
             "repeats must be at least 1 and warmup at least 0"
         )
     names = list(fns)
+    prepare = before or {}
     samples: dict[str, list[float]] = {name: [] for name in names}
     # A collection would be charged to whoever happens to run when it starts.
     collecting = gc.isenabled()
@@ -113,6 +118,8 @@ def interleaved(
         for turn in range(-warmup, repeats):
             for name in rotation(names, turn % (2 * len(names))):
                 fn = fns[name]
+                if name in prepare:
+                    prepare[name]()
                 start = time.perf_counter()
                 fn()
                 elapsed = time.perf_counter() - start

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gossamer import kernels
-from gossamer.bench import cases, ot_cases
+from gossamer.bench import cases, ot_cases, prox_cases
 from gossamer.bench.bars import BOTH, FLOAT32, FORWARD, SDDMM, SPMM, SPMM_T
 from gossamer.bench.cases import GOSSAMER, NN_LINEAR, Case, Problem, Shape
 from gossamer.bench.results import UNSTEADY, Key, Record, Spread, ratios
@@ -45,6 +45,7 @@ class Plan:
         train_rounds: rounds of the train step.
         calls: calls in one sample of the call overhead.
         transport: how much of optimal transport.
+        prox: how much of the proximal operators.
     """
 
     shapes: tuple[Shape, ...] = cases.SHAPES
@@ -55,6 +56,7 @@ class Plan:
     train_rounds: int = 10
     calls: int = 300
     transport: ot_cases.Scope = ot_cases.FULL
+    prox: prox_cases.Scope = prox_cases.FULL
 
     def rounds_for(self, round_seconds: float) -> int:
         """How many rounds fit, when one takes so long.
@@ -77,6 +79,7 @@ QUICK = Plan(
     train_rounds=2,
     calls=50,
     transport=ot_cases.QUICK,
+    prox=prox_cases.QUICK,
 )
 
 
@@ -99,7 +102,7 @@ class Job:
     run: Callable[[list[str]], list[Record]] = field(repr=False)
 
 
-def time_together(plan: Plan, fns: Fns) -> dict[str, Timing]:
+def time_together(plan: Plan, fns: Fns, before: Fns | None = None) -> dict[str, Timing]:
     """Time functions that have just run once, as long as the plan allows.
 
     A run that other work on the machine disturbed is done once more, and the steadier of the two
@@ -108,15 +111,17 @@ def time_together(plan: Plan, fns: Fns) -> dict[str, Timing]:
     Args:
         plan: gives the number of rounds.
         fns: by name.
+        before: what to call before each call of a function, outside of its time; by name.
 
     Returns:
         A timing for each.
     """
-    probe = interleaved(fns, repeats=1, warmup=0)
+    probe = interleaved(fns, repeats=1, warmup=0, before=before)
     rounds = plan.rounds_for(sum(timing.median for timing in probe.values()))
-    timings = interleaved(fns, repeats=rounds, warmup=0)
+    timings = interleaved(fns, repeats=rounds, warmup=0, before=before)
     if unsteadiness(timings) > UNSTEADY:
-        timings = min(timings, interleaved(fns, repeats=rounds, warmup=0), key=unsteadiness)
+        again = interleaved(fns, repeats=rounds, warmup=0, before=before)
+        timings = min(timings, again, key=unsteadiness)
     return timings
 
 
