@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossamer.errors import DTypeError, ShapeError
-from gossamer.prox.path_norm import joint_prox_, path_norm, path_thresholds, reweighted_split_
+from gossamer.prox.path_norm import (
+    balance_,
+    joint_prox_,
+    path_norm,
+    path_thresholds,
+    reweighted_split_,
+)
 
 NAN, INF = float("nan"), float("inf")
 Array = np.ndarray
@@ -305,3 +311,15 @@ def test_path_norm_ignores_scale_and_counts_at_zero() -> None:
     assert path_norm(v * 4, w / 4, 0.4) == pytest.approx(path_norm(v, w, 0.4), rel=1e-14)
     assert path_norm(v, w, 0) == 14
     assert np.isnan(path_norm(v * NAN, w, 0.4))
+
+
+def test_balance_changes_no_product_and_no_kink() -> None:
+    v, w, b = torch.randn(5).double(), torch.randn(5, 1).double(), torch.randn(5).double()
+    v[3] = w[4] = 0
+    x, y, bias = v.clone(), w.clone(), b.clone()
+    balance_(x, y, bias)
+    torch.testing.assert_close(x[:, None] * y, v[:, None] * w)
+    torch.testing.assert_close((bias / y[:, 0])[:4], (b / w[:, 0])[:4])
+    torch.testing.assert_close(x[:3].abs(), y[:3].norm(dim=1))
+    assert torch.equal(x[3:], v[3:])
+    assert torch.equal(y[3:], w[3:])

@@ -2,9 +2,9 @@ r"""The lp path norm of a shallow ReLU network, and two proximal steps for it.
 
     f(x) = sum_k v_k relu(<w_k, x> + b_k)        penalty = sum_k sum_i |v_k w_ki|^p
 
-It is what remains the same when a neuron is rescaled, (v, w, b) -> (v / s, s w, s b), and its
-minimisers for 0 < p < 1 are the sparsest networks that fit the data once p is small enough
-(Nakhleh & Nowak 2025). Both steps work on its majoriser at the products y = v w of before,
+It stays the same when a neuron is rescaled, (v, w, b) -> (v / s, s w, s b), and its minimisers for
+0 < p < 1 are the sparsest networks that fit the data once p is small enough (Nakhleh & Nowak 2025,
+arXiv 2505.21791). Both steps work on its majoriser at the products y = v w of before,
 
     |z|^p  <=  p |y|^(p - 1) |z| + (1 - p) |y|^p,
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from gossamer import _core
 from gossamer.errors import ShapeError
 
-__all__ = ["joint_prox_", "path_norm", "path_thresholds", "reweighted_split_"]
+__all__ = ["balance_", "joint_prox_", "path_norm", "path_thresholds", "reweighted_split_"]
 
 Array = Tensor | npt.NDArray[Any]
 
@@ -131,8 +131,7 @@ def reweighted_split_(v: Tensor, w: Tensor, thresholds: Tensor, bias: Tensor | N
     Raises:
         ShapeError: shapes that do not fit, or a bias beside more than one input.
 
-    Reference: Nakhleh & Nowak 2025, the reweighted algorithm of section 5; Yang et al. 2022
-    (PathProx).
+    Reference: Nakhleh & Nowak 2025 (arXiv 2505.21791); Yang et al. 2022 (PathProx).
 
     >>> v, w, bias = torch.tensor([0.1]), torch.tensor([[2.0]]), torch.tensor([-1.0])
     >>> reweighted_split_(v, w, torch.zeros(1, 1), bias)
@@ -160,6 +159,31 @@ def reweighted_split_(v: Tensor, w: Tensor, thresholds: Tensor, bias: Tensor | N
             bias.mul_(torch.where(w == 0, split, split / w.abs())[:, 0])
         w.copy_(split.copysign_(w)).add_(0.0)  # -0 + 0 = +0
         v.copy_(root.copysign_(v)).add_(0.0)
+
+
+def balance_(v: Tensor, w: Tensor, bias: Tensor | None = None) -> None:
+    """Rescale every neuron to ``|v_k| = ||w_k||``, in place: the network and its penalty stay.
+
+    Args:
+        v: [neurons].
+        w: [neurons, inputs].
+        bias: [neurons] when it does not stand inside w; it goes with w.
+
+    A neuron whose v or w is 0 is left alone.
+
+    >>> v, w = torch.tensor([0.5]), torch.tensor([[3.0, 4.0]])
+    >>> balance_(v, w)
+    >>> v * w
+    tensor([[1.5000, 2.0000]])
+    """
+    _check_shapes(v, w)
+    with torch.no_grad():
+        factor = (v.abs() / w.norm(dim=1)).sqrt_()
+        factor = torch.where((factor > 0) & (factor < math.inf), factor, 1.0)
+        v.div_(factor)
+        w.mul_(factor[:, None])
+        if bias is not None:
+            bias.mul_(factor)
 
 
 def _plain(array: Array) -> Array:
