@@ -118,7 +118,6 @@ def scatter(code: Code, g: Tensor, latents: int) -> Tensor:
         [latents, d]; rows that no index names are zero.
     """
     g = _matrix(g, "g").contiguous()
-    # Zeroed by the system page by page, so rows that nobody names cost nothing.
     out = torch.zeros(latents, g.shape[1], dtype=g.dtype)
     _core.codes_scatter(code.indices, _values(code), g, out)
     return out

@@ -71,7 +71,12 @@ class _Unfolded(nn.Module):
                 f"{who} got a dictionary of shape {list(dictionary.shape)} and layers={layers}; "
                 "[m, n], not empty, and a whole number are needed"
             )
-        largest = 1.0 / float(torch.linalg.matrix_norm(dictionary.detach().double(), 2)) ** 2
+        norm = float(torch.linalg.matrix_norm(dictionary.detach().double(), 2))
+        if not (0.0 < norm < math.inf):
+            raise ShapeError(
+                f"{who} got a dictionary of norm {norm}; a finite one that is not zero is needed"
+            )
+        largest = 1.0 / norm**2
         if step is None:
             # A little below, so that rounding to float32 does not end above.
             step = largest * (1.0 - 1e-6)
