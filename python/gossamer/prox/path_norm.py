@@ -162,14 +162,15 @@ def reweighted_split_(v: Tensor, w: Tensor, thresholds: Tensor, bias: Tensor | N
 
 
 def balance_(v: Tensor, w: Tensor, bias: Tensor | None = None) -> None:
-    """Rescale every neuron to ``|v_k| = ||w_k||``, in place: the network and its penalty stay.
+    """Rescale neurons to ``|v_k| = ||(w_k, b_k)||``, in place: network and penalty stay the same.
 
     Args:
         v: [neurons].
         w: [neurons, inputs].
-        bias: [neurons] when it does not stand inside w; it goes with w.
+        bias: [neurons] when it does not stand inside w. It goes with w, and it counts: a kink far
+            away would else be a huge bias, times whatever the next step makes of a tiny v.
 
-    A neuron whose v or w is 0 is left alone.
+    A neuron with nothing on one side is left alone.
 
     >>> v, w = torch.tensor([0.5]), torch.tensor([[3.0, 4.0]])
     >>> balance_(v, w)
@@ -178,7 +179,10 @@ def balance_(v: Tensor, w: Tensor, bias: Tensor | None = None) -> None:
     """
     _check_shapes(v, w)
     with torch.no_grad():
-        factor = (v.abs() / w.norm(dim=1)).sqrt_()
+        size = w.norm(dim=1)
+        if bias is not None:
+            size = torch.hypot(size, bias)
+        factor = (v.abs() / size).sqrt_()
         factor = torch.where((factor > 0) & (factor < math.inf), factor, 1.0)
         v.div_(factor)
         w.mul_(factor[:, None])
