@@ -1,0 +1,9 @@
+"""Proximal optimizers: a step of torch's optimizer, then the penalty's proximal operator."""
+
+from gossamer.optim.accelerated import AcceleratedProxGradient
+from gossamer.optim.adamw import ProxAdamW
+from gossamer.optim.half_space import HalfSpace
+from gossamer.optim.proximal import Sparsity
+from gossamer.optim.sgd import ProxSGD
+
+__all__ = ["AcceleratedProxGradient", "HalfSpace", "ProxAdamW", "ProxSGD", "Sparsity"]

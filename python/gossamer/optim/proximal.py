@@ -1,0 +1,280 @@
+"""What the proximal optimizers share: penalties of parameter groups, their checks and their state.
+
+theta <- prox_{s g}(theta - s * direction): the gradient step and the threshold have one step s. A
+penalty is part of the program, like the function of a LambdaLR: state dicts leave it out and
+loading keeps the optimizer's own; where its schedules stand (`penalty_step`) is state.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gossamer.errors import DeviceError, DTypeError, GossamerError, ShapeError
+from gossamer.optim.half_space import HalfSpace, group_count, zero_groups
+from gossamer.prox import Penalty
+
+Group = dict[str, Any]
+# What a group says that is no state.
+PROGRAM = ("penalty", "half_space")
+DTYPES = (torch.float32, torch.float64)
+
+
+class Sparsity(NamedTuple):
+    """Zeros of one parameter.
+
+    Args:
+        entries: of the parameter.
+        zeros: entries that are exactly 0.
+        groups: of its penalty's grouping; without a penalty, each entry is one.
+        zero_groups: groups whose entries are all 0.
+    """
+
+    entries: int
+    zeros: int
+    groups: int
+    zero_groups: int
+
+    @property
+    def density(self) -> float:
+        """Share of the entries that are not 0."""
+        return 1 - self.zeros / max(self.entries, 1)
+
+
+class Proximal(Optimizer):
+    """Base of the proximal optimizers; in front of a torch optimizer in the list of bases."""
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add parameters, with ``penalty=`` and ``half_space=`` of their own if they need them.
+
+        Args:
+            param_group: as torch takes it.
+
+        Raises:
+            DTypeError: the penalty is no penalty, or a penalised parameter is neither float32
+                nor float64.
+            DeviceError: a penalised parameter is not on the CPU.
+            ShapeError: the learning rate of a penalised group is not positive.
+            GossamerError: a parameter's shape cannot hold the penalty's groups; it names the
+                parameter.
+        """
+        super().add_param_group(param_group)
+        try:
+            for name in PROGRAM:
+                param_group.setdefault(name, self.defaults.get(name))
+            param_group.setdefault("penalty_step", 0)
+            self._check_group(len(self.param_groups) - 1)
+        except BaseException:
+            self.param_groups.pop()
+            raise
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the optimizer, as torch gives it; penalties are program and not in it."""
+        packed = super().state_dict()
+        for group in packed["param_groups"]:
+            for name in PROGRAM:
+                group.pop(name, None)
+        return packed
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; penalties stay as they are, their schedules continue where it stood.
+
+        Args:
+            state_dict: of this optimizer, or of torch's optimizer that it extends.
+        """
+        program = [{name: group[name] for name in PROGRAM} for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, own in zip(self.param_groups, program, strict=True):
+            group.update(own)
+            group.setdefault("penalty_step", 0)
+
+    @torch.no_grad()
+    def sparsity(self) -> dict[str, Sparsity]:
+        """Count zero entries and zero groups.
+
+        Returns:
+            One count for each parameter, by its name, or as ``"group.index"`` where parameters
+            were given without names.
+
+        Example:
+            >>> from gossamer.optim import ProxSGD
+            >>> from gossamer.prox import L1
+            >>> weight = torch.nn.Parameter(torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
+            >>> optimizer = ProxSGD([weight], lr=0.1, penalty=L1(0.1, groups="neuron"))
+            >>> optimizer.sparsity()["0.0"]
+            Sparsity(entries=4, zeros=3, groups=2, zero_groups=1)
+        """
+        counts = {}
+        for name, parameter, group in self._parameters():
+            zeros = int((parameter == 0).sum())
+            groups, empty = parameter.numel(), zeros
+            if (penalty := group["penalty"]) is not None:
+                groups = group_count(penalty, parameter)
+                empty = int(zero_groups(penalty, parameter).sum())
+            counts[name] = Sparsity(parameter.numel(), zeros, groups, empty)
+        return counts
+
+    @torch.no_grad()
+    def stationarity(self) -> dict[str, float]:
+        """Measure how far each parameter is from a fixed point, at its gradient as it is now.
+
+        The proximal residual |theta - prox_{s g}(theta - s grad)| / s with s the learning rate, in
+        the 2-norm; without a penalty this is the norm of the gradient.
+
+        Returns:
+            One number for each parameter that has a gradient, named as in ``sparsity``.
+        """
+        residuals = {}
+        for name, parameter, group in self._parameters():
+            if parameter.grad is None:
+                continue
+            penalty, step = self._penalty(group), float(group["lr"])
+            if penalty is None or step == 0:
+                residuals[name] = float(parameter.grad.norm())
+                continue
+            ahead = penalty.prox_(parameter.sub(parameter.grad, alpha=step), step)
+            residuals[name] = float((parameter - ahead).norm()) / step
+        return residuals
+
+    def _penalty(self, group: Group) -> Penalty | None:
+        """A group's penalty at its step, or None where it changes nothing."""
+        if group["penalty"] is None:
+            return None
+        penalty: Penalty = group["penalty"].at(group["penalty_step"])
+        return None if _is_idle(penalty) else penalty
+
+    def _penalised(self) -> Iterator[tuple[Group, Penalty]]:
+        """Groups that a penalty acts on in this step, with the penalty; grads are checked."""
+        for index, group in enumerate(self.param_groups):
+            penalty = self._penalty(group)
+            step = float(group["lr"])
+            if penalty is None or step == 0:  # a step of no length moves nothing
+                continue
+            if not step > 0:
+                raise ShapeError(
+                    f"parameter group {index} has lr={step:g} and a penalty; a proximal step "
+                    "needs a positive lr: change the schedule, or take the penalty away"
+                )
+            for parameter in group["params"]:
+                if parameter.grad is not None and parameter.grad.layout != torch.strided:
+                    raise DTypeError(
+                        "a penalised parameter has a sparse gradient; proximal steps need dense "
+                        "ones: build the embedding with sparse=False"
+                    )
+            yield group, penalty
+
+    def _before(self, penalised: list[tuple[Group, Penalty]]) -> dict[Tensor, Tensor]:
+        """Copies of the parameters whose groups are in their second stage."""
+        return {
+            parameter: parameter.clone()
+            for group, _ in penalised
+            if group["half_space"] and group["penalty_step"] >= group["half_space"].start
+            for parameter in group["params"]
+            if parameter.grad is not None
+        }
+
+    def _advance(self) -> None:
+        """Count the step, which schedules of penalties go by."""
+        for group in self.param_groups:
+            group["penalty_step"] += 1
+
+    def _parameters(self) -> Iterator[tuple[str, Tensor, Group]]:
+        for index, group in enumerate(self.param_groups):
+            for name, parameter in zip(_names(index, group), group["params"], strict=True):
+                yield name, parameter, group
+
+    def _check_group(self, index: int) -> None:
+        group = self.param_groups[index]
+        penalty, second = group["penalty"], group["half_space"]
+        if second is not None and not isinstance(second, HalfSpace):
+            raise DTypeError(
+                f"parameter group {index} got half_space={second!r:.60}; it is a "
+                "gossamer.optim.HalfSpace, or None"
+            )
+        if group.get("differentiable"):
+            raise DTypeError(
+                f"{type(self).__name__} got differentiable=True; nothing is differentiated "
+                "through a proximal step: use the torch optimizer"
+            )
+        if penalty is None:
+            return
+        if not isinstance(penalty, Penalty):
+            raise DTypeError(
+                f"parameter group {index} got penalty={penalty!r:.60} ({type(penalty).__name__}); "
+                "it is a penalty of gossamer.prox, such as L1(1e-4), or None"
+            )
+        if group.get("capturable"):
+            raise DTypeError(
+                f"parameter group {index} has capturable=True and a penalty; proximal steps run "
+                "on the CPU: leave capturable out"
+            )
+        lr = float(group["lr"])
+        if not (math.isfinite(lr) and lr > 0):
+            raise ShapeError(
+                f"parameter group {index} got lr={lr:g} and a penalty; a proximal step needs a "
+                "positive lr, such as 1e-3"
+            )
+        for name, parameter in zip(_names(index, group), group["params"], strict=True):
+            if parameter.dtype not in DTYPES:
+                raise DTypeError(
+                    f"parameter {name} is {parameter.dtype} and has a penalty; proximal steps "
+                    "take float32 and float64: keep a float32 parameter and use autocast"
+                )
+            if parameter.device.type != "cpu":
+                raise DeviceError(
+                    f"parameter {name} is on {parameter.device} and has a penalty; proximal steps "
+                    "run on the CPU: move the model with .cpu()"
+                )
+            if not parameter.numel():
+                continue
+            try:
+                penalty.at(0).value(torch.zeros_like(parameter))
+            except GossamerError as error:
+                raise type(error)(f"parameter {name}: {error}") from None
+
+
+def with_program(
+    params: Iterable[Any], penalty: Penalty | None, half_space: HalfSpace | None
+) -> Iterable[Any]:
+    """Parameters as torch takes them, each group with the penalty that it has, or the default."""
+    if isinstance(params, Tensor | dict):
+        return params  # torch's own error is the clear one
+    listed = list(params)
+    program = {"penalty": penalty, "half_space": half_space}
+    if not listed:
+        return listed
+    if isinstance(listed[0], dict):
+        return [program | group if isinstance(group, dict) else group for group in listed]
+    return [program | {"params": listed}]
+
+
+def torch_step(optimizer: Optimizer, kind: type[Optimizer], groups: list[Group]) -> None:
+    """Take torch's own step in some of the groups, without running step hooks again."""
+    everything = optimizer.param_groups
+    optimizer.param_groups = groups
+    try:
+        inspect.unwrap(kind.step)(optimizer)
+    finally:
+        optimizer.param_groups = everything
+
+
+def evaluate(closure: Callable[[], Any] | None) -> Any:
+    """Loss of a closure, which may call backward, or None without one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
+def _is_idle(penalty: Penalty) -> bool:
+    strengths = [getattr(penalty, name, None) for name in ("lam", "group_lam")]
+    return any(s == 0 for s in strengths) and all(s is None or s == 0 for s in strengths)
+
+
+def _names(index: int, group: Group) -> list[str]:
+    names: list[str] = group.get("param_names", [])
+    return names or [f"{index}.{i}" for i in range(len(group["params"]))]
