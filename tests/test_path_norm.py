@@ -115,22 +115,39 @@ def test_a_stationary_point_on_a_concave_piece_is_a_maximum_and_not_taken() -> N
     assert objective(1 / 3, np.array([1 / 3]), 1.0, np.array([1.0]), np.array([2.0])) > 0.5
 
 
-def test_a_staircase_takes_many_newton_steps() -> None:
-    # Breakpoints just left of where each Newton step lands: more passes than are made before the
-    # rest is sorted.
-    a, b, c, x, products, squares = 1.0, [], [], 1.0, 0.0, 0.0
-    for _ in range(40):
-        c.append(0.05)
-        b.append(0.05 * (x + 1e-6))
-        products += c[-1] * b[-1]
-        squares += c[-1] ** 2
-        x = (a - products) / (1 - squares)
-    v, w, thresholds = np.array([a]), np.array([b]), np.array([c])
-    joint_prox_(v, w, thresholds)
-    assert v[0] == pytest.approx(x, rel=1e-13)
-    assert (w > 0).sum() == 40 or x < b[-1] / c[-1]
-    found = objective(v[0], w[0], a, np.array(b), np.array(c))
-    assert found == pytest.approx(by_pieces(a, np.array(b), np.array(c)), rel=1e-13)
+def staircase(steps: int) -> tuple[float, Array, Array]:
+    """Breakpoints that lie, each, between two Newton steps: one input a pass becomes active."""
+    a, b, c, x, products, squares, rise = 1.0, [], [], 1.0, 0.0, 0.0, 0.02
+    for _ in range(steps):
+        c.append(np.sqrt((1 - squares) / 2))
+        b.append(c[-1] * (x + rise))
+        products, squares = products + c[-1] * b[-1], squares + c[-1] ** 2
+        before, x = x, (a - products) / (1 - squares)
+        rise = 0.98 * (before - x)
+    return a, np.array(b), np.array(c)
+
+
+@pytest.mark.parametrize("steps", [3, 11, 12, 13, 22])
+def test_a_staircase_takes_many_newton_steps(steps: int) -> None:
+    # More passes than are made before what is left is sorted.
+    a, b, c = staircase(steps)
+    x, passes = a, 0
+    while True:
+        active = b > c * x
+        if passes == active.sum():
+            break
+        assert active.sum() == passes + 1
+        x, passes = (a - (c * b)[active].sum()) / (1 - (c[active] ** 2).sum()), passes + 1
+    assert passes == steps
+    v, w = np.array([a]), b[None, ::-1].copy()
+    joint_prox_(v, w, c[None, ::-1].copy())
+    assert v[0] == pytest.approx(x, rel=1e-9)
+    assert (w > 0).all()
+    extra = np.array([[*b, 1e-5]]), np.array([[*c, c[0]]])  # and one that stays at 0
+    v, w = np.array([a]), extra[0].copy()
+    joint_prox_(v, w, extra[1])
+    assert v[0] == pytest.approx(x, rel=1e-9)
+    assert w[0, -1] == 0
 
 
 def test_signs_zeros_and_order() -> None:

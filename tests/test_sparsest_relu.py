@@ -213,6 +213,10 @@ def test_run_writes_its_files(tmp_path: Path) -> None:
     assert stored["neurons_left"] == numbers["neurons_left"] == stored["history"][-1][1]
     assert stored["minimal_neurons"] == 3
     assert (tmp_path / "new" / "result.png").stat().st_size > 10_000
+    words = sparsest_relu.in_words(numbers)
+    assert "the least path norm through these points is 3.3195, with 3 neurons" in words
+    assert "does not pass" in words
+    assert "does not pass" not in sparsest_relu.in_words(numbers | {"interpolates": True})
     table = tmp_path / "points.csv"
     table.write_text("0,1,0.5\n1,0,2\n\n1,1,-1\n")
     numbers = sparsest_relu.run(str(table), FitConfig(epochs=50, neurons=5), tmp_path)

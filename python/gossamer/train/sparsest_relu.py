@@ -19,7 +19,7 @@ from gossamer.train.sparsest_relu_exact import minimal_path_norm
 from gossamer.train.sparsest_relu_loop import Fit, FitConfig, fit
 from gossamer.train.sparsest_relu_plot import label, plot_fits
 
-__all__ = ["run", "study", "summary"]
+__all__ = ["in_words", "run", "study", "summary"]
 
 INTERPOLATES = 1e-6  # mean squared error below which a network passes through the points
 STUDY_DATA = ("peak", "random")
@@ -99,6 +99,33 @@ def summary(points: Points, result: Fit) -> dict[str, Any]:
     return numbers
 
 
+def in_words(numbers: dict[str, Any]) -> str:
+    """Say a run's numbers in a line or two, for a terminal.
+
+    Args:
+        numbers: of `summary`.
+
+    Returns:
+        Text without a newline at its end.
+    """
+    text = (
+        f"{numbers['data']}: {numbers['neurons_left']} neurons, {numbers['nonzeros']} non-zero "
+        f"products v w, mean squared error {numbers['mse']:.1e}, path norm "
+        f"{numbers['path_norm']:.4f}, {numbers['seconds']:.1f} s"
+    )
+    if not numbers["interpolates"]:
+        text += (
+            "\nit does not pass through the points: more epochs, a smaller penalty or a smaller "
+            "guard may help"
+        )
+    if "minimal_path_norm" in numbers:
+        text += (
+            f"\nthe least path norm through these points is {numbers['minimal_path_norm']:.4f}, "
+            f"with {numbers['minimal_neurons']} neurons"
+        )
+    return text
+
+
 def study(out: Path, seeds: int | None = None, epochs: int | None = None) -> list[dict[str, Any]]:
     """Train all methods on both data sets; write sparsest-relu.json, .md and .png.
 
@@ -146,8 +173,10 @@ def _report(numbers: Sequence[dict[str, Any]]) -> str:
         "joint proximal step; `reweighted`, `adam` and `adamw` have the paper's constants. The "
         "paper's numbers are after 100,000 epochs (its p = 1 was never run). A list is one number "
         "a seed. Neurons are counted one by one, as the paper counts them: those with |v w| above "
-        "1e-8 (peak) or 1e-6 (random); distinct ones, with kinks within 0.1 % merged, are never "
-        "more. MSE is the worst over the seeds, time the median.",
+        "1e-8 (peak) or 1e-6 (random). `possible` is the least path norm of any interpolant, found "
+        "exactly; a run may fall below it by as much as its error allows. MSE is the worst over "
+        "the seeds, time the median. The JSON has the kinks, those merged that coincide, and the "
+        "error after a least-squares fit of what is left.",
         "",
         "`peak` is x = -2 .. 3, y = (0, 0, 1, 1, 0, 0): no network with fewer than 3 neurons "
         "passes through it. `random` is 10 Gaussian points in 50 dimensions: with probability 1 "

@@ -7,6 +7,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from gossamer.train.sparsest_relu_data import Points
 from gossamer.train.sparsest_relu_loop import Fit
@@ -17,6 +18,7 @@ __all__ = ["label", "plot_fits"]
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
 MARGIN = 0.15  # of the points' range, on both sides of the learned function
 PLACES = 1000
+TICKS = (1, 2, 3, 4, 6, 10, 20, 40, 100, 200, 400, 1000, 2000, 4000)
 
 
 def label(fit: Fit) -> str:
@@ -96,8 +98,12 @@ def _counts(axes: Axes, points: Points, fits: Sequence[Fit]) -> None:
         epochs = [max(row.epoch, 1) for row in fit.rows]
         counts = [row.neurons if points.univariate else row.nonzeros for row in fit.rows]
         axes.plot(epochs, counts, color=colour, lw=1.8, label=f"{label(fit)}: {counts[-1]}")
-    axes.set_yscale("log")
     axes.set_xscale("log")
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.set_yticks([tick for tick in TICKS if low <= tick <= high])
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:,.0f}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(left=50)
     axes.set_xlabel("epochs (all points)")
     axes.set_ylabel("neurons" if points.univariate else "non-zero v w")
