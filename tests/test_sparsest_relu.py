@@ -246,6 +246,7 @@ def test_data(tmp_path: Path) -> None:
         ("1\n2\n", "2 lines of 1"),
         ("", "0 lines of 0"),
         ("1,2\n3,nan\n", "not finite"),
+        ("1,2\n3,4\n1,5\n", "two lines with the same inputs"),
     ]:
         bad.write_text(text)
         with pytest.raises(DataError, match=words):

@@ -49,8 +49,8 @@ def load_points(name: str) -> Points:
         The points.
 
     Raises:
-        DataError: an unknown name, a file that cannot be read, fewer than two points, or values
-            that are not finite.
+        DataError: an unknown name, a file that cannot be read, fewer than two points, two at one
+            place, or values that are not finite.
 
     >>> load_points("peak").y
     tensor([0., 0., 1., 1., 0., 0.])
@@ -93,4 +93,6 @@ def _read(name: str) -> Points:
         )
     if not bool(table.isfinite().all()):
         raise DataError(f"{name} holds a value that is not finite; remove it")
+    if len(table[:, :-1].unique(dim=0)) < len(table):
+        raise DataError(f"{name} has two lines with the same inputs; keep one")
     return Points(path.name, table[:, :-1].contiguous(), table[:, -1].contiguous())
