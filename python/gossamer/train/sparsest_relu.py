@@ -57,7 +57,7 @@ def run(data: str, config: FitConfig, out: Path) -> dict[str, Any]:
     _make(out)
     result = fit(points, config)
     numbers = summary(points, result)
-    _write(out / "result.json", {**numbers, "history": [list(row) for row in result.rows]})
+    _write(out / "result.json", {**numbers, "history": _history(result)})
     plot_fits([(points, [result])], out / "result.png")
     return numbers
 
@@ -155,7 +155,7 @@ def study(out: Path, seeds: int | None = None, epochs: int | None = None) -> lis
                     fits.append(result)
         shown.append((points, fits))
     history = {
-        f"{points.name}: {label(result)}": [list(row) for row in result.rows]
+        f"{points.name}: {label(result)}": _history(result)
         for points, fits in shown
         for result in fits
     }
@@ -170,8 +170,8 @@ def _report(numbers: Sequence[dict[str, Any]]) -> str:
         "# The sparsest ReLU networks",
         "",
         "Made by `gossamer sparsest-relu --study --out bench/results`, one thread. `exact` is the "
-        "joint proximal step; `reweighted`, `adam` and `adamw` have the paper's constants. The "
-        "paper's numbers are after 100,000 epochs (its p = 1 was never run). A list is one number "
+        "joint proximal step; `reweighted` and `adam` have the paper's constants, `adamw` torch's "
+        "weight decay. The paper's numbers are after 100,000 epochs (its p = 1 was never run). A list is one number "
         "a seed. Neurons are counted one by one, as the paper counts them: those with |v w| above "
         "1e-8 (peak) or 1e-6 (random). `possible` is the least path norm of any interpolant, found "
         "exactly; a run may fall below it by as much as its error allows. MSE is the worst over "
@@ -223,5 +223,11 @@ def _make(out: Path) -> None:
         raise DataError(f"cannot write to {out}: {error}; choose another --out") from error
 
 
+def _history(result: Fit) -> list[list[float]]:
+    """Epoch, neurons, non-zeros, error and path norm, to the digits that a picture shows."""
+    return [[*row[:3], *(float(f"{value:.4g}") for value in row[3:])] for row in result.rows]
+
+
 def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
