@@ -171,12 +171,12 @@ def _report(numbers: Sequence[dict[str, Any]]) -> str:
         "",
         "Made by `gossamer sparsest-relu --study --out bench/results`, one thread. `exact` is the "
         "joint proximal step; `reweighted` and `adam` have the paper's constants, `adamw` torch's "
-        "weight decay. The paper's numbers are after 100,000 epochs (its p = 1 was never run). A list is one number "
-        "a seed. Neurons are counted one by one, as the paper counts them: those with |v w| above "
-        "1e-8 (peak) or 1e-6 (random). `possible` is the least path norm of any interpolant, found "
-        "exactly; a run may fall below it by as much as its error allows. MSE is the worst over "
-        "the seeds, time the median. The JSON has the kinks, those merged that coincide, and the "
-        "error after a least-squares fit of what is left.",
+        "weight decay. The paper's numbers are after 100,000 epochs (its p = 1 was never run). A "
+        "list is one number a seed. Neurons are counted one by one, as the paper counts them: "
+        "those with |v w| above 1e-8 (peak) or 1e-6 (random). `possible` is the least path norm "
+        "of any interpolant, found exactly; a run may fall below it by as much as its error "
+        "allows. MSE is the worst over the seeds, time the median. The JSON has the kinks, those "
+        "merged that coincide, and the error after a least-squares fit of what is left.",
         "",
         "`peak` is x = -2 .. 3, y = (0, 0, 1, 1, 0, 0): no network with fewer than 3 neurons "
         "passes through it. `random` is 10 Gaussian points in 50 dimensions: with probability 1 "
