@@ -1,7 +1,22 @@
 """Pruning that ends in a smaller network, and post-training passes on calibration data."""
 
 from gossamer.pruning.attention import HeadAttention
+from gossamer.pruning.merging import Merged, MergedLayer, merge_scales, optimal_prune
+from gossamer.pruning.nettrim import Trimmed, TrimmedLayer, net_trim, net_trim_layer
 from gossamer.pruning.report import LayerChange, ShrinkReport
 from gossamer.pruning.shrinking import shrink
 
-__all__ = ["HeadAttention", "LayerChange", "ShrinkReport", "shrink"]
+__all__ = [
+    "HeadAttention",
+    "LayerChange",
+    "Merged",
+    "MergedLayer",
+    "ShrinkReport",
+    "Trimmed",
+    "TrimmedLayer",
+    "merge_scales",
+    "net_trim",
+    "net_trim_layer",
+    "optimal_prune",
+    "shrink",
+]
