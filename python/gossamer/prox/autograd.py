@@ -1,0 +1,54 @@
+"""The proximal operator as a differentiable function of its argument.
+
+Each penalty knows its operator's Jacobian, which is symmetric where it exists (the operator is the
+gradient of a convex function); the backward pass multiplies by it, in float64.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from gossamer.prox.groups import Groups
+
+
+class Operator(Protocol):
+    """What a penalty shows to autograd."""
+
+    def prox_(self, x: Tensor, step: float = 1.0) -> Tensor:
+        """The operator, in place."""
+
+    def _groups(self, x: Tensor) -> Groups: ...
+
+    def _pullback(
+        self, x: Tensor, z: Tensor, step: float, grad: Tensor, groups: Groups
+    ) -> Tensor: ...
+
+
+def prox(penalty: Operator, x: Tensor, step: float) -> Tensor:
+    """`penalty.prox_` on a copy of `x`, recorded by autograd where `x` requires a gradient."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        z: Tensor = _Prox.apply(x, penalty, step)  # type: ignore[no-untyped-call]
+        return z
+    return penalty.prox_(x.detach().clone(), step)
+
+
+class _Prox(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, penalty: Operator, step: float) -> Tensor:
+        z = penalty.prox_(x.detach().clone(), step)
+        ctx.save_for_backward(x, z)
+        ctx.penalty, ctx.step = penalty, step
+        return z
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        x, z = ctx.saved_tensors
+        flat = [tensor.double().reshape(-1) for tensor in (x, z, grad)]
+        groups = ctx.penalty._groups(x)
+        pulled = ctx.penalty._pullback(flat[0], flat[1], ctx.step, flat[2], groups)
+        return pulled.view(x.shape).to(x.dtype), None, None

@@ -1,0 +1,268 @@
+"""Separable penalties that level off: large entries are shrunk little or not at all.
+
+All are concave in the magnitude. Where the step exceeds 1 / weak_convexity the operator's problem
+has two local minimisers; the better one is taken, and of two equal ones zero.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from gossamer.prox.penalty import NOT_NEGATIVE, POSITIVE, Number, Range
+from gossamer.prox.separable import Separable
+
+
+@dataclass(frozen=True, eq=False)
+class MCP(Separable):
+    """The minimax concave penalty: lam |x| - x^2 / (2 gamma) up to gamma lam, then constant.
+
+    From the step gamma on, the operator is hard thresholding at lam sqrt(s gamma).
+
+    Args:
+        lam: the slope at zero, >= 0, or a schedule.
+        gamma: how far the penalty reaches, > 0; inf would be l1.
+        groups: see `Penalty`.
+
+    Raises:
+        PenaltyError, DTypeError: see `Penalty`.
+
+    Reference:
+        Zhang 2010, "Nearly unbiased variable selection under minimax concave penalty".
+
+    >>> import torch
+    >>> MCP(1.0, gamma=3.0).prox_(torch.tensor([0.5, 2.0, 4.0]))
+    tensor([0.0000, 1.5000, 4.0000])
+    """
+
+    lam: Number
+    gamma: float
+    KIND = "mcp"
+    RANGES: ClassVar[dict[str, Range]] = {"lam": NOT_NEGATIVE, "gamma": POSITIVE}
+
+    def gap(self, step: float = 1.0) -> float:
+        """Lam sqrt(s gamma) from the step gamma on, else 0."""
+        self._resolved()
+        return self._lam * math.sqrt(step * self.gamma) if step >= self.gamma else 0.0
+
+    def weak_convexity(self) -> float:
+        """1 / gamma."""
+        return 1.0 / self.gamma
+
+    def _phi(self, a: Tensor) -> Tensor:
+        inner = a.clamp(max=self.gamma * self._lam)
+        return self._lam * inner - inner**2 / (2.0 * self.gamma)
+
+    def _slope(self, a: Tensor) -> Tensor:
+        return (self._lam - a / self.gamma).clamp(min=0.0)
+
+    def _curvature(self, a: Tensor) -> Tensor:
+        return (a < self.gamma * self._lam).double() / -self.gamma
+
+
+@dataclass(frozen=True, eq=False)
+class SCAD(Separable):
+    """Smoothly clipped absolute deviation: lam |x| up to lam, a parabola, constant from gamma lam.
+
+    Args:
+        lam: the slope at zero, >= 0, or a schedule.
+        gamma: where the penalty becomes constant, in units of lam, > 2.
+        groups: see `Penalty`.
+
+    Raises:
+        PenaltyError, DTypeError: see `Penalty`.
+
+    Reference:
+        Fan and Li 2001, "Variable selection via nonconcave penalized likelihood".
+
+    >>> import torch
+    >>> SCAD(1.0, gamma=3.0).prox_(torch.tensor([1.5, 2.5, 4.0]))
+    tensor([0.5000, 2.0000, 4.0000])
+    """
+
+    lam: Number
+    gamma: float
+    KIND = "scad"
+    RANGES: ClassVar[dict[str, Range]] = {
+        "lam": NOT_NEGATIVE,
+        "gamma": Range(lambda v: v > 2, "> 2"),
+    }
+
+    def gap(self, step: float = 1.0) -> float:
+        """Lam sqrt(s (gamma + 1)) beyond the step gamma + 1, else 0."""
+        self._resolved()
+        jump = self._lam * math.sqrt(step * (self.gamma + 1.0))
+        return jump if step > self.gamma + 1.0 else 0.0
+
+    def weak_convexity(self) -> float:
+        """1 / (gamma - 1)."""
+        return 1.0 / (self.gamma - 1.0)
+
+    def _phi(self, a: Tensor) -> Tensor:
+        lam, gamma = self._lam, self.gamma
+        inner = a.clamp(max=gamma * lam)
+        bent = (2.0 * gamma * lam * inner - inner**2 - lam**2) / (2.0 * (gamma - 1.0))
+        return torch.where(a <= lam, lam * a, bent)
+
+    def _slope(self, a: Tensor) -> Tensor:
+        bent = (self.gamma * self._lam - a).clamp(min=0.0) / (self.gamma - 1.0)
+        return torch.where(a <= self._lam, self._lam, bent)
+
+    def _curvature(self, a: Tensor) -> Tensor:
+        bent = (a > self._lam) & (a < self.gamma * self._lam)
+        return bent.double() / (1.0 - self.gamma)
+
+
+@dataclass(frozen=True, eq=False)
+class CappedL1(Separable):
+    """lam min(|x|, t).
+
+    Args:
+        lam: the slope at zero, >= 0, or a schedule.
+        t: where the penalty becomes constant, > 0.
+        groups: see `Penalty`.
+
+    Raises:
+        PenaltyError, DTypeError: see `Penalty`.
+
+    Reference:
+        Zhang 2010, "Analysis of multi-stage convex relaxation for sparse regularization".
+
+    >>> import torch
+    >>> CappedL1(1.0, t=2.0).prox_(torch.tensor([0.5, 2.0, 4.0]))
+    tensor([0., 1., 4.])
+    """
+
+    lam: Number
+    t: float
+    KIND = "capped_l1"
+    RANGES: ClassVar[dict[str, Range]] = {"lam": NOT_NEGATIVE, "t": POSITIVE}
+
+    def gap(self, step: float = 1.0) -> float:
+        """sqrt(2 s lam t) where s lam > 2 t, else 0."""
+        self._resolved()
+        reach = step * self._lam
+        return math.sqrt(2.0 * reach * self.t) if reach > 2.0 * self.t else 0.0
+
+    def weak_convexity(self) -> float:
+        """Infinite: a concave kink at t."""
+        return math.inf
+
+    def _phi(self, a: Tensor) -> Tensor:
+        return self._lam * a.clamp(max=self.t)
+
+    def _slope(self, a: Tensor) -> Tensor:
+        return self._lam * (a <= self.t).double()
+
+
+@dataclass(frozen=True, eq=False)
+class TransformedL1(Separable):
+    """lam (a + 1) |x| / (a + |x|): between l0 (a to 0) and l1 (a to infinity).
+
+    Args:
+        lam: weight of the penalty, >= 0, or a schedule.
+        a: the shape, > 0.
+        groups: see `Penalty`.
+
+    Raises:
+        PenaltyError, DTypeError: see `Penalty`.
+
+    Reference:
+        Zhang and Xin 2018, "Minimization of transformed l1 penalty", theorem 3.1.
+
+    >>> import torch
+    >>> TransformedL1(1.0, a=1.0).prox_(torch.tensor([1.0, 3.0]))
+    tensor([0.0000, 2.8662])
+    """
+
+    lam: Number
+    a: float
+    KIND = "transformed_l1"
+    RANGES: ClassVar[dict[str, Range]] = {"lam": NOT_NEGATIVE, "a": POSITIVE}
+
+    def gap(self, step: float = 1.0) -> float:
+        """sqrt(2 s lam (a + 1)) - a where that is positive, else 0."""
+        self._resolved()
+        return max(0.0, math.sqrt(2.0 * step * self._lam * (self.a + 1.0)) - self.a)
+
+    def weak_convexity(self) -> float:
+        """2 lam (a + 1) / a^2."""
+        self._resolved()
+        return 2.0 * self._lam * (self.a + 1.0) / self.a**2
+
+    def _phi(self, a: Tensor) -> Tensor:
+        return self._lam * (self.a + 1.0) * a / (self.a + a)
+
+    def _slope(self, a: Tensor) -> Tensor:
+        return self._lam * (self.a + 1.0) * self.a / (self.a + a) ** 2
+
+    def _curvature(self, a: Tensor) -> Tensor:
+        return -2.0 * self._lam * (self.a + 1.0) * self.a / (self.a + a) ** 3
+
+
+@dataclass(frozen=True, eq=False)
+class LogSum(Separable):
+    """lam sum_j log(1 + |x_j| / eps).
+
+    Args:
+        lam: weight of the penalty, >= 0, or a schedule.
+        eps: the scale below which it resembles l1, > 0.
+        groups: see `Penalty`.
+
+    Raises:
+        PenaltyError, DTypeError: see `Penalty`.
+
+    Reference:
+        Candès, Wakin and Boyd 2008, "Enhancing sparsity by reweighted l1 minimization"; the
+        operator: Prater-Bennette, Shen and Tripp 2022.
+
+    >>> import torch
+    >>> LogSum(1.0, eps=0.5).prox_(torch.tensor([1.0, 3.0]))
+    tensor([0.0000, 2.6861])
+    """
+
+    lam: Number
+    eps: float
+    KIND = "log_sum"
+    RANGES: ClassVar[dict[str, Range]] = {"lam": NOT_NEGATIVE, "eps": POSITIVE}
+
+    def gap(self, step: float = 1.0) -> float:
+        """The output at the threshold where lam s > eps^2, else 0: the root of an equation.
+
+        An output x of the operator is as good as 0 where s (phi(x) - x phi'(x)) = x^2 / 2.
+        """
+        self._resolved()
+        lam = step * self._lam
+        if lam <= self.eps**2:
+            return 0.0
+        low = math.sqrt(lam) - self.eps  # the difference of both sides rises up to here, then falls
+        high = low + math.sqrt(2.0 * lam) + self.eps
+        while self._surplus(high, lam) > 0:
+            high *= 2.0
+        for _ in range(200):
+            middle = (low + high) / 2.0
+            if middle in (low, high):
+                break
+            low, high = (middle, high) if self._surplus(middle, lam) > 0 else (low, middle)
+        return low
+
+    def weak_convexity(self) -> float:
+        """Lam / eps^2."""
+        self._resolved()
+        return self._lam / self.eps**2
+
+    def _surplus(self, x: float, lam: float) -> float:
+        return lam * (math.log1p(x / self.eps) - x / (self.eps + x)) - x * x / 2.0
+
+    def _phi(self, a: Tensor) -> Tensor:
+        return self._lam * torch.log1p(a / self.eps)
+
+    def _slope(self, a: Tensor) -> Tensor:
+        return self._lam / (self.eps + a)
+
+    def _curvature(self, a: Tensor) -> Tensor:
+        return -self._lam / (self.eps + a) ** 2

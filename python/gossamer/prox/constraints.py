@@ -1,0 +1,193 @@
+"""Constraints as penalties: 0 inside a set, inf outside; the operator is the projection.
+
+Steps and metrics do not matter: the projection is the Euclidean one. With groups the set is one of
+norms: at most k groups, or the l2,1 ball.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from gossamer.prox.grouped import only
+from gossamer.prox.groupings import magnitudes, norms, spread
+from gossamer.prox.groups import Groups, l1_ball_, simplex_, top_k_
+from gossamer.prox.penalty import POSITIVE, Penalty, Radial, Range, budget
+
+# How far outside of a set, relative to its radius, rounding in float32 puts a projected point.
+_SLACK = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class TopK(Radial):
+    """At most k entries, or groups, that are not zero.
+
+    The operator keeps the k largest as they are; of equal ones the first.
+
+    Args:
+        k: how many stay: a number >= 0 (a fraction is cut), a share such as "25%", or a schedule.
+        groups: see `Penalty`.
+
+    Raises:
+        PenaltyError, DTypeError: see `Penalty`.
+
+    Reference:
+        Blumensath and Davies 2009, "Iterative hard thresholding for compressed sensing".
+
+    >>> import torch
+    >>> TopK(2).prox_(torch.tensor([1.0, -3.0, 2.0]))
+    tensor([ 0., -3.,  2.])
+    """
+
+    k: Any
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "k", self._budget(self.k))
+
+    def weak_convexity(self) -> float:
+        """Infinite: the set is not convex."""
+        return math.inf
+
+    def _count(self, groups: Groups) -> int:
+        return int(budget(self.k, groups.count))
+
+    def _shrunk(self, sizes: Tensor, step: float, metric: Tensor | None) -> Tensor:
+        count = min(int(budget(self.k, len(sizes))), len(sizes))
+        return top_k_(sizes.clone(), count) if count else torch.zeros_like(sizes)
+
+    def _tangent(self, sizes: Tensor, shrunk: Tensor, step: float, v: Tensor) -> Tensor:
+        return torch.where(shrunk > 0, v, 0.0)
+
+    def _value(self, x: Tensor, groups: Groups) -> float:
+        kept = int((magnitudes(x, groups) != 0).sum())
+        return 0.0 if kept <= self._count(groups) else math.inf
+
+    def _distance(self, x: Tensor, grad: Tensor, groups: Groups) -> Tensor | float:
+        kept = magnitudes(x, groups) != 0
+        if (count := int(kept.sum())) > self._count(groups):
+            return math.inf
+        if count < self._count(groups):
+            return (grad**2).sum()
+        return torch.where(spread(kept, groups), grad**2, 0.0).sum()
+
+
+@dataclass(frozen=True, eq=False)
+class L1Ball(Radial):
+    """sum_j ||x_j|| <= radius: the l1 ball, or with groups the l2,1 ball.
+
+    Args:
+        radius: > 0.
+        groups: see `Penalty`.
+
+    Raises:
+        PenaltyError, DTypeError: see `Penalty`.
+
+    Reference:
+        Duchi et al. 2008, "Efficient projections onto the l1-ball"; Condat 2016.
+
+    >>> import torch
+    >>> L1Ball(2.0).prox_(torch.tensor([3.0, -2.0, 0.5]))
+    tensor([ 1.5000, -0.5000,  0.0000])
+    """
+
+    radius: float
+    RANGES: ClassVar[dict[str, Range]] = {"radius": POSITIVE}
+
+    def _shrunk(self, sizes: Tensor, step: float, metric: Tensor | None) -> Tensor:
+        return l1_ball_(sizes.clone(), self.radius)
+
+    def _tangent(self, sizes: Tensor, shrunk: Tensor, step: float, v: Tensor) -> Tensor:
+        if sizes.sum() <= self.radius:
+            return v
+        face = shrunk > 0
+        return torch.where(face, v - v[face].mean(), 0.0)
+
+    def _value(self, x: Tensor, groups: Groups) -> float:
+        total = float(magnitudes(x, groups).sum())
+        return 0.0 if total <= self.radius * (1.0 + _SLACK) else math.inf
+
+    def _distance(self, x: Tensor, grad: Tensor, groups: Groups) -> Tensor | float:
+        sizes = norms(x, groups)
+        total = float(sizes.sum())
+        if total > self.radius * (1.0 + _SLACK):
+            return math.inf
+        if total < self.radius * (1.0 - _SLACK):
+            return (grad**2).sum()
+        # The normal cone is t times the subdifferential of the norm, t >= 0: the nearest t.
+        unit = x * spread(torch.where(sizes > 0, 1.0 / sizes, 0.0), groups)
+        kept, pull = spread(sizes > 0, groups), (grad * unit).sum()
+        idle = torch.where(sizes > 0, 0.0, norms(grad, groups))
+        count = int((sizes > 0).sum())
+        t = _root(lambda t: count * t + pull - (idle - t).clamp(min=0.0).sum(), 0.0, grad)
+        return (torch.where(kept, grad + t * unit, 0.0) ** 2).sum() + (
+            torch.where(sizes > 0, 0.0, (idle - t).clamp(min=0.0)) ** 2
+        ).sum()
+
+
+@dataclass(frozen=True, eq=False)
+class Simplex(Penalty):
+    """x >= 0 with sum radius.
+
+    Args:
+        radius: the sum, > 0.
+        groups: "element", the only one.
+
+    Raises:
+        PenaltyError, DTypeError: see `Penalty`.
+
+    Reference:
+        Held, Wolfe and Crowder 1974; Condat 2016, "Fast projection onto the simplex".
+
+    >>> import torch
+    >>> Simplex(1.0).prox_(torch.tensor([0.75, 0.5, -1.0]))
+    tensor([0.6250, 0.3750, 0.0000])
+    """
+
+    radius: float = 1.0
+    RANGES: ClassVar[dict[str, Range]] = {"radius": POSITIVE}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        only(self, "element")
+
+    def _prox_(self, x: Any, step: float, metric: Any) -> None:
+        norms(x, self._groups(x))  # refuses NaN before anything is changed
+        simplex_(x, self.radius)
+
+    def _value(self, x: Tensor, groups: Groups) -> float:
+        off = abs(float(x.sum()) - self.radius)
+        return 0.0 if x.min() >= 0 and off <= self.radius * _SLACK else math.inf
+
+    def _distance(self, x: Tensor, grad: Tensor, groups: Groups) -> Tensor | float:
+        if self._value(x, groups) > 0:
+            return math.inf
+        # The normal cone: any t on the support, at most t off it.
+        kept = x > 0
+        t = _root(
+            lambda t: torch.where(kept, grad + t, (grad + t).clamp(max=0.0)).sum(), -math.inf, grad
+        )
+        return (torch.where(kept, grad + t, (grad + t).clamp(max=0.0)) ** 2).sum()
+
+    def _pullback(self, x: Tensor, z: Tensor, step: float, grad: Tensor, groups: Groups) -> Tensor:
+        face = z > 0
+        return torch.where(face, grad - grad[face].mean(), 0.0)
+
+
+def _root(rising: Callable[[float], Tensor], floor: float, grad: Tensor) -> float:
+    """Where a non-decreasing function of t >= floor crosses zero; |t| is at most sum |grad|."""
+    high = float(grad.abs().sum()) + 1.0
+    low = max(floor, -high)
+    if rising(low) >= 0:
+        return low
+    for _ in range(200):
+        middle = (low + high) / 2.0
+        if middle in (low, high):
+            break
+        low, high = (low, middle) if rising(middle) >= 0 else (middle, high)
+    return (low + high) / 2.0

@@ -1,0 +1,145 @@
+"""Penalties that are no sum over magnitudes: sparse group lasso and l1 - alpha l2."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from gossamer.prox.elements import elementwise_
+from gossamer.prox.groupings import PenaltyError, norms
+from gossamer.prox.groups import Groups, l1_minus_l2_
+from gossamer.prox.penalty import NOT_NEGATIVE, SHARE, Number, Penalty, Range
+from gossamer.prox.separable import L1, radial_distance
+
+
+@dataclass(frozen=True, eq=False)
+class SparseGroupLasso(Penalty):
+    """lam ||x||_1 + group_lam sum_j ||x_j||: whole groups vanish, and entries of those that stay.
+
+    The operator soft-thresholds the entries and then shrinks the groups, exactly, in any metric.
+
+    Args:
+        lam: weight of the entries, >= 0, or a schedule.
+        group_lam: weight of the groups, >= 0, or a schedule.
+        groups: see `Penalty`.
+
+    Raises:
+        PenaltyError, DTypeError: see `Penalty`.
+
+    Reference:
+        Simon, Friedman, Hastie and Tibshirani 2013, "A sparse-group lasso".
+
+    >>> import torch
+    >>> penalty = SparseGroupLasso(1.0, group_lam=2.5, groups="neuron")
+    >>> penalty.prox_(torch.tensor([[4.0, 5.0], [1.5, 0.5]]))
+    tensor([[1.5000, 2.0000],
+            [0.0000, 0.0000]])
+    """
+
+    lam: Number
+    group_lam: Number
+    groups: Any = field(default="neuron", kw_only=True)
+    RANGES: ClassVar[dict[str, Range]] = {"lam": NOT_NEGATIVE, "group_lam": NOT_NEGATIVE}
+
+    def _prox_(self, x: Any, step: float, metric: Any) -> None:
+        norms(x, self._groups(x))  # refuses NaN before anything is changed
+        elementwise_(x, "l1", (self._lam,), step if metric is None else step / metric)
+        self._on_groups()._prox_(x, step, metric)
+
+    def _on_groups(self) -> L1:
+        return L1(self.group_lam, groups=self.groups)
+
+    def _value(self, x: Tensor, groups: Groups) -> Tensor:
+        return self._lam * x.abs().sum() + self._on_groups()._value(x, groups)
+
+    def _distance(self, x: Tensor, grad: Tensor, groups: Groups) -> Tensor:
+        # What the entries' part leaves over: at x_i = 0 it may take lam from the gradient.
+        soft = grad.sign() * (grad.abs() - self._lam).clamp(min=0.0)
+        left = torch.where(x == 0, soft, grad + self._lam * x.sign())
+        slope = self._on_groups()._slope(norms(x, groups))
+        return radial_distance(x, left, groups, slope)
+
+    def _pullback(self, x: Tensor, z: Tensor, step: float, grad: Tensor, groups: Groups) -> Tensor:
+        soft = x.sign() * (x.abs() - step * self._lam).clamp(min=0.0)
+        return torch.where(soft != 0, self._on_groups()._pullback(soft, z, step, grad, groups), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class L1MinusL2(Penalty):
+    """lam (||x||_1 - alpha ||x||_2) of the whole tensor: zero bias for one-sparse vectors.
+
+    In a metric the operator takes its mean.
+
+    Args:
+        lam: weight of the penalty, >= 0, or a schedule.
+        alpha: share of the l2 norm, in [0, 1]; 0 is l1.
+        groups: "layer", the only one.
+
+    Raises:
+        PenaltyError, DTypeError: see `Penalty`.
+
+    Reference:
+        Lou and Yan 2018, "Fast L1-L2 minimization via a proximal operator", lemma 1.
+
+    >>> import torch
+    >>> L1MinusL2(1.0, alpha=1.0).prox_(torch.tensor([3.0, 0.5]))
+    tensor([3., 0.])
+    """
+
+    lam: Number
+    alpha: float = 1.0
+    groups: Any = field(default="layer", kw_only=True)
+    RANGES: ClassVar[dict[str, Range]] = {"lam": NOT_NEGATIVE, "alpha": SHARE}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        only(self, "layer")
+
+    def gap(self, step: float = 1.0) -> float:
+        """Alpha lam s: what the largest entry keeps when it is the only one."""
+        self._resolved()
+        return float(self.alpha * self._lam * step)
+
+    def weak_convexity(self) -> float:
+        """Infinite, unless alpha = 0: a concave kink at 0."""
+        return math.inf if self.alpha > 0 else 0.0
+
+    def _prox_(self, x: Any, step: float, metric: Any) -> None:
+        norms(x, self._groups(x))
+        scale = 1.0 if metric is None else float(metric.mean())
+        l1_minus_l2_(x, self._lam * step / scale, self.alpha)
+
+    def _value(self, x: Tensor, groups: Groups) -> Tensor:
+        return self._lam * (x.abs().sum() - self.alpha * norms(x, groups).sum())
+
+    def _distance(self, x: Tensor, grad: Tensor, groups: Groups) -> Tensor:
+        size = float(norms(x, groups))
+        if size == 0.0:  # the l2 ball of radius alpha lam around -grad must fit into the box of lam
+            return ((grad.abs() - self._lam * (1.0 - self.alpha)).clamp(min=0.0) ** 2).sum()
+        pull = grad - self._lam * self.alpha * x / size
+        soft = (pull.abs() - self._lam).clamp(min=0.0)
+        return (torch.where(x == 0, soft, pull + self._lam * x.sign()) ** 2).sum()
+
+    def _pullback(self, x: Tensor, z: Tensor, step: float, grad: Tensor, groups: Groups) -> Tensor:
+        lam = step * self._lam
+        soft = x.sign() * (x.abs() - lam).clamp(min=0.0)
+        size = float((soft**2).sum().sqrt())
+        inside = torch.where(z != 0, grad, 0.0)
+        if size == 0.0:  # one entry stays, moved by a constant
+            return inside
+        gain = 1.0 + self.alpha * lam / size
+        along = (inside * soft).sum() / size**2
+        return gain * inside + (1.0 - gain) * along * soft
+
+
+def only(penalty: Penalty, groups: str) -> None:
+    """Refuse every grouping but one."""
+    if penalty.groups != groups:
+        raise PenaltyError(
+            f"{type(penalty).__name__} got groups={penalty.groups!r:.80}; it takes a tensor as a "
+            f"whole: leave groups={groups!r}"
+        )

@@ -1,0 +1,377 @@
+"""What every penalty does: parameters that are checked, schedules, groups, metric, both libraries.
+
+A penalty g has a value and a proximal operator
+
+    prox_{s g}(x) = argmin_z  1/2 ||z - x||^2 + s g(z)          in a metric h > 0:
+                    argmin_z  1/2 sum_i h_i (z_i - x_i)^2 + s g(z)
+
+`Radial` composes a penalty on magnitudes with a grouping: the magnitudes are the norms of the
+groups, and each group is scaled by what the operator makes of its norm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gossamer.errors import DTypeError, ShapeError
+from gossamer.prox import autograd
+from gossamer.prox.groupings import (
+    Grouping,
+    PenaltyError,
+    check_grouping,
+    means,
+    norms,
+    on_weight,
+    resolve,
+    spread,
+    sums,
+)
+from gossamer.prox.groups import Groups, scale_groups_
+from gossamer.schedules import Schedule
+
+Array = TypeVar("Array", Tensor, np.ndarray)
+Number: TypeAlias = float | Schedule
+
+
+class Range(NamedTuple):
+    """What a parameter may be, and how to say so."""
+
+    holds: Callable[[float], bool]
+    text: str
+
+
+NOT_NEGATIVE = Range(lambda v: v >= 0, ">= 0")
+POSITIVE = Range(lambda v: v > 0, "> 0")
+SHARE = Range(lambda v: 0 <= v <= 1, "in [0, 1]")
+
+
+@dataclass(frozen=True, eq=False)
+class Penalty(ABC):
+    """A regulariser with a value and a proximal operator.
+
+    Args:
+        groups: "element", "neuron" (row), "input" (column), "filter", "channel", "filter_shape",
+            "kernel", "block(r, c)", "layer", or a partition of your own: integer labels of the
+            entries, or lists of indices.
+
+    Raises:
+        PenaltyError: A parameter is out of its range, or the name of the groups is unknown.
+        DTypeError: A parameter is not a number.
+        StructureError: A partition overlaps or leaves entries out.
+    """
+
+    groups: Any = field(default="element", kw_only=True)
+
+    # The parameters that are numbers, and their ranges.
+    RANGES: ClassVar[dict[str, Range]] = {}
+    # Those that may be schedules.
+    SCHEDULED: ClassVar[tuple[str, ...]] = ("lam", "group_lam", "k")
+    # The parameters that hold a number for each group, or None; kept as float64 vectors.
+    PER_GROUP: ClassVar[dict[str, Range]] = {}
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", check_grouping(self.groups))
+        for name, allowed in self.RANGES.items():
+            value = getattr(self, name)
+            if name in self.SCHEDULED and callable(value):
+                continue
+            object.__setattr__(self, name, self._number(value, name, allowed))
+        for name, allowed in self.PER_GROUP.items():
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, self._vector(given, name, allowed))
+
+    def _number(self, value: object, name: str, allowed: Range) -> float:
+        who = type(self).__name__
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise DTypeError(f"{who} got {name}={value!r:.80}; a number is needed")
+        number = float(value)
+        if not (math.isfinite(number) and allowed.holds(number)):
+            raise PenaltyError(f"{who} got {name}={number}; it must be finite and {allowed.text}")
+        return number
+
+    def _vector(self, given: Any, name: str, allowed: Range) -> Tensor:
+        try:
+            vector = flat64(given).clone()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DTypeError(
+                f"{type(self).__name__} got {name} that is no vector: {error}"
+            ) from None
+        for number in (vector.min().item(), vector.max().item()) if len(vector) else ():
+            self._number(number, name, allowed)
+        return vector
+
+    def _budget(self, k: object) -> object:
+        """`k` as a float, a checked share such as "25%", or a schedule."""
+        if isinstance(k, str):
+            try:
+                percent = float(k.strip().removesuffix("%")) if k.strip().endswith("%") else -1.0
+            except ValueError:
+                percent = -1.0
+            if not 0 <= percent <= 100:
+                raise PenaltyError(
+                    f"{type(self).__name__} got k={k!r:.80}; give a number of groups, or a share "
+                    'from "0%" to "100%"'
+                )
+            return k.strip()
+        return k if callable(k) else self._number(k, "k", NOT_NEGATIVE)
+
+    def at(self, t: int) -> Self:
+        """The penalty at training step `t`: every schedule replaced by its number.
+
+        >>> from gossamer.prox import L1
+        >>> from gossamer.schedules import Linear
+        >>> L1(Linear(0, 1, begin_step=0, end_step=10)).at(5).lam
+        0.5
+        """
+        now = {name: getattr(self, name)(t) for name in self._schedules()}
+        return dataclasses.replace(self, **now) if now else self
+
+    def on(self, weight: Any) -> Self:
+        """The penalty on the values of a `gossamer.SparseWeight`, grouped as in its matrix.
+
+        Args:
+            weight: the sparse weight; the result holds until its mask moves.
+
+        >>> import torch
+        >>> from gossamer.weight import SparseWeight
+        >>> from gossamer.prox import L1
+        >>> weight = SparseWeight.from_dense(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), "0%")
+        >>> with torch.no_grad():
+        ...     _ = L1(1.0, groups="neuron").on(weight).prox_(weight.values)
+        >>> weight.to_dense().detach()
+        tensor([[2.4000, 3.2000],
+                [0.0000, 0.0000]])
+        """
+        groups, kept = on_weight(self.groups, weight)
+        given = {name: getattr(self, name) for name in self.PER_GROUP}
+        chosen = {name: v[kept] for name, v in given.items() if v is not None and kept is not None}
+        return dataclasses.replace(self, groups=groups, **chosen)
+
+    def value(self, x: Tensor | np.ndarray) -> float:
+        """g(x), computed in float64."""
+        self._resolved()
+        return float(self._value(flat64(x), self._groups(x)))
+
+    def prox_(self, x: Array, step: float = 1.0, *, metric: Array | None = None) -> Array:
+        """The proximal operator, in place; a global minimiser also where the problem is not convex.
+
+        Args:
+            x: float32 or float64, any strides. A parameter that requires a gradient may be given
+                as it is: autograd does not record the change, only that there was one.
+            step: the number s >= 0 before the penalty.
+            metric: the numbers h > 0 before the squares, in `x`'s library, shape and dtype; None is
+                all ones.
+
+        Returns:
+            `x`. Zeros are exactly +0.0.
+
+        Raises:
+            PenaltyError: A negative step, a metric that is not positive, a schedule that `at` has
+                not resolved, or NaN in a group of several entries (single entries keep theirs).
+            ShapeError: An empty or read-only `x`, or a shape that the groups do not fit.
+            DTypeError: `x` is no float32 or float64 tensor or array.
+        """
+        self._resolved()
+        step = self._number(step, "step", NOT_NEGATIVE)
+        check_entries(x)
+        if metric is not None:
+            _check_metric(metric, x)
+        with torch.no_grad():
+            self._prox_(x, step, metric)
+        return x
+
+    def prox(self, x: Array, step: float = 1.0) -> Array:
+        """The proximal operator as a new tensor, differentiable in `x` by autograd.
+
+        The derivative is the operator's own, 1 / (1 + s g''(z)) where z is not zero and 0 where it
+        is; it holds wherever the operator is smooth, so almost everywhere.
+
+        Args:
+            x: float32 or float64.
+            step: the number s >= 0 before the penalty.
+
+        Raises:
+            PenaltyError, ShapeError, DTypeError: As `prox_`.
+
+        >>> import torch
+        >>> from gossamer.prox import L1
+        >>> x = torch.tensor([3.0, 0.5], requires_grad=True)
+        >>> L1(1.0).prox(x).sum().backward()
+        >>> x.grad
+        tensor([1., 0.])
+        """
+        if isinstance(x, Tensor):
+            return autograd.prox(self, x, step)
+        return self.prox_(np.array(x), step)
+
+    def subdiff_distance(self, x: Tensor | np.ndarray, grad: Tensor | np.ndarray) -> float:
+        """The Euclidean distance from -grad to the subdifferential of g at x: 0 if stationary.
+
+        Where g is not convex this is the regular (Fréchet) subdifferential: at zero it is all that
+        a step away from zero does not undo, so the whole line for lp and l0. A concave kink, which
+        has none, counts with the slope on its left.
+
+        Args:
+            x: where.
+            grad: the gradient of the smooth part, in `x`'s shape.
+
+        Raises:
+            ShapeError: The shapes differ.
+        """
+        self._resolved()
+        if tuple(x.shape) != tuple(grad.shape):
+            raise ShapeError(
+                f"grad has shape {tuple(grad.shape)}, x {tuple(x.shape)}; they must be the same"
+            )
+        squared = self._distance(flat64(x), flat64(grad), self._groups(x))
+        return math.sqrt(float(squared))
+
+    def gap(self, step: float = 1.0) -> float:
+        """No magnitude of an output of `prox_` lies in (0, gap): the jump at the threshold."""
+        return 0.0
+
+    def weak_convexity(self) -> float:
+        """The least rho for which g + rho/2 ||x||^2 is convex; inf if there is none.
+
+        A step below 1 / rho makes the operator's problem convex. Beyond it `prox_` still returns a
+        global minimiser, by comparing the local ones.
+        """
+        return 0.0
+
+    def element_op(self) -> tuple[str, tuple[float, ...]] | None:
+        """The kind and parameters of the entry-by-entry operator, None if it is not one."""
+        return None
+
+    @abstractmethod
+    def _prox_(self, x: Any, step: float, metric: Any) -> None:
+        """`x` becomes its proximal point."""
+
+    @abstractmethod
+    def _value(self, x: Tensor, groups: Groups) -> Tensor | float:
+        """G of the float64 entries."""
+
+    @abstractmethod
+    def _distance(self, x: Tensor, grad: Tensor, groups: Groups) -> Tensor | float:
+        """The squared distance from -grad to the subdifferential."""
+
+    @abstractmethod
+    def _pullback(self, x: Tensor, z: Tensor, step: float, grad: Tensor, groups: Groups) -> Tensor:
+        """The (symmetric) Jacobian of the operator at `x`, where it gave `z`, times `grad`."""
+
+    @property
+    def _lam(self) -> float:
+        """`lam`, which is a number once `at` has resolved it."""
+        lam: float = vars(self)["lam"]
+        return lam
+
+    def _groups(self, x: Any) -> Groups:
+        return resolve(self.groups, tuple(x.shape))
+
+    def _schedules(self) -> list[str]:
+        return [name for name in self.SCHEDULED if callable(getattr(self, name, None))]
+
+    def _resolved(self) -> None:
+        if waiting := self._schedules():
+            raise PenaltyError(
+                f"{type(self).__name__} has a schedule for {', '.join(waiting)}; the step is "
+                "needed: call penalty.at(step) first, as the optimizers do"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Radial(Penalty):
+    """A penalty on the magnitudes of groups: g(x) = phi(||x_1||, ..., ||x_m||)."""
+
+    @abstractmethod
+    def _shrunk(self, magnitudes: Tensor, step: float, metric: Tensor | None) -> Tensor:
+        """The proximal point of the magnitudes float64 [count] >= 0; h a group or None."""
+
+    @abstractmethod
+    def _tangent(self, magnitudes: Tensor, shrunk: Tensor, step: float, v: Tensor) -> Tensor:
+        """The Jacobian of `_shrunk` times v, all [count]."""
+
+    def _prox_(self, x: Any, step: float, metric: Any) -> None:
+        groups = self._groups(x)
+        magnitudes = norms(x, groups)
+        h = None if metric is None else means(metric, groups)
+        shrunk = self._shrunk(magnitudes, step, h)
+        scale_groups_(x, torch.where(magnitudes > 0, shrunk / magnitudes, 0.0), groups)
+
+    def _pullback(self, x: Tensor, z: Tensor, step: float, grad: Tensor, groups: Groups) -> Tensor:
+        # z = gain x: along x the tangent of the magnitudes, across it the gain.
+        before, after = norms(x, groups), norms(z, groups)
+        inverse = torch.where(before > 0, 1.0 / before, 0.0)
+        along = sums(grad * x, groups) * inverse
+        gain = after * inverse
+        turned = (self._tangent(before, after, step, along) - gain * along) * inverse
+        return spread(gain, groups) * grad + spread(turned, groups) * x
+
+
+def budget(k: Any, whole: float, *, counts: bool = True) -> float:
+    """A number as it is; a share of `whole`, which is at least one group if `whole` counts them."""
+    if not isinstance(k, str):
+        return float(k)
+    share = float(k.removesuffix("%")) / 100.0
+    return float(max(1, math.floor(share * whole + 0.5))) if counts and share else share * whole
+
+
+def check_entries(x: object) -> None:
+    """Raise unless `x` is a tensor or array that can be changed in place."""
+    if not isinstance(x, Tensor | np.ndarray):
+        raise DTypeError(
+            f"got {type(x).__name__}; a torch tensor or a NumPy array is needed (of a sparse "
+            "weight, its values: penalty.on(weight).prox_(weight.values))"
+        )
+    if str(x.dtype).removeprefix("torch.") not in ("float32", "float64"):
+        raise DTypeError(f"got dtype {x.dtype}; float32 or float64 is needed: convert it first")
+    if math.prod(x.shape) == 0:
+        raise ShapeError(f"got an empty tensor, shape {tuple(x.shape)}; give at least one entry")
+    if isinstance(x, np.ndarray) and not x.flags.writeable:
+        raise ShapeError("the array is read-only, and the operator works in place: copy it first")
+
+
+def _check_metric(metric: Any, x: Any) -> None:
+    if type(metric) is not type(x) and not (isinstance(metric, Tensor) and isinstance(x, Tensor)):
+        raise DTypeError(
+            f"metric is {type(metric).__name__}, x {type(x).__name__}; use one library"
+        )
+    if metric.dtype != x.dtype or tuple(metric.shape) != tuple(x.shape):
+        raise ShapeError(
+            f"metric is {metric.dtype} {tuple(metric.shape)}, x {x.dtype} {tuple(x.shape)}; give "
+            "one number for each entry, of its dtype"
+        )
+    if not (metric > 0).all():
+        raise PenaltyError("the metric holds a number that is not positive; all must be > 0")
+
+
+def flat64(x: Any) -> Tensor:
+    """The entries as a float64 vector, row-major; a copy or a view."""
+    if isinstance(x, Tensor):
+        return x.detach().double().reshape(-1)
+    return torch.from_numpy(np.array(x, dtype=np.float64)).reshape(-1)
+
+
+__all__ = [
+    "NOT_NEGATIVE",
+    "POSITIVE",
+    "SHARE",
+    "Grouping",
+    "Number",
+    "Penalty",
+    "PenaltyError",
+    "Radial",
+    "Range",
+    "budget",
+    "check_entries",
+    "flat64",
+]

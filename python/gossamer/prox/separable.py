@@ -1,0 +1,273 @@
+"""Separable penalties: a function of one magnitude, summed over the entries or over the groups.
+
+    g(x) = sum_j phi(||x_j||)       groups="element": phi(|x_i|)
+
+So `L1(lam, groups="neuron")` is the group lasso and `Lp(p, lam, groups="filter")` group l2^p. Each
+class gives phi, its slope and curvature on magnitudes, and the jump of its operator; the operator
+itself is compiled (`gossamer.prox.elements`). With groups it acts on their norms. In a metric it
+is exact entry by entry, and for `L1` on groups; the others take the mean of each group's metric.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from gossamer.prox.elements import OPS, elementwise_
+from gossamer.prox.groupings import check_count, magnitudes, norms, spread
+from gossamer.prox.groups import Groups, metric_group_l2_
+from gossamer.prox.penalty import NOT_NEGATIVE, SHARE, Number, Radial, Range
+
+
+@dataclass(frozen=True, eq=False)
+class Separable(Radial):
+    """A sum of phi over magnitudes; a subclass gives phi on a float64 tensor a >= 0."""
+
+    KIND: ClassVar[str]
+
+    @abstractmethod
+    def _phi(self, a: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _slope(self, a: Tensor) -> Tensor:
+        """phi'(a); at a = 0 the slope on the right, which may be inf."""
+
+    def _curvature(self, a: Tensor) -> Tensor:
+        """phi''(a) for a > 0."""
+        return torch.zeros_like(a)
+
+    def _op(self) -> tuple[str, tuple[float, ...]]:
+        return self.KIND, tuple(getattr(self, name) for name in OPS[self.KIND])
+
+    def element_op(self) -> tuple[str, tuple[float, ...]] | None:
+        """The kind and parameters of the entry-by-entry operator; None for larger groups."""
+        self._resolved()
+        return self._op() if self.groups == "element" else None
+
+    def _prox_(self, x: Any, step: float, metric: Any) -> None:
+        if self.groups == "element":
+            elementwise_(x, *self._op(), step if metric is None else step / metric)
+        else:
+            super()._prox_(x, step, metric)
+
+    def _shrunk(self, sizes: Tensor, step: float, metric: Tensor | None) -> Tensor:
+        steps = step if metric is None else step / metric
+        return elementwise_(sizes.clone(), *self._op(), steps)
+
+    def _tangent(self, sizes: Tensor, shrunk: Tensor, step: float, v: Tensor) -> Tensor:
+        return torch.where(shrunk > 0, v / (1.0 + step * self._curvature(shrunk)), 0.0)
+
+    def _value(self, x: Tensor, groups: Groups) -> Tensor:
+        return self._phi(magnitudes(x, groups)).sum()
+
+    def _distance(self, x: Tensor, grad: Tensor, groups: Groups) -> Tensor:
+        return radial_distance(x, grad, groups, self._slope(magnitudes(x, groups)))
+
+
+def radial_distance(x: Tensor, grad: Tensor, groups: Groups, slope: Tensor) -> Tensor:
+    """Squared distance from -grad to {slope x_j / ||x_j||}, or where x_j = 0 the slope's ball."""
+    sizes = magnitudes(x, groups)
+    along = spread(torch.where(sizes == 0, 0.0, slope / sizes), groups) * x
+    moved = torch.where(spread(sizes, groups) == 0, 0.0, grad + along)
+    lengths = magnitudes(grad, groups)
+    still = torch.where(sizes == 0, (lengths - slope).clamp(min=0.0), 0.0)
+    return (moved**2).sum() + (still**2).sum()
+
+
+@dataclass(frozen=True, eq=False)
+class L1(Separable):
+    """lam sum_j w_j ||x_j||: the l1 norm, or with groups the group lasso.
+
+    Args:
+        lam: weight of the penalty, >= 0, or a schedule.
+        weights: w >= 0, one for each entry (in the tensor's shape) or for each group; None is 1.
+        groups: see `Penalty`.
+
+    Raises:
+        PenaltyError, DTypeError: see `Penalty`.
+
+    Reference:
+        Tibshirani 1996; Yuan and Lin 2006 (groups).
+
+    >>> import torch
+    >>> L1(1.0).prox_(torch.tensor([3.0, -0.5, -2.0]))
+    tensor([ 2.,  0., -1.])
+    >>> L1(5.0, groups="neuron").prox_(torch.tensor([[6.0, 8.0], [3.0, 4.0]]))
+    tensor([[3., 4.],
+            [0., 0.]])
+    """
+
+    lam: Number
+    weights: Any = None
+    KIND = "l1"
+    RANGES: ClassVar[dict[str, Range]] = {"lam": NOT_NEGATIVE}
+    PER_GROUP: ClassVar[dict[str, Range]] = {"weights": NOT_NEGATIVE}
+
+    def element_op(self) -> tuple[str, tuple[float, ...]] | None:
+        """The kind and parameters of the entry-by-entry operator; None with groups or weights."""
+        return None if self.weights is not None else super().element_op()
+
+    def _prox_(self, x: Any, step: float, metric: Any) -> None:
+        groups = self._groups(x)
+        if self.groups != "element":
+            if metric is None:
+                super()._prox_(x, step, None)
+            else:
+                norms(x, groups)  # refuses NaN before anything is changed
+                lam = self._lam * step * self._weighted(torch.ones(groups.count).double())
+                metric_group_l2_(x, metric, groups, lam)
+        elif self.weights is None:
+            super()._prox_(x, step, metric)
+        else:
+            wide = (step * self._weighted(torch.ones(groups.count).double())).view(tuple(x.shape))
+            steps: Any = wide.to(x.dtype) if isinstance(x, Tensor) else wide.numpy().astype(x.dtype)
+            elementwise_(x, *self._op(), steps if metric is None else steps / metric)
+
+    def _shrunk(self, sizes: Tensor, step: float, metric: Tensor | None) -> Tensor:
+        steps = self._weighted(torch.full_like(sizes, step))
+        return elementwise_(sizes.clone(), *self._op(), steps)
+
+    def _weighted(self, per_group: Tensor) -> Tensor:
+        if self.weights is None:
+            return per_group
+        return per_group * check_count(self.weights, len(per_group), "weights")
+
+    def _phi(self, a: Tensor) -> Tensor:
+        return self._lam * self._weighted(a)
+
+    def _slope(self, a: Tensor) -> Tensor:
+        return self._lam * self._weighted(torch.ones_like(a))
+
+
+@dataclass(frozen=True, eq=False)
+class ElasticNet(Separable):
+    """lam sum_j (rho |x_j| + (1 - rho) x_j^2 / 2).
+
+    Args:
+        lam: weight of the penalty, >= 0, or a schedule.
+        rho: share of the l1 part, in [0, 1]: 1 is l1, 0 is ridge.
+        groups: see `Penalty`.
+
+    Raises:
+        PenaltyError, DTypeError: see `Penalty`.
+
+    Reference:
+        Zou and Hastie 2005, "Regularization and variable selection via the elastic net".
+
+    >>> import torch
+    >>> ElasticNet(1.0, rho=0.5).prox_(torch.tensor([2.0, -0.25]))
+    tensor([1., 0.])
+    """
+
+    lam: Number
+    rho: float
+    KIND = "elastic_net"
+    RANGES: ClassVar[dict[str, Range]] = {"lam": NOT_NEGATIVE, "rho": SHARE}
+
+    def _phi(self, a: Tensor) -> Tensor:
+        return self._lam * (self.rho * a + (1.0 - self.rho) * a**2 / 2.0)
+
+    def _slope(self, a: Tensor) -> Tensor:
+        return self._lam * (self.rho + (1.0 - self.rho) * a)
+
+    def _curvature(self, a: Tensor) -> Tensor:
+        return torch.full_like(a, self._lam * (1.0 - self.rho))
+
+
+@dataclass(frozen=True, eq=False)
+class L0(Separable):
+    """lam times the number of non-zero entries, or groups.
+
+    The operator keeps what is larger than sqrt(2 lam s), unchanged.
+
+    Args:
+        lam: weight of the penalty, >= 0, or a schedule.
+        groups: see `Penalty`.
+
+    Raises:
+        PenaltyError, DTypeError: see `Penalty`.
+
+    Reference:
+        Blumensath and Davies 2008, "Iterative thresholding for sparse approximations".
+
+    >>> import torch
+    >>> L0(2.0).prox_(torch.tensor([3.0, -2.0, 1.0]))
+    tensor([3., 0., 0.])
+    """
+
+    lam: Number
+    KIND = "l0"
+    RANGES: ClassVar[dict[str, Range]] = {"lam": NOT_NEGATIVE}
+
+    def gap(self, step: float = 1.0) -> float:
+        """sqrt(2 lam s)."""
+        self._resolved()
+        return math.sqrt(2.0 * self._lam * step)
+
+    def weak_convexity(self) -> float:
+        """Infinite: a jump."""
+        return math.inf
+
+    def _phi(self, a: Tensor) -> Tensor:
+        return self._lam * (a != 0).double()
+
+    def _slope(self, a: Tensor) -> Tensor:
+        return torch.where((a == 0) & (self._lam > 0), torch.inf, 0.0).double()
+
+
+@dataclass(frozen=True, eq=False)
+class Lp(Separable):
+    """lam sum_j |x_j|^p for 0 < p <= 1; p = 1 is l1.
+
+    An output of the operator is 0 or at least `gap(s)` = (2 lam s (1 - p))^(1 / (2 - p)).
+
+    Args:
+        p: the power, in (0, 1].
+        lam: weight of the penalty, >= 0, or a schedule.
+        groups: see `Penalty`.
+
+    Raises:
+        PenaltyError, DTypeError: see `Penalty`.
+
+    Reference:
+        Marjanovic and Solo 2012, "On lq optimization and matrix completion"; for p = 1/2
+        Xu et al. 2012.
+
+    >>> import torch
+    >>> Lp(p=0.5, lam=1.0).prox_(torch.tensor([1.4, 1.6, 5.0]))
+    tensor([0.0000, 1.1295, 4.7711])
+    """
+
+    p: float
+    lam: Number
+    KIND = "lp"
+    RANGES: ClassVar[dict[str, Range]] = {
+        "p": Range(lambda v: 0 < v <= 1, "in (0, 1]"),
+        "lam": NOT_NEGATIVE,
+    }
+
+    def gap(self, step: float = 1.0) -> float:
+        """The smallest magnitude that an output other than zero has."""
+        self._resolved()
+        return float((2.0 * self._lam * step * (1.0 - self.p)) ** (1.0 / (2.0 - self.p)))
+
+    def weak_convexity(self) -> float:
+        """Infinite below p = 1: the slope at zero is."""
+        return math.inf if self.p < 1 else 0.0
+
+    def _op(self) -> tuple[str, tuple[float, ...]]:
+        return super()._op() if self.p < 1 else ("l1", (self._lam,))
+
+    def _phi(self, a: Tensor) -> Tensor:
+        return self._lam * a**self.p
+
+    def _slope(self, a: Tensor) -> Tensor:
+        return self._lam * self.p * a ** (self.p - 1.0) if self._lam > 0 else torch.zeros_like(a)
+
+    def _curvature(self, a: Tensor) -> Tensor:
+        return self._lam * self.p * (self.p - 1.0) * a ** (self.p - 2.0)

@@ -1,0 +1,156 @@
+"""WGSEF: the weighted group sparse envelope function, the convex envelope of "k groups + ridge".
+
+    GS(x) = 1/2 min_u { sum_j d_j ||x_j||^2 / u_j : 0 <= u_j <= 1, sum_j c_j u_j <= k }
+
+For c = 1 and integer k it is the largest convex function below 1/2 sum_j d_j ||x_j||^2 on vectors
+of at most k non-zero groups (and inf elsewhere). Its operator multiplies each group by a gain
+u_j / (u_j + lam d_j), found in linear time (`gossamer.prox.groups.wgsef_gains`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from gossamer.prox.groupings import PenaltyError, check_count, norms
+from gossamer.prox.groups import Groups, wgsef_gains, wgsef_value
+from gossamer.prox.penalty import NOT_NEGATIVE, POSITIVE, Number, Radial, Range, budget
+from gossamer.prox.separable import radial_distance
+
+
+@dataclass(frozen=True, eq=False)
+class WGSEF(Radial):
+    """lam GS_k(x): pulls a tensor towards k non-zero groups, which it shrinks only mildly.
+
+    One step of the operator does not leave exactly k groups: those beyond the budget shrink faster
+    than those within, and vanish over many steps. Groups within the budget are divided by
+    1 + lam s d. With `unbiased` the penalty is lam (GS_k(x) - 1/2 ||x||^2), which is zero on
+    vectors of k groups: they keep their size. It needs lam s < 1.
+
+    In a metric each group takes the mean over its entries, which is exact for single entries.
+
+    Args:
+        k: the budget: a number >= 0, or a share of the groups (of their cost, with `c`), such as
+            "25%", or a schedule. A share of the groups is rounded to at least one.
+        lam: weight of the penalty, >= 0, or a schedule.
+        groups: see `Penalty`.
+        d: weight of each group's energy, > 0; None is 1.
+        c: what each group costs (its parameters, its FLOPs), > 0; None is 1.
+        unbiased: the difference-of-convex form; d must be None.
+
+    Raises:
+        PenaltyError, DTypeError: see `Penalty`.
+
+    Reference:
+        Refael, Arbel and Huleihel 2022, "Sparse envelope functions"; Beck and Refael 2022;
+        the k-support norm of Argyriou, Foygel and Srebro 2012.
+
+    >>> import torch
+    >>> WGSEF(k=1, lam=3.0).prox_(torch.tensor([0.0, 5.0, 10.0, 15.0, 20.0]))
+    tensor([0., 0., 0., 0., 5.])
+    """
+
+    k: Any
+    lam: Number
+    d: Any = None
+    c: Any = None
+    unbiased: bool = False
+    RANGES: ClassVar[dict[str, Range]] = {"lam": NOT_NEGATIVE}
+    PER_GROUP: ClassVar[dict[str, Range]] = {"d": POSITIVE, "c": POSITIVE}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "k", self._budget(self.k))
+        if self.unbiased and self.d is not None:
+            raise PenaltyError("WGSEF got unbiased=True and d; the unbiased form has d = 1: drop d")
+
+    def weak_convexity(self) -> float:
+        """Lam in the unbiased form, else 0."""
+        self._resolved()
+        return self._lam if self.unbiased else 0.0
+
+    def _limits(self, count: int) -> tuple[float, Tensor | None, Tensor | None]:
+        """The budget, and d and c once they fit."""
+        d, c = (
+            None if v is None else check_count(v, count, name)
+            for name, v in (("d", self.d), ("c", self.c))
+        )
+        if c is None:
+            return budget(self.k, count), d, c
+        return budget(self.k, float(c.sum()), counts=False), d, c
+
+    def _scaled(self, lam: float, h: Tensor | None) -> tuple[Tensor | float, Any]:
+        """The unbiased form is the plain one of x stretched by this factor, in this metric."""
+        if not self.unbiased:
+            return 1.0, h
+        base = torch.tensor(1.0, dtype=torch.float64) if h is None else h
+        if not (base > lam).all():
+            raise PenaltyError(
+                f"WGSEF(unbiased=True) got lam * step = {lam:g} in a metric that falls to "
+                f"{float(base.min()):g}; the product must be below: choose a smaller lam or step"
+            )
+        return base / (base - lam), base - lam
+
+    def _shrunk(self, sizes: Tensor, step: float, metric: Tensor | None) -> Tensor:
+        k, d, c = self._limits(len(sizes))
+        lam = self._lam * step
+        stretch, h = self._scaled(lam, metric)
+        if h is not None:
+            h = h.expand(len(sizes)).contiguous()
+        gains, _ = wgsef_gains(sizes * stretch, k, lam, d, c, h)
+        return gains * stretch * sizes
+
+    def _tangent(self, sizes: Tensor, shrunk: Tensor, step: float, v: Tensor) -> Tensor:
+        # Saturated groups divide by 1 + lam d. The others share the budget: with
+        # r = sqrt(lam d c) their Jacobian is I - r r' / (k - cost of the saturated + r'r).
+        k, d, c = self._limits(len(sizes))
+        lam = self._lam * step
+        stretch = 1.0
+        if self.unbiased:
+            stretch, lam = 1.0 / (1.0 - lam), lam / (1.0 - lam)
+        ones = torch.ones_like(sizes)
+        d, c = ones if d is None else d, ones if c is None else c
+        kept = shrunk > 0
+        full = kept & (shrunk >= stretch * sizes / (1.0 + lam * d) * (1.0 - 1e-12))
+        r = torch.where(kept & ~full, (lam * d * c).sqrt(), 0.0)
+        left = k - c[full].sum() + (r**2).sum()
+        inner = (v - r * (r @ v) / left) if r.any() else v
+        return stretch * torch.where(full, v / (1.0 + lam * d), torch.where(kept, inner, 0.0))
+
+    def _value(self, x: Tensor, groups: Groups) -> float:
+        sizes = norms(x, groups)
+        if self._lam == 0:
+            return 0.0
+        value, _ = wgsef_value(sizes, *self._limits(groups.count))
+        if self.unbiased:
+            value -= 0.5 * float((sizes**2).sum())
+        return float(self._lam * value)
+
+    def _distance(self, x: Tensor, grad: Tensor, groups: Groups) -> Tensor | float:
+        sizes = norms(x, groups)
+        if self._lam == 0:
+            return (grad**2).sum()
+        k, d, c = self._limits(groups.count)
+        value, u = wgsef_value(sizes, k, d, c)
+        if math.isinf(value):
+            return math.inf
+        ones = torch.ones_like(sizes)
+        d, c = ones if d is None else d, ones if c is None else c
+        kept = sizes > 0
+        slope = torch.where(kept, d * sizes / u, (d * c).sqrt() * self._price(sizes, u, k, d, c))
+        if self.unbiased:
+            slope = slope - sizes
+        return radial_distance(x, grad, groups, self._lam * slope)
+
+    def _price(self, sizes: Tensor, u: Tensor, k: float, d: Tensor, c: Tensor) -> float:
+        """What a unit of budget is worth: how steep GS is at groups that are zero."""
+        if k == 0:
+            return math.inf
+        kept = sizes > 0
+        if c[kept].sum() < k:
+            return 0.0
+        return float((sizes * (d / c).sqrt() / u)[kept].min())

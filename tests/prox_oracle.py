@@ -1,0 +1,122 @@
+"""Penalties written down once more, plainly, and slow ways to find their proximal points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
+
+GRID = 20_001
+
+
+def l1(a: Vector, lam: float) -> Vector:
+    return lam * a
+
+
+def elastic_net(a: Vector, lam: float, rho: float) -> Vector:
+    return lam * (rho * a + (1 - rho) * a * a / 2)
+
+
+def l0(a: Vector, lam: float) -> Vector:
+    return lam * (a > 0)
+
+
+def lp(a: Vector, p: float, lam: float) -> Vector:
+    return lam * a**p
+
+
+def mcp(a: Vector, lam: float, gamma: float) -> Vector:
+    return np.where(a <= gamma * lam, lam * a - a * a / (2 * gamma), gamma * lam**2 / 2)
+
+
+def scad(a: Vector, lam: float, gamma: float) -> Vector:
+    middle = (2 * gamma * lam * a - a * a - lam**2) / (2 * (gamma - 1))
+    return np.select([a <= lam, a <= gamma * lam], [lam * a, middle], lam**2 * (gamma + 1) / 2)
+
+
+def capped_l1(a: Vector, lam: float, t: float) -> Vector:
+    return lam * np.minimum(a, t)
+
+
+def transformed_l1(x: Vector, lam: float, a: float) -> Vector:
+    return lam * (a + 1) * x / (a + x)
+
+
+def log_sum(a: Vector, lam: float, eps: float) -> Vector:
+    return lam * np.log(1 + a / eps)
+
+
+PHI: dict[str, Callable[..., Vector]] = {
+    "l1": l1,
+    "elastic_net": elastic_net,
+    "l0": l0,
+    "lp": lp,
+    "mcp": mcp,
+    "scad": scad,
+    "capped_l1": capped_l1,
+    "transformed_l1": transformed_l1,
+    "log_sum": log_sum,
+}
+
+
+def objective(kind: str, parameters: dict[str, float], step: float, x: Any, z: Any) -> Vector:
+    """1/2 (z - x)^2 + step phi(|z|), entry by entry."""
+    return 0.5 * (z - x) ** 2 + step * PHI[kind](np.abs(z), **parameters)
+
+
+def grid_best(kind: str, parameters: dict[str, float], step: float, x: Vector) -> Vector:
+    """The least objective on a grid of 20,001 points from -|x| to |x|, with 0, for each x."""
+    unit = np.linspace(-1.0, 1.0, GRID)
+    unit[GRID // 2] = 0.0
+    z = np.abs(x)[:, None] * unit
+    return objective(kind, parameters, step, x[:, None], z).min(axis=1)
+
+
+def envelope(sizes: Vector, k: int) -> Vector:
+    """GS_k of norms [..., m] for unit weights: half the squared k-support norm, by sorting.
+
+    Argyriou, Foygel and Srebro 2012, proposition 2.1: with r the number of entries that share,
+    1/2 (sum of the first k - r - 1 squares + (sum of the rest)^2 / (r + 1)).
+    """
+    s = -np.sort(-sizes, axis=-1)
+    if k >= s.shape[-1]:
+        return 0.5 * (s**2).sum(-1)
+    best = np.full(s.shape[:-1], np.nan)
+    for r in range(k):
+        top, rest = s[..., : k - r - 1], s[..., k - r - 1 :].sum(-1)
+        level = rest / (r + 1)
+        above = np.inf if k - r - 1 == 0 else s[..., k - r - 2]
+        fits = (above * (1 + 1e-12) >= level) & (level >= s[..., k - r - 1] * (1 - 1e-12))
+        best = np.where(
+            np.isnan(best) & fits, 0.5 * ((top**2).sum(-1) + rest * rest / (r + 1)), best
+        )
+    return best
+
+
+def not_worse(
+    total: Callable[[Vector], Vector],
+    z: Vector,
+    rng: np.random.Generator,
+    also: Vector | None = None,
+    tries: int = 60,
+) -> None:
+    """Assert that no perturbation of z, at scales from 1 to 1e-6, has a lower objective.
+
+    `total` takes [tries, n] and gives [tries]. Perturbations are dense, of single entries, towards
+    zero, and to the points `also`.
+    """
+    n = z.size
+    size = 10.0 ** rng.uniform(-6, 0, (tries, 1)) * (np.abs(z).max() + 0.1)
+    moves = rng.normal(size=(tries, n)) * size
+    moves[: tries // 2] *= rng.random((tries // 2, n)) < 1.5 / n
+    others = [z + moves, z * rng.uniform(0, 1.2, (tries, 1)), z * (rng.random((tries, n)) < 0.7)]
+    if also is not None:
+        others.append(np.atleast_2d(also))
+    everyone = np.concatenate(others)
+    mine = total(z[None])[0]
+    best = total(everyone).min()
+    assert mine <= best + 1e-12 * (1 + abs(mine)), f"{mine} is beaten by {best}"
