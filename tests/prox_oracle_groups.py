@@ -99,7 +99,8 @@ def top_k(x: Vector, k: int) -> Vector:
 
 
 def simplex(x: Vector, radius: float) -> Vector:
-    y = np.sort(x.astype(np.float64))[::-1]
+    x = x - x.max()  # else the radius drowns in large numbers
+    y = np.sort(x)[::-1]
     roots = (np.cumsum(y) - radius) / np.arange(1, len(y) + 1)
     return np.maximum(0.0, x - roots[np.flatnonzero(y > roots)[-1]])
 

@@ -4,7 +4,9 @@
 #include "prox/groups.hpp"
 
 #include <cmath>
+#include <limits>
 #include <string>
+#include <type_traits>
 
 #include "bind/bind.hpp"
 #include "bind/tensor.hpp"
@@ -40,9 +42,9 @@ double* read_doubles(py::handle object, const char* who, std::int64_t needed,
 }
 
 void check_number(double value, const char* who) {
-  require<ShapeError>(value >= 0.0 && std::isfinite(value),
-                      std::string(who) + "=" + py::str(py::float_(value)).cast<std::string>() +
-                          "; a finite number of at least 0 is needed");
+  if (value >= 0.0 && std::isfinite(value)) return;
+  throw ShapeError(std::string(who) + "=" + py::str(py::float_(value)).cast<std::string>() +
+                   "; a finite number of at least 0 is needed");
 }
 
 // Null for None; otherwise all entries positive and finite.
@@ -50,10 +52,10 @@ const double* read_weights(py::handle object, const char* who, std::int64_t need
   if (object.is_none()) return nullptr;
   const double* const data = read_doubles(object, who, needed);
   for (std::int64_t j = 0; j < needed; ++j) {
-    require<ShapeError>(data[j] > 0.0 && std::isfinite(data[j]),
-                        std::string(who) + "[" + std::to_string(j) + "] is " +
-                            py::str(py::float_(data[j])).cast<std::string>() +
-                            "; positive finite numbers are needed");
+    if (data[j] > 0.0 && data[j] <= std::numeric_limits<double>::max()) continue;
+    throw ShapeError(std::string(who) + "[" + std::to_string(j) + "] is " +
+                     py::str(py::float_(data[j])).cast<std::string>() +
+                     "; positive finite numbers are needed");
   }
   return data;
 }

@@ -57,11 +57,12 @@ struct GroupKernels {
   // x *= gain; a zero comes out as +0.0, NaN stays.
   void (*scale)(T* x, std::int64_t n, double gain) noexcept;
   void (*scale_by)(T* x, std::int64_t n, const double* gains) noexcept;
-  // sum and number of x > theta, with |x| for x when `absolute`.
-  void (*above)(const T* x, std::int64_t n, double theta, bool absolute, double* sum,
+  // sum and number of those y = x - shift that exceed theta; with |x| for x when `absolute`.
+  void (*above)(const T* x, std::int64_t n, double shift, double theta, bool absolute, double* sum,
                 std::int64_t* count) noexcept;
-  // x -> sign(x) (|x| - theta)_+, or (x - theta)_+ when not `absolute`; then times `gain`.
-  void (*shrink)(T* x, std::int64_t n, double theta, bool absolute, double gain) noexcept;
+  // x -> (y - theta)_+ gain, with the sign of x when `absolute`.
+  void (*shrink)(T* x, std::int64_t n, double shift, double theta, bool absolute,
+                 double gain) noexcept;
 };
 
 struct GroupPasses {

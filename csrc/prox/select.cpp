@@ -136,12 +136,20 @@ struct Above {
   std::int64_t count = 0;
 };
 
+// How x is seen: as y = x - shift, or |x| - shift.
+struct View {
+  bool absolute;
+  double shift;
+  double operator()(double x) const noexcept { return (absolute ? std::abs(x) : x) - shift; }
+};
+
 template <class T>
-Above above(const T* x, std::int64_t n, double theta, bool absolute) {
+Above above(const T* x, std::int64_t n, double theta, View view) {
   const GroupKernels<T>& kernels = kernels_of<T>(prox_table().groups);
   std::vector<Above> parts(chunks(n));
   each_chunk(n, [&](std::int64_t begin, std::int64_t end, std::size_t task) noexcept {
-    kernels.above(x + begin, end - begin, theta, absolute, &parts[task].sum, &parts[task].count);
+    kernels.above(x + begin, end - begin, view.shift, theta, view.absolute, &parts[task].sum,
+                  &parts[task].count);
   });
   Above total;
   for (const Above& part : parts) {
@@ -185,18 +193,21 @@ Extremes<T> extremes(const T* x, std::int64_t n, bool absolute) {
   return total;
 }
 
-// theta with sum (y - theta)_+ = radius, y = x or |x|, radius > 0. Newton's steps on this convex
-// function come from the left from the second one on and end after finitely many (Michelot 1986);
-// what lies below a step is out for good. Started at the root of a sample, it takes a few.
+// theta with sum (y - theta)_+ = radius > 0. Newton's steps on this convex function come from the
+// left from the second one on and end after finitely many (Michelot 1986); what lies below a step
+// is out for good. Started at the root of a sample, it takes a few.
 template <class T>
-double threshold(const T* x, std::int64_t n, double most, double radius, bool absolute) {
+double threshold(const T* x, std::int64_t n, double most, double radius, View view) {
   constexpr std::int64_t sampled = 1 << 11;
-  double theta = most - radius;
+  const double least = most - view.shift - radius;  // one entry takes all
+  double theta = least;
+  const auto step = [&](const Above& over) {
+    return std::max(least, (over.sum - radius) / static_cast<double>(over.count));
+  };
   if (n > 4 * sampled) {
     std::vector<double> y(sampled);
     for (std::int64_t s = 0; s < sampled; ++s) {
-      const double v = static_cast<double>(x[s * n / sampled]);
-      y[static_cast<std::size_t>(s)] = absolute ? std::abs(v) : v;
+      y[static_cast<std::size_t>(s)] = view(static_cast<double>(x[s * n / sampled]));
     }
     std::sort(y.begin(), y.end(), [](double a, double b) { return a > b; });
     const double budget = radius * static_cast<double>(sampled) / static_cast<double>(n);
@@ -207,49 +218,70 @@ double threshold(const T* x, std::int64_t n, double most, double radius, bool ab
       if (y[s] <= root) break;
       theta = std::max(theta, root);
     }
-    Above over = above(x, n, theta, absolute);
-    theta = over.count == 0
-                ? most - radius
-                : std::max(most - radius, (over.sum - radius) / static_cast<double>(over.count));
+    const Above over = above(x, n, theta, view);
+    theta = over.count == 0 ? least : step(over);
   }
-  // Everything that counts from here on.
-  std::vector<double> live;
-  {
-    const Above over = above(x, n, std::nextafter(theta, -infinity), absolute);
-    live.reserve(static_cast<std::size_t>(over.count));
-    for (std::int64_t i = 0; i < n; ++i) {
-      const double v = absolute ? std::abs(static_cast<double>(x[i])) : static_cast<double>(x[i]);
-      if (v >= theta) live.push_back(v);
+
+  // What counts from here on, chunk after chunk.
+  std::vector<std::int64_t> start(chunks(n) + 1, 0);
+  each_chunk(n, [&](std::int64_t begin, std::int64_t end, std::size_t task) noexcept {
+    std::int64_t count = 0;
+    for (std::int64_t i = begin; i < end; ++i) {
+      count += view(static_cast<double>(x[i])) > theta ? 1 : 0;
     }
-  }
+    start[task + 1] = count;
+  });
+  for (std::size_t t = 1; t < start.size(); ++t) start[t] += start[t - 1];
+  std::vector<double> live(static_cast<std::size_t>(start.back()));
+  each_chunk(n, [&](std::int64_t begin, std::int64_t end, std::size_t task) noexcept {
+    double* to = live.data() + start[task];
+    for (std::int64_t i = begin; i < end; ++i) {
+      const double y = view(static_cast<double>(x[i]));
+      if (y > theta) *to++ = y;
+    }
+  });
+  const View plain{false, 0.0};
+  Above sure;  // entries above the root, no longer among the live ones
+  const auto above_live = [&](double level) {
+    Above over = above(live.data(), static_cast<std::int64_t>(live.size()), level, plain);
+    over.sum += sure.sum;
+    over.count += sure.count;
+    return over;
+  };
   for (;;) {
-    const Above over = above(live.data(), static_cast<std::int64_t>(live.size()), theta, false);
-    if (over.count == 0) return theta;
-    const double next = (over.sum - radius) / static_cast<double>(over.count);
-    if (!(next > theta)) return next;
-    theta = next;
+    const Above over = above_live(theta);
+    if (over.count == 0 || !(step(over) > theta)) return theta;
+    theta = step(over);
     const std::size_t before = live.size();
-    std::erase_if(live, [theta](double v) { return v <= theta; });
-    if (8 * (before - live.size()) < before && live.size() > 64) {
-      // Slow progress (numbers like powers of two): the middle one halves what is left.
-      const auto middle = live.begin() + static_cast<std::ptrdiff_t>(live.size() / 2);
-      std::nth_element(live.begin(), middle, live.end());
-      const double pivot = *middle;
-      const Above half = above(live.data(), static_cast<std::int64_t>(live.size()), pivot, false);
-      if (half.sum - pivot * static_cast<double>(half.count) >= radius) {
-        theta = std::max(theta, pivot);
-        std::erase_if(live, [pivot](double v) { return v <= pivot; });
-      }
+    std::erase_if(live, [theta](double y) { return y <= theta; });
+    if (8 * (before - live.size()) >= before || live.size() < 64) continue;
+    // Slow progress (numbers like powers of two): the middle one halves what is left.
+    const auto middle = live.begin() + static_cast<std::ptrdiff_t>(live.size() / 2);
+    std::nth_element(live.begin(), middle, live.end());
+    const double pivot = *middle;
+    const Above half = above_live(pivot);
+    if (half.sum - pivot * static_cast<double>(half.count) >= radius) {
+      theta = std::max(theta, pivot);
+      std::erase_if(live, [pivot](double y) { return y <= pivot; });
+    } else {
+      sure = half;
+      std::erase_if(live, [pivot](double y) { return y > pivot; });
     }
   }
 }
 
 template <class T>
-void shrink_all(T* x, std::int64_t n, double theta, bool absolute, double gain) {
+void shrink_all(T* x, std::int64_t n, double theta, View view, double gain) {
   const GroupKernels<T>& kernels = kernels_of<T>(prox_table().groups);
   each_chunk(n, [&](std::int64_t begin, std::int64_t end, std::size_t) noexcept {
-    kernels.shrink(x + begin, end - begin, theta, absolute, gain);
+    kernels.shrink(x + begin, end - begin, view.shift, theta, view.absolute, gain);
   });
+}
+
+// Measured from the largest where that is much larger than the radius: what counts then lies within
+// a factor of two of it, and the differences are exact.
+View view_for(double most, double radius, bool absolute) {
+  return {absolute, 2.0 * radius < std::abs(most) ? most : 0.0};
 }
 
 }  // namespace
@@ -260,8 +292,10 @@ void l1_ball(T* x, std::int64_t n, double radius) {
   if (radius == 0.0) {
     std::fill(x, x + n, T(0));
   } else {
-    const bool inside = above(x, n, 0.0, true).sum <= radius;
-    shrink_all(x, n, inside ? 0.0 : threshold(x, n, most, radius, true), true, 1.0);
+    const View plain{true, 0.0};
+    const bool inside = above(x, n, 0.0, plain).sum <= radius;
+    const View view = inside ? plain : view_for(most, radius, true);
+    shrink_all(x, n, inside ? 0.0 : threshold(x, n, most, radius, view), view, 1.0);
   }
 }
 
@@ -271,7 +305,8 @@ void simplex(T* x, std::int64_t n, double radius) {
   if (radius == 0.0) {
     std::fill(x, x + n, T(0));
   } else {
-    shrink_all(x, n, threshold(x, n, most, radius, false), false, 1.0);
+    const View view = view_for(most, radius, false);
+    shrink_all(x, n, threshold(x, n, most, radius, view), view, 1.0);
   }
 }
 
@@ -279,7 +314,7 @@ template <class T>
 void l1_minus_l2(T* x, std::int64_t n, double lam, double alpha) {
   const Extremes<T> largest = extremes(x, n, true);
   const double most = static_cast<double>(largest.most);
-  if (most == 0.0) return shrink_all(x, n, 0.0, true, 1.0);
+  if (most == 0.0) return shrink_all(x, n, 0.0, View{true, 0.0}, 1.0);
   if (most > lam) {
     // |z|^2 of z = soft(x, lam), in units of the largest so that no square overflows.
     std::vector<double> parts(chunks(n));
@@ -294,7 +329,7 @@ void l1_minus_l2(T* x, std::int64_t n, double lam, double alpha) {
     });
     double sum = 0.0;
     for (const double part : parts) sum += part;
-    shrink_all(x, n, lam, true, 1.0 + alpha * lam / (unit * std::sqrt(sum)));
+    shrink_all(x, n, lam, View{true, 0.0}, 1.0 + alpha * lam / (unit * std::sqrt(sum)));
     return;
   }
   const double kept = most + (alpha - 1.0) * lam;

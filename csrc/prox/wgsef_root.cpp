@@ -7,6 +7,7 @@
 
 #include "core/check.hpp"
 #include "core/parallel.hpp"
+#include "core/workspace.hpp"
 #include "prox/table.hpp"
 
 namespace gossamer {
@@ -62,7 +63,7 @@ void RampRoot::each_block(Live live, F&& body) {
   touched_ += static_cast<double>(live.n);
   const RampInputs& in = problem_.groups;
   const std::int64_t m = problem_.m;
-  const double* const kept = live.store < 0 ? nullptr : memory_[live.store].get();
+  const double* const kept = live.store < 0 ? nullptr : memory_[live.store];
   parallel_for(tasks, workers_for(tasks), [&](std::int64_t task, int) noexcept {
     const std::int64_t begin = task * chunk, end = std::min(live.n, begin + chunk);
     if (flat_) {
@@ -87,7 +88,7 @@ RampRoot::One RampRoot::group(Live live, std::int64_t i) const {
   const RampInputs& in = problem_.groups;
   One one{};
   if (live.store >= 0) {
-    const double* const kept = memory_[live.store].get();
+    const double* const kept = memory_[live.store];
     one.slope = kept[i];
     one.offset = flat_ ? in.lam : kept[problem_.m + i];
     one.cost = flat_ ? 1.0 : kept[2 * problem_.m + i];
@@ -245,17 +246,10 @@ RampRoot::Interval RampRoot::cut(Live live) {
   return found;
 }
 
-double* RampRoot::reserve(int store) {
-  if (memory_[store] == nullptr) {
-    memory_[store].reset(new double[static_cast<std::size_t>(problem_.m * (flat_ ? 1 : 3))]);
-  }
-  return memory_[store].get();
-}
-
 // Settles the groups without a breakpoint inside the interval, when the root lies in it; says so.
 bool RampRoot::settle(Live& live, Interval at) {
   const int next = live.store == 0 ? 1 : 0;
-  double* const out = reserve(next);
+  double* const out = memory_[next];
   const std::int64_t m = problem_.m;
   std::vector<Settled> parts(static_cast<std::size_t>(ceil_div(live.n, chunk)));
   each_block(live, [&](const Ramps& ramps, std::int64_t n, std::int64_t task) noexcept {
@@ -300,6 +294,12 @@ bool RampRoot::settle(Live& live, Interval at) {
 double RampRoot::solve(double k) {
   k_ = k;
   at_ = {0.0, infinity};
+  const std::int64_t store = problem_.m * (flat_ ? 1 : 3);
+  if (problem_.m > few) {
+    const auto size = static_cast<std::size_t>(2 * store) * sizeof(double);
+    memory_[0] = reinterpret_cast<double*>(Workspace::get(size));
+    memory_[1] = memory_[0] + store;
+  }
   Live live{problem_.m, -1};
   enum class Mode { guess, cut, medians } mode = Mode::guess;
   while (live.n > few && mode != Mode::medians) {
@@ -313,6 +313,7 @@ double RampRoot::solve(double k) {
   }
   double eta = 0.0;
   narrow(all(live), 1.0, k_, at_, slope_, fixed(), &eta);
+  Workspace::trim();
   return eta;
 }
 

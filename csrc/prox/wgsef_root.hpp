@@ -7,7 +7,6 @@
 // cannot fool, and then by true medians: linear in any case.
 #pragma once
 
-#include <memory>
 #include <vector>
 
 #include "prox/wgsef.hpp"
@@ -16,7 +15,8 @@ namespace gossamer {
 
 class RampRoot {
  public:
-  // Throws ShapeError when a norm, weight or offset is unfit, std::bad_alloc.
+  // Throws ShapeError when a norm, weight or offset is unfit, std::bad_alloc. Works in this
+  // thread's Workspace.
   explicit RampRoot(const WgsefProblem& problem);
 
   double cost() const noexcept { return scan_.cost; }  // of all groups that are not zero
@@ -48,7 +48,6 @@ class RampRoot {
   One group(Live live, std::int64_t i) const;
   std::vector<One> sample(Live live, std::int64_t size);
   std::vector<One> all(Live live);
-  double* reserve(int store);
   double fixed() const noexcept { return full_ - offset_; }
 
   Interval guess(Live live);
@@ -66,7 +65,7 @@ class RampRoot {
   RampScan scan_;
   double touched_ = 0.0;
   std::int64_t chunks_;
-  std::unique_ptr<double[]> memory_[2];
+  double* memory_[2] = {};
 };
 
 }  // namespace gossamer

@@ -76,7 +76,7 @@ void scale_by(T* __restrict x, std::int64_t n, const double* __restrict gains) n
 }
 
 template <class T>
-void above(const T* x, std::int64_t n, double theta, bool absolute, double* sum,
+void above(const T* x, std::int64_t n, double shift, double theta, bool absolute, double* sum,
            std::int64_t* count) noexcept {
   double acc[sum_lanes] = {};
   std::int64_t over[sum_lanes] = {};
@@ -84,14 +84,14 @@ void above(const T* x, std::int64_t n, double theta, bool absolute, double* sum,
   for (; i + sum_lanes <= n; i += sum_lanes) {
     for (int l = 0; l < sum_lanes; ++l) {
       double v = static_cast<double>(x[i + l]);
-      v = absolute ? __builtin_fabs(v) : v;
+      v = (absolute ? __builtin_fabs(v) : v) - shift;
       acc[l] += v > theta ? v : 0.0;
       over[l] += v > theta ? 1 : 0;
     }
   }
   for (int l = 0; i < n; ++i, ++l) {
     double v = static_cast<double>(x[i]);
-    v = absolute ? __builtin_fabs(v) : v;
+    v = (absolute ? __builtin_fabs(v) : v) - shift;
     acc[l] += v > theta ? v : 0.0;
     over[l] += v > theta ? 1 : 0;
   }
@@ -101,10 +101,10 @@ void above(const T* x, std::int64_t n, double theta, bool absolute, double* sum,
 }
 
 template <class T>
-void shrink(T* x, std::int64_t n, double theta, bool absolute, double gain) noexcept {
+void shrink(T* x, std::int64_t n, double shift, double theta, bool absolute, double gain) noexcept {
   for (std::int64_t i = 0; i < n; ++i) {
     const double v = static_cast<double>(x[i]);
-    const double size = (absolute ? __builtin_fabs(v) : v) - theta;
+    const double size = ((absolute ? __builtin_fabs(v) : v) - shift) - theta;
     const double kept = size <= 0.0 ? 0.0 : size * gain;
     const T y = static_cast<T>(absolute && v < 0.0 ? -kept : kept);
     x[i] = y == T(0) ? T(0) : y;

@@ -96,43 +96,52 @@ void scan(const Ramps& r, std::int64_t n, RampScan& out) noexcept {
 template <bool Flat>
 void settle_as(const Ramps& r, std::int64_t n, double left, double right, Settled& out,
                double* rest_slope, double* rest_offset, double* rest_cost) noexcept {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
   const double *slope = r.slope, *offset = r.offset, *cost = r.cost;
   const double flat = r.flat_offset;
   std::int64_t rest = out.rest, ramps = 0, full = 0;
   for (std::int64_t from = 0; from < n; from += ramp_block) {
     const std::int64_t b = n - from < ramp_block ? n - from : ramp_block;
-    double on_ramp[ramp_block], ramp_offset[ramp_block], at_one[ramp_block];
-    double at_left[ramp_block], at_right[ramp_block];
+    double enters[ramp_block], fills[ramp_block], on_ramp[ramp_block], at_one[ramp_block];
     std::int64_t keep[ramp_block];
     const double* s_ = slope + from;
     const double* e_ = Flat ? nullptr : offset + from;
     const double* c_ = Flat ? nullptr : cost + from;
     for (std::int64_t i = 0; i < b; ++i) {
-      const double s = s_[i], e = Flat ? flat : e_[i], c = Flat ? 1.0 : c_[i];
-      const double enters = e / s, fills = (1.0 + e) / s;
-      const bool none = !(s > 0.0) | (enters >= right);
-      const bool one = !none & (fills <= left);
-      const bool ramp = !none & !one & (enters <= left) & (fills >= right);
-      const bool open = !none & !one & !ramp;
-      on_ramp[i] = ramp ? c * s : 0.0;
+      const double s = s_[i], e = Flat ? flat : e_[i];
+      enters[i] = s > 0.0 ? e / s : infinity;
+      fills[i] = s > 0.0 ? (1.0 + e) / s : infinity;
+    }
+    std::int64_t kept = 0;
+    for (std::int64_t i = 0; i < b; ++i) {
+      const std::int64_t ramp = enters[i] <= left ? (fills[i] >= right ? 1 : 0) : 0;
+      const std::int64_t none = enters[i] >= right ? 1 : 0;
+      const std::int64_t one = fills[i] <= left ? 1 : 0;
+      keep[i] = 1 - (ramp | none | one);
+      kept += keep[i];
       if constexpr (Flat) {
-        ramps += ramp ? 1 : 0;
-        full += one ? 1 : 0;
-      } else {
-        ramp_offset[i] = ramp ? c * e : 0.0;
-        at_one[i] = one ? c : 0.0;
+        ramps += ramp;
+        full += one;
       }
-      at_left[i] = open ? c * share(s, e, enters, fills, left) : 0.0;
-      at_right[i] = open ? c * share(s, e, enters, fills, right) : 0.0;
-      keep[i] = open ? 1 : 0;
+    }
+    for (std::int64_t i = 0; i < b; ++i) {
+      const double taken = Flat ? s_[i] : c_[i] * s_[i];
+      on_ramp[i] = enters[i] <= left ? (fills[i] >= right ? taken : 0.0) : 0.0;
     }
     out.slope += sum_of_block(on_ramp, b);
     if constexpr (!Flat) {
-      out.offset += sum_of_block(ramp_offset, b);
+      for (std::int64_t i = 0; i < b; ++i) {
+        const double taken = c_[i] * e_[i];
+        on_ramp[i] = enters[i] <= left ? (fills[i] >= right ? taken : 0.0) : 0.0;
+      }
+      out.offset += sum_of_block(on_ramp, b);
+      for (std::int64_t i = 0; i < b; ++i) at_one[i] = fills[i] <= left ? c_[i] : 0.0;
       out.full += sum_of_block(at_one, b);
     }
-    out.at_left += sum_of_block(at_left, b);
-    out.at_right += sum_of_block(at_right, b);
+    if (kept == 0) continue;
+
+    // What stays is written out, and then looked at again at both ends.
+    const std::int64_t first = rest;
     for (std::int64_t i = 0; i < b; ++i) {
       rest_slope[rest] = s_[i];
       if constexpr (!Flat) {
@@ -141,6 +150,18 @@ void settle_as(const Ramps& r, std::int64_t n, double left, double right, Settle
       }
       rest += keep[i];
     }
+    double at_left[ramp_block], at_right[ramp_block];
+    const double* ks = rest_slope + first;
+    const double* ke = Flat ? nullptr : rest_offset + first;
+    const double* kc = Flat ? nullptr : rest_cost + first;
+    for (std::int64_t i = 0; i < kept; ++i) {
+      const double s = ks[i], e = Flat ? flat : ke[i], c = Flat ? 1.0 : kc[i];
+      const double low = e / s, high = (1.0 + e) / s;
+      at_left[i] = c * share(s, e, low, high, left);
+      at_right[i] = c * share(s, e, low, high, right);
+    }
+    out.at_left += sum_of_block(at_left, kept);
+    out.at_right += sum_of_block(at_right, kept);
   }
   out.rest = rest;
   if constexpr (Flat) {
