@@ -148,6 +148,14 @@ def test_layers_are_differentiable() -> None:
     assert len(list(nets[1].parameters())[0]) == 1  # noqa: RUF015
 
 
+def test_each_untied_layer_has_its_own_weights() -> None:
+    A, y = problem()
+    net = LISTA(A, 0.3, 4, tied=False)
+    net(y).square().sum().backward()
+    assert (net.W.grad.flatten(1).abs().amax(1) > 0).all()
+    assert (net.S.grad.flatten(1).abs().amax(1) > 0).tolist() == [False, True, True, True]
+
+
 def test_lista_learns_what_takes_ista_many_steps() -> None:
     torch.manual_seed(0)
     A = torch.nn.functional.normalize(torch.randn(10, 20, dtype=F64), dim=0)

@@ -302,8 +302,8 @@ def plot(points: list[Point], path: Path, plan: Plan) -> None:
             [p.active for p in seeds], [1 - p.explained for p in seeds], ".", color=line.get_color()
         )
     axis.set(
-        xscale="log", yscale="log", xlabel="active latents a row", ylabel="unexplained variance, held out",
-        title=f"Residual stream of a small GPT: {plan.width} features, {plan.n} latents",
+        xscale="log", yscale="log", xlabel="active latents a row", ylabel="unexplained variance",
+        title=f"Residual stream of a small GPT: {plan.width} features, {plan.n} latents, held out",
     )  # fmt: skip
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
