@@ -319,6 +319,20 @@ def test_no_penalty_is_no_change() -> None:
         assert torch.equal(L1(1.0).prox(x, 0.0), x)
 
 
+@pytest.mark.parametrize("penalty", ONE_OF_EACH + GROUPED, ids=name)
+def test_nothing_but_zeros(penalty: Penalty) -> None:
+    zero = torch.zeros(3, 4)
+    z = penalty.prox(zero)
+    if isinstance(penalty, Simplex):
+        assert torch.allclose(z, torch.full((3, 4), 2.0 / 12))
+    else:
+        assert torch.equal(z, zero)
+        assert penalty.value(zero) == penalty.subdiff_distance(zero, zero) == 0.0
+        frozen = zero.numpy().copy()
+        frozen.flags.writeable = False
+        assert penalty.value(frozen) == 0.0
+
+
 def test_top_k_ties_and_shares() -> None:
     x = torch.tensor([[1.0, 2.0], [-2.0, 2.0]])
     assert TopK(2).prox(x).tolist() == [[0.0, 2.0], [-2.0, 0.0]]

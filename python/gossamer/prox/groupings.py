@@ -25,9 +25,6 @@ from gossamer import kernels
 from gossamer.errors import GossamerError, ShapeError
 from gossamer.prox.groups import Groups, group_norms, partition
 
-# A name, a block's sizes, labels of the entries, lists of indices, or a finished partition.
-Grouping = str | tuple[int, int] | Groups | Tensor | np.ndarray | list[int] | list[list[int]]
-
 # The fewest axes that a tensor needs.
 _RANKS = {
     "element": 0,

@@ -26,7 +26,6 @@ from torch import Tensor
 from gossamer.errors import DTypeError, ShapeError
 from gossamer.prox import autograd
 from gossamer.prox.groupings import (
-    Grouping,
     PenaltyError,
     check_grouping,
     means,
@@ -138,6 +137,8 @@ class Penalty(ABC):
 
     def on(self, weight: Any) -> Self:
         """The penalty on the values of a `gossamer.SparseWeight`, grouped as in its matrix.
+
+        Groups without a kept entry are left out: a share such as k="25%" is one of the others.
 
         Args:
             weight: the sparse weight; the result holds until its mask moves.
@@ -365,7 +366,6 @@ __all__ = [
     "NOT_NEGATIVE",
     "POSITIVE",
     "SHARE",
-    "Grouping",
     "Number",
     "Penalty",
     "PenaltyError",
