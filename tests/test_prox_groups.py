@@ -1,4 +1,4 @@
-"""The sparse envelope and the operators on groups: optimality, sorted oracles, bits, errors."""
+"""The sparse envelope and operators on groups: optimality, sorted oracles, bits, errors."""
 
 import itertools
 import math
@@ -208,8 +208,7 @@ def test_few_passes_over_a_million_groups(name: str) -> None:
     for k, lam in ((live / 4, 1e-3), (float(top), 3.0), (live * 0.9, 50.0)):
         gains, passes = ops.wgsef_gains(a, k, lam)
         assert passes <= 12
-        offset = lam
-        u = np.where(gains == 1 / (1 + lam), 1.0, gains * offset / (1 - gains))
+        u = np.where(gains == 1 / (1 + lam), 1.0, gains * lam / (1 - gains))
         if k < live and name != "heavier than floats":
             assert u.sum() == pytest.approx(k, rel=1e-9)
     if name != "heavier than floats":
