@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -14,7 +15,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_the_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    example, _ = EXAMPLES
+    example = EXAMPLES[0]
     script = tmp_path / "example.py"
     script.write_text(example, encoding="utf-8")
     names = runpy.run_path(str(script))
@@ -32,6 +33,19 @@ def test_the_transport_example_runs(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out.startswith("converged")
     assert names["x"].grad.abs().sum() > 0
     assert ((names["few"].plan > 0).sum(0) <= 8).all()
+
+
+def test_the_proximal_example_runs(tmp_path: Path) -> None:
+    script = tmp_path / "proximal.py"
+    script.write_text(EXAMPLES[2], encoding="utf-8")
+    names = runpy.run_path(str(script))
+
+    model, smaller, x = names["model"], names["smaller"], names["x"]
+    alive = int((model[0].weight != 0).any(1).sum())
+    assert 0 < alive < 256
+    assert smaller[0].out_features <= alive
+    assert (model[2].weight == 0).any()
+    assert torch.allclose(smaller(x), model(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))

@@ -12,7 +12,19 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gossamer import kernels, nn, ops, ot, patterns, sparsifiers
+    from gossamer import (
+        codes,
+        kernels,
+        nn,
+        ops,
+        optim,
+        ot,
+        patterns,
+        prox,
+        pruning,
+        schedules,
+        sparsifiers,
+    )
     from gossamer.errors import (
         CheckpointError,
         DataError,
@@ -28,12 +40,14 @@ if TYPE_CHECKING:
     from gossamer.nn.summary import summary
     from gossamer.ops import sddmm, spmm, spmm_t
     from gossamer.patterns import NM, Block, Pattern, Unstructured, parse_pattern
+    from gossamer.pruning import shrink
     from gossamer.weight import SparseWeight
 
 __version__ = version("gossamer")
 
 # Where each name lives. A module's own name stands for the module.
 _HOMES = {
+    "codes": ("codes",),
     "errors": (
         "CheckpointError",
         "DTypeError",
@@ -47,8 +61,12 @@ _HOMES = {
     "kernels": ("kernels", "info", "isa", "isas", "use_isa"),
     "nn": ("nn", "SparseLinear", "densify", "sparsify", "summary"),
     "ops": ("ops", "sddmm", "spmm", "spmm_t"),
+    "optim": ("optim",),
     "ot": ("ot",),
     "patterns": ("patterns", "NM", "Block", "Pattern", "Unstructured", "parse_pattern"),
+    "prox": ("prox",),
+    "pruning": ("pruning", "shrink"),
+    "schedules": ("schedules",),
     "sparsifiers": ("sparsifiers",),
     "weight": ("SparseWeight",),
 }
@@ -69,6 +87,7 @@ __all__ = [
     "SparseWeight",
     "StructureError",
     "Unstructured",
+    "codes",
     "densify",
     "info",
     "isa",
@@ -76,10 +95,15 @@ __all__ = [
     "kernels",
     "nn",
     "ops",
+    "optim",
     "ot",
     "parse_pattern",
     "patterns",
+    "prox",
+    "pruning",
+    "schedules",
     "sddmm",
+    "shrink",
     "sparsifiers",
     "sparsify",
     "spmm",

@@ -1,4 +1,4 @@
-"""The command line: `gossamer info`, `gossamer train`, `gossamer bench`, `gossamer transport`.
+"""The command line: info, train, bench, transport and sparsest-relu.
 
 Heavy imports stand inside the commands, so that `--help` answers at once.
 """
@@ -154,6 +154,43 @@ def transport(
     for name, numbers in run(out, uses or (), quick).items():
         typer.echo(f"{name}: {numbers}")
     typer.echo(f"pictures and uses.json are in {out}")
+
+
+@app.command("sparsest-relu")
+def sparsest_relu(
+    data: Annotated[
+        str, typer.Option(help="peak, sine, random, random:SEED, or a CSV file: inputs, value.")
+    ] = "peak",
+    method: Annotated[str, typer.Option(help="exact, reweighted, adam or adamw.")] = "exact",
+    p: Annotated[float, typer.Option(help="Of the path norm, in (0, 1].")] = 0.4,
+    neurons: Annotated[int, typer.Option(help="At the start.")] = 80,
+    epochs: Annotated[int, typer.Option(help="Steps, each on all points.")] = 20_000,
+    lr: Annotated[float, typer.Option(help="Of Adam.")] = 0.01,
+    penalty: Annotated[
+        float | None, typer.Option(help="Weight of the path norm; default: the method's own.")
+    ] = None,
+    guard: Annotated[
+        float, typer.Option(help="Error over variance at which exact pauses its penalty.")
+    ] = 0.02,
+    seed: Annotated[int, typer.Option(help="Of the initial weights.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
+        "runs", "sparsest-relu"
+    ),
+    study: Annotated[
+        bool, typer.Option("--study", help="All methods on peak and random: a table, a picture.")
+    ] = False,
+) -> None:
+    """Find the sparsest ReLU network through given points, by the lp path norm."""
+    from gossamer.train import sparsest_relu as experiment
+    from gossamer.train.sparsest_relu_loop import FitConfig
+
+    if study:
+        experiment.study(out)
+        typer.echo(f"sparsest-relu.md, .json and .png are in {out}")
+        return
+    config = FitConfig(method, p, neurons, epochs, lr, penalty, guard, seed)
+    typer.echo(experiment.in_words(experiment.run(data, config, out)))
+    typer.echo(f"result.json and result.png are in {out}")
 
 
 def _text(value: object) -> str:
