@@ -29,6 +29,9 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
     step, so that this is ProxGen for l0, lp, MCP and every other penalty of `gossamer.prox`.
 
     An entry that never had a gradient has v = 0 and a step of lr / eps: any penalty sets it to 0.
+    The first steps shrink most: until bias1 has come near 1, a threshold is 1 / bias1 times as long
+    as the move that a constant gradient makes. Where that is too much, let `lam` start at 0 with a
+    schedule.
 
     Args:
         params: parameters or groups of them, as torch takes them; a group may hold its own
@@ -52,7 +55,7 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
     Example:
         >>> from gossamer.prox import L1
         >>> weight = torch.nn.Parameter(torch.tensor([1.0, 0.05]))
-        >>> optimizer = ProxAdamW([weight], lr=0.1, weight_decay=0, penalty=L1(0.5))
+        >>> optimizer = ProxAdamW([weight], lr=0.1, weight_decay=0, penalty=L1(0.05))
         >>> weight.grad = torch.tensor([-1.0, 0.1])
         >>> optimizer.step()
         >>> [round(entry, 4) for entry in weight.tolist()]

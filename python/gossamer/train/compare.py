@@ -223,6 +223,8 @@ def _row(
     if run.expert_load:
         row["expert_load"] = run.expert_load
         row["val_expert_load"] = run.val_expert_load if run.name in val_losses else None
+    if run.name in val_losses and (kept := run.kept) is not None:
+        row |= asdict(kept)
     return row
 
 
@@ -290,6 +292,7 @@ def _summarise(config: TrainConfig, runs: list[Run], rows: list[dict[str, Any]])
             density=run.density,
             speedup=medians[DENSE] / medians[run.name] if DENSE in medians else None,
             busiest=busiest(loads[run.name]) if run.name in loads else None,
+            kept=run.kept,
         )
         for run in runs
     ]

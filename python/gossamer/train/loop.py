@@ -1,6 +1,7 @@
 """One training run: a model, torch's AdamW, a schedule and a clock that counts its own steps.
 
-The optimizer is torch.optim.AdamW as it is; a sparse weight gives it an ordinary 1-D parameter.
+The optimizer is torch.optim.AdamW as it is, or ProxAdamW where there is a penalty; a sparse weight
+gives it an ordinary 1-D parameter.
 """
 
 import math
@@ -14,8 +15,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from gossamer.errors import DataError, DTypeError, GossamerError, PatternError, ShapeError
 from gossamer.nn import SparseLinear, sparsify, summary
+from gossamer.optim import ProxAdamW
 from gossamer.patterns import parse_pattern
 from gossamer.train.model import GPT, ROUTERS, GPTConfig, Mixture, parameter_groups
+from gossamer.train.penalised import Kept, kept, penalised_groups, penalty_of
 
 DENSE = "dense"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -48,6 +51,13 @@ class TrainConfig:
         data: file or folder of text; None for the source of Python's standard library.
         eval_every: steps between two measurements of the validation loss.
         checkpoint_every: steps between two checkpoints; 0 writes one at the end only.
+        penalty: name of a penalty on the weights of the linear layers, such as ``"wgsef"``,
+            ``"l1"`` or ``"lp"``; ``exclude`` holds for it as well.
+        lam: its strength.
+        k: its budget, for those that have one: a number of groups, or a share such as ``"25%"``.
+        p: its exponent, for those that have one.
+        penalty_groups: its grouping, such as ``"neuron"``, ``"input"`` or ``"block(8, 8)"``; None
+            is ``"neuron"`` for the penalties of groups and ``"element"`` for the others.
 
     Raises:
         GossamerError: a subclass of it for each value out of range.
@@ -74,6 +84,11 @@ class TrainConfig:
     data: str | None = None
     eval_every: int = 50
     checkpoint_every: int = 100
+    penalty: str | None = None
+    lam: float | None = None
+    k: str | None = None
+    p: float | None = None
+    penalty_groups: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "runs", tuple(map(_canonical, self.runs)))
@@ -103,6 +118,7 @@ class TrainConfig:
             raise DTypeError(f"train got dtype={self.dtype!r}; choose one of {sorted(DTYPES)}")
         if self.level not in ("byte", "char"):
             raise DataError(f"train got level={self.level!r}; choose byte or char")
+        penalty_of(self)
 
     @property
     def tokens_per_step(self) -> int:
@@ -200,9 +216,14 @@ class Run:
             sizes = replace(sizes, experts=config.experts, router=router)
         self.model = build_model(sizes, pattern, config.exclude)
         self.parameters = list(self.model.parameters())
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, WEIGHT_DECAY), lr=config.lr, betas=BETAS, fused=True
-        )
+        groups = parameter_groups(self.model, WEIGHT_DECAY)
+        penalty = penalty_of(config)
+        self.optimizer: torch.optim.AdamW
+        if penalty is None:
+            self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=BETAS, fused=True)
+        else:
+            groups = penalised_groups(self.model, groups, penalty, config.exclude)
+            self.optimizer = ProxAdamW(groups, lr=config.lr, betas=BETAS, fused=True)
         self.scheduler = LambdaLR(self.optimizer, lambda step: learning_rate(step, config.steps))
         self.step_seconds: list[float] = []
         self.seconds = 0.0
@@ -231,17 +252,17 @@ class Run:
             loss = self.model.loss(inputs, targets)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.parameters, CLIP)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise GossamerError(
+                f"the loss of {self.name} is {value} at step {len(self.step_seconds) + 1}; "
+                "training has diverged: lower --lr"
+            )
         self.optimizer.step()
         self.scheduler.step()
-        value = loss.item()
         self.step_seconds.append(time.perf_counter() - start)
         self.seconds += self.step_seconds[-1]
         self.expert_load = _shares(self._load())
-        if not math.isfinite(value):
-            raise GossamerError(
-                f"the loss of {self.name} is {value} at step {len(self.step_seconds)}; training "
-                "has diverged: lower --lr"
-            )
         return value
 
     @torch.no_grad()
@@ -284,8 +305,17 @@ class Run:
 
     @property
     def density(self) -> float:
-        """Share of the dense twin's parameters that this model has."""
-        return sum(p.numel() for p in self.parameters) / dense_parameters(self.model.config)
+        """Share of the dense twin's parameters that this model has and no penalty has zeroed."""
+        count = sum(p.numel() for p in self.parameters)
+        if isinstance(self.optimizer, ProxAdamW):
+            counts = self.optimizer.sparsity().values()
+            count = sum(parameter.entries - parameter.zeros for parameter in counts)
+        return count / dense_parameters(self.model.config)
+
+    @property
+    def kept(self) -> Kept | None:
+        """What is left of the penalised weights, or None without a penalty."""
+        return kept(self.optimizer) if isinstance(self.optimizer, ProxAdamW) else None
 
     @property
     def state_bytes(self) -> int:

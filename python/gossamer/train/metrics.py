@@ -39,7 +39,8 @@ class MetricsFile:
         """Write one row: ``run, step, loss, val_loss, seconds, tokens_per_second, lr``.
 
         With a router also ``expert_load`` and, where ``val_loss`` is, ``val_expert_load``: the
-        share of the tokens that each expert got, a list for each block.
+        share of the tokens that each expert got, a list for each block. With a penalty, where
+        ``val_loss`` is, also ``density, kept_groups, groups`` of the penalised weights.
         """
         self._file.write(json.dumps(row) + "\n")
 

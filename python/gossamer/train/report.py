@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from gossamer.train.penalised import Kept
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -25,6 +27,7 @@ class Summary:
         speedup: step time of dense over this one's, from the same training; None without dense.
         busiest: share of the validation's tokens that the busiest expert got, over an even share;
             None without experts.
+        kept: what is left of the penalised weights; None without a penalty.
     """
 
     run: str
@@ -35,6 +38,7 @@ class Summary:
     density: float
     speedup: float | None
     busiest: float | None = None
+    kept: Kept | None = None
 
 
 def summary_table(summaries: Sequence[Summary]) -> Table:
@@ -55,6 +59,9 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
     routed = any(s.busiest is not None for s in summaries)
     if routed:
         table.add_column("busiest", justify="right")
+    penalised = any(s.kept is not None for s in summaries)
+    if penalised:
+        table.add_column("groups kept", justify="right")
     dense_bytes = next((s.state_bytes for s in summaries if s.run == "dense"), None)
     for s in summaries:
         table.add_row(
@@ -67,8 +74,13 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
             f"{s.density:.1%}",
             "–" if s.speedup is None else f"{s.speedup:.2f}×",
             *(["–" if s.busiest is None else f"{s.busiest:.2f}×"] if routed else []),
+            *([_groups(s.kept)] if penalised else []),
         )
     return table
+
+
+def _groups(kept: Kept | None) -> str:
+    return "–" if kept is None else f"{kept.kept_groups:,}/{kept.groups:,}"
 
 
 class Reporter(AbstractContextManager["Reporter"]):
