@@ -61,7 +61,7 @@ class Plan:
     batch: int = 1024
     lr: float = 2e-3
     l1: tuple[float, ...] = (0.002, 0.01, 0.05)
-    seeds: int = 2
+    seeds: int = 1
     sizes: codes_bench.Sizes = SIZES
     rounds: int = 5
 
@@ -176,8 +176,9 @@ def fit(
 def fresh(data: Tensor, plan: Plan, k: int, seed: int, **options: Any) -> TopKAutoencoder:
     """An autoencoder at its start; a latent is dead after 20 steps without activity."""
     torch.manual_seed(seed)
-    dead_tokens = 20 * plan.batch
-    model = TopKAutoencoder(data.shape[1], plan.n, k, dead_tokens=dead_tokens, **options)
+    d, dead_tokens = data.shape[1], 20 * plan.batch
+    # As many dead latents explain a residual as the paper found enough: half the features.
+    model = TopKAutoencoder(d, plan.n, k, aux_k=d // 2, dead_tokens=dead_tokens, **options)
     model.start_from(data[: 4 * plan.batch])
     return model
 
@@ -325,7 +326,7 @@ def report(points: list[Point], rows: list[codes_bench.Row], about: dict[str, An
         f"(loss {about['gpt_loss']:.2f} nats a byte); {about['plan']['rows']} rows to train on, "
         f"{about['plan']['held_out']} rows of other files to measure on. "
         f"{about['plan']['n']} latents, {about['plan']['steps']} steps of "
-        f"{about['plan']['batch']} rows, mean of {about['plan']['seeds']} seeds.",
+        f"{about['plan']['batch']} rows, seeds: {about['plan']['seeds']}.",
         "",
         "![unexplained variance against active latents](sparse-autoencoders.png)",
         "",
