@@ -61,10 +61,12 @@ $(VENV)/build.stamp: $(VENV)/packages.stamp CMakeLists.txt CMakePresets.json cma
 
 # SparseProp is compiled for this very processor, by a setup that calls the first `pip` and `python3`
 # on the PATH and needs pybind11 there. Where that fails, the bench runs without this rival.
-# The rivals in transport come as wheels; a bench runs without those that cannot be had.
+# The other rivals come as wheels; a bench runs without those that cannot be had.
 $(VENV)/bench.stamp: $(VENV)/build.stamp
 	$(PIP) install -q -c constraints.txt POT geomloss ott-jax regot scikit-learn \
 	    || echo "A rival in transport cannot be had here: the bench runs without it."
+	$(PIP) install -q -c constraints.txt modopt pyproximal skglm \
+	    || echo "A rival in proximal operators cannot be had here: the bench runs without it."
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -q -c constraints.txt --no-build-isolation \
 	    setuptools sparseprop \
 	    || echo "SparseProp does not build here: the bench runs without it."
