@@ -75,6 +75,15 @@ def train(
         int | None, typer.Option(help="MLPs a block, in runs named …+topk or …+sinkhorn.")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    penalty: Annotated[
+        str | None, typer.Option(help="On the linear layers, by ProxAdamW: l1, lp, mcp, wgsef …")
+    ] = None,
+    lam: Annotated[float | None, typer.Option(help="Strength of the penalty.")] = None,
+    k: Annotated[str | None, typer.Option(help="Budget of wgsef: groups, or 25% of them.")] = None,
+    p: Annotated[float | None, typer.Option(help="Exponent of lp.")] = None,
+    penalty_groups: Annotated[
+        str | None, typer.Option(help="element, neuron, input, block(4, 4) …")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights and data order.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads; default: torch's choice.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16 (autocast).")] = None,
@@ -110,7 +119,8 @@ def train(
     given: dict[str, Any] = {
         "runs": runs and tuple(runs), "exclude": tuple(exclude) if exclude else None,
         "steps": steps, "batch": batch, "context": context, "width": width, "depth": depth,
-        "heads": heads, "experts": experts, "lr": lr, "seed": seed, "threads": threads,
+        "heads": heads, "experts": experts, "lr": lr, "penalty": penalty, "lam": lam, "k": k,
+        "p": p, "penalty_groups": penalty_groups, "seed": seed, "threads": threads,
         "dtype": dtype, "level": level, "data": None if data is None else str(data.resolve()),
         "eval_every": eval_every, "checkpoint_every": checkpoint_every,
     }  # fmt: skip
