@@ -87,7 +87,7 @@ def shrink(
         smaller.eval()
         still = _copied(model).eval()
         for probe in (inputs, _noise(inputs)):
-            _check(still(*_fresh(probe)), smaller(*_fresh(probe)))
+            _check(still(*_fresh(probe)), smaller, probe)
         found = compare(still, smaller, _fresh(inputs), notes) if report else None
         for name, module in smaller.named_modules():
             module.training = modes[name]
@@ -114,10 +114,12 @@ def _remove(still: nn.Module, smaller: nn.Module, inputs: Sequence[Any]) -> list
             analysis.hold(node, str(why))
         analysis.settle(node, known)
     cut(smaller, analysis.layers, analysis.channels)
+    called = [str(node.target) for node in traced.graph.nodes if node.op == "call_module"]
     for name, heads in traced.heads.items():
         module = smaller.get_submodule(name)
         parts = (name, f"{name}.qkv", f"{name}.out")
-        if any(analysis.frozen.get(part, INSIDE) != INSIDE for part in parts):
+        shared = any(analysis.frozen.get(part, INSIDE) != INSIDE for part in parts)
+        if shared or not {parts[1], parts[2]}.isdisjoint(called):
             continue
         fewer = without_dead_heads(module, heads)
         if fewer is not None:
@@ -158,8 +160,12 @@ def _noise(inputs: Sequence[Any]) -> tuple[Any, ...]:
     )
 
 
-def _check(expected: Any, found: Any) -> None:
-    distance = _distance(expected, found)
+def _check(expected: Any, smaller: nn.Module, inputs: Sequence[Any]) -> None:
+    """Raise unless the smaller model gives what is expected."""
+    try:
+        distance = _distance(expected, smaller(*_fresh(inputs)))
+    except (RuntimeError, ValueError, IndexError) as error:  # sizes that no longer fit
+        distance = f"an error ({str(error).strip():.200})"
     if distance is not None:
         raise GossamerError(
             f"the smaller model differs from the model by {distance}; it must not: the model "
