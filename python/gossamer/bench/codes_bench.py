@@ -178,6 +178,9 @@ def table(rows: Iterable[Row]) -> str:
             f"| {r.task} | {r.threads} | {r.name} | {1e3 * r.seconds:.2f} ({low:.2f}, {high:.2f}) "
             f"| {ratio:.2f} |"
         )
+    slower = any(s > own.get((task, 1), s) for (task, count), s in own.items() if count > 1)
+    if slower:
+        lines += ["", "Where more threads are slower, other processes held the other cores."]
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@
 trains the demo GPT for a moment on the source of Python's standard library, takes the residual
 stream after its first block, and trains autoencoders on it: explained variance on text that was
 not trained on against the number of active latents, and how many latents are dead. Then it
-measures the kernels. Everything is made offline, from seeds, in under three minutes on two cores.
+measures the kernels. Everything is made offline, from seeds, in a few minutes on two cores.
 """
 
 from __future__ import annotations
