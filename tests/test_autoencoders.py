@@ -152,6 +152,14 @@ def test_dead_latents_are_counted_and_revived() -> None:
     assert (mine[0][~model.dead] == 0).all()
 
 
+def test_selected_at_zero_is_not_active() -> None:
+    model = small()
+    with torch.no_grad():
+        model.latent_bias.fill_(-100.0)
+    model.loss(data())
+    assert (model.tokens_since_active == 30).all()
+
+
 def test_fewer_dead_latents_than_asked_for() -> None:
     model = small(dead_tokens=0, aux_k=1000)
     loss = model.loss(data())
