@@ -359,6 +359,16 @@ def test_a_scheduler_of_the_rate_changes_the_threshold() -> None:
     assert seen == [10.0, 9.5, 9.25]
 
 
+@pytest.mark.parametrize("kind", [ProxSGD, ProxAdamW])
+def test_a_penalty_of_two_parts_acts_when_one_part_is_zero(kind: Any) -> None:
+    for lam, group_lam in ((0.0, 1.0), (1.0, 0.0)):
+        weight = nn.Parameter(torch.ones(3, 2))
+        optimizer = kind(
+            [weight], lr=0.1, penalty=SparseGroupLasso(lam, group_lam, groups="neuron")
+        )
+        assert (follow(optimizer, weight, [torch.full((3, 2), -1e-3)]) < 1).all()
+
+
 def test_an_added_group_is_stepped_and_deep_copies_are_their_own() -> None:
     one, two = nn.Parameter(torch.full((2,), 5.0)), nn.Parameter(torch.full((2,), 5.0))
     optimizer = ProxSGD([one], lr=1.0, penalty=L1(1.0))

@@ -99,8 +99,9 @@ def test_stationarity_is_the_norm_of_the_gradient_without_a_penalty() -> None:
     x.grad = torch.tensor([3.0, 4.0], dtype=torch.float64)
     optimizer = ProxSGD([("x", x), ("idle", idle)], lr=0.1)
     assert optimizer.stationarity() == {"x": 5.0}
-    x.grad = torch.tensor([0.5, -0.2], dtype=torch.float64)
     optimizer.param_groups[0]["penalty"] = L1(1.0)
+    assert optimizer.stationarity()["x"] == pytest.approx(13**0.5)
+    x.grad = torch.tensor([0.5, -0.2], dtype=torch.float64)
     assert optimizer.stationarity() == {"x": 0.0}
 
 
@@ -235,6 +236,8 @@ def test_the_second_stage_begins_at_its_step_and_only_adds_zeros(kind: Any, grou
             optimizer.step()
         if step < 60:
             torch.testing.assert_close(*weights)
+        elif step == 60:
+            assert staged.sparsity()["0.0"].zero_groups > plain.sparsity()["0.0"].zero_groups
         counts.append(staged.sparsity()["0.0"].zero_groups)
     second = counts[60:]
     assert second == sorted(second)
