@@ -76,6 +76,16 @@ def operator_text(operator: Operator) -> str:
     return f"{name}, p = {parameters[0]:.3g}" if name == "lp" else name
 
 
+def dtype_text(dtype: torch.dtype) -> str:
+    """Name of a dtype as a record has it.
+
+    Example:
+        >>> dtype_text(torch.float32)
+        'float32'
+    """
+    return str(dtype).removeprefix("torch.")
+
+
 def kept(groups: int) -> int:
     """Groups that WGSEF keeps.
 

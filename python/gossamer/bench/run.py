@@ -14,7 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gossamer import kernels, timing
-from gossamer.bench import compare, machine, ot_compare, ot_report, upkeep
+from gossamer.bench import (
+    compare,
+    machine,
+    ot_compare,
+    ot_report,
+    prox_compare,
+    prox_report,
+    upkeep,
+)
 from gossamer.bench.bars import FORWARD
 from gossamer.bench.compare import QUICK, Job, Plan
 from gossamer.bench.plot import plot, points
@@ -75,6 +83,13 @@ PARTS = (
         ot_report.publish,
         "-transport",
         ot_report.DISTRIBUTIONS,
+    ),
+    Part(
+        (prox_compare.GROUP,),
+        (prox_compare.prox_jobs,),
+        prox_report.publish,
+        "-prox",
+        prox_report.DISTRIBUTIONS,
     ),
 )
 GROUPS = tuple(group for part in PARTS for group in part.groups)

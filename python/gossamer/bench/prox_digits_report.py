@@ -1,0 +1,198 @@
+"""Table, sentences and picture of the digits experiment."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from rich.console import Console
+
+from gossamer.bench.plot import pyplot
+from gossamer.bench.prox_bars import times
+from gossamer.bench.prox_digits_train import DENSE, UNBIASED, WGSEF
+from gossamer.bench.prox_report import brief
+from gossamer.bench.report import Cell, Grid, as_markdown, draw
+
+Row = Mapping[str, Any]
+
+OURS = (WGSEF, UNBIASED)
+COLOURS = {True: "#2a6f97", False: "#b56576"}
+
+
+def publish(content: Row, path: Path, console: Console) -> list[Path]:
+    """Print the tables, and write them as Markdown and as a picture beside the JSON.
+
+    Args:
+        content: of the JSON file.
+        path: of it.
+        console: where to print.
+
+    Returns:
+        The files.
+    """
+    cells = by_cell(content["chosen"])
+    tables = [_table(title, rows) for title, rows in cells.items() if rows]
+    lines, verdict = describe(content), "\n".join(sentences(content["chosen"]))
+    draw(console, tables, lines, verdict)
+    markdown, picture = path.with_suffix(".md"), path.with_suffix(".png")
+    markdown.write_text(as_markdown(tables, lines, verdict), encoding="utf-8")
+    written = [path, markdown]
+    if plot(content["chosen"], picture):
+        written.append(picture)
+    return written
+
+
+def by_cell(chosen: Iterable[Row]) -> dict[str, dict[str, list[Row]]]:
+    """Rows of one network and budget, by method; the dense network stands in each of its cells.
+
+    Args:
+        chosen: one row a seed.
+
+    Returns:
+        Title -> method -> rows.
+    """
+    rows = list(chosen)
+    found: dict[str, dict[str, list[Row]]] = {}
+    for row in (r for r in rows if r["method"] != DENSE):
+        title = f"{row['network']}, {row['share']:.4g} of each hidden layer"
+        if title not in found:
+            dense = [r for r in rows if (r["method"], r["network"]) == (DENSE, row["network"])]
+            found[title] = {DENSE: dense} if dense else {}
+        found[title].setdefault(row["method"], []).append(row)
+    return found
+
+
+def mean_and_deviation(rows: Sequence[Row], name: str = "test") -> tuple[float, float]:
+    """Mean over the seeds, and sample standard deviation (0 of one seed).
+
+    Example:
+        >>> mean_and_deviation([{"test": 0.5}, {"test": 0.7}])
+        (0.6, 0.1414...)
+    """
+    values = [float(row[name]) for row in rows]
+    return fmean(values), stdev(values) if len(values) > 1 else 0.0
+
+
+def _table(title: str, methods: Mapping[str, Sequence[Row]]) -> Grid:
+    batches = sorted(
+        {batch for runs in methods.values() for row in runs for batch in row.get("latency", ())},
+        key=int,
+    )
+    rows = []
+    for method, runs in methods.items():
+        mean, deviation = mean_and_deviation(runs)
+        first = runs[0]
+        texts = [method, f"{first['strength']:g}", f"{mean:.1%} ± {deviation * 100:.1f}"]
+        texts.append(f"{fmean(row['at_cut'] for row in runs):.1%}")
+        texts += ["+".join(map(str, first[name])) for name in ("left", "kept")]
+        if "failed" in first:
+            texts += ["–"] * (2 + len(batches))
+        else:
+            texts += [f"{first['parameters']:,}", f"{first['flops'] / 1e3:,.0f} k"]
+            texts += [_latency(runs, batch) for batch in batches]
+        rows.append([Cell(text) for text in texts])
+    headings = [
+        "method", "strength", "test accuracy", "at the cut", "groups left by itself",
+        "groups kept", "parameters", "FLOP", *(f"latency, batch {batch}" for batch in batches),
+    ]  # fmt: skip
+    return Grid(title, headings, rows)
+
+
+def _latency(runs: Sequence[Row], batch: str) -> str:
+    runs = [row for row in runs if "latency" in row]
+    if not runs:
+        return "–"
+    small = fmean(row["latency"][batch] for row in runs)
+    faster = fmean(row["whole_latency"][batch] / row["latency"][batch] for row in runs)
+    return f"{brief(small)} ({times(faster)})"
+
+
+def describe(content: Row) -> list[str]:
+    """Say how the numbers came about, and what they do not show."""
+    settings, facts = content["settings"], content["machine"]
+    course, versions = settings["course"], facts["versions"]
+    lines = [
+        f"{facts['cpu']}, one thread; "
+        + ", ".join(f"{who} {number}" for who, number in versions.items()),
+        "scikit-learn's digits: 1000 images to learn from, 297 to choose by, 500 to judge by; "
+        f"mean ± standard deviation over {len(settings['seeds'])} seeds",
+        f"{course['epochs']} epochs with the penalty, then the neurons and filters of largest norm "
+        f"are kept, then {course['tuning']} epochs without; the budget is the same number of "
+        "neurons or filters of each hidden layer for everybody, so everybody's network has the "
+        "same parameters and FLOP unless its penalty left fewer",
+        f"strength: lambda, or the weight decay of who has none; the best of {settings['trials']} "
+        "on the validation images with the first seed",
+        "at the cut: test accuracy right after it, before fine-tuning; groups left by itself: "
+        "before it, with the first seed; latency: of the shrunk network (times faster than the "
+        "whole one)",
+    ]
+    if not content["complete"]:
+        lines.append("Not the whole plan was trained.")
+    return lines
+
+
+def sentences(chosen: Iterable[Row]) -> list[str]:
+    """Who wins and who loses where.
+
+    Args:
+        chosen: one row a seed.
+
+    Returns:
+        One line for each network and budget.
+    """
+    found = []
+    for title, methods in by_cell(chosen).items():
+        scores = {m: mean_and_deviation(rows) for m, rows in methods.items() if m != DENSE}
+        order = sorted(scores, key=lambda method: -scores[method][0])
+        best = order[0]
+        top, spread = scores[best]
+        behind: list[str] = []
+        level: list[str] = []
+        for method in order[1:]:
+            mean, deviation = scores[method]
+            text = f"{method} ({(mean - top) * 100:+.1f})"
+            (behind if top - mean > max(spread, deviation) else level).append(text)
+        line = f"{title}: best is {best} ({top:.1%})"
+        if level:
+            line += f"; within one standard deviation: {', '.join(level)}"
+        if behind:
+            line += f"; points behind: {', '.join(behind)}"
+        found.append(line)
+    return found or ["nothing was compared"]
+
+
+def plot(chosen: Iterable[Row], path: Path) -> bool:
+    """Draw each method's accuracy at the end and right after the cut, a panel a cell.
+
+    Args:
+        chosen: one row a seed.
+        path: of the PNG.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    cells = by_cell(chosen)
+    if not cells:
+        return False
+    plt = pyplot()
+    figure, axes = plt.subplots(
+        1, len(cells), figsize=(3.6 * len(cells) + 1.5, 4.4), squeeze=False, sharey=True,
+        layout="constrained",
+    )  # fmt: skip
+    names = list(dict.fromkeys(m for methods in cells.values() for m in methods if m != DENSE))
+    for axis, (title, methods) in zip(axes[0], cells.items(), strict=True):
+        if DENSE in methods:
+            axis.axvline(mean_and_deviation(methods[DENSE])[0] * 100, color="k", ls="--", lw=1)
+        for name, runs in ((n, methods[n]) for n in names if n in methods):
+            at, colour = len(names) - names.index(name), COLOURS[name in OURS]
+            mean, deviation = mean_and_deviation(runs)
+            axis.errorbar(mean * 100, at, xerr=deviation * 100, fmt="o", color=colour, capsize=3)
+            axis.plot(mean_and_deviation(runs, "at_cut")[0] * 100, at, "o", mfc="none", mec=colour)
+        axis.set_yticks(range(1, len(names) + 1), names[::-1])
+        axis.set_title(title.replace(", ", "\n", 1), fontsize=10)
+        axis.set(xlabel="test accuracy, %", xlim=(0, 101))
+        axis.grid(alpha=0.3)
+    figure.suptitle("dots: at the end; rings: right after the cut; dashed: dense", fontsize=10)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return True
