@@ -150,6 +150,7 @@ def test_dead_latents_are_counted_and_revived() -> None:
     for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a, b)
     assert (mine[0][~model.dead] == 0).all()
+    assert model.eval().loss(x).auxiliary == 0  # it serves training alone
 
 
 def test_selected_at_zero_is_not_active() -> None:
