@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from gossamer.nn.summary import summary
     from gossamer.ops import sddmm, spmm, spmm_t
     from gossamer.patterns import NM, Block, Pattern, Unstructured, parse_pattern
-    from gossamer.pruning import shrink
+    from gossamer.pruning import net_trim, optimal_prune, shrink
     from gossamer.weight import SparseWeight
 
 __version__ = version("gossamer")
@@ -65,7 +65,7 @@ _HOMES = {
     "ot": ("ot",),
     "patterns": ("patterns", "NM", "Block", "Pattern", "Unstructured", "parse_pattern"),
     "prox": ("prox",),
-    "pruning": ("pruning", "shrink"),
+    "pruning": ("pruning", "net_trim", "optimal_prune", "shrink"),
     "schedules": ("schedules",),
     "sparsifiers": ("sparsifiers",),
     "weight": ("SparseWeight",),
@@ -93,9 +93,11 @@ __all__ = [
     "isa",
     "isas",
     "kernels",
+    "net_trim",
     "nn",
     "ops",
     "optim",
+    "optimal_prune",
     "ot",
     "parse_pattern",
     "patterns",

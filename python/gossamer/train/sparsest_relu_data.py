@@ -93,6 +93,6 @@ def _read(name: str) -> Points:
         )
     if not bool(table.isfinite().all()):
         raise DataError(f"{name} holds a value that is not finite; remove it")
-    if len(table[:, :-1].unique(dim=0)) < len(table):
+    if len({tuple(inputs) for inputs in table[:, :-1].tolist()}) < len(table):
         raise DataError(f"{name} has two lines with the same inputs; keep one")
     return Points(path.name, table[:, :-1].contiguous(), table[:, -1].contiguous())

@@ -62,7 +62,8 @@ class ShallowReLU:
             self.parts.bias.uniform_(-1, 1, generator=generator)
 
     def _views(self, flat: Tensor, neurons: int, width: int) -> Parts:
-        v, w, rest = flat.split([neurons, neurons * width, flat.numel() - neurons * (1 + width)])
+        end = neurons * (1 + width)
+        v, w, rest = flat[:neurons], flat[neurons:end], flat[end:]
         if not self.univariate:
             return Parts(v, w.view(neurons, width), None, None)
         return Parts(v, w.view(neurons, width), rest[:neurons], rest[neurons:])
