@@ -79,6 +79,12 @@ def test_l1_minus_l2_by_its_formula(dtype: type) -> None:
             np.testing.assert_allclose(found, expected, rtol, rtol * size)
 
 
+def test_the_one_that_survives_l1_minus_l2_is_the_first() -> None:
+    x = ops.l1_minus_l2_(np.full(100_000, -1.0), 1.0, 0.25)
+    assert x[0] == -0.25
+    assert np.count_nonzero(x) == 1
+
+
 def test_l1_minus_l2_is_not_beaten() -> None:
     rng = np.random.default_rng(4)
     grid = np.linspace(-3, 3, 241)
