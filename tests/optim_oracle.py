@@ -48,9 +48,9 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     amsgrad: bool = False,
-    corrected: bool = True,
+    once: bool = True,
 ) -> Tensor:
-    """Parameters after one step a gradient; with corrected=False, ProxGen's published threshold."""
+    """Parameters after one step a gradient; with once=False the threshold is divided by bias1 too."""
     x = x.double()
     m, v, top = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
     for t, g in enumerate(grads, 1):
@@ -60,9 +60,9 @@ def adamw(
         top = torch.maximum(top, v)
         bias1, bias2 = 1 - betas[0] ** t, 1 - betas[1] ** t
         denominator = ((top if amsgrad else v) / bias2).sqrt() + eps
-        step = lr / (bias1 * denominator)
-        x = x * (1 - lr * weight_decay) - step * m
-        x = prox(x, step if corrected else lr / denominator)
+        step = lr / denominator
+        x = x * (1 - lr * weight_decay) - step * m / bias1
+        x = prox(x, step if once else step / bias1)
     return x
 
 

@@ -175,8 +175,8 @@ def test_adamw_takes_one_step_for_gradient_and_threshold(dtype: torch.dtype, dec
         )  # fmt: skip
         g = grad.double()
         em, ev = beta1 * em + (1 - beta1) * g, beta2 * ev + (1 - beta2) * g**2
-        length = lr / (1 - beta1**step) / ((ev / (1 - beta2**step)).sqrt() + eps)
-        moved = (1 - lr * decay) * exact - length * em
+        length = lr / ((ev / (1 - beta2**step)).sqrt() + eps)
+        moved = (1 - lr * decay) * exact - length * em / (1 - beta1**step)
         exact = torch.sign(moved) * (moved.abs() - lam * length).clamp(min=0)
     tolerance = 2e-6 if dtype == torch.float32 else 1e-12
     assert torch.allclose(ours.double(), exact, rtol=tolerance, atol=tolerance)

@@ -91,8 +91,8 @@ void elements(py::handle x, const std::string& name, const py::tuple& parameters
 }
 
 void adamw(py::handle param, py::handle grad, py::handle exp_avg, py::handle exp_avg_sq,
-           double beta1, double beta2, double eps, double rate, double root_bias2, double shrink,
-           const std::string& name, const py::tuple& parameters) {
+           double beta1, double beta2, double eps, double lr, double bias1, double root_bias2,
+           double shrink, const std::string& name, const py::tuple& parameters) {
   const Penalty which = penalty_of(name);
   const auto params = params_of(which, parameters);
   const Tensor p = read_entries(param, "param", true);
@@ -103,7 +103,7 @@ void adamw(py::handle param, py::handle grad, py::handle exp_avg, py::handle exp
   same(m, p, "exp_avg");
   same(v, p, "exp_avg_sq");
   const AdamWTensors tensors{dtype_of(p), p.shape[0], p.data, g.data, m.data, v.data};
-  const AdamWArgs args{beta1, beta2, eps, rate, root_bias2, shrink};
+  const AdamWArgs args{beta1, beta2, eps, lr, bias1, root_bias2, shrink};
   adopt_torch_threads();
   const py::gil_scoped_release release;
   prox_adamw(tensors, args, which, params.data());

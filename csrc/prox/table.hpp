@@ -33,10 +33,12 @@ using ElementKernel = void (*)(void* x, const ElementArgs&, std::int64_t n) noex
 // One step of AdamW (Loshchilov and Hutter 2019) on [0, n), and the length of step that each entry
 // took, so that a penalty can follow in the same metric while all is in the first-level cache:
 //   m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
-//   steps = rate / (sqrt(v) / root_bias2 + eps);  param = shrink param - steps m
+//   steps = lr / (sqrt(v) / root_bias2 + eps);  param = shrink param - steps m / bias1
+// m / bias1 estimates the gradient, so `steps` is the step of the gradient and of the threshold.
 struct AdamWArgs {
   double beta1, beta2, eps;
-  double rate;        // lr / (1 - beta1^t)
+  double lr;
+  double bias1;       // 1 - beta1^t
   double root_bias2;  // sqrt(1 - beta2^t)
   double shrink;      // 1 - lr weight_decay
 };

@@ -16,17 +16,18 @@ void run_adamw(void* param, const void* grad, void* first, void* second, const A
   T* __restrict__ steps = static_cast<T*>(lengths);
   const T keep1 = T(args.beta1), take1 = T(1.0 - args.beta1);
   const T keep2 = T(args.beta2), take2 = T(1.0 - args.beta2);
-  const T rate = T(args.rate), per_root = T(1.0 / args.root_bias2), eps = T(args.eps);
+  const T lr = T(args.lr), per_bias1 = T(1.0 / args.bias1), per_root = T(1.0 / args.root_bias2),
+          eps = T(args.eps);
   const T shrink = T(args.shrink);
   for (std::int64_t i = 0; i < n; ++i) {
     const T gi = g[i];
     const T mi = keep1 * m[i] + take1 * gi;
     const T vi = keep2 * v[i] + take2 * gi * gi;
-    const T step = rate / (root_of(vi) * per_root + eps);
+    const T step = lr / (root_of(vi) * per_root + eps);
     m[i] = mi;
     v[i] = vi;
     steps[i] = step;
-    x[i] = shrink * x[i] - step * mi;
+    x[i] = shrink * x[i] - step * (mi * per_bias1);
   }
 }
 

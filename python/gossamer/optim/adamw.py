@@ -2,10 +2,12 @@
 
 With m, v the moments and D = sqrt(v / bias2) + eps, one step is
 
-    theta <- argmin_z 1/2 sum_i h_i (z_i - (theta - m / h)_i)^2 + g(z),   h = bias1 * D / lr.
+    theta <- argmin_z 1/2 sum_i h_i (z_i - (theta - m' / h)_i)^2 + g(z),
+    m' = m / bias1,   h = D / lr.
 
-Gradient and threshold have the same step 1/h. ProxGen's published code leaves bias1 out of the
-threshold, which makes it ten times too small at the first step for beta1 = 0.9.
+The bias-corrected m' estimates the gradient, so gradient and threshold have the same step 1/h: a
+constant gradient f' and a threshold lam come to rest against each other where |f'| = lam, from the
+first step on. (Dividing the threshold by bias1 as well would make it ten times too long there.)
 """
 
 from collections.abc import Callable, Iterable
@@ -29,9 +31,6 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
     step, so that this is ProxGen for l0, lp, MCP and every other penalty of `gossamer.prox`.
 
     An entry that never had a gradient has v = 0 and a step of lr / eps: any penalty sets it to 0.
-    The first steps shrink most: until bias1 has come near 1, a threshold is 1 / bias1 times as long
-    as the move that a constant gradient makes. Where that is too much, let `lam` start at 0 with a
-    schedule.
 
     Args:
         params: parameters or groups of them, as torch takes them; a group may hold its own
@@ -55,7 +54,7 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
     Example:
         >>> from gossamer.prox import L1
         >>> weight = torch.nn.Parameter(torch.tensor([1.0, 0.05]))
-        >>> optimizer = ProxAdamW([weight], lr=0.1, weight_decay=0, penalty=L1(0.05))
+        >>> optimizer = ProxAdamW([weight], lr=0.1, weight_decay=0, penalty=L1(0.5))
         >>> weight.grad = torch.tensor([-1.0, 0.1])
         >>> optimizer.step()
         >>> [round(entry, 4) for entry in weight.tolist()]
@@ -166,9 +165,7 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
 
     def _metric(self, parameter: Tensor, group: Group) -> Tensor:
         """The metric h of the step that AdamW has just taken, as large as the parameter."""
-        beta1, beta2 = group["betas"]
         state = self.state[parameter]
-        step = int(state["step"])
-        bias1, bias2 = 1 - float(beta1) ** step, 1 - float(beta2) ** step
+        bias2 = 1 - float(group["betas"][1]) ** int(state["step"])
         v: Tensor = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
-        return (v / bias2).sqrt_().add_(group["eps"]).mul_(bias1 / float(group["lr"]))
+        return (v / bias2).sqrt_().add_(group["eps"]).div_(float(group["lr"]))

@@ -143,8 +143,9 @@ def adamw_step_(
 ) -> None:
     """AdamW and the proximal operator in its metric, in one pass over memory.
 
-    With ``D = sqrt(v / (1 - beta2^step)) + eps`` each entry moves by ``s m`` and is then shrunk
-    with step ``s = lr / ((1 - beta1^step) D)``: gradient and threshold take the same step.
+    With ``D = sqrt(v / (1 - beta2^step)) + eps`` each entry has the step ``s = lr / D``: it moves
+    by ``s`` times the estimate ``m / (1 - beta1^step)`` of its gradient, and is then shrunk with the
+    same ``s``.
 
     Args:
         param: float32 or float64, any shape; changed.
@@ -165,8 +166,7 @@ def adamw_step_(
         ShapeError: Tensors of different shapes.
 
     Reference:
-        Loshchilov and Hutter 2019, Algorithm 2; Yun, Lozano and Yang 2021 (ProxGen), with the bias
-        correction in the threshold as well.
+        Loshchilov and Hutter 2019, Algorithm 2; Yun, Lozano and Yang 2021 (ProxGen).
     """
     if not (param.shape == grad.shape == exp_avg.shape == exp_avg_sq.shape):
         raise ShapeError(
@@ -183,7 +183,8 @@ def adamw_step_(
         beta1,
         beta2,
         eps,
-        lr / (1.0 - beta1**step),
+        lr,
+        1.0 - beta1**step,
         (1.0 - beta2**step) ** 0.5,
         1.0 - lr * weight_decay,
         kind,
