@@ -67,6 +67,13 @@ def test_projections_are_those_of_a_sort(dtype: type) -> None:
 
 
 @DTYPES
+def test_a_radius_that_drowns_in_the_numbers_is_met(dtype: type) -> None:
+    x = np.array([1e25, -3.0, 1e25], dtype)
+    assert ops.simplex_(x.copy(), 1.0).tolist() == [0.5, 0, 0.5]
+    assert ops.l1_ball_(-x, 1.0).tolist() == [-0.5, 0, -0.5]
+
+
+@DTYPES
 def test_l1_minus_l2_by_its_formula(dtype: type) -> None:
     rng = np.random.default_rng(3)
     for x in vectors(dtype):
