@@ -225,11 +225,11 @@ def test_the_threshold_of_sgd_is_the_move_of_a_constant_gradient(options: dict[s
 def test_a_constant_metric_is_the_euclidean_operator(penalty: Penalty) -> None:
     """After one step from the same |gradient| everywhere, Adam's metric is one number."""
     start = gradients(1, 8, 9, seed=5)[0].double() * torch.linspace(0.02, 1, 8)[:, None]
-    gradient = gradients(1, 8, 9)[0].double().sign() * 0.25
+    gradient = gradients(1, 8, 9)[0].double().sign() * 0.05
     weight = nn.Parameter(start.clone())
-    optimizer = ProxAdamW([weight], lr=0.2, eps=1e-8, weight_decay=0, penalty=penalty)
+    optimizer = ProxAdamW([weight], lr=0.04, eps=1e-8, weight_decay=0, penalty=penalty)
     got = follow(optimizer, weight, [gradient])
-    step = 0.2 / (0.25 + 1e-8)
+    step = 0.04 / (0.05 + 1e-8)
     expected = penalty.prox(start - step * gradient, step)
     assert (expected == 0).any()
     assert torch.equal(got == 0, expected == 0)
