@@ -1,6 +1,6 @@
 """Tables of the transport part: seconds, how many times faster, and the bars."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -199,17 +199,29 @@ def summary(results: Results) -> str:
     Returns:
         One line, and one more for each bar that is missed or undecided.
     """
-    judged = verdicts(results.records)
-    left = [v for v in judged if not v.met]
-    open_ = sum(v.met is None for v in left)
+    return tally((v.met, _words(v)) for v in verdicts(results.records))
+
+
+def _words(verdict: Verdict) -> str:
+    cell = cell_of(verdict.record)
+    return f"{cell.family}, n = {cell.n}, reg {cell.reg:.3g}: {verdict.bar}: {verdict.text}"
+
+
+def tally(judged: Iterable[tuple[bool | None, str]]) -> str:
+    """Count bars, and name those that are not met.
+
+    Args:
+        judged: whether each is met (None: undecided), and its words.
+
+    Returns:
+        One line, and one more for each bar that is missed or undecided.
+    """
+    all_of_them = list(judged)
+    left = [(met, words) for met, words in all_of_them if not met]
+    open_ = sum(met is None for met, _ in left)
     lines = [
-        f"{len(judged) - len(left)} of {len(judged)} bars met (✓), {len(left) - open_} missed "
-        f"(✗), {open_} undecided (?)"
+        f"{len(all_of_them) - len(left)} of {len(all_of_them)} bars met (✓), {len(left) - open_} "
+        f"missed (✗), {open_} undecided (?)"
     ]
-    for verdict in left:
-        how = "undecided" if verdict.met is None else "missed"
-        cell = cell_of(verdict.record)
-        lines.append(
-            f"{how}: {cell.family}, n = {cell.n}, reg {cell.reg:.3g}: {verdict.bar}: {verdict.text}"
-        )
+    lines += [f"{'undecided' if met is None else 'missed'}: {words}" for met, words in left]
     return "\n".join(lines)

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gossamer.bench.cases import GOSSAMER
-from gossamer.bench.ot_report import seconds
+from gossamer.bench.ot_report import seconds, tally
 from gossamer.bench.prox_bars import (
     COUNT,
     ELEMENTS,
@@ -183,16 +183,10 @@ def summary(results: Results) -> str:
     Returns:
         One line, and one more for each bar that is missed or undecided.
     """
-    judged = verdicts(results.records)
-    left = [v for v in judged if not v.met]
-    open_ = sum(v.met is None for v in left)
-    lines = [
-        f"{len(judged) - len(left)} of {len(judged)} bars met (✓), {len(left) - open_} missed "
-        f"(✗), {open_} undecided (?)"
-    ]
-    for v in left:
-        how = "undecided" if v.met is None else "missed"
-        r = v.record
-        where = f"{r.topic}, {r.pattern}, {r.shape}, {r.dtype}, threads: {r.threads}"
-        lines.append(f"{how}: {where}: {v.bar.words}: {v.text}")
-    return "\n".join(lines)
+    return tally((v.met, _words(v)) for v in verdicts(results.records))
+
+
+def _words(verdict: Verdict) -> str:
+    r = verdict.record
+    where = f"{r.topic}, {r.pattern}, {r.shape}, {r.dtype}, threads: {r.threads}"
+    return f"{where}: {verdict.bar.words}: {verdict.text}"

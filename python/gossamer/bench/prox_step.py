@@ -80,12 +80,10 @@ def first_change(parameters: Sequence[torch.nn.Parameter]) -> Tensor:
     """
     p = _row(parameters)
     g = torch.cat([q.grad.flatten() for q in parameters if q.grad is not None]).double()
-    # In the first step the moments, corrected for their bias, are g and g^2; the step size of the
-    # metric is the one that multiplies the moment as it is stored.
+    # In the first step the moments, corrected for their bias, are g and g^2.
     pace = SETTINGS["lr"] / (g.abs() + SETTINGS["eps"])
     moved = p * (1 - SETTINGS["lr"] * SETTINGS["weight_decay"]) - pace * g
-    threshold = pace / (1 - SETTINGS["betas"][0]) * LAM
-    after: Tensor = moved.sign() * (moved.abs() - threshold).clamp(min=0)
+    after: Tensor = moved.sign() * (moved.abs() - pace * LAM).clamp(min=0)
     return after - p
 
 
