@@ -68,7 +68,7 @@ class Plan:
     seeds: tuple[int, ...] = (0, 1, 2)
     trials: int = 4
     course: Course = field(default_factory=Course)
-    repeats: int = 31
+    repeats: int = 101
 
 
 QUICK = Plan(

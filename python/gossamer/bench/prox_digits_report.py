@@ -9,7 +9,7 @@ from rich.console import Console
 
 from gossamer.bench.plot import pyplot
 from gossamer.bench.prox_bars import times
-from gossamer.bench.prox_digits_train import DENSE, UNBIASED, WGSEF
+from gossamer.bench.prox_digits_train import DENSE, SMALL, UNBIASED, WGSEF
 from gossamer.bench.prox_report import brief
 from gossamer.bench.report import Cell, Grid, as_markdown, draw
 
@@ -54,7 +54,7 @@ def by_cell(chosen: Iterable[Row]) -> dict[str, dict[str, list[Row]]]:
     rows = list(chosen)
     found: dict[str, dict[str, list[Row]]] = {}
     for row in (r for r in rows if r["method"] != DENSE):
-        title = f"{row['network']}, {row['share']:.4g} of each hidden layer"
+        title = f"{row['network']}, 1/{1 / row['share']:.3g} of each hidden layer"
         if title not in found:
             dense = [r for r in rows if (r["method"], r["network"]) == (DENSE, row["network"])]
             found[title] = {DENSE: dense} if dense else {}
@@ -138,31 +138,37 @@ def sentences(chosen: Iterable[Row]) -> list[str]:
         chosen: one row a seed.
 
     Returns:
-        One line for each network and budget.
+        How to read them, then two lines for each network and budget.
     """
-    found = []
+    found = ["Who is within one standard deviation of the best is not told apart from it."]
     for title, methods in by_cell(chosen).items():
-        scores = {m: mean_and_deviation(rows) for m, rows in methods.items() if m != DENSE}
-        order = sorted(scores, key=lambda method: -scores[method][0])
-        best = order[0]
-        top, spread = scores[best]
-        behind: list[str] = []
-        level: list[str] = []
-        for method in order[1:]:
-            mean, deviation = scores[method]
-            text = f"{method} ({(mean - top) * 100:+.1f})"
-            (behind if top - mean > max(spread, deviation) else level).append(text)
-        line = f"{title}: best is {best} ({top:.1%})"
-        if level:
-            line += f"; within one standard deviation: {', '.join(level)}"
-        if behind:
-            line += f"; points behind: {', '.join(behind)}"
-        found.append(line)
-    return found or ["nothing was compared"]
+        found.append(f"{title}, at the end: {_ranking(methods, 'test')}")
+        cut = {m: rows for m, rows in methods.items() if m != SMALL}
+        found.append(f"{title}, right after the cut: {_ranking(cut, 'at_cut')}")
+    return found
+
+
+def _ranking(methods: Mapping[str, Sequence[Row]], name: str) -> str:
+    scores = {m: mean_and_deviation(rows, name) for m, rows in methods.items() if m != DENSE}
+    order = sorted(scores, key=lambda method: -scores[method][0])
+    best = order[0]
+    top, spread = scores[best]
+    behind: list[str] = []
+    level: list[str] = []
+    for method in order[1:]:
+        mean, deviation = scores[method]
+        text = f"{method} ({(mean - top) * 100:+.1f})"
+        (behind if top - mean > max(spread, deviation) else level).append(text)
+    line = f"best is {best} ({top:.1%})"
+    if level:
+        line += f"; within one standard deviation: {', '.join(level)}"
+    if behind:
+        line += f"; points behind: {', '.join(behind)}"
+    return line
 
 
 def plot(chosen: Iterable[Row], path: Path) -> bool:
-    """Draw each method's accuracy at the end and right after the cut, a panel a cell.
+    """Draw each method's accuracy at the end, and right after the cut; a column a cell.
 
     Args:
         chosen: one row a seed.
@@ -175,24 +181,27 @@ def plot(chosen: Iterable[Row], path: Path) -> bool:
     if not cells:
         return False
     plt = pyplot()
-    figure, axes = plt.subplots(
-        1, len(cells), figsize=(3.6 * len(cells) + 1.5, 4.4), squeeze=False, sharey=True,
+    figure, rows = plt.subplots(
+        2, len(cells), figsize=(3.6 * len(cells) + 1.5, 7.5), squeeze=False, sharey=True,
         layout="constrained",
     )  # fmt: skip
     names = list(dict.fromkeys(m for methods in cells.values() for m in methods if m != DENSE))
-    for axis, (title, methods) in zip(axes[0], cells.items(), strict=True):
-        if DENSE in methods:
-            axis.axvline(mean_and_deviation(methods[DENSE])[0] * 100, color="k", ls="--", lw=1)
-        for name, runs in ((n, methods[n]) for n in names if n in methods):
-            at, colour = len(names) - names.index(name), COLOURS[name in OURS]
-            mean, deviation = mean_and_deviation(runs)
-            axis.errorbar(mean * 100, at, xerr=deviation * 100, fmt="o", color=colour, capsize=3)
-            axis.plot(mean_and_deviation(runs, "at_cut")[0] * 100, at, "o", mfc="none", mec=colour)
-        axis.set_yticks(range(1, len(names) + 1), names[::-1])
-        axis.set_title(title.replace(", ", "\n", 1), fontsize=10)
-        axis.set(xlabel="test accuracy, %", xlim=(0, 101))
-        axis.grid(alpha=0.3)
-    figure.suptitle("dots: at the end; rings: right after the cut; dashed: dense", fontsize=10)
+    for axes, key, label in zip(
+        rows, ("test", "at_cut"), ("at the end", "at the cut"), strict=True
+    ):
+        for axis, (title, methods) in zip(axes, cells.items(), strict=True):
+            if DENSE in methods:
+                dense = mean_and_deviation(methods[DENSE])[0]
+                axis.axvline(dense * 100, color="k", ls="--", lw=1)
+            for name, runs in ((n, methods[n]) for n in names if n in methods):
+                at, colour = len(names) - names.index(name), COLOURS[name in OURS]
+                mean, spread = mean_and_deviation(runs, key)
+                axis.errorbar(mean * 100, at, xerr=spread * 100, fmt="o", color=colour, capsize=3)
+            axis.set_yticks(range(1, len(names) + 1), names[::-1])
+            axis.set_title(title.replace(", ", "\n", 1), fontsize=10)
+            axis.set_xlabel(f"test accuracy {label}, %")
+            axis.grid(alpha=0.3)
+    figure.suptitle("mean and standard deviation over the seeds; dashed: dense", fontsize=10)
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return True
