@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::int64_t grain = 1 << 15;  // entries a task: about 10 us
 constexpr std::int64_t columns = 512;    // sums that one task holds at once
+constexpr std::int64_t short_run = 32;   // runs below it are summed without lanes
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
 int workers_for(std::int64_t tasks) {
@@ -87,6 +88,10 @@ void sum_squares(const T* x, const GroupShape& g, double* sums) {
   const std::int64_t row = g.count * g.inner;
   if (g.outer == 1 && g.inner <= grain) {
     each_range(g, [&](std::int64_t first, std::int64_t last) {
+      if (g.inner < short_run) {
+        kernels.squares_of_runs(x + first * g.inner, last - first, g.inner, sums + first);
+        return;
+      }
       for (std::int64_t j = first; j < last; ++j) {
         sums[j] = kernels.squares(x + j * g.inner, g.inner);
       }

@@ -49,8 +49,10 @@ inline constexpr int ramp_points = 8;
 // Kernels over entries of type T.
 template <class T>
 struct GroupKernels {
-  // sum x^2 of n entries in a row; of entries picked by an index; column by column, added to acc.
+  // sum x^2 of n entries in a row; of each of `count` short runs that follow each other; of entries
+  // picked by an index; column by column, added to acc.
   double (*squares)(const T* x, std::int64_t n) noexcept;
+  void (*squares_of_runs)(const T* x, std::int64_t count, std::int64_t run, double* sums) noexcept;
   double (*squares_at)(const T* x, const std::int64_t* index, std::int64_t n) noexcept;
   void (*squares_by_column)(const T* x, std::int64_t rows, std::int64_t stride, std::int64_t n,
                             double* acc) noexcept;

@@ -35,6 +35,27 @@ double squares(const T* x, std::int64_t n) noexcept {
   return sum_of_lanes(acc);
 }
 
+// Many short runs: the call and the lanes would cost more than the sums.
+template <class T>
+void squares_of_runs(const T* __restrict x, std::int64_t count, std::int64_t run,
+                     double* __restrict sums) noexcept {
+  if (run == 1) {
+    for (std::int64_t j = 0; j < count; ++j) {
+      const double v = static_cast<double>(x[j]);
+      sums[j] = v * v;
+    }
+    return;
+  }
+  for (std::int64_t j = 0; j < count; ++j) {
+    double sum = 0.0;
+    for (std::int64_t i = j * run; i < (j + 1) * run; ++i) {
+      const double v = static_cast<double>(x[i]);
+      sum = __builtin_fma(v, v, sum);
+    }
+    sums[j] = sum;
+  }
+}
+
 template <class T>
 double squares_at(const T* x, const std::int64_t* index, std::int64_t n) noexcept {
   double acc[4] = {};
@@ -135,7 +156,8 @@ void secular(const double* v, const double* q, std::int64_t n, double rho, doubl
 
 template <class T>
 constexpr GroupKernels<T> group_kernels = {
-    squares<T>, squares_at<T>, squares_by_column<T>, scale<T>, scale_by<T>, above<T>, shrink<T>,
+    squares<T>, squares_of_runs<T>, squares_at<T>, squares_by_column<T>,
+    scale<T>,   scale_by<T>,        above<T>,      shrink<T>,
 };
 
 constexpr GroupPasses group_passes = {
