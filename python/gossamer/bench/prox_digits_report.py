@@ -140,7 +140,7 @@ def sentences(chosen: Iterable[Row]) -> list[str]:
     Returns:
         How to read them, then two lines for each network and budget.
     """
-    found = ["Who is within one standard deviation of the best is not told apart from it."]
+    found = ["Who is within one standard deviation of the best is not told apart from it"]
     for title, methods in by_cell(chosen).items():
         found.append(f"{title}, at the end: {_ranking(methods, 'test')}")
         cut = {m: rows for m, rows in methods.items() if m != SMALL}

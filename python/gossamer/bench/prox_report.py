@@ -111,7 +111,7 @@ def brief(value: float) -> str:
         >>> brief(1.23e-5), brief(0.0123)
         ('12.3 µs', '12.3 ms')
     """
-    return f"{value * 1e6:.3g} µs" if value < 1e-3 else seconds(value)
+    return f"{value * 1e6:.3g} µs" if value < 0.9995e-3 else seconds(value)
 
 
 def bandwidth(record: Record, name: str) -> float:
