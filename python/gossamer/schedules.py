@@ -155,7 +155,10 @@ class Cosine(Linear):
 def _finite(value: object, name: str, who: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise DTypeError(f"{who} got {name}={value!r:.80}; a number is needed")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number beyond float64
+        number = math.inf
     if not math.isfinite(number):
         raise ScheduleError(f"{who} got {name}={number}; a finite number is needed")
     return number

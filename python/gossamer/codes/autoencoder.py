@@ -18,7 +18,7 @@ from gossamer.codes import core
 from gossamer.codes.core import Code
 from gossamer.codes.functions import decode, prefix_errors, selected
 from gossamer.codes.losses import at_levels, check_levels
-from gossamer.errors import ShapeError
+from gossamer.errors import DTypeError, ShapeError
 
 
 class Losses(NamedTuple):
@@ -57,6 +57,7 @@ class TopKAutoencoder(nn.Module):
 
     Raises:
         ShapeError: a size or number out of range.
+        DTypeError: a size that is no int.
 
     Reference: Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (the recipe and its
         defaults); Balagansky et al. 2025 (HierarchicalTopK); gradient SAEs: Olmo et al. 2024,
@@ -87,6 +88,10 @@ class TopKAutoencoder(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
+        sizes = {"d": d, "n": n, "k": k, "aux_k": aux_k, "dead_tokens": dead_tokens}
+        for name, size in sizes.items():
+            if type(size) is not int:
+                raise DTypeError(f"TopKAutoencoder got {name}={size!r:.40}; an int is needed")
         if d < 1 or not 1 <= k <= n or aux_k < 0 or dead_tokens < 0:
             raise ShapeError(
                 f"TopKAutoencoder got d={d}, n={n}, k={k}, aux_k={aux_k}, "
@@ -244,6 +249,11 @@ class TopKAutoencoder(nn.Module):
 
     def _check(self, x: Tensor) -> None:
         d = self.encoder.shape[1]
+        if not isinstance(x, Tensor) or x.dtype != self.encoder.dtype or x.is_sparse:
+            raise DTypeError(
+                f"TopKAutoencoder got {getattr(x, 'dtype', type(x).__name__)}; a dense tensor of "
+                f"{self.encoder.dtype} is needed: convert it first"
+            )
         if x.dim() != 2 or x.shape[1] != d or x.shape[0] == 0:
             raise ShapeError(
                 f"TopKAutoencoder got x of shape {list(x.shape)}; [batch, {d}] with at least one "

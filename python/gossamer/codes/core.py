@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,7 +44,7 @@ def top_k(x: Tensor, k: int, index_dtype: torch.dtype = torch.int64) -> Code:
     Raises:
         ShapeError: k is outside [1, n], x is empty, not a matrix, or holds a NaN: a NaN has no
             place in an order.
-        DTypeError: x is not float32 or float64.
+        DTypeError: x is not float32 or float64, or k is no whole number.
 
     Example:
         >>> top_k(torch.tensor([[1.0, 3.0, 2.0, 3.0]]), 3).indices
@@ -54,6 +55,9 @@ def top_k(x: Tensor, k: int, index_dtype: torch.dtype = torch.int64) -> Code:
         x = x.contiguous()
     if index_dtype not in (torch.int64, torch.int32):
         raise DTypeError(f"top_k got index_dtype={index_dtype}; choose torch.int64 or torch.int32")
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
+        raise DTypeError(f"top_k got k={k!r:.40}; a whole number is needed")
+    k = max(-1, min(int(k), 2**62))
     shape = (x.shape[0], max(0, min(k, x.shape[1])))
     values, indices = x.new_empty(shape), x.new_empty(shape, dtype=index_dtype)
     row = _core.codes_top_k(x, k, values, indices)
@@ -156,6 +160,9 @@ def prefix_errors(
     """
     dictionary = _matrix(dictionary, "dictionary").contiguous()
     x = _matrix(x, "x")
+    _matrix(code.indices, "indices")
+    if bias is not None and _plain(bias, "bias").shape != x.shape[1:]:
+        raise ShapeError(f"bias has shape {list(bias.shape)}; {list(x.shape[1:])} is needed")
     residual = (x.clone() if bias is None else x - bias.detach()).contiguous()
     errors = dictionary.new_empty(code.indices.shape)
     _core.codes_prefix_errors(code.indices, _values(code), dictionary, residual, errors)
@@ -202,4 +209,6 @@ def _matrix(x: Tensor, who: str) -> Tensor:
 def _plain(x: Tensor, who: str) -> Tensor:
     if not isinstance(x, Tensor):
         raise DTypeError(f"{who} is a {type(x).__name__}; a torch tensor is needed")
+    if x.layout != torch.strided:
+        raise DTypeError(f"{who} has layout {x.layout}; a dense tensor is needed: .to_dense()")
     return x.detach()

@@ -16,9 +16,17 @@ from torch.autograd.function import once_differentiable
 
 from gossamer.codes import core
 from gossamer.codes.core import Code
-from gossamer.errors import ShapeError
+from gossamer.errors import DTypeError, ShapeError
 
 _Grads = tuple[Tensor | None, ...]
+
+
+def _check_code(code: object) -> None:
+    if not isinstance(code, Code) or not all(isinstance(part, Tensor) for part in code):
+        raise DTypeError(
+            f"got {type(code).__name__} in place of a code; a Code of two tensors is needed: "
+            "Code(values, indices)"
+        )
 
 
 class _TopK(Function):
@@ -177,12 +185,26 @@ def encode(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> Code:
 
     Raises:
         ShapeError: sizes do not fit, k is outside [1, latents], or the product holds a NaN.
+        DTypeError: x, weight and bias are not dense tensors of one dtype.
 
     Example:
         >>> encode(torch.eye(2), torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.zeros(2), 1).values
         tensor([[3.],
                 [2.]])
     """
+    for given, who in ((x, "x"), (weight, "weight"), (bias, "bias")):
+        if not isinstance(given, Tensor) or given.dtype != x.dtype or given.is_sparse:
+            raise DTypeError(f"encode got {who} that is no dense tensor of the same dtype as x")
+    if (
+        x.dim() != 2
+        or weight.dim() != 2
+        or bias.shape != weight.shape[:1]
+        or (x.shape[1] != weight.shape[1])
+    ):
+        raise ShapeError(
+            f"encode got x {list(x.shape)}, weight {list(weight.shape)}, bias {list(bias.shape)}; "
+            "[batch, d], [latents, d] and [latents] are needed"
+        )
     with torch.no_grad():
         code = core.top_k(torch.addmm(bias, x, weight.T), k)
     return selected(x, weight, bias, code)
@@ -208,6 +230,7 @@ def decode(code: Code, dictionary: Tensor, bias: Tensor | None = None) -> Tensor
         >>> decode(Code(torch.tensor([[2.0]]), torch.tensor([[1]])), torch.eye(3))
         tensor([[0., 2., 0.]])
     """
+    _check_code(code)
     return _Decode.apply(code.values, dictionary, bias, code.indices)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -233,4 +256,5 @@ def prefix_errors(
         >>> prefix_errors(torch.tensor([[3.0, 2.0]]), code, torch.eye(2))[0]
         tensor([[4., 0.]])
     """
+    _check_code(code)
     return _PrefixErrors.apply(x, code.values, dictionary, bias, code.indices)  # type: ignore[no-any-return, no-untyped-call]

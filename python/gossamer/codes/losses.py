@@ -55,10 +55,12 @@ def check_levels(levels: Sequence[int], k: int) -> tuple[int, ...]:
     Raises:
         ShapeError: none is given, or one is outside [1, k] or not a whole number.
     """
-    found = tuple(sorted(set(levels)))
-    if not found or any(not isinstance(j, int) or not 1 <= j <= k for j in found):
+    found: tuple[int, ...] = ()
+    if isinstance(levels, Sequence) and all(type(j) is int for j in levels):
+        found = tuple(sorted(set(levels)))
+    if not found or any(not 1 <= j <= k for j in found):
         raise ShapeError(
-            f"levels are {list(levels)!r:.80}; whole numbers in [1, {k}] are needed, at least one"
+            f"levels are {levels!r:.80}; whole numbers in [1, {k}] are needed, at least one"
         )
     return found
 

@@ -90,6 +90,12 @@ class _Unfolded(nn.Module):
         self.register_buffer("step", torch.tensor(step, dtype=dictionary.dtype))
 
     def _check(self, y: Tensor, m: int) -> Tensor:
+        dtype = self.step.dtype
+        if not isinstance(y, Tensor) or y.dtype != dtype or y.is_sparse:
+            raise DTypeError(
+                f"{type(self).__name__} got y that is {getattr(y, 'dtype', type(y).__name__)}; a "
+                f"dense tensor of {dtype} is needed, as the dictionary"
+            )
         if y.dim() != 2 or y.shape[1] != m:
             raise ShapeError(
                 f"{type(self).__name__} got y of shape {list(y.shape)}; [batch, {m}] is needed"
@@ -228,8 +234,10 @@ class IHT(_Unfolded):
         self, dictionary: Tensor, k: int, layers: int = 16, step: float | None = None
     ) -> None:
         super().__init__(dictionary, layers, step)
-        if not 1 <= k <= dictionary.shape[1]:
-            raise ShapeError(f"IHT got k={k}; it must be in [1, {dictionary.shape[1]}]")
+        if type(k) is not int or not 1 <= k <= dictionary.shape[1]:
+            raise ShapeError(
+                f"IHT got k={k}; a whole number in [1, {dictionary.shape[1]}] is needed"
+            )
         self.k = k
         self.dictionary = nn.Parameter(dictionary.detach().clone())
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from gossamer.errors import DTypeError, ShapeError
 from gossamer.optim.proximal import Group, Proximal, evaluate, with_program
 from gossamer.prox import Penalty
+from gossamer.prox.entries import is_number
 
 Restart = Literal["gradient", "objective"]
 
@@ -63,7 +64,7 @@ class AcceleratedProxGradient(Proximal):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float,
+        lr: float | Tensor,
         *,
         restart: Restart | None = "gradient",
         penalty: Penalty | None = None,
@@ -73,7 +74,7 @@ class AcceleratedProxGradient(Proximal):
                 f"AcceleratedProxGradient got restart={restart!r:.40}; choose 'gradient', "
                 "'objective' or None"
             )
-        if not (math.isfinite(lr) and lr > 0):
+        if not ((is_number(lr) or isinstance(lr, Tensor)) and 0 < lr < math.inf):
             raise ShapeError(
                 f"AcceleratedProxGradient got lr={lr!r:.40}; it is a positive step, at most one "
                 "over the Lipschitz constant of the gradient"
@@ -96,7 +97,8 @@ class AcceleratedProxGradient(Proximal):
         """Take a step.
 
         Args:
-            closure: clears the gradients, computes the loss, calls backward, returns the loss.
+            closure: clears the gradients, computes the loss, calls backward, returns the loss. If
+                it raises, the parameters go back to where they were.
 
         Returns:
             What the closure returned at the extrapolated point y.
@@ -109,10 +111,18 @@ class AcceleratedProxGradient(Proximal):
                 "AcceleratedProxGradient.step got no closure; it needs one that clears the "
                 "gradients, computes the loss, calls backward and returns the loss"
             )
+        here = self._snapshot()
+        try:
+            return self._take(closure, here)
+        except BaseException:
+            for parameter, x in here.items():
+                parameter.copy_(x)
+            raise
+
+    def _take(self, closure: Callable[[], Any], here: dict[Tensor, Tensor]) -> Any:
         first = self.param_groups[0]
         restart, t = first["restart"], first["momentum_t"]
         following = (1 + math.sqrt(1 + 4 * t * t)) / 2
-        here = self._snapshot()
         for parameter, x in here.items():
             previous = self.state[parameter].get("previous")
             if previous is not None:

@@ -4,13 +4,13 @@ A group g that is not zero becomes zero when its trial point leaves the half-spa
 <x~_g, x_g> < epsilon * |x_g|^2. Groups that are zero stay zero.
 """
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from gossamer.errors import ShapeError
 from gossamer.prox import Penalty
+from gossamer.prox.entries import is_number
 from gossamer.prox.groupings import resolve, spread, sums
 
 
@@ -45,11 +45,11 @@ class HalfSpace:
     epsilon: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.start, int) and self.start >= 0):
+        if isinstance(self.start, bool) or not (isinstance(self.start, int) and self.start >= 0):
             raise ShapeError(
                 f"HalfSpace got start={self.start!r:.40}; it is a number of steps, at least 0"
             )
-        if not (math.isfinite(self.epsilon) and 0 <= self.epsilon < 1):
+        if not (is_number(self.epsilon) and 0 <= self.epsilon < 1):
             raise ShapeError(f"HalfSpace got epsilon={self.epsilon!r:.40}; it is in [0, 1)")
 
 

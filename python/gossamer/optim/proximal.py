@@ -48,6 +48,18 @@ class Sparsity(NamedTuple):
 class Proximal(Optimizer):
     """Base of the proximal optimizers; in front of a torch optimizer in the list of bases."""
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """False: a GradScaler has to unscale by itself, and to skip a step as a whole.
+
+        torch's fused optimizers set it, and then get scaled gradients, which penalties are not.
+        """
+        return False
+
+    @_step_supports_amp_scaling.setter
+    def _step_supports_amp_scaling(self, _: bool) -> None:
+        pass
+
     def add_param_group(self, param_group: Group) -> None:
         """Add parameters, with ``penalty=`` and ``half_space=`` of their own if they need them.
 

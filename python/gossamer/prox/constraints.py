@@ -162,7 +162,7 @@ class Simplex(Penalty):
 
     def _value(self, x: Tensor, groups: Groups) -> float:
         off = abs(float(x.sum()) - self.radius)
-        return 0.0 if x.min() >= 0 and off <= self.radius * _SLACK else math.inf
+        return 0.0 if bool((x >= 0).all()) and off <= self.radius * _SLACK else math.inf
 
     def _distance(self, x: Tensor, grad: Tensor, groups: Groups) -> Tensor | float:
         if self._value(x, groups) > 0:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gossamer import _core
 from gossamer.errors import DTypeError, ShapeError
+from gossamer.prox.entries import check_own_places
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
@@ -49,7 +50,7 @@ def in_place(x: Array, operate: Callable[[Array], None]) -> Array:
 
     Raises:
         DTypeError: ``x`` is no floating tensor or array.
-        ShapeError: ``x`` is empty, read-only, or an expanded tensor whose entries share memory.
+        ShapeError: ``x`` is empty, read-only, or its entries share memory.
     """
     if isinstance(x, Tensor):
         _check(str(x.dtype).removeprefix("torch."), x.numel())
@@ -57,11 +58,7 @@ def in_place(x: Array, operate: Callable[[Array], None]) -> Array:
         if entries.is_contiguous():
             operate(entries.view(-1))
         else:
-            if any(s == 0 and n > 1 for s, n in zip(x.stride(), x.shape, strict=True)):
-                raise ShapeError(
-                    "an expanded tensor cannot be changed in place, because its entries share "
-                    "memory: call .clone() first"
-                )
+            check_own_places(x)
             copy = entries.contiguous()
             operate(copy.view(-1))
             entries.copy_(copy)
@@ -71,6 +68,8 @@ def in_place(x: Array, operate: Callable[[Array], None]) -> Array:
         _check(str(x.dtype), x.size)
         if not x.flags.writeable:
             raise ShapeError("the array is read-only, and the operator works in place: copy it")
+        if not x.flags.c_contiguous:
+            check_own_places(x)
         vector = np.ascontiguousarray(x).reshape(-1)
         operate(vector)
         if not x.flags.c_contiguous:
@@ -144,8 +143,8 @@ def adamw_step_(
     """AdamW and the proximal operator in its metric, in one pass over memory.
 
     With ``D = sqrt(v / (1 - beta2^step)) + eps`` each entry has the step ``s = lr / D``: it moves
-    by ``s`` times the estimate ``m / (1 - beta1^step)`` of its gradient, and is then shrunk with the
-    same ``s``.
+    by ``s`` times the estimate ``m / (1 - beta1^step)`` of its gradient, and is then shrunk with
+    the same ``s``.
 
     Args:
         param: float32 or float64, any shape; changed.

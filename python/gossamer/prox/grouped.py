@@ -13,7 +13,7 @@ from gossamer.prox.elements import elementwise_
 from gossamer.prox.groupings import PenaltyError, norms
 from gossamer.prox.groups import Groups, l1_minus_l2_
 from gossamer.prox.penalty import NOT_NEGATIVE, SHARE, Number, Penalty, Range
-from gossamer.prox.separable import L1, radial_distance
+from gossamer.prox.separable import L1, inverse, radial_distance
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class SparseGroupLasso(Penalty):
 
     def _prox_(self, x: Any, step: float, metric: Any) -> None:
         norms(x, self._groups(x))  # refuses NaN before anything is changed
-        elementwise_(x, "l1", (self._lam,), step if metric is None else step / metric)
+        elementwise_(x, "l1", (self._lam,), step if metric is None else inverse(step, metric))
         self._on_groups()._prox_(x, step, metric)
 
     def _on_groups(self) -> L1:

@@ -16,13 +16,14 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gossamer import kernels
-from gossamer.errors import GossamerError, ShapeError
+from gossamer.errors import DTypeError, GossamerError, ShapeError, StructureError
 from gossamer.prox.groups import Groups, group_norms, partition
 
 # The fewest axes that a tensor needs.
@@ -52,12 +53,14 @@ def check_grouping(given: Any) -> str | tuple[int, int] | Groups:
 
     Raises:
         PenaltyError: An unknown name, or block sizes below 1.
-        StructureError: Index lists that overlap or leave entries out.
+        StructureError: Index lists, or `Groups`, that overlap or leave entries out.
+        DTypeError: `Groups` whose pointers are no int64 tensors.
 
     >>> check_grouping("block(4, 8)")
     (4, 8)
     """
     if isinstance(given, Groups):
+        _check_groups(given)
         return given
     if isinstance(given, str):
         name = given.strip().lower()
@@ -72,12 +75,37 @@ def check_grouping(given: Any) -> str | tuple[int, int] | Groups:
             raise PenaltyError(f"groups is {given}; a block has at least one row and one column")
         return (given[0], given[1])
     if isinstance(given, list):
+        given = [part.reshape(-1) if isinstance(part, Tensor) else part for part in given]
         lists = [part for part in given if isinstance(part, list | tuple | Tensor | np.ndarray)]
         return partition(given, sum(map(len, lists)) if lists else len(given))
     raise PenaltyError(
         f"groups is {given!r:.80}; choose one of {', '.join(_RANKS)}, 'block(r, c)', "
         "or give your own partition: labels of the entries, or lists of indices"
     )
+
+
+# Indices that were found to name each entry once: a schedule makes a penalty anew at each step.
+_permutations: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
+
+
+def _check_groups(groups: Groups) -> None:
+    if not all(type(number) is int for number in groups[:3]):
+        raise PenaltyError(f"groups is {groups!r:.80}; outer, count and inner are whole numbers")
+    indices = groups.indices
+    if (groups.indptr is None) != (indices is None):
+        raise StructureError("groups has one of indptr and indices; both are needed, or none")
+    if indices is None or _permutations.get(id(indices)) is indices:
+        return
+    for given in (groups.indptr, indices):
+        if not isinstance(given, Tensor) or given.dtype != torch.int64 or not given.is_cpu:
+            raise DTypeError("groups has an indptr or indices that is no int64 tensor on the CPU")
+    places = indices.sort().values
+    if not torch.equal(places, torch.arange(len(places))):
+        raise StructureError(
+            "the indices of groups overlap or leave entries out; each entry must be in exactly "
+            "one group: make them with gossamer.prox.groups.partition"
+        )
+    _permutations[id(indices)] = indices
 
 
 def resolve(grouping: str | tuple[int, int] | Groups, shape: Sequence[int]) -> Groups:
@@ -206,7 +234,8 @@ def means(positive: Any, groups: Groups) -> Tensor:
 def norms(x: Any, groups: Groups) -> Tensor:
     """The L2 norm of each group: float64 [count]; an error where one is not finite."""
     found = torch.as_tensor(group_norms(x, groups))
-    if not torch.isfinite(found).all():
+    # The sum tells in one pass, unless it overflows.
+    if not math.isfinite(float(found.sum())) and not torch.isfinite(found).all():
         raise PenaltyError(
             "a group holds NaN or infinity, which would spread over all of its entries; "
             "nothing was changed: look for the step that diverged"

@@ -88,7 +88,12 @@ def partition(
 
 
 def _whole_numbers(numbers: Any, what: str) -> Tensor:
-    found = torch.as_tensor(numbers)
+    try:
+        found = torch.as_tensor(numbers)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise DTypeError(f"{what} are no whole numbers: {str(error).strip():.200}") from None
+    if found.layout != torch.strided or found.device.type == "meta":
+        raise DTypeError(f"{what} are on {found.device}, {found.layout}; dense ones are needed")
     if found.numel() == 0:
         return torch.zeros(0, dtype=torch.int64)
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:

@@ -15,12 +15,14 @@ a weighted l1 norm of the products: `joint_prox_` minimises it exactly over v an
 import math
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from gossamer import _core
-from gossamer.errors import ShapeError
+from gossamer.errors import DTypeError, ShapeError
+from gossamer.prox.entries import check_own_places, check_plain, is_number
 
 __all__ = ["balance_", "joint_prox_", "path_norm", "path_thresholds", "reweighted_split_"]
 
@@ -72,6 +74,8 @@ def path_thresholds(products: Tensor, p: float, step: float, eps: float = 0.0) -
     tensor([[0.1000,    inf]])
     """
     _check_p(p)
+    _check_number(step, "step")
+    _check_number(eps, "eps")
     if not 0 <= step < math.inf:
         raise ShapeError(f"step is {step}; a number of at least 0 is needed")
     if not 0 <= eps < math.inf:
@@ -110,6 +114,9 @@ def joint_prox_(v: Array, w: Array, thresholds: Array) -> None:
     >>> v, w
     (tensor([1.8667, 0.0000]), tensor([[0.5333, 0.0000], [1.0000, 1.0000]]))
     """
+    for array, who in ((v, "v"), (w, "w")):
+        if isinstance(array, Tensor | np.ndarray):  # the others are refused below
+            check_own_places(array, who)
     _core.path_norm_prox(_plain(v), _plain(w), _plain(thresholds))
 
 
@@ -195,11 +202,21 @@ def _plain(array: Array) -> Array:
 
 
 def _check_p(p: float, zero: bool = False) -> None:
+    _check_number(p, "p")
     if not (0 < p <= 1 or (zero and p == 0)):
         raise ShapeError(f"p is {p}; a number in {'[' if zero else '('}0, 1] is needed")
 
 
+def _check_number(value: object, name: str) -> None:
+    if not is_number(value):
+        raise DTypeError(f"{name} is {value!r:.80}; a number is needed")
+
+
 def _check_shapes(v: Tensor, w: Tensor) -> None:
+    for given, who in ((v, "v"), (w, "w")):
+        check_plain(given, who)
+        if not isinstance(given, Tensor):
+            raise DTypeError(f"{who} is a {type(given).__name__}; a torch tensor is needed")
     if v.ndim != 1 or w.ndim != 2 or len(v) != len(w):
         raise ShapeError(
             f"v has shape {list(v.shape)} and w {list(w.shape)}; [neurons] and "

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from gossamer.errors import DTypeError, ShapeError
 from gossamer.prox import autograd
+from gossamer.prox.entries import check_plain
 from gossamer.prox.groupings import (
     PenaltyError,
     check_grouping,
@@ -93,7 +94,10 @@ class Penalty(ABC):
         who = type(self).__name__
         if isinstance(value, bool) or not isinstance(value, Real):
             raise DTypeError(f"{who} got {name}={value!r:.80}; a number is needed")
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number beyond float64
+            number = math.inf
         if not (math.isfinite(number) and allowed.holds(number)):
             raise PenaltyError(f"{who} got {name}={number}; it must be finite and {allowed.text}")
         return number
@@ -161,6 +165,7 @@ class Penalty(ABC):
     def value(self, x: Tensor | np.ndarray) -> float:
         """g(x), computed in float64."""
         self._resolved()
+        check_plain(x)
         return float(self._value(flat64(x), self._groups(x)))
 
     def prox_(self, x: Array, step: float = 1.0, *, metric: Array | None = None) -> Array:
@@ -212,6 +217,7 @@ class Penalty(ABC):
         tensor([1., 0.])
         """
         if isinstance(x, Tensor):
+            check_plain(x)
             return autograd.prox(self, x, step)
         return self.prox_(np.array(x), step)
 
@@ -230,6 +236,8 @@ class Penalty(ABC):
             ShapeError: The shapes differ.
         """
         self._resolved()
+        check_plain(x)
+        check_plain(grad, "grad")
         if tuple(x.shape) != tuple(grad.shape):
             raise ShapeError(
                 f"grad has shape {tuple(grad.shape)}, x {tuple(x.shape)}; they must be the same"
@@ -297,6 +305,11 @@ class Radial(Penalty):
     def _shrunk(self, magnitudes: Tensor, step: float, metric: Tensor | None) -> Tensor:
         """The proximal point of the magnitudes float64 [count] >= 0; h a group or None."""
 
+    def _gains(self, magnitudes: Tensor, step: float, metric: Tensor | None) -> Tensor:
+        """What each group is multiplied by, float64 [count]."""
+        shrunk = self._shrunk(magnitudes, step, metric)
+        return torch.where(magnitudes > 0, shrunk / magnitudes, 0.0)
+
     @abstractmethod
     def _tangent(self, magnitudes: Tensor, shrunk: Tensor, step: float, v: Tensor) -> Tensor:
         """The Jacobian of `_shrunk` times v, all [count]."""
@@ -305,8 +318,7 @@ class Radial(Penalty):
         groups = self._groups(x)
         magnitudes = norms(x, groups)
         h = None if metric is None else means(metric, groups)
-        shrunk = self._shrunk(magnitudes, step, h)
-        scale_groups_(x, torch.where(magnitudes > 0, shrunk / magnitudes, 0.0), groups)
+        scale_groups_(x, self._gains(magnitudes, step, h), groups)
 
     def _pullback(self, x: Tensor, z: Tensor, step: float, grad: Tensor, groups: Groups) -> Tensor:
         # z = gain x: along x the tangent of the magnitudes, across it the gain.
@@ -328,11 +340,9 @@ def budget(k: Any, whole: float, *, counts: bool = True) -> float:
 
 def check_entries(x: object) -> None:
     """Raise unless `x` is a tensor or array that can be changed in place."""
+    check_plain(x)
     if not isinstance(x, Tensor | np.ndarray):
-        raise DTypeError(
-            f"got {type(x).__name__}; a torch tensor or a NumPy array is needed (of a sparse "
-            "weight, its values: penalty.on(weight).prox_(weight.values))"
-        )
+        raise DTypeError(f"got {type(x).__name__}, which cannot be changed: give an array")
     if str(x.dtype).removeprefix("torch.") not in ("float32", "float64"):
         raise DTypeError(f"got dtype {x.dtype}; float32 or float64 is needed: convert it first")
     if math.prod(x.shape) == 0:
@@ -346,6 +356,7 @@ def _check_metric(metric: Any, x: Any) -> None:
         raise DTypeError(
             f"metric is {type(metric).__name__}, x {type(x).__name__}; use one library"
         )
+    check_plain(metric, "metric")
     if metric.dtype != x.dtype or tuple(metric.shape) != tuple(x.shape):
         raise ShapeError(
             f"metric is {metric.dtype} {tuple(metric.shape)}, x {x.dtype} {tuple(x.shape)}; give "

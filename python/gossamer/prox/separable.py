@@ -15,13 +15,14 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gossamer.prox.elements import OPS, elementwise_
 from gossamer.prox.groupings import check_count, magnitudes, norms, spread
 from gossamer.prox.groups import Groups, metric_group_l2_
-from gossamer.prox.penalty import NOT_NEGATIVE, SHARE, Number, Radial, Range
+from gossamer.prox.penalty import NOT_NEGATIVE, SHARE, Number, Radial, Range, flat64
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +52,12 @@ class Separable(Radial):
 
     def _prox_(self, x: Any, step: float, metric: Any) -> None:
         if self.groups == "element":
-            elementwise_(x, *self._op(), step if metric is None else step / metric)
+            elementwise_(x, *self._op(), step if metric is None else inverse(step, metric))
         else:
             super()._prox_(x, step, metric)
 
     def _shrunk(self, sizes: Tensor, step: float, metric: Tensor | None) -> Tensor:
-        steps = step if metric is None else step / metric
+        steps = step if metric is None else inverse(step, metric)
         return elementwise_(sizes.clone(), *self._op(), steps)
 
     def _tangent(self, sizes: Tensor, shrunk: Tensor, step: float, v: Tensor) -> Tensor:
@@ -67,6 +68,16 @@ class Separable(Radial):
 
     def _distance(self, x: Tensor, grad: Tensor, groups: Groups) -> Tensor:
         return radial_distance(x, grad, groups, self._slope(magnitudes(x, groups)))
+
+
+def inverse(step: float, metric: Any) -> Any:
+    """The steps of a metric; where they overflow the largest number, which times 0 is 0."""
+    largest = float(np.finfo(str(metric.dtype).removeprefix("torch.")).max)
+    if isinstance(metric, Tensor):
+        # Not step / metric, which torch takes for step * (1 / metric): 0 * inf.
+        return torch.tensor(min(step, largest), dtype=metric.dtype).div(metric).clamp(max=largest)
+    with np.errstate(over="ignore"):
+        return np.minimum(min(step, largest) / metric, metric.dtype.type(largest))
 
 
 def radial_distance(x: Tensor, grad: Tensor, groups: Groups, slope: Tensor) -> Tensor:
@@ -124,9 +135,14 @@ class L1(Separable):
         elif self.weights is None:
             super()._prox_(x, step, metric)
         else:
-            wide = (step * self._weighted(torch.ones(groups.count).double())).view(tuple(x.shape))
+            # Whole thresholds in float64: a large weight and a small lam must not meet too late.
+            wide = (self._lam * step) * self._weighted(torch.ones(groups.count).double())
+            if metric is not None:
+                wide = wide / flat64(metric)
+            wide = wide.clamp(max=float(np.finfo(str(x.dtype).removeprefix("torch.")).max))
+            wide = wide.view(tuple(x.shape))
             steps: Any = wide.to(x.dtype) if isinstance(x, Tensor) else wide.numpy().astype(x.dtype)
-            elementwise_(x, *self._op(), steps if metric is None else steps / metric)
+            elementwise_(x, "l1", (1.0,), steps)
 
     def _shrunk(self, sizes: Tensor, step: float, metric: Tensor | None) -> Tensor:
         steps = self._weighted(torch.full_like(sizes, step))

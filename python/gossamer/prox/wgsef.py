@@ -96,13 +96,18 @@ class WGSEF(Radial):
         return base / (base - lam), base - lam
 
     def _shrunk(self, sizes: Tensor, step: float, metric: Tensor | None) -> Tensor:
+        return self._gains(sizes, step, metric) * sizes
+
+    def _gains(self, sizes: Tensor, step: float, metric: Tensor | None) -> Tensor:
         k, d, c = self._limits(len(sizes))
         lam = self._lam * step
         stretch, h = self._scaled(lam, metric)
         if h is not None:
             h = h.expand(len(sizes)).contiguous()
+        if not self.unbiased:
+            return wgsef_gains(sizes, k, lam, d, c, h)[0]
         gains, _ = wgsef_gains(sizes * stretch, k, lam, d, c, h)
-        return gains * stretch * sizes
+        return gains.mul_(stretch)
 
     def _tangent(self, sizes: Tensor, shrunk: Tensor, step: float, v: Tensor) -> Tensor:
         # Saturated groups divide by 1 + lam d. The others share the budget: with
