@@ -40,20 +40,17 @@ void prox_elements(Penalty which, DType dtype, void* x, std::int64_t n,
 
 void prox_adamw(const AdamWTensors& t, const AdamWArgs& args, Penalty which,
                 const double* params) noexcept {
-  const ProxTable& table = prox_table();
-  const AdamWKernel step = table.adamw[static_cast<int>(t.dtype)];
-  const ElementKernel shrink = table.elements[static_cast<int>(which)][static_cast<int>(t.dtype)];
-  // Short enough that the parameter and its steps are still in the first-level cache for `shrink`.
+  const AdamWKernel step = prox_table().adamw[static_cast<int>(which)][static_cast<int>(t.dtype)];
+  // Short enough that the parameter and its steps stay in the first-level cache.
   constexpr std::int64_t run = 1024;
   over_chunks(t.n, [&](std::int64_t chunk_first, std::int64_t chunk_count) noexcept {
     alignas(64) double steps[run];
     for (std::int64_t at = 0; at < chunk_count; at += run) {
       const std::int64_t first = chunk_first + at;
       const std::int64_t count = std::min(run, chunk_count - at);
-      void* x = shifted(t.param, first, t.dtype);
-      step(x, shifted(t.grad, first, t.dtype), shifted(t.exp_avg, first, t.dtype),
-           shifted(t.exp_avg_sq, first, t.dtype), args, steps, count);
-      shrink(x, {params, 0.0, steps}, count);
+      step(shifted(t.param, first, t.dtype), shifted(t.grad, first, t.dtype),
+           shifted(t.exp_avg, first, t.dtype), shifted(t.exp_avg_sq, first, t.dtype), args, params,
+           steps, count);
     }
   });
 }

@@ -30,8 +30,8 @@ struct ElementArgs {
 };
 using ElementKernel = void (*)(void* x, const ElementArgs&, std::int64_t n) noexcept;
 
-// One step of AdamW (Loshchilov and Hutter 2019) on [0, n), and the length of step that each entry
-// took, so that a penalty can follow in the same metric while all is in the first-level cache:
+// One step of AdamW (Loshchilov and Hutter 2019) on [0, n), then the penalty's operator in the same
+// metric. `steps` is scratch for n entries.
 //   m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //   steps = lr / (sqrt(v) / root_bias2 + eps);  param = shrink param - steps m / bias1
 // m / bias1 estimates the gradient, so `steps` is the step of the gradient and of the threshold.
@@ -43,12 +43,12 @@ struct AdamWArgs {
   double shrink;      // 1 - lr weight_decay
 };
 using AdamWKernel = void (*)(void* param, const void* grad, void* m, void* v, const AdamWArgs&,
-                             void* steps, std::int64_t n) noexcept;
+                             const double* params, void* steps, std::int64_t n) noexcept;
 
 struct ProxTable {
   const char* name;
   ElementKernel elements[penalty_count][2];  // float32, float64
-  AdamWKernel adamw[2];
+  AdamWKernel adamw[penalty_count][2];
   GroupPasses groups;
 };
 

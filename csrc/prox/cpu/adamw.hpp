@@ -1,4 +1,5 @@
-// One step of AdamW on a run of entries that fits the first-level cache (prox/table.hpp).
+// One step of AdamW and a penalty on a run of entries that fits the first-level cache
+// (prox/table.hpp).
 #pragma once
 
 #include "prox/cpu/elements.hpp"
@@ -6,14 +7,14 @@
 namespace gossamer {
 namespace {
 
-template <class T>
-void run_adamw(void* param, const void* grad, void* first, void* second, const AdamWArgs& args,
-               void* lengths, std::int64_t n) noexcept {
+// after(x, step) makes of the entry that AdamW moved what is stored.
+template <class T, class After>
+GOSSAMER_INLINE void adamw_loop(void* param, const void* grad, void* first, void* second,
+                                const AdamWArgs& args, std::int64_t n, After after) noexcept {
   T* __restrict__ x = static_cast<T*>(param);
   const T* __restrict__ g = static_cast<const T*>(grad);
   T* __restrict__ m = static_cast<T*>(first);
   T* __restrict__ v = static_cast<T*>(second);
-  T* __restrict__ steps = static_cast<T*>(lengths);
   const T keep1 = T(args.beta1), take1 = T(1.0 - args.beta1);
   const T keep2 = T(args.beta2), take2 = T(1.0 - args.beta2);
   const T lr = T(args.lr), per_bias1 = T(1.0 / args.bias1), per_root = T(1.0 / args.root_bias2),
@@ -26,9 +27,30 @@ void run_adamw(void* param, const void* grad, void* first, void* second, const A
     const T step = lr / (root_of(vi) * per_root + eps);
     m[i] = mi;
     v[i] = vi;
-    steps[i] = step;
-    x[i] = shrink * x[i] - step * (mi * per_bias1);
+    x[i] = after(shrink * x[i] - step * (mi * per_bias1), step, i);
   }
+}
+
+// Straight lines: in the same loop.
+template <Penalty which, class T>
+void run_adamw_pieces(void* param, const void* grad, void* first, void* second,
+                      const AdamWArgs& args, const double* penalty, void*,
+                      std::int64_t n) noexcept {
+  const double params[penalty_params] = {penalty[0], penalty[1]};
+  adamw_loop<T>(param, grad, first, second, args, n,
+                [=](T x, T step, std::int64_t) { return pieces<which, T>(params, step)(x); });
+}
+
+// Others: a second loop while all is in the first-level cache.
+template <class T, ElementKernel operate>
+void run_adamw(void* param, const void* grad, void* first, void* second, const AdamWArgs& args,
+               const double* penalty, void* scratch, std::int64_t n) noexcept {
+  T* __restrict__ steps = static_cast<T*>(scratch);
+  adamw_loop<T>(param, grad, first, second, args, n, [=](T x, T step, std::int64_t i) {
+    steps[i] = step;
+    return x;
+  });
+  operate(param, {penalty, 0.0, scratch}, n);
 }
 
 }  // namespace

@@ -28,7 +28,16 @@ extern "C" constexpr ProxTable GOSSAMER_TABLE = {
      {run_pieces<Penalty::capped_l1, float>, run_pieces<Penalty::capped_l1, double>},
      {run_transformed_l1<float>, run_transformed_l1<double>},
      {run_log_sum<float>, run_log_sum<double>}},
-    {run_adamw<float>, run_adamw<double>},
+    {{run_adamw_pieces<Penalty::l1, float>, run_adamw_pieces<Penalty::l1, double>},
+     {run_adamw_pieces<Penalty::elastic_net, float>,
+      run_adamw_pieces<Penalty::elastic_net, double>},
+     {run_adamw_pieces<Penalty::l0, float>, run_adamw_pieces<Penalty::l0, double>},
+     {run_adamw<float, run_lp<float>>, run_adamw<double, run_lp<double>>},
+     {run_adamw_pieces<Penalty::mcp, float>, run_adamw_pieces<Penalty::mcp, double>},
+     {run_adamw_pieces<Penalty::scad, float>, run_adamw_pieces<Penalty::scad, double>},
+     {run_adamw_pieces<Penalty::capped_l1, float>, run_adamw_pieces<Penalty::capped_l1, double>},
+     {run_adamw<float, run_transformed_l1<float>>, run_adamw<double, run_transformed_l1<double>>},
+     {run_adamw<float, run_log_sum<float>>, run_adamw<double, run_log_sum<double>>}},
     group_passes,
 };
 
