@@ -50,7 +50,7 @@ def adamw(
     amsgrad: bool = False,
     once: bool = True,
 ) -> Tensor:
-    """Parameters after one step a gradient; with once=False the threshold is divided by bias1 too."""
+    """Parameters after one step a gradient; once=False divides the threshold by bias1 too."""
     x = x.double()
     m, v, top = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
     for t, g in enumerate(grads, 1):

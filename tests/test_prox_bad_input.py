@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +17,18 @@ from gossamer import codes
 from gossamer.codes import Code
 from gossamer.errors import DeviceError, DTypeError, GossamerError, ShapeError, StructureError
 from gossamer.optim import AcceleratedProxGradient, HalfSpace, ProxAdamW, ProxSGD
-from gossamer.prox import L1, WGSEF, ElasticNet, L1Ball, Penalty, Simplex, TopK
+from gossamer.prox import (
+    L1,
+    WGSEF,
+    ElasticNet,
+    L1Ball,
+    LogSum,
+    Lp,
+    Penalty,
+    Simplex,
+    TopK,
+    TransformedL1,
+)
 from gossamer.prox.entries import share_memory
 from gossamer.prox.groups import Groups, partition
 from gossamer.prox.path_norm import joint_prox_, path_norm, path_thresholds
@@ -255,3 +268,46 @@ def test_a_closure_that_fails_moves_nothing(restart: Any, at_call: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         optimizer.step(closure)
     assert torch.equal(w, before)
+
+
+_RACE = """
+import sys, threading, time, torch
+from gossamer import codes
+from gossamer.errors import GossamerError
+from gossamer.prox.groups import l1_ball_, simplex_, top_k_
+x = torch.randn(1 << 18)
+one, two, stop = torch.randn(1 << 18), torch.full((1 << 18,), 1.5), False
+def write():
+    while not stop:
+        x.copy_(two), x.copy_(one)
+writer = threading.Thread(target=write)
+writer.start()
+end = time.time() + 2
+while time.time() < end:
+    for use in (lambda: top_k_(x, 1 << 16), lambda: l1_ball_(x, 100.0),
+                lambda: simplex_(x, 100.0), lambda: codes.top_k(x.view(64, -1), 37)):
+        try:
+            use()
+        except GossamerError:
+            pass
+stop = True
+writer.join()
+"""
+
+
+def test_a_thread_that_writes_meanwhile_breaks_no_memory() -> None:
+    """As in Hogwild training: the result means little, but nothing beyond it is touched."""
+    subprocess.run([sys.executable, "-c", _RACE], check=True, timeout=120)
+
+
+def test_operators_where_terms_cancel_or_overflow() -> None:
+    tiny = torch.tensor([1e-31, -1e-25, 1e-9], dtype=torch.float64)
+    found = TransformedL1(1e-60, a=1.0).prox_(tiny.clone())
+    assert torch.allclose(found, tiny, rtol=1e-15, atol=0.0)
+    smallest = torch.tensor([-1.4e-45])
+    found = TransformedL1(0.0, a=1.0).prox_(smallest.clone())
+    assert torch.equal(found, smallest) or not found.signbit()
+    largest = torch.tensor([3.4e38, -3.4e38])
+    assert torch.equal(LogSum(1.0, eps=1.0).prox_(largest.clone()), largest)
+    almost = Lp(p=1 - 2**-53, lam=1.0).prox_(torch.tensor([1e5], dtype=torch.float64))
+    assert float(almost) == pytest.approx(1e5 - 1.0, rel=1e-9)

@@ -163,8 +163,9 @@ class RowSelector {
       for (std::int64_t j = 0; j < group_fan; ++j) {
         const std::int64_t at = member(s_.open[o], j);
         if (at >= args_.n) break;
-        s_.entries[count] = {x[at], static_cast<std::int32_t>(at)};
-        count += x[at] >= bound_;
+        const T value = x[at];
+        s_.entries[count] = {value, static_cast<std::int32_t>(at)};
+        count += value >= bound_;
       }
     }
     return count;
@@ -175,7 +176,8 @@ class RowSelector {
     passes_.pick(x, args_.n, bound_, args_.k, picked);
     std::int64_t count = 0;
     for (std::int64_t i = 0; i < picked.above_count; ++i) {
-      s_.entries[count++] = {x[s_.ids[i]], s_.ids[i]};
+      const T value = x[s_.ids[i]];
+      s_.entries[count++] = {value == value ? value : lowest<T>, s_.ids[i]};
     }
     // Ties come in order: no more of them are needed than fill the k places.
     for (std::int64_t i = 0; i < picked.tie_count && count < args_.k; ++i) {
@@ -188,6 +190,8 @@ class RowSelector {
     const std::int64_t k = args_.k;
     const T* x = args_.x + row * args_.row_stride;
     Entry<T>* entries = s_.entries;
+    // Fewer than k only when another thread wrote into the row meanwhile.
+    for (; count < k; ++count) entries[count] = {lowest<T>, 0};
     if (count > 2 * k) std::nth_element(entries, entries + (k - 1), entries + count, before<T>);
     std::sort(entries, entries + (count > 2 * k ? k : count), before<T>);
     for (std::int64_t j = 0; j < k; ++j) {

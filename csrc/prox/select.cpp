@@ -97,10 +97,12 @@ void top_k(T* x, std::int64_t n, std::int64_t k) {
   for (std::size_t t = 0; t < parts.size(); ++t) start[t + 1] = start[t] + parts[t].count[digit];
   std::vector<Key> keys(static_cast<std::size_t>(start.back()));
   each_chunk(n, [&](std::int64_t begin, std::int64_t end, std::size_t task) noexcept {
+    // Another thread may write into x meanwhile: what is found anew must fit what was counted.
     Key* to = keys.data() + start[task];
+    const Key* const stop = keys.data() + start[task + 1];
     for (std::int64_t i = begin; i < end; ++i) {
       const Key key = size_bits(x[i]);
-      if (static_cast<std::size_t>(key >> first_shift) == digit) *to++ = key;
+      if (static_cast<std::size_t>(key >> first_shift) == digit && to != stop) *to++ = key;
     }
   });
   const Key last = select(keys, first_shift, rank);
@@ -207,7 +209,8 @@ double threshold(const T* x, std::int64_t n, double most, double radius, View vi
   if (n > 4 * sampled) {
     std::vector<double> y(sampled);
     for (std::int64_t s = 0; s < sampled; ++s) {
-      y[static_cast<std::size_t>(s)] = view(static_cast<double>(x[s * n / sampled]));
+      const double seen = view(static_cast<double>(x[s * n / sampled]));
+      y[static_cast<std::size_t>(s)] = seen == seen ? seen : least;  // NaN since it was looked at
     }
     std::sort(y.begin(), y.end(), [](double a, double b) { return a > b; });
     const double budget = radius * static_cast<double>(sampled) / static_cast<double>(n);
@@ -235,9 +238,10 @@ double threshold(const T* x, std::int64_t n, double most, double radius, View vi
   std::vector<double> live(static_cast<std::size_t>(start.back()));
   each_chunk(n, [&](std::int64_t begin, std::int64_t end, std::size_t task) noexcept {
     double* to = live.data() + start[task];
+    const double* const stop = live.data() + start[task + 1];  // as in top_k
     for (std::int64_t i = begin; i < end; ++i) {
       const double y = view(static_cast<double>(x[i]));
-      if (y > theta) *to++ = y;
+      if (y > theta && to != stop) *to++ = y;
     }
   });
   const View plain{false, 0.0};

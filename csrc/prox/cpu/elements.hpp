@@ -167,7 +167,7 @@ struct LogSum {
     const T inside = T(1) - T(4) * lam / sum / sum;  // divided by sum^2, which may overflow
     const T root = sum * root_of(inside > T(0) ? inside : T(0));
     // The form of the root that subtracts nothing of its own size.
-    const T r = gap > T(0) ? (gap + root) / T(2) : T(2) * (eps * a - lam) / (root - gap);
+    const T r = gap > T(0) ? gap / T(2) + root / T(2) : T(2) * (eps * a - lam) / (root - gap);
     // In the convex case any positive root is the minimiser; the comparison would only add noise.
     const bool convex = lam <= eps * eps;
     const bool better = convex || !(lam * log1p_of(r / eps) >= r * (a - r / T(2)));
@@ -195,8 +195,14 @@ struct TransformedL1 {
     const double w = a + size;
     const double u = 1.0 - 13.5 * product / (w * w * w);
     const double third = std::acos(u < -1.0 ? -1.0 : u) / 3.0;
-    const double z = 2.0 / 3.0 * w * std::cos(third) - 2.0 / 3.0 * a + size / 3.0;
-    return z > 0.0 ? static_cast<T>(std::copysign(z, static_cast<double>(x))) : T(0);
+    double z = 2.0 / 3.0 * w * std::cos(third) - 2.0 / 3.0 * a + size / 3.0;
+    // A Newton step without a's digits in it: where a is much larger than x, they cancel above.
+    const double far = a + z;
+    const double slope = 1.0 - 2.0 * product / (far * far * far);
+    const double better = z - (z - size + product / (far * far)) / slope;
+    if (slope > 0.0 && better == better) z = better < size ? better : size;
+    const T out = static_cast<T>(std::copysign(z, static_cast<double>(x)));
+    return z > 0.0 && out != T(0) ? out : T(0);
   }
 };
 
@@ -225,10 +231,11 @@ void run_pieces(void* x, const ElementArgs& args, std::int64_t n) noexcept {
 template <class T, Power kind>
 void run_power(void* data, const ElementArgs& args, std::int64_t n) noexcept {
   constexpr std::int64_t block = 256;
-  // Beyond `far` the shrinkage is below the last bit; the cap also keeps infinities out.
-  constexpr T far = T(1e18);
   const double lam = args.params[0], p = args.params[1];
   const double kappa = p / (2.0 * (1.0 - p));
+  // Beyond `far` the shrinkage, kappa / far, is below the last bit; the cap also keeps infinities
+  // out.
+  const T far = T(1e18 * (1.0 + kappa));
   const Lp<T, kind> op{T(p), T(kappa)};
   const int rounds = count_rounds<T>(p, kappa);
   const double uniform = std::pow(2.0 * lam * args.step * (1.0 - p), 1.0 / (2.0 - p));

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gossamer.prox.grouped import only
-from gossamer.prox.groupings import magnitudes, norms, spread
+from gossamer.prox.groupings import check_finite, magnitudes, norms, single_entries, spread
 from gossamer.prox.groups import Groups, l1_ball_, simplex_, top_k_
 from gossamer.prox.penalty import POSITIVE, Penalty, Radial, Range, budget
 
@@ -56,6 +56,14 @@ class TopK(Radial):
 
     def _count(self, groups: Groups) -> int:
         return int(budget(self.k, groups.count))
+
+    def _prox_(self, x: Any, step: float, metric: Any) -> None:
+        groups = self._groups(x)
+        if single_entries(groups):
+            check_finite(torch.as_tensor(x))
+            top_k_(x, self._count(groups))
+        else:
+            super()._prox_(x, step, metric)
 
     def _shrunk(self, sizes: Tensor, step: float, metric: Tensor | None) -> Tensor:
         count = min(int(budget(self.k, len(sizes))), len(sizes))
@@ -98,6 +106,13 @@ class L1Ball(Radial):
 
     radius: float
     RANGES: ClassVar[dict[str, Range]] = {"radius": POSITIVE}
+
+    def _prox_(self, x: Any, step: float, metric: Any) -> None:
+        if single_entries(self._groups(x)):
+            check_finite(torch.as_tensor(x))
+            l1_ball_(x, self.radius)
+        else:
+            super()._prox_(x, step, metric)
 
     def _shrunk(self, sizes: Tensor, step: float, metric: Tensor | None) -> Tensor:
         return l1_ball_(sizes.clone(), self.radius)
@@ -157,7 +172,7 @@ class Simplex(Penalty):
         only(self, "element")
 
     def _prox_(self, x: Any, step: float, metric: Any) -> None:
-        norms(x, self._groups(x))  # refuses NaN before anything is changed
+        check_finite(torch.as_tensor(x))
         simplex_(x, self.radius)
 
     def _value(self, x: Tensor, groups: Groups) -> float:

@@ -234,19 +234,27 @@ def means(positive: Any, groups: Groups) -> Tensor:
 def norms(x: Any, groups: Groups) -> Tensor:
     """The L2 norm of each group: float64 [count]; an error where one is not finite."""
     found = torch.as_tensor(group_norms(x, groups))
-    # The sum tells in one pass, unless it overflows.
+    check_finite(found)
+    return found
+
+
+def check_finite(found: Tensor) -> None:
+    """Raise on NaN or infinity, which an operator would spread. The sum tells, if it is finite."""
     if not math.isfinite(float(found.sum())) and not torch.isfinite(found).all():
         raise PenaltyError(
             "a group holds NaN or infinity, which would spread over all of its entries; "
             "nothing was changed: look for the step that diverged"
         )
-    return found
 
 
 def magnitudes(x: Tensor, groups: Groups) -> Tensor:
     """The absolute values of single entries (NaN stays NaN), else the norms of the groups."""
-    single = groups.indices is None and groups.outer == groups.inner == 1
-    return x.abs() if single else norms(x, groups)
+    return x.abs() if single_entries(groups) else norms(x, groups)
+
+
+def single_entries(groups: Groups) -> bool:
+    """Whether each entry is a group."""
+    return groups.indices is None and groups.outer == groups.inner == 1
 
 
 def check_count(per_group: Tensor, count: int, name: str) -> Tensor:
