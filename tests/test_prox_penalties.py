@@ -153,6 +153,21 @@ def test_wgsef_in_a_metric_of_single_entries_is_exact() -> None:
                 assert total(z) <= total(z + scale * normal(6) * (torch.rand(6) < 0.3)) + 1e-12
 
 
+def test_unbiased_wgsef_beyond_the_convex_range_keeps_the_largest() -> None:
+    x = torch.tensor([3.0, -1.0, 0.0, 2.0, 0.5], dtype=torch.float64)
+    penalty = WGSEF(2, 2.0, unbiased=True)
+    kept = torch.tensor([3.0, 0.0, 0.0, 2.0, 0.0], dtype=torch.float64)
+    assert torch.equal(penalty.prox(x), kept)
+    assert torch.equal(penalty.prox(x, step=0.5), kept)
+    # In a metric what counts is h x^2; groups that are zero may have any.
+    h = torch.tensor([0.1, 1.9, 1e-9, 1.0, 1.0], dtype=torch.float64)
+    assert penalty.prox_(x.clone(), metric=h).tolist() == [0.0, -1.0, 0.0, 2.0, 0.0]
+    above = torch.tensor([3.0, 4.0, 1e-9, 5.0, 6.0], dtype=torch.float64)
+    assert penalty.prox_(x.clone(), metric=above)[2] == 0
+    with pytest.raises(PenaltyError, match="one side"):
+        penalty.prox_(x.clone(), metric=torch.linspace(1, 3, 5, dtype=torch.float64))
+
+
 # Schedules, names, copies, sparse weights.
 
 

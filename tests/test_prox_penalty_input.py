@@ -154,7 +154,7 @@ def test_groupings_that_are_none(grouping: Any, error: type[Exception]) -> None:
         (lambda: L1(1.0).prox_(torch.ones(2), step=-1.0), "step=-1.0"),
         (lambda: L1(1.0).prox_(torch.ones(2), metric=torch.tensor([1.0, 0.0])), "not positive"),
         (lambda: L1(1.0).prox_(torch.ones(2), metric=torch.tensor([1.0, math.nan])), "metric"),
-        (lambda: WGSEF(1, 2.0, unbiased=True).prox_(torch.ones(2)), "smaller lam or step"),
+        (lambda: WGSEF(1.5, 2.0, unbiased=True).prox_(torch.ones(2)), "smaller lam or step"),
         (lambda: parse_penalty("l3"), "choose one of l1, "),
         (lambda: parse_penalty("lp", lam=1.0), "needs p"),
         (lambda: parse_penalty("l1", lam=1.0, gamma=2.0), "does not take gamma"),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gossamer.prox.groupings import PenaltyError, check_count, norms
-from gossamer.prox.groups import Groups, wgsef_gains, wgsef_value
+from gossamer.prox.groups import Groups, top_k_, wgsef_gains, wgsef_value
 from gossamer.prox.penalty import NOT_NEGATIVE, POSITIVE, Number, Radial, Range, budget
 from gossamer.prox.separable import radial_distance
 
@@ -29,7 +29,8 @@ class WGSEF(Radial):
     One step of the operator does not leave exactly k groups: those beyond the budget shrink faster
     than those within, and vanish over many steps. Groups within the budget are divided by
     1 + lam s d. With `unbiased` the penalty is lam (GS_k(x) - 1/2 ||x||^2), which is zero on
-    vectors of k groups: they keep their size. It needs lam s < 1.
+    vectors of k groups: they keep their size. From lam s = 1 on, where the problem is no longer
+    convex, the k largest groups stay and the others vanish (k must be whole, without costs).
 
     In a metric each group takes the mean over its entries, which is exact for single entries.
 
@@ -83,31 +84,51 @@ class WGSEF(Radial):
             return budget(self.k, count), d, c
         return budget(self.k, float(c.sum()), counts=False), d, c
 
-    def _scaled(self, lam: float, h: Tensor | None) -> tuple[Tensor | float, Any]:
-        """The unbiased form is the plain one of x stretched by this factor, in this metric."""
-        if not self.unbiased:
-            return 1.0, h
-        base = torch.tensor(1.0, dtype=torch.float64) if h is None else h
-        if not (base > lam).all():
-            raise PenaltyError(
-                f"WGSEF(unbiased=True) got lam * step = {lam:g} in a metric that falls to "
-                f"{float(base.min()):g}; the product must be below: choose a smaller lam or step"
-            )
-        return base / (base - lam), base - lam
-
     def _shrunk(self, sizes: Tensor, step: float, metric: Tensor | None) -> Tensor:
         return self._gains(sizes, step, metric) * sizes
 
     def _gains(self, sizes: Tensor, step: float, metric: Tensor | None) -> Tensor:
         k, d, c = self._limits(len(sizes))
         lam = self._lam * step
-        stretch, h = self._scaled(lam, metric)
-        if h is not None:
-            h = h.expand(len(sizes)).contiguous()
+        if metric is not None:
+            metric = metric.expand(len(sizes)).contiguous()
         if not self.unbiased:
-            return wgsef_gains(sizes, k, lam, d, c, h)[0]
-        gains, _ = wgsef_gains(sizes * stretch, k, lam, d, c, h)
-        return gains.mul_(stretch)
+            return wgsef_gains(sizes, k, lam, d, c, metric)[0]
+        # The plain form of a stretched x, while the problem is convex.
+        if metric is None:
+            if lam >= 1.0:
+                return self._largest(sizes, k, c)
+            gains, _ = wgsef_gains(sizes / (1.0 - lam), k, lam / (1.0 - lam), d, c)
+            return gains.div_(1.0 - lam)
+        alive = sizes > 0
+        convex = metric > lam
+        if not convex[alive].any():
+            return self._largest(metric.sqrt() * sizes, k, c)
+        if not convex[alive].all():
+            raise PenaltyError(
+                f"WGSEF(unbiased=True) got lam * step = {lam:g} in a metric between "
+                f"{float(metric[alive].min()):g} and {float(metric[alive].max()):g}; it must lie "
+                "on one side of all: choose a smaller lam or step"
+            )
+        left = torch.where(alive, metric - lam, 1.0)
+        stretch = torch.where(alive, metric / left, 1.0)
+        return wgsef_gains(sizes * stretch, k, lam, d, c, left)[0].mul_(stretch)
+
+    def _largest(self, sizes: Tensor, k: float, c: Tensor | None) -> Tensor:
+        """Gains where the problem is not convex: the k largest groups stay as they are.
+
+        At lam s = 1 the objective is lam GS(z) - <z, x> and a constant, which they minimise; beyond
+        it grows, by nothing where z has k groups.
+        """
+        if c is not None or k != int(k):
+            raise PenaltyError(
+                f"WGSEF(unbiased=True) got lam * step >= the metric with k={k:g} and "
+                f"{'costs c' if c is not None else 'a fraction in it'}; there it needs a whole k "
+                "and no costs: choose a smaller lam or step"
+            )
+        if k == 0:
+            return torch.zeros_like(sizes)
+        return (top_k_(sizes.clone(), min(int(k), len(sizes))) > 0).double()
 
     def _tangent(self, sizes: Tensor, shrunk: Tensor, step: float, v: Tensor) -> Tensor:
         # Saturated groups divide by 1 + lam d. The others share the budget: with
@@ -116,6 +137,8 @@ class WGSEF(Radial):
         lam = self._lam * step
         stretch = 1.0
         if self.unbiased:
+            if lam >= 1.0:
+                return torch.where(shrunk > 0, v, 0.0)
             stretch, lam = 1.0 / (1.0 - lam), lam / (1.0 - lam)
         ones = torch.ones_like(sizes)
         d, c = ones if d is None else d, ones if c is None else c
