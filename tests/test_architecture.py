@@ -16,6 +16,7 @@ CSRC = ROOT / "csrc"
 PYTHON_LAYERS = [
     {"errors", "patterns", "schedules", "timing"},
     {"kernels"},
+    {"descriptor"},
     {"sparsifiers", "weight", "prox", "ot"},
     {"ops"},
     {"nn", "codes"},
@@ -33,7 +34,7 @@ PYTHON_NEIGHBOURS = {
     ("timing", "errors"),
     ("weight", "sparsifiers"),
 }
-CPP_LAYERS = ["core", "layouts", "kernels", "transport", "prox", "codes", "bind"]
+CPP_LAYERS = ["core", "layouts", "kernels", "transport", "prox", "codes", "masks", "bind"]
 # The modules that speak to the compiled core, each for its own topic.
 CORE_IMPORTERS = {
     "kernels",
@@ -43,6 +44,10 @@ CORE_IMPORTERS = {
     "prox.groups",
     "prox.path_norm",
     "codes.core",
+    "sparsifiers.select",
+    "sparsifiers.double_prune",
+    "sparsifiers.transposable",
+    "sparsifiers.mvue",
 }
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
 MAX_LINES = 400

@@ -27,5 +27,9 @@ void register_prox(pybind11::module_& module);
 void register_groups(pybind11::module_& module);
 void register_path_norm(pybind11::module_& module);
 void register_codes(pybind11::module_& module);
+void register_mvue(pybind11::module_& module);
+void register_tiles(pybind11::module_& module);
+void register_double_prune(pybind11::module_& module);
+void register_select(pybind11::module_& module);
 
 }  // namespace gossamer

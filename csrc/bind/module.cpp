@@ -71,6 +71,10 @@ PYBIND11_MODULE(_core, m) {
   register_groups(m);
   register_path_norm(m);
   register_codes(m);
+  register_mvue(m);
+  register_tiles(m);
+  register_double_prune(m);
+  register_select(m);
   m.def("isas", available_isas);
   m.def("isa", active_isa);
   m.def("use_isa", use_isa, py::arg("name"));

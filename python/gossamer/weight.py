@@ -7,7 +7,6 @@ work untouched. It is the weight, not a layer: `gossamer.nn.SparseLinear` is the
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -15,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from gossamer import kernels
+from gossamer.descriptor import describe, group_of, pattern_of
 from gossamer.errors import DeviceError, DTypeError, PatternError, ShapeError, StructureError
 from gossamer.kernels import Layout, Structure, Transposed
-from gossamer.patterns import NM, Block, Pattern, Unstructured, parse_pattern
+from gossamer.patterns import Pattern, parse_pattern
 from gossamer.sparsifiers import check_mask, magnitude_mask, mask_from_score
 
 Transpose = Literal["packed", "none"]
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-_KINDS: tuple[type[Pattern], ...] = (NM, Unstructured, Block)
 _STATE = ("values", "indices", "indptr", "descriptor")
 
 
@@ -75,7 +74,7 @@ class SparseWeight(nn.Module):
         pattern = parse_pattern(pattern)
         layout = structure.layout
         kernels.validate(structure, values.numel())
-        if layout.vector != pattern.panel or (layout.n, layout.m) != _group(pattern):
+        if layout.vector != pattern.panel or (layout.n, layout.m) != group_of(pattern):
             raise StructureError(
                 f"the structure has vector={layout.vector}, n:m={layout.n}:{layout.m}, which is "
                 f"not pattern {pattern}; encode the mask with the pattern's own vector, n and m"
@@ -92,7 +91,7 @@ class SparseWeight(nn.Module):
         self.values = nn.Parameter(values.detach())
         self.register_buffer("indices", structure.indices)
         self.register_buffer("indptr", structure.indptr)
-        self.register_buffer("descriptor", _describe(pattern, layout))
+        self.register_buffer("descriptor", describe(pattern, layout))
         self._t_layout: Layout | None = None
         self.t_layout_ints: tuple[int, ...] = ()
         for name in ("t_indices", "t_indptr", "t_perm"):
@@ -142,7 +141,7 @@ class SparseWeight(nn.Module):
             mask = mask_from_score(score, pattern)
         else:
             mask = magnitude_mask(dense, pattern)
-        structure = kernels.encode(mask, pattern.panel, *_group(pattern))
+        structure = kernels.encode(mask, pattern.panel, *group_of(pattern))
         return cls(kernels.gather(dense, structure), structure, pattern, transpose)
 
     @property
@@ -302,9 +301,9 @@ class SparseWeight(nn.Module):
         rows, cols = self.shape
         readable = descriptor.dtype == torch.int64 and not descriptor.is_meta
         theirs = descriptor.flatten().tolist() if readable else []
-        expected = _describe(self.pattern, self.layout).tolist()
+        expected = describe(self.pattern, self.layout).tolist()
         try:
-            pattern = _pattern_of(theirs)
+            pattern = pattern_of(theirs)
             if theirs[:-1] == expected[:-1] and pattern.count(rows, cols) == self.nnz:
                 return pattern
             saved = f"{pattern} of {theirs[1]}x{theirs[2]} (blocks of {theirs[4]})"
@@ -347,42 +346,6 @@ def _check_like(tensor: Tensor, who: str, shape: torch.Size) -> None:
             f"{who} has shape {tuple(tensor.shape)}, the weight {tuple(shape)}; give one entry for "
             "each entry of the weight"
         )
-
-
-def _group(pattern: Pattern) -> tuple[int, int]:
-    return (pattern.n, pattern.m) if isinstance(pattern, NM) else (0, 0)
-
-
-def _describe(pattern: Pattern, layout: Layout) -> Tensor:
-    """[kind, rows, cols, vector, block_cols, a, b, the bits of the sparsity as float64].
-
-    a, b: n, m of N:M, the sizes of a block, else 0. Everything that the indices do not say.
-    """
-    a, b = _group(pattern)
-    sparsity = 0.0
-    if isinstance(pattern, Block):
-        a, b = pattern.rows, pattern.cols
-    if not isinstance(pattern, NM):
-        sparsity = pattern.sparsity
-    (bits,) = struct.unpack("<q", struct.pack("<d", sparsity))
-    kind = _KINDS.index(type(pattern))
-    return torch.tensor(
-        [kind, layout.rows, layout.cols, layout.vector, layout.block_cols, a, b, bits]
-    )
-
-
-def _pattern_of(descriptor: list[int]) -> Pattern:
-    if len(descriptor) != 8:
-        raise PatternError(f"a descriptor of {len(descriptor)} numbers was given; it has 8")
-    kind, _, _, vector, _, a, b, bits = descriptor
-    (sparsity,) = struct.unpack("<d", struct.pack("<q", bits))
-    if kind == 0:
-        return NM(a, b, vector)
-    if kind == 1:
-        return Unstructured(sparsity, vector)
-    if kind == 2:
-        return Block(a, b, sparsity)
-    raise PatternError(f"pattern kind {kind} was given; 0, 1 and 2 are known")
 
 
 def _elementwise_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Sparsifiers: pick the mask of a pattern from a score, and share a budget among layers.
+"""Masks from scores, and a budget shared among layers.
 
 A slot is what lives or dies as one: an entry, a column of V rows, or a tile. Its score is the sum
 over its entries. A selection keeps the best slots (per group of m for N:M, of the whole weight

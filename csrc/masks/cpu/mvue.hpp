@@ -1,0 +1,11 @@
+#pragma once
+
+#include "masks/mvue_table.hpp"
+
+namespace gossamer {
+namespace {
+
+constexpr MvuePasses mvue_passes = {};
+
+}  // namespace
+}  // namespace gossamer
