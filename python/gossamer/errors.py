@@ -12,6 +12,7 @@ __all__ = [
     "DeviceError",
     "GossamerError",
     "PatternError",
+    "RecipeError",
     "ShapeError",
     "StructureError",
 ]
@@ -47,3 +48,7 @@ class CheckpointError(GossamerError, RuntimeError):
 
 class DataError(GossamerError, ValueError):
     """Training data that is missing, empty or unreadable."""
+
+
+class RecipeError(GossamerError, ValueError):
+    """A recipe that does not fit its model, its optimizer, its length or its checkpoint."""

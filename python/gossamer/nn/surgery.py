@@ -8,9 +8,7 @@ one warning.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import torch
@@ -18,13 +16,23 @@ from torch import Tensor, nn
 
 from gossamer.errors import GossamerError, PatternError
 from gossamer.nn.contest import dense_wins
-from gossamer.nn.linear import SparseLinear, dense_weight, is_conv1d, linear_of_parts
-from gossamer.patterns import NM, Pattern, parse_pattern
-from gossamer.sparsifiers import Distribution, allocate, random_mask
-from gossamer.weight import SparseWeight, Transpose, check_dense
+from gossamer.nn.linear import SparseLinear, dense_weight, linear_of_parts
+from gossamer.nn.master import MasterLinear
+from gossamer.nn.sites import (
+    Globs,
+    Site,
+    as_globs,
+    check_sites,
+    distribute,
+    drop_shared_with_others,
+    find_sites,
+    tied_groups,
+)
+from gossamer.patterns import Pattern, parse_pattern
+from gossamer.sparsifiers import Distribution, random_mask
+from gossamer.weight import SparseWeight, Transpose
 
 Score: TypeAlias = str | Callable[[str, Tensor], Tensor] | Mapping[str, Tensor]
-Globs: TypeAlias = str | Sequence[str]
 
 _HOOKS = (
     "_forward_hooks",
@@ -36,29 +44,6 @@ _HOOKS = (
     "_backward_pre_hooks",
     "_is_full_backward_hook",
 )
-
-
-@dataclass
-class _Site:
-    """A dense layer to be swapped, under all the names by which the model knows it."""
-
-    module: nn.Module
-    names: list[str]
-    pattern: Pattern
-    overridden: bool
-
-    @property
-    def name(self) -> str:
-        return self.names[0]
-
-    @property
-    def label(self) -> str:
-        return f"layer {self.name!r}" if self.name else "the model"
-
-    @property
-    def source(self) -> nn.Parameter:
-        """The Parameter itself; layers that share it are tied."""
-        return self.module.weight  # type: ignore[return-value]
 
 
 def sparsify(
@@ -121,13 +106,15 @@ def sparsify(
           (1): Linear(in_features=16, out_features=2, bias=True)
         )
     """
-    sites, told = _find(model, parse_pattern(pattern), _globs(include), _globs(exclude), overrides)
-    told += _drop_shared_with_others(model, sites)
+    sites, told = find_sites(
+        model, parse_pattern(pattern), as_globs(include), as_globs(exclude), overrides
+    )
+    told += drop_shared_with_others(model, sites)
     if not sites:
         why = "; ".join(told) or "it has no nn.Linear or Conv1D that include= and exclude= leave"
         raise PatternError(f"sparsify found no layer to make sparse: {why}")
-    _check(sites)
-    _distribute(sites, distribution)
+    check_sites(sites)
+    distribute(sites, distribution)
 
     weights: dict[int, SparseWeight] = {}
     layers: dict[int, SparseLinear] = {}
@@ -143,7 +130,7 @@ def sparsify(
         layers[id(site.module)] = layer
 
     if keep_dense_if_slower:
-        for site, tied in _tied_groups(sites).values():
+        for site, tied in tied_groups(sites).values():
             lost = dense_wins(site.name, layers[id(site.module)], batch)
             if lost is not None:
                 told.append(lost)
@@ -151,6 +138,59 @@ def sparsify(
                     del layers[id(other.module)]
     if told:
         warnings.warn("sparsify left dense: " + "; ".join(told), UserWarning, stacklevel=2)
+    return _swap(model, layers)
+
+
+def replace_linears(
+    model: nn.Module,
+    make: Callable[[str, nn.Module, Pattern, int], nn.Module],
+    pattern: str | Pattern,
+    include: Globs = ("*",),
+    exclude: Globs = (),
+    distribution: Distribution = "uniform",
+) -> nn.Module:
+    """Replace the linear layers of a model by what a function makes of them, in place.
+
+    Args:
+        model: any module; when it is a linear layer itself, use what is returned.
+        make: maps (name, layer, its pattern, its number) to the new layer.
+        pattern: a pattern or its text.
+        include: globs of modules to be swapped.
+        exclude: globs of modules to be left alone.
+        distribution: how layers share the sparsity, as in `sparsify`.
+
+    Returns:
+        The model.
+
+    Raises:
+        PatternError: a layer does not fit its pattern, two layers share one weight, a glob matches
+            nothing, or nothing is left to swap; the model is unchanged.
+    """
+    sites, told = find_sites(
+        model, parse_pattern(pattern), as_globs(include), as_globs(exclude), None
+    )
+    told += drop_shared_with_others(model, sites)
+    if not sites:
+        why = "; ".join(told) or "it has no nn.Linear or Conv1D that include= and exclude= leave"
+        raise PatternError(f"no layer was found that could be made sparse: {why}")
+    check_sites(sites)
+    for site, tied in tied_groups(sites).values():
+        if len(tied) > 1:
+            raise PatternError(
+                f"{site.label} and {tied[1].label} share one weight, which would get two masks; "
+                "untie them, or exclude both (exclude=...)"
+            )
+    distribute(sites, distribution)
+    layers: dict[int, nn.Module] = {}
+    for index, site in enumerate(sites):
+        try:
+            layer = make(site.name, site.module, site.pattern, index)
+        except GossamerError as error:
+            raise type(error)(f"{site.label}: {error}") from None
+        _adopt(layer, site.module)
+        layers[id(site.module)] = layer
+    if told:
+        warnings.warn("left dense: " + "; ".join(told), UserWarning, stacklevel=3)
     return _swap(model, layers)
 
 
@@ -186,123 +226,7 @@ def densify(model: nn.Module) -> nn.Module:
     return _swap(model, layers)
 
 
-def _find(
-    model: nn.Module,
-    pattern: Pattern,
-    include: Sequence[str],
-    exclude: Sequence[str],
-    overrides: Mapping[str, str | Pattern | None] | None,
-) -> tuple[list[_Site], list[str]]:
-    """The layers to be swapped, and what is to be told of those that cannot be."""
-    rules = {g: None if p is None else parse_pattern(p) for g, p in (overrides or {}).items()}
-    names: dict[int, list[str]] = {}
-    modules: dict[int, nn.Module] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        names.setdefault(id(module), []).append(name)
-        modules[id(module)] = module
-    everything = [name for aliases in names.values() for name in aliases]
-    for what, globs in (("include", include), ("exclude", exclude), ("overrides", list(rules))):
-        for glob in globs:
-            if not any(fnmatchcase(name, glob) for name in everything):
-                linear = [n[0] for k, n in names.items() if _is_dense_linear(modules[k])]
-                raise PatternError(
-                    f"{what}={glob!r} matches no module of the model; its linear layers are "
-                    f"{', '.join(linear) or 'none'}: correct the glob or drop it"
-                )
-    sites, told = [], []
-    for key, aliases in names.items():
-        module = modules[key]
-        if not isinstance(module, nn.Linear) and not is_conv1d(module):
-            continue
-        if any(_covers(glob, name) for glob in exclude for name in aliases):
-            continue
-        rule = next((g for g in rules if any(_covers(g, name) for name in aliases)), None)
-        if rule is None and not any(_covers(g, name) for g in include for name in aliases):
-            continue
-        chosen = pattern if rule is None else rules[rule]
-        if chosen is None:
-            continue
-        if not _is_dense_linear(module):
-            told.append(
-                f"{aliases[0]} ({type(module).__name__}; only nn.Linear itself and Conv1D can be "
-                "swapped)"
-            )
-            continue
-        sites.append(_Site(module, aliases, chosen, rule is not None))
-    return sites, told
-
-
-def _drop_shared_with_others(model: nn.Module, sites: list[_Site]) -> list[str]:
-    """Take out the layers whose Parameter someone else uses too; a line for each."""
-    swapped = {id(site.module) for site in sites}
-    holders: dict[int, str] = {}
-    for name, module in model.named_modules():
-        if id(module) not in swapped:
-            for own, parameter in module.named_parameters(recurse=False):
-                holders.setdefault(id(parameter), f"{name}.{own}" if name else own)
-    told = [
-        f"{site.name} (its weight is also {holders[id(site.source)]}, which is no layer to be "
-        "swapped)"
-        for site in sites
-        if id(site.source) in holders
-    ]
-    sites[:] = [site for site in sites if id(site.source) not in holders]
-    return told
-
-
-def _check(sites: list[_Site]) -> None:
-    """Everything about shapes, dtypes and ties that would stop the surgery, in one error."""
-    misfits = {}
-    for site in sites:
-        weight = check_dense(dense_weight(site.module), site.label)
-        try:
-            site.pattern.check_shape(weight.shape[0], weight.shape[1], site.label)
-        except PatternError as error:
-            misfits[site.name] = str(error)
-    if misfits:
-        raise PatternError(
-            "\n".join(misfits.values())
-            + f"\nNothing was changed; exclude={list(misfits)} leaves what does not fit dense."
-        )
-    for site, others in _tied_groups(sites).values():
-        for other in others:
-            if other.pattern != site.pattern or is_conv1d(other.module) != is_conv1d(site.module):
-                raise PatternError(
-                    f"{site.label} and {other.label} share one weight, but were given "
-                    f"{site.pattern} and {other.pattern}, or store it differently; give both one "
-                    "pattern or exclude both (exclude=...)"
-                )
-
-
-def _distribute(sites: list[_Site], distribution: Distribution) -> None:
-    """Give each layer that was not overridden its share of the sparsity."""
-    free = {key: group for key, group in _tied_groups(sites).items() if not group[0].overridden}
-    if not free:
-        return
-    pattern = next(iter(free.values()))[0].pattern
-    if distribution != "uniform" and isinstance(pattern, NM):
-        raise PatternError(
-            f"distribution={distribution!r} was given with pattern {pattern}, whose sparsity is "
-            "the same everywhere; use an unstructured or block pattern, or 'uniform'"
-        )
-    shapes = {s.name: tuple(dense_weight(s.module).shape) for s, _ in free.values()}
-    shares = allocate(shapes, pattern.sparsity, distribution)
-    if isinstance(pattern, NM):
-        return
-    for site, others in free.values():
-        for other in others:
-            other.pattern = replace(pattern, sparsity=shares[site.name])
-
-
-def _tied_groups(sites: list[_Site]) -> dict[int, tuple[_Site, list[_Site]]]:
-    """The layers by the Parameter that they share: the first, and all of them."""
-    groups: dict[int, tuple[_Site, list[_Site]]] = {}
-    for site in sites:
-        groups.setdefault(id(site.source), (site, []))[1].append(site)
-    return groups
-
-
-def _sparse_weight(site: _Site, score: Score, transpose: Transpose) -> SparseWeight:
+def _sparse_weight(site: Site, score: Score, transpose: Transpose) -> SparseWeight:
     dense = dense_weight(site.module).detach()
     mask = scores = None
     if isinstance(score, Mapping):
@@ -324,7 +248,7 @@ def _sparse_weight(site: _Site, score: Score, transpose: Transpose) -> SparseWei
     return weight
 
 
-def _bias(site: _Site) -> nn.Parameter | None:
+def _bias(site: Site) -> nn.Parameter | None:
     return site.module.bias  # type: ignore[return-value]
 
 
@@ -350,22 +274,23 @@ def _leave_fast_paths(model: nn.Module) -> None:
     In inference they hand raw weights to one fused dense kernel, and ask these attributes first.
     """
     for module in model.modules():
-        if any(isinstance(child, SparseLinear) for child in module.modules()):
+        if any(isinstance(child, SparseLinear | MasterLinear) for child in module.modules()):
             if isinstance(module, nn.TransformerEncoderLayer):
                 module.activation_relu_or_gelu = 0
             elif isinstance(module, nn.TransformerEncoder):
                 module.use_nested_tensor = False
 
 
-def _globs(globs: Globs) -> Sequence[str]:
-    return [globs] if isinstance(globs, str) else list(globs)
+def replace_modules(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Replace modules of a model by others, in place; their hooks and mode are carried over.
 
+    Args:
+        model: any module; when it is replaced itself, use what is returned.
+        new: the new module of each old one.
 
-def _covers(glob: str, name: str) -> bool:
-    """Whether a glob matches a module or one that contains it."""
-    parts = name.split(".")
-    return any(fnmatchcase(".".join(parts[:i]), glob) for i in range(1, len(parts) + 1))
-
-
-def _is_dense_linear(module: nn.Module) -> bool:
-    return (type(module) is nn.Linear and "weight" in module._parameters) or is_conv1d(module)
+    Returns:
+        The model.
+    """
+    for old, layer in new.items():
+        _adopt(layer, old)
+    return _swap(model, {id(old): layer for old, layer in new.items()})

@@ -1,0 +1,175 @@
+"""Finding the linear layers of a model that are to be replaced, and all that could stop it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TypeAlias
+
+from torch import nn
+
+from gossamer.errors import PatternError
+from gossamer.nn.linear import dense_weight, is_conv1d
+from gossamer.patterns import NM, Pattern, parse_pattern
+from gossamer.sparsifiers import Distribution, allocate
+from gossamer.weight import check_dense
+
+Globs: TypeAlias = str | Sequence[str]
+
+
+@dataclass
+class Site:
+    """A dense layer to be swapped, under all the names by which the model knows it."""
+
+    module: nn.Module
+    names: list[str]
+    pattern: Pattern
+    overridden: bool
+
+    @property
+    def name(self) -> str:
+        """The first of its names."""
+        return self.names[0]
+
+    @property
+    def label(self) -> str:
+        """What an error calls it."""
+        return f"layer {self.name!r}" if self.name else "the model"
+
+    @property
+    def source(self) -> nn.Parameter:
+        """The Parameter itself; layers that share it are tied."""
+        return self.module.weight  # type: ignore[return-value]
+
+
+def find_sites(
+    model: nn.Module,
+    pattern: Pattern,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    overrides: Mapping[str, str | Pattern | None] | None,
+) -> tuple[list[Site], list[str]]:
+    """The layers to be swapped, and what is to be told of those that cannot be."""
+    rules = {g: None if p is None else parse_pattern(p) for g, p in (overrides or {}).items()}
+    names: dict[int, list[str]] = {}
+    modules: dict[int, nn.Module] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), []).append(name)
+        modules[id(module)] = module
+    everything = [name for aliases in names.values() for name in aliases]
+    for what, globs in (("include", include), ("exclude", exclude), ("overrides", list(rules))):
+        for glob in globs:
+            if not any(fnmatchcase(name, glob) for name in everything):
+                linear = [n[0] for k, n in names.items() if is_dense_linear(modules[k])]
+                raise PatternError(
+                    f"{what}={glob!r} matches no module of the model; its linear layers are "
+                    f"{', '.join(linear) or 'none'}: correct the glob or drop it"
+                )
+    sites, told = [], []
+    for key, aliases in names.items():
+        module = modules[key]
+        if not isinstance(module, nn.Linear) and not is_conv1d(module):
+            continue
+        if any(covers(glob, name) for glob in exclude for name in aliases):
+            continue
+        rule = next((g for g in rules if any(covers(g, name) for name in aliases)), None)
+        if rule is None and not any(covers(g, name) for g in include for name in aliases):
+            continue
+        chosen = pattern if rule is None else rules[rule]
+        if chosen is None:
+            continue
+        if not is_dense_linear(module):
+            told.append(
+                f"{aliases[0]} ({type(module).__name__}; only nn.Linear itself and Conv1D can be "
+                "swapped)"
+            )
+            continue
+        sites.append(Site(module, aliases, chosen, rule is not None))
+    return sites, told
+
+
+def drop_shared_with_others(model: nn.Module, sites: list[Site]) -> list[str]:
+    """Take out the layers whose Parameter someone else uses too; a line for each."""
+    swapped = {id(site.module) for site in sites}
+    holders: dict[int, str] = {}
+    for name, module in model.named_modules():
+        if id(module) not in swapped:
+            for own, parameter in module.named_parameters(recurse=False):
+                holders.setdefault(id(parameter), f"{name}.{own}" if name else own)
+    told = [
+        f"{site.name} (its weight is also {holders[id(site.source)]}, which is no layer to be "
+        "swapped)"
+        for site in sites
+        if id(site.source) in holders
+    ]
+    sites[:] = [site for site in sites if id(site.source) not in holders]
+    return told
+
+
+def check_sites(sites: list[Site]) -> None:
+    """Everything about shapes, dtypes and ties that would stop the surgery, in one error."""
+    misfits = {}
+    for site in sites:
+        weight = check_dense(dense_weight(site.module), site.label)
+        try:
+            site.pattern.check_shape(weight.shape[0], weight.shape[1], site.label)
+        except PatternError as error:
+            misfits[site.name] = str(error)
+    if misfits:
+        raise PatternError(
+            "\n".join(misfits.values())
+            + f"\nNothing was changed; exclude={list(misfits)} leaves what does not fit dense."
+        )
+    for site, others in tied_groups(sites).values():
+        for other in others:
+            if other.pattern != site.pattern or is_conv1d(other.module) != is_conv1d(site.module):
+                raise PatternError(
+                    f"{site.label} and {other.label} share one weight, but were given "
+                    f"{site.pattern} and {other.pattern}, or store it differently; give both one "
+                    "pattern or exclude both (exclude=...)"
+                )
+
+
+def distribute(sites: list[Site], distribution: Distribution) -> None:
+    """Give each layer that was not overridden its share of the sparsity."""
+    free = {key: group for key, group in tied_groups(sites).items() if not group[0].overridden}
+    if not free:
+        return
+    pattern = next(iter(free.values()))[0].pattern
+    if distribution != "uniform" and isinstance(pattern, NM):
+        raise PatternError(
+            f"distribution={distribution!r} was given with pattern {pattern}, whose sparsity is "
+            "the same everywhere; use an unstructured or block pattern, or 'uniform'"
+        )
+    shapes = {s.name: tuple(dense_weight(s.module).shape) for s, _ in free.values()}
+    shares = allocate(shapes, pattern.sparsity, distribution)
+    if isinstance(pattern, NM):
+        return
+    for site, others in free.values():
+        for other in others:
+            other.pattern = replace(pattern, sparsity=shares[site.name])
+
+
+def tied_groups(sites: list[Site]) -> dict[int, tuple[Site, list[Site]]]:
+    """The layers by the Parameter that they share: the first, and all of them."""
+    groups: dict[int, tuple[Site, list[Site]]] = {}
+    for site in sites:
+        groups.setdefault(id(site.source), (site, []))[1].append(site)
+    return groups
+
+
+def as_globs(globs: Globs) -> Sequence[str]:
+    """One glob or several, as several."""
+    return [globs] if isinstance(globs, str) else list(globs)
+
+
+def covers(glob: str, name: str) -> bool:
+    """Whether a glob matches a module or one that contains it."""
+    parts = name.split(".")
+    return any(fnmatchcase(".".join(parts[:i]), glob) for i in range(1, len(parts) + 1))
+
+
+def is_dense_linear(module: nn.Module) -> bool:
+    """Whether a layer is nn.Linear itself or Conv1D, of which we know all it does."""
+    return (type(module) is nn.Linear and "weight" in module._parameters) or is_conv1d(module)
