@@ -1,3 +1,8 @@
+// The n largest magnitudes of each group of m columns, and sums at what is not among them.
+//
+// Magnitudes are compared as integer keys, whose order is that of the absolute values, with every
+// NaN above infinity. Keys are dealt out so that entry j of every group stands in lane array j:
+// each step of a selection is then one vector operation on many groups.
 #pragma once
 
 #include "masks/select_table.hpp"
@@ -5,7 +10,280 @@
 namespace gossamer {
 namespace {
 
-constexpr SelectPasses select_passes = {};
+constexpr std::int64_t select_columns = 256;
+constexpr std::int64_t select_keys = SelectUnit::max_panels * select_columns;
+
+// Of the widest group, whose lanes are rounded up to whole steps.
+constexpr std::int64_t lane_step = 16;
+constexpr std::int64_t max_group = 64;
+constexpr std::int64_t lane_keys = select_keys + lane_step * max_group;
+
+GOSSAMER_INLINE std::int32_t key_of(float x) noexcept {
+  const std::int32_t bits = __builtin_bit_cast(std::int32_t, x) & 0x7fffffff;
+  return bits < 0x7f800001 ? bits : 0x7f800001;
+}
+GOSSAMER_INLINE std::int64_t key_of(double x) noexcept {
+  const std::int64_t bits = __builtin_bit_cast(std::int64_t, x) & 0x7fffffffffffffff;
+  return bits < 0x7ff0000000000001 ? bits : 0x7ff0000000000001;
+}
+GOSSAMER_INLINE std::int16_t key_of(bf16 x) noexcept {
+  const int bits = x.bits & 0x7fff;
+  return static_cast<std::int16_t>(bits < 0x7f81 ? bits : 0x7f81);
+}
+
+GOSSAMER_INLINE double magnitude(float x) noexcept { return __builtin_fabs(x); }
+GOSSAMER_INLINE double magnitude(double x) noexcept { return __builtin_fabs(x); }
+GOSSAMER_INLINE double magnitude(bf16 x) noexcept {
+  return __builtin_bit_cast(float, static_cast<std::uint32_t>(x.bits & 0x7fff) << 16);
+}
+
+template <class T>
+struct KeyOf {
+  using type = decltype(key_of(T{}));
+};
+
+// Key j of group g goes to lanes[j * stride + g].
+template <int M, class T, class Key>
+GOSSAMER_INLINE void deal(const T* __restrict from, std::int64_t groups, std::int64_t stride,
+                          Key* __restrict lanes) noexcept {
+  for (std::int64_t g = 0; g < groups; ++g) {
+#pragma GCC unroll 16
+    for (int j = 0; j < M; ++j) lanes[j * stride + g] = key_of(from[g * M + j]);
+  }
+}
+
+template <class T, class Key>
+GOSSAMER_INLINE void deal(const T* __restrict from, std::int64_t groups, std::int64_t m,
+                          std::int64_t stride, Key* __restrict lanes) noexcept {
+  for (std::int64_t j = 0; j < m; ++j) {
+    for (std::int64_t g = 0; g < groups; ++g) lanes[j * stride + g] = key_of(from[g * m + j]);
+  }
+}
+
+template <int M, class Key>
+GOSSAMER_INLINE void first_of(const Key* __restrict lanes, std::int64_t stride, std::int64_t groups,
+                              const std::uint8_t* __restrict base,
+                              std::uint8_t* __restrict indices) noexcept {
+  for (std::int64_t g = 0; g < groups; ++g) {
+    Key top = lanes[g];
+    Key at = 0;
+#pragma GCC unroll 16
+    for (int j = 1; j < M; ++j) {
+      const Key key = lanes[j * stride + g];
+      at = key > top ? static_cast<Key>(j) : at;
+      top = key > top ? key : top;
+    }
+    indices[g] = static_cast<std::uint8_t>(base[g] + at);
+  }
+}
+
+template <int M, class Key>
+GOSSAMER_INLINE void two_of(const Key* __restrict lanes, std::int64_t stride, std::int64_t groups,
+                            const std::uint8_t* __restrict base,
+                            std::uint8_t* __restrict indices) noexcept {
+  for (std::int64_t g = 0; g < groups; ++g) {
+    const Key a = lanes[g], b = lanes[stride + g];
+    Key top = b > a ? b : a, next = b > a ? a : b;
+    Key at = b > a, next_at = b > a ? Key{0} : Key{1};
+#pragma GCC unroll 16
+    for (int j = 2; j < M; ++j) {
+      const Key key = lanes[j * stride + g];
+      const Key second_at = key > next ? static_cast<Key>(j) : next_at;
+      const Key second = key > next ? key : next;
+      next_at = key > top ? at : second_at;
+      next = key > top ? top : second;
+      at = key > top ? static_cast<Key>(j) : at;
+      top = key > top ? key : top;
+    }
+    const Key low = at < next_at ? at : next_at, high = at < next_at ? next_at : at;
+    indices[2 * g] = static_cast<std::uint8_t>(base[g] + low);
+    indices[2 * g + 1] = static_cast<std::uint8_t>(base[g] + high);
+  }
+}
+
+// Any n of any m: an entry's rank is how many of its group stand before it.
+template <class Key>
+GOSSAMER_INLINE void any_of(const Key* __restrict lanes, std::int64_t stride, std::int64_t groups,
+                            std::int64_t n, std::int64_t m, const std::uint8_t* __restrict base,
+                            std::uint8_t* __restrict indices) noexcept {
+  for (std::int64_t first = 0; first < groups; first += lane_step) {
+    Key rank[max_group * lane_step];
+    for (std::int64_t i = 0; i < m * lane_step; ++i) rank[i] = 0;
+    for (std::int64_t j = 1; j < m; ++j) {
+      Key* later = rank + j * lane_step;
+      const Key* key = lanes + j * stride + first;
+      for (std::int64_t i = 0; i < j; ++i) {
+        Key* __restrict earlier = rank + i * lane_step;
+        const Key* other = lanes + i * stride + first;
+        // Of equal keys the earlier wins.
+        for (std::int64_t g = 0; g < lane_step; ++g) {
+          const Key wins = key[g] > other[g];
+          earlier[g] = static_cast<Key>(earlier[g] + wins);
+          later[g] = static_cast<Key>(later[g] + 1 - wins);
+        }
+      }
+    }
+    const std::int64_t count = groups - first < lane_step ? groups - first : lane_step;
+    for (std::int64_t g = 0; g < count; ++g) {
+      std::uint8_t found[max_group + 1];
+      std::int64_t at = 0;
+      for (std::int64_t j = 0; j < m; ++j) {
+        found[at] = static_cast<std::uint8_t>(base[first + g] + j);
+        at += rank[j * lane_step + g] < n;
+      }
+      std::uint8_t* out = indices + (first + g) * n;
+      for (std::int64_t i = 0; i < n; ++i) out[i] = found[i];
+    }
+  }
+}
+
+// What the groups of a unit are dealt from: its rows, or the sums over the rows of its panels.
+template <class T>
+struct Scores {
+  const T* data;
+  std::int64_t panel_stride;
+};
+
+template <int M, class T, class Key>
+GOSSAMER_INLINE void select_known(const Scores<T>& scores, const SelectUnit& u,
+                                  const std::uint8_t* base, Key* lanes) noexcept {
+  constexpr std::int64_t stride = select_keys / M;
+  const std::int64_t groups = u.width / M;
+  for (std::int64_t p = 0; p < u.panels; ++p) {
+    deal<M>(scores.data + p * scores.panel_stride, groups, stride, lanes + p * groups);
+  }
+  if (u.n == 1) {
+    first_of<M>(lanes, stride, u.panels * groups, base, u.indices);
+  } else {
+    two_of<M>(lanes, stride, u.panels * groups, base, u.indices);
+  }
+}
+
+template <class T>
+void select_scores(const Scores<T>& scores, const SelectUnit& u) noexcept {
+  using Key = typename KeyOf<T>::type;
+  alignas(64) Key lanes[lane_keys];
+  alignas(64) std::uint8_t base[select_keys];
+  const std::int64_t groups = u.width / u.m;
+  for (std::int64_t p = 0; p < u.panels; ++p) {
+    for (std::int64_t g = 0; g < groups; ++g) {
+      base[p * groups + g] = static_cast<std::uint8_t>(g * u.m);
+    }
+  }
+  if (u.n <= 2 && u.m == 4) return select_known<4>(scores, u, base, lanes);
+  if (u.n <= 2 && u.m == 8) return select_known<8>(scores, u, base, lanes);
+  if (u.n <= 2 && u.m == 16) return select_known<16>(scores, u, base, lanes);
+  const std::int64_t all = u.panels * groups;
+  const std::int64_t stride = round_up(all, lane_step);
+  for (std::int64_t p = 0; p < u.panels; ++p) {
+    deal(scores.data + p * scores.panel_stride, groups, u.m, stride, lanes + p * groups);
+  }
+  for (std::int64_t j = 0; j < u.m; ++j) {
+    for (std::int64_t g = all; g < stride; ++g) lanes[j * stride + g] = 0;
+  }
+  any_of(lanes, stride, all, u.n, u.m, base, u.indices);
+}
+
+template <int V, class T>
+void sum_rows(const SelectUnit& u, double* __restrict sums) noexcept {
+  for (std::int64_t p = 0; p < u.panels; ++p) {
+    const T* rows = static_cast<const T*>(u.rows) + p * V * u.row_stride;
+    for (std::int64_t c = 0; c < u.width; ++c) {
+      double sum = magnitude(rows[c]);
+#pragma GCC unroll 8
+      for (std::int64_t v = 1; v < V; ++v) sum += magnitude(rows[v * u.row_stride + c]);
+      sums[p * select_columns + c] = sum;
+    }
+  }
+}
+
+template <int V, class T>
+void pack(const SelectUnit& u) noexcept {
+  const std::int64_t count = u.width / u.m * u.n;
+  const std::int64_t stride = u.row_stride;
+  for (std::int64_t p = 0; p < u.panels; ++p) {
+    const T* rows = static_cast<const T*>(u.rows) + p * V * stride;
+    const std::uint8_t* __restrict indices = u.indices + p * count;
+    T* __restrict values = static_cast<T*>(u.values) + p * count * V;
+    for (std::int64_t e = 0; e < count; ++e) {
+#pragma GCC unroll 8
+      for (std::int64_t v = 0; v < V; ++v) values[e * V + v] = rows[v * stride + indices[e]];
+    }
+  }
+}
+
+template <int V, class T>
+void select_panels(const SelectUnit& u) noexcept {
+  if constexpr (V == 1) {
+    select_scores<T>({static_cast<const T*>(u.rows), u.row_stride}, u);
+  } else {
+    alignas(64) double sums[select_keys];
+    sum_rows<V, T>(u, sums);
+    select_scores<double>({sums, select_columns}, u);
+  }
+  pack<V, T>(u);
+}
+
+template <class T>
+void select_unit(const SelectUnit& u) noexcept {
+  if (u.vector == 1) {
+    select_panels<1, T>(u);
+  } else if (u.vector == 4) {
+    select_panels<4, T>(u);
+  } else {
+    select_panels<8, T>(u);
+  }
+}
+
+// float32 is summed in float64, where the product is exact: fused or not gives the same bits.
+void add_pruned_f32(void* out, const void* source, double alpha, const std::uint8_t* kept,
+                    std::int64_t count) noexcept {
+  float* y = static_cast<float*>(out);
+  const float* x = static_cast<const float*>(source);
+  const double factor = static_cast<float>(alpha);
+#pragma omp simd
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float old = y[i];
+    const float sum = static_cast<float>(old + factor * x[i]);
+    y[i] = kept[i] != 0 ? old : sum;
+  }
+}
+
+void add_pruned_f64(void* out, const void* source, double alpha, const std::uint8_t* kept,
+                    std::int64_t count) noexcept {
+  double* y = static_cast<double*>(out);
+  const double* x = static_cast<const double*>(source);
+#pragma omp simd
+  for (std::int64_t i = 0; i < count; ++i) {
+    const double old = y[i];
+    const double sum = old + alpha * x[i];
+    y[i] = kept[i] != 0 ? old : sum;
+  }
+}
+
+void add_pruned_bf16(void* out, const void* source, double alpha, const std::uint8_t* kept,
+                     std::int64_t count) noexcept {
+  std::uint16_t* y = static_cast<std::uint16_t*>(out);
+  const std::uint16_t* x = static_cast<const std::uint16_t*>(source);
+  const double factor = static_cast<float>(alpha);
+#pragma omp simd
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::uint16_t old = y[i];
+    const double a = __builtin_bit_cast(float, static_cast<std::uint32_t>(old) << 16);
+    const double b = __builtin_bit_cast(float, static_cast<std::uint32_t>(x[i]) << 16);
+    const std::uint32_t bits =
+        __builtin_bit_cast(std::uint32_t, static_cast<float>(a + factor * b));
+    // To nearest, ties to even; a NaN keeps a bit that makes it one.
+    const std::uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const std::uint32_t sum = (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded;
+    y[i] = kept[i] != 0 ? old : static_cast<std::uint16_t>(sum);
+  }
+}
+
+constexpr SelectPasses select_passes = {
+    {select_unit<float>, select_unit<double>, select_unit<bf16>},
+    {add_pruned_f32, add_pruned_f64, add_pruned_bf16},
+};
 
 }  // namespace
 }  // namespace gossamer
