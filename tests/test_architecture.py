@@ -17,7 +17,7 @@ PYTHON_LAYERS = [
     {"errors", "patterns", "schedules", "timing"},
     {"kernels"},
     {"descriptor"},
-    {"sparsifiers", "weight", "prox", "ot"},
+    {"sparsifiers", "transposes", "weight", "prox", "ot"},
     {"ops"},
     {"nn", "codes"},
     {"optim"},
@@ -32,7 +32,9 @@ PYTHON_NEIGHBOURS = {
     ("patterns", "errors"),
     ("schedules", "errors"),
     ("timing", "errors"),
+    ("transposes", "sparsifiers"),
     ("weight", "sparsifiers"),
+    ("weight", "transposes"),
 }
 CPP_LAYERS = ["core", "layouts", "kernels", "transport", "prox", "codes", "masks", "bind"]
 # The modules that speak to the compiled core, each for its own topic.

@@ -49,11 +49,11 @@ void run_tiles(const Kernel<Args>& kernel, const Args& args, std::int64_t batch,
 constexpr std::int64_t piece = 1 << 15;
 
 template <class T>
-void gather_values(const void* from, const std::int32_t* perm, std::int64_t nnz, void* to,
-                   int workers) noexcept {
+void gather_values(const void* from, std::int64_t count, const std::int32_t* perm, std::int64_t nnz,
+                   void* to, int workers) noexcept {
   const T* source = static_cast<const T*>(from);
   T* values = static_cast<T*>(to);
-  const auto last = static_cast<std::uint32_t>(nnz - 1);
+  const auto last = static_cast<std::uint32_t>(count - 1);
   // Clamped, so that a corrupted permutation stays inside the values.
   const auto from_index = [&](std::int64_t i) {
     return std::min(static_cast<std::uint32_t>(perm[i]), last);
@@ -123,14 +123,15 @@ void run_spmm_t_packed(const SpmmTArgs& args, const Panels& transposed, const st
   const auto& kernel = find_spmm({dtype, vector_index(transposed.vector)});
   const int workers = workers_for(transposed, batch);
   const std::int64_t nnz = transposed.nnz();
+  const std::int64_t count = args.weight.nnz();  // more than nnz where the transpose is pruned
   SpmmArgs product{transposed, nullptr, args.g, nullptr, args.dx};
   const std::size_t values = slice(static_cast<std::size_t>(nnz) * itemsize(dtype));
   const std::size_t bytes = slice(kernel.scratch(product)) * static_cast<std::size_t>(workers);
   std::byte* memory = Workspace::get(values + bytes);
   switch (itemsize(dtype)) {
-    case 2: gather_values<std::uint16_t>(args.values, perm, nnz, memory, workers); break;
-    case 4: gather_values<std::uint32_t>(args.values, perm, nnz, memory, workers); break;
-    default: gather_values<std::uint64_t>(args.values, perm, nnz, memory, workers); break;
+    case 2: gather_values<std::uint16_t>(args.values, count, perm, nnz, memory, workers); break;
+    case 4: gather_values<std::uint32_t>(args.values, count, perm, nnz, memory, workers); break;
+    default: gather_values<std::uint64_t>(args.values, count, perm, nnz, memory, workers); break;
   }
   product.values = memory;
   run_tiles(kernel, product, batch, transposed.panels(), workers, memory + values);

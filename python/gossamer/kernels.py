@@ -43,7 +43,8 @@ class Transposed(NamedTuple):
 
     Attributes:
         structure: structure of the transpose.
-        perm: int32 [nnz]; value ``i`` of the transpose is value ``perm[i]`` of the weight.
+        perm: int32; value ``i`` of the transpose is value ``perm[i]`` of the weight. Shorter than
+            the weight's values where the transpose is pruned once more.
     """
 
     structure: Structure
@@ -197,7 +198,7 @@ def spmm_t(
         values: [nnz] of W.
         structure: structure of W.
         transposed: `transpose` of the structure, to run as a product with a packed transpose; None
-            scatters from the structure itself.
+            scatters from the structure itself. One that lacks entries multiplies without them.
 
     Returns:
         [batch, cols].

@@ -8,7 +8,7 @@ work untouched. It is the weight, not a layer: `gossamer.nn.SparseLinear` is the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +16,18 @@ from torch import Tensor, nn
 from gossamer import kernels
 from gossamer.descriptor import describe, group_of, pattern_of
 from gossamer.errors import DeviceError, DTypeError, PatternError, ShapeError, StructureError
-from gossamer.kernels import Layout, Structure, Transposed
+from gossamer.kernels import Structure
 from gossamer.patterns import Pattern, parse_pattern
 from gossamer.sparsifiers import check_mask, magnitude_mask, mask_from_score
+from gossamer.transposes import Backward, KeepsTranspose, Transpose
 
-Transpose = Literal["packed", "none"]
+__all__ = ["Backward", "SparseWeight", "Transpose", "check_dense", "check_dtype"]
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 _STATE = ("values", "indices", "indptr", "descriptor")
 
 
-class SparseWeight(nn.Module):
+class SparseWeight(KeepsTranspose):
     """A sparse matrix [rows, cols] whose kept entries are trained.
 
     `values` is the trainable `nn.Parameter` [nnz]; `structure` says which entry each value is.
@@ -37,7 +38,10 @@ class SparseWeight(nn.Module):
         pattern: the pattern that the structure obeys, or its text.
         transpose: "packed" keeps the structure of the transpose too, which makes the gradient of
             the input fast, for about 5 bytes a kept entry; "none" saves them. Without effect
-            where rows share their columns (`pattern.panel` above 1).
+            where rows share their columns (`pattern.panel` above 1), unless double-pruned.
+        backward: "exact"; "double_pruned": the gradient of the input leaves out the entries that
+            are not among the n largest of m rows, see `refresh_transpose`; "transposable": exact,
+            and the mask must be N:M down the columns too. The last two are for N:M.
 
     Raises:
         StructureError: the structure is not valid, or is not of the pattern.
@@ -56,9 +60,6 @@ class SparseWeight(nn.Module):
     indices: Tensor
     indptr: Tensor | None
     descriptor: Tensor
-    t_indices: Tensor | None
-    t_indptr: Tensor | None
-    t_perm: Tensor | None
 
     def __init__(
         self,
@@ -66,10 +67,9 @@ class SparseWeight(nn.Module):
         structure: Structure,
         pattern: str | Pattern,
         transpose: Transpose = "packed",
+        backward: Backward = "exact",
     ) -> None:
         super().__init__()
-        if transpose not in ("packed", "none"):
-            raise ValueError(f"transpose={transpose!r} was given; it is 'packed' or 'none'")
         check_dtype(values.dtype, "values")
         pattern = parse_pattern(pattern)
         layout = structure.layout
@@ -87,16 +87,11 @@ class SparseWeight(nn.Module):
         self.layout = layout
         self.layout_ints = tuple(layout.as_ints())
         self.shape = torch.Size((layout.rows, layout.cols))
-        self.transpose = transpose
         self.values = nn.Parameter(values.detach())
         self.register_buffer("indices", structure.indices)
         self.register_buffer("indptr", structure.indptr)
         self.register_buffer("descriptor", describe(pattern, layout))
-        self._t_layout: Layout | None = None
-        self.t_layout_ints: tuple[int, ...] = ()
-        for name in ("t_indices", "t_indptr", "t_perm"):
-            self.register_buffer(name, None, persistent=False)
-        self._pack_transpose()
+        self._start_transpose(transpose, backward)
 
     @classmethod
     def from_dense(
@@ -106,6 +101,7 @@ class SparseWeight(nn.Module):
         mask: Tensor | None = None,
         score: Tensor | None = None,
         transpose: Transpose = "packed",
+        backward: Backward = "exact",
     ) -> SparseWeight:
         """Keep the entries of a dense matrix that a mask, a score or their magnitude picks.
 
@@ -115,6 +111,7 @@ class SparseWeight(nn.Module):
             mask: bool [rows, cols], True = kept; must obey the pattern.
             score: real [rows, cols]; the highest scores are kept. Not together with `mask`.
             transpose: see `SparseWeight`.
+            backward: see `SparseWeight`.
 
         Returns:
             A weight that owns a copy of the kept entries.
@@ -142,7 +139,7 @@ class SparseWeight(nn.Module):
         else:
             mask = magnitude_mask(dense, pattern)
         structure = kernels.encode(mask, pattern.panel, *group_of(pattern))
-        return cls(kernels.gather(dense, structure), structure, pattern, transpose)
+        return cls(kernels.gather(dense, structure), structure, pattern, transpose, backward)
 
     @property
     def structure(self) -> Structure:
@@ -150,15 +147,6 @@ class SparseWeight(nn.Module):
         # From the dict: a buffer's attribute look-up takes 0.5 us, and every call comes by here.
         buffers = self._buffers
         return Structure(self.layout, buffers["indices"], buffers["indptr"])
-
-    @property
-    def transposed(self) -> Transposed | None:
-        """The structure of the transpose and the values' order in it, or None."""
-        if self._t_layout is None:
-            return None
-        buffers = self._buffers
-        structure = Structure(self._t_layout, buffers["t_indices"], buffers["t_indptr"])
-        return Transposed(structure, buffers["t_perm"])
 
     @property
     def nnz(self) -> int:
@@ -222,47 +210,41 @@ class SparseWeight(nn.Module):
         check_mask(mask, self.pattern)
         old = self.structure
         new = kernels.encode(mask, self.layout.vector, self.layout.n, self.layout.m)
+        self._check_transposable(new)
         tensors: list[Tensor] = [self.values]
         if self.values.grad is not None:
             tensors.append(self.values.grad)
         if optimizer is not None:
             tensors.extend(_elementwise_state(optimizer, self.values))
         moved = [kernels.gather(kernels.scatter(tensor, old), new) for tensor in tensors]
-        transposed = kernels.transpose(new) if self._t_layout is not None else None
+        transposed = self._transpose_of(moved[0], new)
 
         # copy_ raises the version counters: a backward pass that waits on the old mask fails.
         for tensor, source in zip(tensors, moved, strict=True):
             tensor.copy_(source)
-        fresh = {"indices": new.indices, "indptr": new.indptr}
-        if transposed is not None:
-            turned, perm = transposed
-            fresh |= {"t_indices": turned.indices, "t_indptr": turned.indptr, "t_perm": perm}
-        for name, source in fresh.items():
-            if source is not None:
-                getattr(self, name).copy_(source)
+        self.indices.copy_(new.indices)
+        if self.indptr is not None and new.indptr is not None:
+            self.indptr.copy_(new.indptr)
+        self._keep(transposed)
 
     def extra_repr(self) -> str:
         """The line that `print(model)` shows."""
         size = f"{self.shape[0]}x{self.shape[1]}"
         text = f"{size}, pattern={self.pattern}, nnz={self.nnz}, dtype={self.values.dtype}"
+        if self.backward != "exact":
+            text += f", backward={self.backward}"
         return text if self._t_layout or self.layout.vector > 1 else text + ", transpose=none"
-
-    def _pack_transpose(self) -> None:
-        """Build the t_ buffers anew from the structure, which must be valid."""
-        if self.transpose == "none" or self.layout.vector > 1 or self.indices.is_meta:
-            return
-        turned, self.t_perm = kernels.transpose(self.structure)
-        self._t_layout, self.t_indices, self.t_indptr = turned
-        self.t_layout_ints = tuple(turned.layout.as_ints())
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         """Validate what was given, then load it as any module does."""
         pattern = self.check_state(state_dict, prefix)
+        kept = self._make_room(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self.pattern = pattern
-        self._pack_transpose()
+        if not kept:
+            self._pack_transpose()
 
     def check_state(self, state_dict: Mapping[str, Any], prefix: str = "") -> Pattern:
         """The pattern that a state dict's tensors describe, once they fit this weight."""
@@ -285,14 +267,17 @@ class SparseWeight(nn.Module):
                 check_dtype(tensor.dtype, f"{where}: values")
             elif tensor.dtype != mine.dtype:
                 raise StructureError(f"{where}: {name} is {tensor.dtype}, not {mine.dtype}")
+        indices, indptr = given.get("indices", self.indices), given.get("indptr", self.indptr)
+        structure = Structure(self.layout, indices, indptr)
         if "indices" in given or "indptr" in given:
-            indices, indptr = given.get("indices", self.indices), given.get("indptr", self.indptr)
             if indices.is_meta:
                 raise StructureError(f"{where} leaves the structure on the meta device")
             try:
-                kernels.validate(Structure(self.layout, indices, indptr), self.nnz)
+                kernels.validate(structure, self.nnz)
             except StructureError as error:
                 raise StructureError(f"{where}: {error}") from None
+            self._check_transposable(structure, f"{where}: ")
+        self._check_transpose_state(state_dict, prefix, structure, where)
         return pattern
 
     def _check_descriptor(self, descriptor: Tensor, where: str) -> Pattern:

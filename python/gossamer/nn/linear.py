@@ -13,7 +13,7 @@ from gossamer.errors import DTypeError
 from gossamer.ops import spmm
 from gossamer.patterns import Pattern, as_integer, parse_pattern
 from gossamer.sparsifiers import random_mask
-from gossamer.weight import SparseWeight, Transpose, check_dtype
+from gossamer.weight import Backward, SparseWeight, Transpose, check_dtype
 
 
 class SparseLinear(nn.Module):
@@ -33,6 +33,8 @@ class SparseLinear(nn.Module):
             until a state dict is loaded with `assign=True`.
         dtype: float32, float64 or bfloat16; torch's default dtype when None.
         transpose: "packed" or "none", see `gossamer.weight.SparseWeight`.
+        backward: "exact", "double_pruned" or "transposable", likewise; a random mask is hardly
+            ever transposable: build that from a mask.
 
     Raises:
         PatternError: the sizes do not fit the pattern.
@@ -62,6 +64,7 @@ class SparseLinear(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         transpose: Transpose = "packed",
+        backward: Backward = "exact",
     ) -> None:
         super().__init__()
         self.in_features = as_integer(in_features, "SparseLinear got in_features")
@@ -76,7 +79,9 @@ class SparseLinear(nn.Module):
             seed = int(torch.randint(2**63 - 1, ()))
             mask = random_mask((out_features, in_features), pattern, seed)
             blank = torch.zeros(mask.shape, dtype=dtype)
-            self.weight = SparseWeight.from_dense(blank, pattern, mask, transpose=transpose)
+            self.weight = SparseWeight.from_dense(
+                blank, pattern, mask, transpose=transpose, backward=backward
+            )
             self.bias = nn.Parameter(torch.empty(out_features, dtype=dtype)) if bias else None
         self.reset_parameters()
         self.to(device)
@@ -89,6 +94,7 @@ class SparseLinear(nn.Module):
         mask: Tensor | None = None,
         score: Tensor | None = None,
         transpose: Transpose = "packed",
+        backward: Backward = "exact",
     ) -> SparseLinear:
         """The sparse layer of a dense one; its kept entries and bias are copied, not rescaled.
 
@@ -98,6 +104,7 @@ class SparseLinear(nn.Module):
             mask: bool [out_features, in_features], True = kept; must obey the pattern.
             score: [out_features, in_features]; the highest are kept. Magnitude when neither.
             transpose: "packed" or "none", see `gossamer.weight.SparseWeight`.
+            backward: "exact", "double_pruned" or "transposable", likewise.
 
         Returns:
             A new layer with the dense one's dtype, training mode and `requires_grad`.
@@ -112,7 +119,7 @@ class SparseLinear(nn.Module):
             0.25
         """
         dense = dense_weight(linear)
-        weight = SparseWeight.from_dense(dense, pattern, mask, score, transpose)
+        weight = SparseWeight.from_dense(dense, pattern, mask, score, transpose, backward)
         weight.values.requires_grad_(dense.requires_grad)
         bias = copy_parameter(linear.bias)
         return cls.of_parts(weight, bias).train(linear.training)
@@ -138,6 +145,7 @@ class SparseLinear(nn.Module):
         fan_in = max(self.in_features * self.weight.density, 1.0)
         bound = 1.0 / math.sqrt(fan_in)
         nn.init.uniform_(self.weight.values, -bound, bound)
+        self.weight.refresh_transpose()
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
 

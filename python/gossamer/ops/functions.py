@@ -4,7 +4,8 @@
     spmm_t   G' = G W              dG = spmm(dG')     dvalues = sddmm(G, dG')
     sddmm    u = (G^T X) at kept   dG = spmm_du(X)    dX = spmm_t_du(G)
 
-Each one's gradients are the other two, so that any order of derivative is built from them. Under
+Each one's gradients are the other two, so that any order of derivative is built from them. A
+transpose that lacks entries (a double-pruned weight) serves dX = dY W^{R,C} of spmm alone. Under
 torch.compile the ops of `gossamer.ops.library` are used instead. Leading dimensions are flattened
 here, inside the node: one autograd node a call.
 """
@@ -87,6 +88,17 @@ def run_sddmm(g: Tensor, x: Tensor, structure: Structure) -> Tensor:
     return grad
 
 
+def is_pruned(transposed: Transposed | None, nnz: int) -> bool:
+    """Whether the transpose lacks entries of the weight."""
+    return transposed is not None and len(transposed.perm) < nnz
+
+
+def pruned_values(values: Tensor, perm: Tensor) -> Tensor:
+    """The values with zeros where a pruned transpose has no entry; differentiable."""
+    kept = torch.zeros(values.shape, dtype=torch.bool, device=values.device)
+    return torch.where(kept.index_fill(0, perm.long(), True), values, values.new_zeros(()))
+
+
 def flatten(x: Tensor) -> Tensor:
     """[..., n] to [batch, n]; a view where the strides allow one, and right for empty sizes."""
     if x.dim() == 2:
@@ -164,9 +176,15 @@ class _Spmm(Function):
         x, values, _ = ctx.saved_tensors
         need_x, need_values, need_bias, _, _ = ctx.needs_input_grad
         structure, transposed = ctx.structure, ctx.transposed
+        exact = transposed
+        if is_pruned(transposed, structure.nnz):
+            exact = None
+            if need_x and torch.is_grad_enabled():
+                # Somebody will differentiate dX as well: of the weight that it is computed from.
+                values, transposed = pruned_values(values, transposed.perm), None
         return (
             spmm_t(g, values, structure, transposed) if need_x else None,
-            sddmm(g, x, structure, transposed) if need_values else None,
+            sddmm(g, x, structure, exact) if need_values else None,
             flatten(g).sum(0) if need_bias else None,
             None,
             None,

@@ -22,6 +22,7 @@ from gossamer.kernels import Layout, Structure, Transposed
 from gossamer.ops.functions import (
     autocast,
     flatten,
+    pruned_values,
     refuse_vmap,
     run_sddmm,
     run_spmm,
@@ -61,13 +62,13 @@ def spmm(x: Tensor, weight: SparseWeight, bias: Tensor | None) -> Tensor:
 
 def spmm_t(g: Tensor, weight: SparseWeight) -> Tensor:
     """`gossamer.spmm_t` through the registered op; g [..., rows]."""
-    y = torch.ops.gossamer.spmm_t(flatten(g), weight.values, *_parts(weight))
+    y = torch.ops.gossamer.spmm_t(flatten(g), weight.values, *_exact(weight))
     return unflatten(y, g)
 
 
 def sddmm(g: Tensor, x: Tensor, weight: SparseWeight) -> Tensor:
     """`gossamer.sddmm` through the registered op; g [..., rows], x [..., cols]."""
-    y: Tensor = torch.ops.gossamer.sddmm(flatten(g), flatten(x), *_parts(weight))
+    y: Tensor = torch.ops.gossamer.sddmm(flatten(g), flatten(x), *_exact(weight))
     return y
 
 
@@ -81,6 +82,16 @@ def _parts(weight: SparseWeight) -> tuple[Any, ...]:
         weight.t_layout_ints,
         weight.t_perm,
     )
+
+
+def _exact(weight: SparseWeight) -> tuple[Any, ...]:
+    """The parts without a double-pruned transpose, which only the backward of spmm may use."""
+    parts = _Parts(*_parts(weight))
+    return _without_transpose(parts) if weight.backward == "double_pruned" else parts
+
+
+def _without_transpose(p: _Parts) -> _Parts:
+    return _Parts(p.indices, p.indptr, p.layout, None, None, (), None)
 
 
 def _structure(p: _Parts) -> Structure:
@@ -150,10 +161,15 @@ def _spmm_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     x, values, parts = _saved(ctx)
     need_x, need_values, need_bias = ctx.needs_input_grad[:3]
     ops = torch.ops.gossamer
+    exact = parts
+    if parts.t_perm is not None and len(parts.t_perm) < len(parts.indices) * parts.layout[2]:
+        exact = _without_transpose(parts)
+        if need_x and torch.is_grad_enabled():
+            values, parts = pruned_values(values, parts.t_perm), exact
     with torch.autocast("cpu", enabled=False):
         grads = (
             ops.spmm_t(g, values, *parts) if need_x else None,
-            ops.sddmm(g, x, *parts) if need_values else None,
+            ops.sddmm(g, x, *exact) if need_values else None,
             g.sum(0) if need_bias else None,
         )
     return *grads, *_NONE

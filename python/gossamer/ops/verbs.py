@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import DeviceError, DTypeError, ShapeError
+from gossamer.kernels import Transposed
 from gossamer.ops import functions, library
 from gossamer.weight import SparseWeight
 
@@ -80,7 +81,7 @@ def spmm_t(g: Array, weight: SparseWeight) -> Array:
     if torch.is_autocast_enabled("cpu"):
         left, values = functions.autocast(left, values)
     _check_last("g", left, weight.shape[0], weight)
-    return functions.spmm_t(left, values, weight.structure, weight.transposed)  # type: ignore[return-value]
+    return functions.spmm_t(left, values, weight.structure, _exact(weight))  # type: ignore[return-value]
 
 
 def sddmm(g: Array, x: Array, weight: SparseWeight) -> Array:
@@ -110,7 +111,7 @@ def sddmm(g: Array, x: Array, weight: SparseWeight) -> Array:
     if torch.is_autocast_enabled("cpu"):
         left, right = functions.autocast(left, right)
     _check_pair(left, right, weight)
-    return functions.sddmm(left, right, weight.structure, weight.transposed)  # type: ignore[return-value]
+    return functions.sddmm(left, right, weight.structure, _exact(weight))  # type: ignore[return-value]
 
 
 def _is_plain(x: Any) -> bool:
@@ -193,6 +194,11 @@ def _values(weight: SparseWeight) -> Tensor:
             "gossamer.SparseWeight.from_dense(weight, pattern)"
         )
     return weight.values
+
+
+def _exact(weight: SparseWeight) -> Transposed | None:
+    """The transpose, unless it is pruned: that one is for the backward pass of spmm alone."""
+    return None if weight.backward == "double_pruned" else weight.transposed
 
 
 def _check_bias(bias: Any) -> None:

@@ -11,15 +11,18 @@ from gossamer.sparsifiers.masks import (
 )
 from gossamer.sparsifiers.mvue import MvueMethod, mvue, mvue_product
 from gossamer.sparsifiers.select import add_pruned_, mask_difference, select_nm
+from gossamer.sparsifiers.transposable import TileMethod, is_transposable, transposable_mask
 
 __all__ = [
     "Distribution",
     "MvueMethod",
+    "TileMethod",
     "add_pruned_",
     "allocate",
     "check_mask",
     "double_prune",
     "double_prune_mask",
+    "is_transposable",
     "magnitude_mask",
     "mask_difference",
     "mask_from_score",
@@ -27,4 +30,5 @@ __all__ = [
     "mvue_product",
     "random_mask",
     "select_nm",
+    "transposable_mask",
 ]
