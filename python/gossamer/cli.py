@@ -60,7 +60,13 @@ def train(
     ] = None,
     compare: Annotated[
         str | None,
-        typer.Option(help="Several, side by side: dense,2:4:v4,90% or dense+topk,dense+sinkhorn"),
+        typer.Option(help="Several, side by side: dense,2:4:v4,rigl@90% or dense+topk,…"),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="How the mask moves: slope, srste, rigl … with --pattern.")
+    ] = None,
+    recipe_option: Annotated[
+        list[str] | None, typer.Option(help="Of the recipe: adapter_rank=16; repeatable.")
     ] = None,
     exclude: Annotated[
         list[str] | None, typer.Option(help="Glob on module names that stay dense; repeatable.")
@@ -109,6 +115,8 @@ def train(
     """Train a GPT on real text, dense, sparse, or several side by side."""
     if pattern is not None and compare is not None:
         raise typer.BadParameter("give --pattern or --compare, not both")
+    if recipe is not None and compare is not None:
+        raise typer.BadParameter("give --recipe or --compare dense,recipe@pattern, not both")
     if resume and overwrite:
         raise typer.BadParameter("give --resume or --overwrite, not both")
     from gossamer.train import TrainConfig, resumed_config
@@ -116,12 +124,16 @@ def train(
     from gossamer.train.loop import DEMO
 
     runs = compare.split(",") if compare is not None else None if pattern is None else [pattern]
+    if recipe is not None:
+        runs = [recipe if pattern is None else f"{recipe}@{pattern}"]
     given: dict[str, Any] = {
         "runs": runs and tuple(runs), "exclude": tuple(exclude) if exclude else None,
         "steps": steps, "batch": batch, "context": context, "width": width, "depth": depth,
         "heads": heads, "experts": experts, "lr": lr, "penalty": penalty, "lam": lam, "k": k,
-        "p": p, "penalty_groups": penalty_groups, "seed": seed, "threads": threads,
-        "dtype": dtype, "level": level, "data": None if data is None else str(data.resolve()),
+        "p": p, "penalty_groups": penalty_groups,
+        "recipe_options": tuple(recipe_option) if recipe_option else None, "seed": seed,
+        "threads": threads, "dtype": dtype, "level": level,
+        "data": None if data is None else str(data.resolve()),
         "eval_every": eval_every, "checkpoint_every": checkpoint_every,
     }  # fmt: skip
     wanted = {name: value for name, value in given.items() if value is not None}

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +98,20 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def restore(targets: Mapping[str, Any], states: Mapping[str, Any], source: str | Path) -> None:
+def restore(
+    targets: Mapping[str, Any],
+    states: Mapping[str, Any],
+    source: str | Path,
+    moving: Collection[str] = (),
+) -> None:
     """Load states into several objects: all of them, or none.
 
     Args:
         targets: objects with ``state_dict`` and ``load_state_dict``, by name.
         states: a state for each name.
         source: where the states come from, for messages.
+        moving: names of modules whose tensors may have other shapes than now, for a recipe moves
+            their masks; they check by themselves what they load.
 
     Raises:
         CheckpointError: names, keys, shapes or dtypes differ, or an object refuses its state; the
@@ -116,7 +123,7 @@ def restore(targets: Mapping[str, Any], states: Mapping[str, Any], source: str |
             "resume with the options of the run that wrote it"
         )
     for name, target in targets.items():
-        if isinstance(target, torch.nn.Module):
+        if isinstance(target, torch.nn.Module) and name not in moving:
             _check_tensors(name, target.state_dict(), states[name], source)
     before = {name: _cloned(target.state_dict()) for name, target in targets.items()}
     changed: list[str] = []

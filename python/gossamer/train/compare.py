@@ -31,6 +31,7 @@ from gossamer.train.data import Corpus, Windows, load_corpus, spread
 from gossamer.train.loop import DENSE, Run, TrainConfig
 from gossamer.train.metrics import MetricsFile, busiest, read_metrics
 from gossamer.train.plot import plot
+from gossamer.train.recipes import follow_groups
 from gossamer.train.report import Reporter, Summary, summary_table
 
 CHECKPOINT, METRICS, PICTURE = "checkpoint.safetensors", "metrics.jsonl", "loss.png"
@@ -262,17 +263,39 @@ def _resume(path: Path, config: TrainConfig, corpus: Corpus, runs: list[Run]) ->
             f"{path} was trained on another text than {corpus.name} is now; "
             "restore the text, or start anew with another --out"
         )
-    targets, states = {}, {}
-    for run in runs:
-        for part, target in run.parts.items():
-            targets[f"{run.name} {part}"] = target
-            states[f"{run.name} {part}"] = state["runs"][run.name][part]
-    restore(targets, states, path)
+    _restore_runs(runs, state["runs"], path)
     for run in runs:
         seconds: Tensor = state["runs"][run.name]["step_seconds"]
         run.step_seconds, run.seconds = seconds.tolist(), float(seconds.sum())
     torch.set_rng_state(state["rng"])
     return int(state["step"])
+
+
+def _restore_runs(runs: list[Run], saved: dict[str, Any], path: Path) -> None:
+    """Load what runs saved, recipes first: they may give a model new layers and groups.
+
+    The runs were made for this; when one part does not fit, nobody trains them any further.
+    """
+    for run in runs:
+        if set(saved.get(run.name, {})) != {*run.parts, "step_seconds"}:
+            raise CheckpointError(
+                f"{path} holds {sorted(saved.get(run.name, {}))} of the run {run.name}, needed are "
+                f"{sorted(run.parts)}; resume with the options of the run that wrote it"
+            )
+    led = [run for run in runs if run.recipe is not None]
+    restore(
+        {run.name: run.recipe for run in led},
+        {run.name: saved[run.name]["recipe"] for run in led},
+        path,
+    )
+    targets, states = {}, {}
+    for run in runs:
+        follow_groups(run.scheduler)
+        for part, target in run.parts.items():
+            if part != "recipe":
+                targets[f"{run.name} {part}"] = target
+                states[f"{run.name} {part}"] = saved[run.name][part]
+    restore(targets, states, path, moving={f"{run.name} model" for run in led})
 
 
 def _summarise(config: TrainConfig, runs: list[Run], rows: list[dict[str, Any]]) -> list[Summary]:

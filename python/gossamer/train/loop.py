@@ -13,11 +13,27 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from gossamer.errors import DataError, DTypeError, GossamerError, PatternError, ShapeError
-from gossamer.nn import SparseLinear, sparsify, summary
+from gossamer.errors import (
+    DataError,
+    DTypeError,
+    GossamerError,
+    PatternError,
+    RecipeError,
+    ShapeError,
+)
 from gossamer.optim import ProxAdamW
 from gossamer.patterns import parse_pattern
-from gossamer.train.model import GPT, ROUTERS, GPTConfig, Mixture, parameter_groups
+from gossamer.recipes import Recipe
+from gossamer.train import recipes
+from gossamer.train.model import (
+    GPT,
+    ROUTERS,
+    GPTConfig,
+    Mixture,
+    build_model,
+    dense_parameters,
+    parameter_groups,
+)
 from gossamer.train.penalised import Kept, kept, penalised_groups, penalty_of
 
 DENSE = "dense"
@@ -33,8 +49,9 @@ class TrainConfig:
     """What is trained, on what, and how.
 
     Args:
-        runs: what to train side by side: ``"dense"`` or text of a pattern, each once; with
-            ``"+topk"`` or ``"+sinkhorn"`` behind it the MLPs are mixtures of experts.
+        runs: what to train side by side, each once: ``"dense"``, text of a pattern, or of a recipe
+            and a pattern as ``"rigl@90%"``; with ``"+topk"`` or ``"+sinkhorn"`` behind it the MLPs
+            are mixtures of experts.
         exclude: globs on module names; what they match stays dense.
         steps: optimizer steps of each run.
         batch: windows a step.
@@ -58,6 +75,7 @@ class TrainConfig:
         p: its exponent, for those that have one.
         penalty_groups: its grouping, such as ``"neuron"``, ``"input"`` or ``"block(8, 8)"``; None
             is ``"neuron"`` for the penalties of groups and ``"element"`` for the others.
+        recipe_options: hyper-parameters of the recipe as ``"name=value"``, where one run has one.
 
     Raises:
         GossamerError: a subclass of it for each value out of range.
@@ -89,6 +107,7 @@ class TrainConfig:
     k: str | None = None
     p: float | None = None
     penalty_groups: str | None = None
+    recipe_options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "runs", tuple(map(_canonical, self.runs)))
@@ -119,6 +138,7 @@ class TrainConfig:
         if self.level not in ("byte", "char"):
             raise DataError(f"train got level={self.level!r}; choose byte or char")
         penalty_of(self)
+        _check_recipes(self)
 
     @property
     def tokens_per_step(self) -> int:
@@ -147,9 +167,27 @@ def _canonical(run: str) -> str:
     if pattern == DENSE:
         return DENSE + suffix
     try:
+        if recipes.is_recipe(pattern or ""):
+            return recipes.canonical(pattern or "") + suffix
         return str(parse_pattern(pattern or "")) + suffix
     except PatternError as error:
         raise PatternError(f'{error}; or "dense" for the dense network') from error
+
+
+def _check_recipes(config: TrainConfig) -> None:
+    named = [run for run in config.runs if recipes.is_recipe(split_run(run)[0])]
+    if config.recipe_options and len(named) != 1:
+        raise RecipeError(
+            f"train got recipe_options={list(config.recipe_options)} with {len(named)} recipes; "
+            "options belong to one: train one recipe at a time"
+        )
+    if named and config.penalty is not None:
+        raise RecipeError(
+            f"train got penalty={config.penalty!r:.40} and the recipe {named[0]}; a recipe brings "
+            "its own optimizer steps: give one or the other"
+        )
+    for run in named:
+        recipes.recipe_of(split_run(run)[0], config.seed, config.recipe_options)
 
 
 def _at_least(name: str, value: int, least: int) -> None:
@@ -198,13 +236,14 @@ class Run:
     """One model in training.
 
     Args:
-        name: ``"dense"`` or text of a pattern, and its router.
+        name: ``"dense"`` or text of a pattern or recipe, and its router.
         config: of the whole training; every run of it with the same router, or with none, starts
             from the same dense weights.
         vocabulary: number of tokens.
 
     Raises:
         PatternError: the pattern does not fit the model's sizes.
+        RecipeError: the recipe's schedule is longer than the training.
     """
 
     def __init__(self, name: str, config: TrainConfig, vocabulary: int) -> None:
@@ -214,9 +253,15 @@ class Run:
         sizes = GPTConfig(vocabulary, config.context, config.width, config.depth, config.heads)
         if router is not None:
             sizes = replace(sizes, experts=config.experts, router=router)
-        self.model = build_model(sizes, pattern, config.exclude)
-        self.parameters = list(self.model.parameters())
-        groups = parameter_groups(self.model, WEIGHT_DECAY)
+        self.recipe: Recipe | None = None
+        if recipes.is_recipe(pattern):
+            self.recipe = recipes.recipe_of(pattern, config.seed, config.recipe_options)
+            self.model = GPT(sizes)
+            self.recipe.prepare(self.model, exclude=config.exclude, rescale=True)
+            groups = recipes.groups_of(self.recipe, self.model, WEIGHT_DECAY)
+        else:
+            self.model = build_model(sizes, pattern, config.exclude)
+            groups = parameter_groups(self.model, WEIGHT_DECAY)
         penalty = penalty_of(config)
         self.optimizer: torch.optim.AdamW
         if penalty is None:
@@ -225,6 +270,8 @@ class Run:
             groups = penalised_groups(self.model, groups, penalty, config.exclude)
             self.optimizer = ProxAdamW(groups, lr=config.lr, betas=BETAS, fused=True)
         self.scheduler = LambdaLR(self.optimizer, lambda step: learning_rate(step, config.steps))
+        if self.recipe is not None:
+            self.recipe.attach(self.model, self.optimizer, config.steps)
         self.step_seconds: list[float] = []
         self.seconds = 0.0
         # Share of the tokens that each expert got, a list for each block: of the last step, and of
@@ -259,6 +306,7 @@ class Run:
                 "training has diverged: lower --lr"
             )
         self.optimizer.step()
+        recipes.follow_groups(self.scheduler)
         self.scheduler.step()
         self.step_seconds.append(time.perf_counter() - start)
         self.seconds += self.step_seconds[-1]
@@ -294,6 +342,11 @@ class Run:
         loads = [mixture.load for mixture in mixtures if mixture.load is not None]
         return torch.stack(loads) if loads else torch.zeros(0, 0)
 
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Of the model; a recipe may add some on the way."""
+        return list(self.model.parameters())
+
     def _autocast(self) -> torch.autocast:
         dtype = DTYPES[self.config.dtype]
         return torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16)
@@ -306,11 +359,14 @@ class Run:
     @property
     def density(self) -> float:
         """Share of the dense twin's parameters that this model has and no penalty has zeroed."""
+        dense = dense_parameters(self.model.config)
+        if self.recipe is not None:
+            return recipes.density_of(self.model, self.recipe, dense)
         count = sum(p.numel() for p in self.parameters)
         if isinstance(self.optimizer, ProxAdamW):
             counts = self.optimizer.sparsity().values()
             count = sum(parameter.entries - parameter.zeros for parameter in counts)
-        return count / dense_parameters(self.model.config)
+        return count / dense
 
     @property
     def kept(self) -> Kept | None:
@@ -320,7 +376,7 @@ class Run:
     @property
     def state_bytes(self) -> int:
         """Bytes of weights, structure, gradients and optimizer state, once it has stepped."""
-        return summary(self.model, self.optimizer).total
+        return recipes.state_bytes(self.model, self.optimizer, self.recipe)
 
     def state(self) -> dict[str, Any]:
         """Everything a checkpoint needs: see ``parts`` and ``step_seconds``."""
@@ -329,67 +385,15 @@ class Run:
 
     @property
     def parts(self) -> dict[str, Any]:
-        """The objects whose states make up a checkpoint, by name."""
-        return {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
+        """The objects whose states make up a checkpoint, by name; a recipe is restored first."""
+        first = {} if self.recipe is None else {"recipe": self.recipe}
+        return first | {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+        }
 
 
 def _shares(load: Tensor) -> list[list[float]]:
     shares: list[list[float]] = (load.double() / load.sum(-1, keepdim=True)).tolist()
     return shares
-
-
-def build_model(sizes: GPTConfig, run: str, exclude: tuple[str, ...] = ()) -> GPT:
-    """Build a GPT, sparse from the start if the run names a pattern.
-
-    Kept entries are scaled up until each weight has the Frobenius norm it had when dense, so that
-    activations start with the variance that the dense initialisation gives them.
-
-    Args:
-        sizes: of the model.
-        run: ``"dense"`` or text of a pattern.
-        exclude: globs on module names; what they match stays dense.
-
-    Returns:
-        The model, its weights drawn from torch's global random state.
-
-    Raises:
-        PatternError: the pattern does not fit the sizes.
-
-    Reference:
-        Evci et al. 2022, "Gradient Flow in Sparse Neural Networks and How Lottery Tickets Win",
-        section 3.1: initialise for the fan-in that is left. The norm does it on average.
-    """
-    model = GPT(sizes)
-    if run == DENSE:
-        return model
-    linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-    norms = {name: linear.weight.detach().norm() for name, linear in linears.items()}
-    sparsify(model, run, exclude=exclude)
-    with torch.no_grad():
-        for name, module in model.named_modules():
-            if isinstance(module, SparseLinear) and module.weight.nnz:
-                values = module.weight.values
-                values.mul_(norms[name] / values.norm())
-    return model
-
-
-def dense_parameters(sizes: GPTConfig) -> int:
-    """Count the parameters of a dense GPT.
-
-    Args:
-        sizes: of the model.
-
-    Returns:
-        The number.
-
-    Example:
-        >>> sizes = GPTConfig(vocabulary=256, context=16, width=32, depth=2, heads=4)
-        >>> dense_parameters(sizes) == sum(p.numel() for p in GPT(sizes).parameters())
-        True
-    """
-    mlps = 8 * sizes.width**2
-    if sizes.router is not None:
-        mlps = sizes.experts * (mlps + sizes.width)
-    a_block = 4 * sizes.width**2 + mlps + 2 * sizes.width
-    embeddings = (sizes.vocabulary + sizes.context) * sizes.width
-    return embeddings + sizes.depth * a_block + sizes.width

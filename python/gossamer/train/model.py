@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gossamer.errors import ShapeError
-from gossamer.nn import SinkhornRouter, TopKRouter
+from gossamer.nn import SinkhornRouter, SparseLinear, TopKRouter, sparsify
 
 ROUTERS = {"topk": TopKRouter, "sinkhorn": SinkhornRouter}
 
@@ -234,3 +234,60 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
             (rest if exempt or name == "bias" else decaying).append(parameter)
     groups = [(decaying, weight_decay), (rest, 0.0)]
     return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+
+
+def build_model(sizes: GPTConfig, run: str, exclude: tuple[str, ...] = ()) -> GPT:
+    """Build a GPT, sparse from the start if the run names a pattern.
+
+    Kept entries are scaled up until each weight has the Frobenius norm it had when dense, so that
+    activations start with the variance that the dense initialisation gives them.
+
+    Args:
+        sizes: of the model.
+        run: ``"dense"`` or text of a pattern.
+        exclude: globs on module names; what they match stays dense.
+
+    Returns:
+        The model, its weights drawn from torch's global random state.
+
+    Raises:
+        PatternError: the pattern does not fit the sizes.
+
+    Reference:
+        Evci et al. 2022, "Gradient Flow in Sparse Neural Networks and How Lottery Tickets Win",
+        section 3.1: initialise for the fan-in that is left. The norm does it on average.
+    """
+    model = GPT(sizes)
+    if run == "dense":
+        return model
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    norms = {name: linear.weight.detach().norm() for name, linear in linears.items()}
+    sparsify(model, run, exclude=exclude)
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, SparseLinear) and module.weight.nnz:
+                values = module.weight.values
+                values.mul_(norms[name] / values.norm())
+    return model
+
+
+def dense_parameters(sizes: GPTConfig) -> int:
+    """Count the parameters of a dense GPT.
+
+    Args:
+        sizes: of the model.
+
+    Returns:
+        The number.
+
+    Example:
+        >>> sizes = GPTConfig(vocabulary=256, context=16, width=32, depth=2, heads=4)
+        >>> dense_parameters(sizes) == sum(p.numel() for p in GPT(sizes).parameters())
+        True
+    """
+    mlps = 8 * sizes.width**2
+    if sizes.router is not None:
+        mlps = sizes.experts * (mlps + sizes.width)
+    a_block = 4 * sizes.width**2 + mlps + 2 * sizes.width
+    embeddings = (sizes.vocabulary + sizes.context) * sizes.width
+    return embeddings + sizes.depth * a_block + sizes.width
