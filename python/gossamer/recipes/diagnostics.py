@@ -1,0 +1,228 @@
+"""Diagnostics: what the masks of a recipe do, as plain numbers, measured when somebody asks.
+
+    density           kept entries over all entries            density_target   the pattern's
+    flips, flip_rate  entries whose place changed since the last measurement, and their share
+    double_pruned     share of the kept entries that N:M down the columns would lose
+    input_cosine      cosine of the input gradients against dY W of the weight in use
+
+`Diagnostics(recipe)` is made after `attach`. `measure()` gives the numbers of all layers together
+and of each of them; `watch()` stands around one forward and backward pass whose input gradients
+are compared. Between two calls nothing is done: ordinary steps cost what they cost without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from gossamer import kernels
+from gossamer.errors import RecipeError
+from gossamer.kernels import Structure
+from gossamer.nn import MasterLinear, SparseLinear
+from gossamer.patterns import NM
+from gossamer.recipes.recipe import Recipe
+from gossamer.sparsifiers import double_prune_mask
+from gossamer.sparsifiers.select import mask_difference
+
+__all__ = ["Diagnostics", "flips_between", "lost_by_double_pruning"]
+
+Part: TypeAlias = MasterLinear | SparseLinear
+
+
+class Diagnostics:
+    """Numbers about the masks of an attached recipe.
+
+    Args:
+        recipe: attached to a model. Flips are counted from now on.
+
+    Raises:
+        RecipeError: it is not attached.
+
+    Reference:
+        Zhou et al. 2021 (SAD), Hu et al. 2024 (flip rate), Mozaffari et al. 2024 (double pruning).
+
+    Example:
+        >>> recipe = Recipe("2:4")
+        >>> model = recipe.prepare(nn.Sequential(nn.Linear(8, 4)))
+        >>> recipe.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), total_steps=10)
+        >>> found = Diagnostics(recipe).measure()
+        >>> found["density"], found["flips"], found["layers"]["0"]["density_target"]
+        (0.5, 0, 0.5)
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        if not recipe.layers:
+            raise RecipeError("Diagnostics got a recipe that is not attached; attach it first")
+        self.recipe = recipe
+        self._before = {name: _copy(_structure(p)) for name, p in self._parts()}
+        # Of each layer watched: the product with the exact gradient, and both squared norms.
+        self._products: dict[str, Tensor] = {}
+
+    def measure(self) -> dict[str, Any]:
+        """The numbers that hold now; flips since the last call, cosines since the last call.
+
+        Returns:
+            `density`, `density_target`, `flips`, `flip_rate` over all layers, and where they have
+            a meaning `double_pruned` (N:M layers whose rows divide by M) and `input_cosine`
+            (after `watch`); under `layers` the same of each layer by name. Numbers only, for JSON.
+        """
+        layers: dict[str, dict[str, float]] = {}
+        entries = kept = flips = survivors = lost = 0
+        target = 0.0
+        for name, part in self._parts():
+            structure = _structure(part)
+            size = structure.layout.rows * structure.layout.cols
+            numbers: dict[str, float] = {
+                "density": self._used(part) / max(size, 1),
+                "density_target": self._target(part),
+                "flips": flips_between(self._before.get(name, structure), structure),
+            }
+            numbers["flip_rate"] = numbers["flips"] / max(size, 1)
+            self._before[name] = _copy(structure)
+            entries += size
+            kept += self._used(part)
+            target += numbers["density_target"] * size
+            flips += int(numbers["flips"])
+            if (found := lost_by_double_pruning(part)) is not None:
+                numbers["double_pruned"] = found[0] / max(found[1], 1)
+                lost, survivors = lost + found[0], survivors + found[1]
+            if (cosine := _cosine(self._products.get(name))) is not None:
+                numbers["input_cosine"] = cosine
+            layers[name] = numbers
+        total: dict[str, Any] = {
+            "density": kept / max(entries, 1), "density_target": target / max(entries, 1),
+            "flips": flips, "flip_rate": flips / max(entries, 1),
+        }  # fmt: skip
+        if survivors:
+            total["double_pruned"] = lost / survivors
+        if (
+            cosine := _cosine(sum(self._products.values(), torch.zeros(3, dtype=torch.float64)))
+        ) is not None:
+            total["input_cosine"] = cosine
+        self._products = {}
+        return total | {"layers": layers}
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Compare the input gradients of the backward passes inside with the exact ones.
+
+        Each layer's exact one is dY W with the dense form of the weight that its forward pass
+        used, one dense product a layer. `measure` tells the cosines.
+        """
+        handles = [
+            part.register_full_backward_hook(partial(self._compare, name))
+            for name, part in self._parts()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @torch.no_grad()
+    def _compare(self, name: str, part: nn.Module, inputs: Any, outputs: Any) -> None:
+        found, g = inputs[0], outputs[0]
+        if found is None or g is None:
+            return
+        used = _used_weight(part)  # type: ignore[arg-type]
+        exact = (g.to(used.dtype) @ used).double().flatten()
+        found = found.double().flatten()
+        products = torch.stack([found.dot(exact), found.dot(found), exact.dot(exact)])
+        self._products[name] = self._products.get(name, torch.zeros(())) + products
+
+    def _parts(self) -> Iterator[tuple[str, Part]]:
+        """The layers that have a structure; of a layer with adapters the sparse one inside."""
+        for name, layer in self.recipe.layers.items():
+            for module in layer.modules():
+                if isinstance(module, MasterLinear | SparseLinear):
+                    yield name, module
+                    break
+
+    def _used(self, part: Part) -> int:
+        """Entries that take part in the forward pass: all of them under a soft mask."""
+        structure = _structure(part)
+        if isinstance(part, MasterLinear) and part.softness.item() > 0.0:
+            return int(structure.layout.rows * structure.layout.cols)
+        return structure.nnz
+
+    def _target(self, part: Part) -> float:
+        # Where the pattern of a layer moves over training, the recipe's is where it leads.
+        pattern = self.recipe.pattern
+        own = part.pattern if isinstance(part, MasterLinear) else part.weight.pattern
+        return pattern.density if isinstance(pattern, NM) else own.density  # type: ignore[union-attr]
+
+
+def flips_between(before: Structure, after: Structure) -> int:
+    """In how many entries two masks of one weight differ, whatever their patterns.
+
+    Example:
+        >>> a, b = torch.tensor([[True, False]]), torch.tensor([[False, True]])
+        >>> flips_between(kernels.encode(a, vector=1), kernels.encode(b, vector=1))
+        2
+    """
+    first, second = before.layout, after.layout
+    if (first.vector, first.block_cols) == (second.vector, second.block_cols):
+        return mask_difference(before, after)
+    return int((_mask(before) ^ _mask(after)).sum())
+
+
+def lost_by_double_pruning(part: Part) -> tuple[int, int] | None:
+    """How many survivors of a row-wise N:M weight are lost when its columns become N:M too.
+
+    Args:
+        part: a layer with a structure.
+
+    Returns:
+        The number lost and the number of survivors; None where the pattern is not N:M or the
+        rows are no whole number of groups.
+    """
+    layout = _structure(part).layout
+    if not layout.m or layout.rows % layout.m:
+        return None
+    used = _hard_weight(part)
+    survivors = used != 0
+    lost = survivors & ~double_prune_mask(used, layout.n, layout.m)
+    return int(lost.sum()), int(survivors.sum())
+
+
+def _structure(part: Part) -> Structure:
+    return part.structure if isinstance(part, MasterLinear) else part.weight.structure
+
+
+def _copy(structure: Structure) -> Structure:
+    pointers = None if structure.indptr is None else structure.indptr.clone()
+    return Structure(structure.layout, structure.indices.clone(), pointers)
+
+
+def _mask(structure: Structure) -> Tensor:
+    mask = torch.zeros(structure.layout.rows * structure.layout.cols, dtype=torch.bool)
+    mask[kernels.coordinates(structure)] = True
+    return mask
+
+
+def _hard_weight(part: Part) -> Tensor:
+    """The kept entries as a dense matrix."""
+    if isinstance(part, SparseLinear):
+        return part.weight.to_dense().detach()
+    dense: Tensor = kernels.scatter(
+        kernels.gather(part.weight.detach(), part.structure), part.structure
+    )
+    return dense
+
+
+def _used_weight(part: Part) -> Tensor:
+    """The dense matrix that the forward pass multiplies by."""
+    return part.used_weight() if isinstance(part, MasterLinear) else _hard_weight(part)
+
+
+def _cosine(products: Tensor | None) -> float | None:
+    if products is None:
+        return None
+    dot, found, exact = products.tolist()
+    length = (found * exact) ** 0.5
+    return dot / length if length > 0.0 else None
