@@ -1,0 +1,158 @@
+"""Transposable masks: N:M along the rows and along the columns at once.
+
+The weight is cut into m x m tiles, sub-matrices of m rows and m columns. A tile keeps at most n
+entries of each of its rows and of each of its columns, so that one mask makes both the weight and
+its transpose N:M. On equal magnitudes the entry with the lower row-major index of its tile is kept.
+A tile's mask depends on the entries of that tile alone, not on the number of threads.
+"""
+
+from typing import Literal, get_args
+
+import torch
+
+from gossamer import _core
+from gossamer.errors import DeviceError, DTypeError, PatternError, ShapeError
+from gossamer.patterns import MAX_M, NM
+
+__all__ = ["TileMethod", "is_transposable", "transposable_mask"]
+
+TileMethod = Literal["auto", "exact", "greedy", "two_approximation", "entropy"]
+
+_CODES = {"exact": 0, "greedy": 1, "two_approximation": 2, "entropy": 3}
+
+# Of the entropy method. Sharpness: the exponent at an entry of typical size.
+_SHARPNESS = 20.0
+_ITERATIONS = 100
+
+
+def transposable_mask(
+    weight: torch.Tensor, n: int, m: int, method: TileMethod = "auto"
+) -> torch.Tensor:
+    """Keep at most n entries of large magnitude in each row and column of every m x m tile.
+
+    - "exact": the largest kept magnitude that a tile allows, found among all tiles with row and
+      column sums n: 90 for 2:4, 24 for 1:4 and 3:4. m = 4 only.
+    - "entropy": the entropic relaxation of the problem, a transport between rows and columns with
+      entries in [0, 1], solved by scalings in log space; rounded heaviest first; then swaps until
+      every row and column keeps exactly n. Any m.
+    - "greedy": heaviest first, while row and column have room. May keep fewer than n.
+    - "two_approximation": prunes lightest first, while row or column still has more than n: keeps
+      what is among the n largest both of its row and of its column. What it prunes weighs less
+      than twice what the best mask prunes; keeps fewer than greedy.
+    - "auto": "exact" when m = 4, otherwise "entropy".
+
+    The mask of the transposed weight is the transposed mask for "greedy" and "two_approximation"
+    when no magnitudes are equal, for "exact" when the best tile is the only one as well; for
+    "entropy" the two may differ. Infinities and NaN count as larger than every number.
+
+    Args:
+        weight: float32, float64 or bfloat16 `[rows, cols]` on the CPU, any strides; rows and cols
+            multiples of m.
+        n: Entries kept in a row and in a column of a tile, 1 <= n <= m.
+        m: Rows and columns of a tile, at most 64.
+        method: How tiles are chosen, see above.
+
+    Returns:
+        bool `[rows, cols]`, True = kept. Row and column sums of every tile are n with "exact" and
+        "entropy", at most n otherwise.
+
+    Raises:
+        DTypeError: Not a torch tensor, or of another dtype.
+        DeviceError: Not on the CPU.
+        ShapeError: Not of rank 2, or a size is no multiple of m.
+        PatternError: n or m out of range, an unknown method, or "exact" with m other than 4.
+
+    Reference:
+        Hubara et al. 2021, "Accelerated Sparse Neural Training: A Provable and Efficient Method to
+        Find N:M Transposable Masks" (two_approximation); "TSENOR: Highly-Efficient Algorithm for
+        Finding Transposable N:M Sparse Masks", arXiv 2505.23949 (entropy).
+
+    >>> transposable_mask(torch.arange(16.0).reshape(4, 4), 2, 4).int()
+    tensor([[1, 1, 0, 0],
+            [1, 1, 0, 0],
+            [0, 0, 1, 1],
+            [0, 0, 1, 1]], dtype=torch.int32)
+    """
+    pattern = NM(n, m)
+    if method not in get_args(TileMethod):
+        raise PatternError(
+            f"transposable_mask got method={method!r}; it must be a known one: choose "
+            + ", ".join(f'"{name}"' for name in get_args(TileMethod))
+        )
+    _check_matrix(weight, pattern, "transposable_mask", "weight")
+    if weight.dtype not in (torch.float32, torch.float64, torch.bfloat16):
+        raise DTypeError(
+            f"transposable_mask got a weight of dtype {weight.dtype}; it must be float32, float64 "
+            "or bfloat16: convert it, for example weight.float()"
+        )
+    if weight.device.type != "cpu":
+        raise DeviceError(
+            f"transposable_mask got a weight on {weight.device}; it must be on the CPU: "
+            "pass weight.cpu()"
+        )
+    if method == "auto":
+        method = "exact" if pattern.m == 4 else "entropy"
+    if method == "exact" and pattern.m != 4:
+        raise PatternError(
+            f'transposable_mask got method="exact" with m={pattern.m}; every tile can be tried '
+            'only for m=4: choose method="entropy", a few percent from the best'
+        )
+    mask = torch.ones(weight.shape, dtype=torch.bool)
+    if pattern.n < pattern.m:
+        _core.tiles_mask(
+            weight.detach(), pattern.n, pattern.m, _CODES[method], _SHARPNESS, _ITERATIONS, mask
+        )
+    return mask
+
+
+def is_transposable(mask: torch.Tensor, n: int, m: int) -> bool:
+    """Whether every m x m tile keeps at most n entries of each of its rows and columns.
+
+    Args:
+        mask: bool `[rows, cols]`, True = kept; rows and cols multiples of m.
+        n: Entries allowed, 1 <= n <= m.
+        m: Rows and columns of a tile, at most 64.
+
+    Returns:
+        True when it does.
+
+    Raises:
+        DTypeError: Not a bool torch tensor.
+        ShapeError: Not of rank 2, or a size is no multiple of m.
+        PatternError: n or m out of range.
+
+    >>> is_transposable(torch.eye(4, dtype=torch.bool), 1, 4)
+    True
+    """
+    pattern = NM(n, m)
+    _check_matrix(mask, pattern, "is_transposable", "mask")
+    if mask.dtype != torch.bool:
+        raise DTypeError(
+            f"is_transposable got a mask of dtype {mask.dtype}; it must be torch.bool, True = "
+            "kept: convert it, for example mask != 0"
+        )
+    rows, cols = mask.shape
+    tiles = mask.reshape(rows // m, m, cols // m, m)
+    return all(not bool((tiles.sum(dim=dim) > n).any()) for dim in (1, 3))
+
+
+def _check_matrix(tensor: object, pattern: NM, who: str, name: str) -> None:
+    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+        given = tensor.layout if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+        raise DTypeError(
+            f"{who} got a {name} that is {given}; it must be a dense torch.Tensor: "
+            "convert it, for example with torch.as_tensor or .to_dense()"
+        )
+    if tensor.dim() != 2:
+        raise ShapeError(
+            f"{who} got a {name} of shape {list(tensor.shape)}; it must have 2 dimensions "
+            f"[rows, cols]: reshape it, for example {name}.flatten(1)"
+        )
+    rows, cols = tensor.shape
+    if rows % pattern.m or cols % pattern.m:
+        fits = [m for m in range(2, MAX_M + 1) if rows % m == 0 and cols % m == 0]
+        hint = f"choose m from {fits}" if fits else "pad it"
+        raise ShapeError(
+            f"{who} got a {name} of shape [{rows}, {cols}] with m={pattern.m}; rows and cols must "
+            f"be multiples of m, because a tile has m of each: {hint}"
+        )
