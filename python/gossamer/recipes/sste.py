@@ -1,0 +1,108 @@
+"""S-STE: continuous N:M pruning by soft thresholds.
+
+    S(w)_i = sign(w_i) max(|w_i| - t, 0),  t = the largest magnitude that its group prunes
+    forward: beta S(W)       gradient of W: that of beta S(W), as it is
+
+At the moment in which two entries change places both are zero: the weight that is used is a
+continuous function of the weight that is trained, which a hard mask is not. beta restores the scale
+once, <W, S(W)> / |S(W)|^2 when the layer is made, 1.48 for a Gaussian at 2:4, and is frozen:
+computed anew each step it drifts upwards and the masks flip without end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer import kernels
+from gossamer.errors import RecipeError
+from gossamer.kernels import Structure
+from gossamer.patterns import NM, Pattern, as_integer
+from gossamer.recipes.recipe import Recipe
+from gossamer.recipes.sampled import SampledLinear, parse_sample, plain_groups
+from gossamer.sparsifiers import add_pruned_, select_nm
+
+
+class SoftThresholdLinear(SampledLinear):
+    """A `SampledLinear` that multiplies by beta S(W).
+
+    Attributes:
+        beta: the frozen scale; a 0-d float64 buffer.
+    """
+
+    beta: Tensor
+
+    def __init__(self, weight: nn.Parameter, *args: Any, **kwargs: Any) -> None:
+        super().__init__(weight, *args, **kwargs)
+        self.register_buffer("beta", torch.ones((), dtype=torch.float64))
+        with torch.no_grad():
+            values, structure = self.pack()
+            kept, soft = kernels.gather(weight, structure).double(), values.double()
+            square = soft.square().sum()
+            if square > 0:
+                self.beta.copy_((kept * soft).sum() / square)
+
+    def pack(self) -> tuple[Tensor, Structure]:
+        """The values beta S(W) [nnz], and where they stand."""
+        pattern = plain_groups(self.pattern, "SSTE")
+        weight = self.weight.detach()
+        _, structure = select_nm(weight, pattern)
+        self._hold(structure, pattern)
+        size = weight.abs()
+        # What the mask prunes, zeros elsewhere: the largest of a group is its threshold.
+        pruned = add_pruned_(torch.zeros_like(size), size, 1.0, structure)
+        groups = (size.shape[0], size.shape[1] // pattern.m, pattern.m)
+        threshold = pruned.view(groups).amax(2, keepdim=True)
+        soft = (size.view(groups) - threshold).clamp_(min=0).view(size.shape)
+        soft.mul_(self.beta.to(soft.dtype)).copysign_(weight)
+        return kernels.gather(soft, structure), structure
+
+
+@dataclass(eq=False)
+class SSTE(Recipe):
+    """Soft-thresholded N:M weights over a dense master; no decay, no schedule.
+
+    Args:
+        pattern: N:M without shared rows.
+        mvue: n:m of an unbiased sample of dY along the tokens, from which the weight gradient is
+            taken; the published method uses 2:4. None takes the whole dY.
+        seed: of the samples.
+
+    Raises:
+        PatternError: the pattern or the sample is not plain N:M.
+        RecipeError: the seed is out of range.
+
+    Reference:
+        Hu et al. 2024, "S-STE: Continuous Pruning Function for Efficient 2:4 Sparse
+        Pre-training", arXiv 2409.09099.
+
+    Example:
+        >>> import torch
+        >>> linear = torch.nn.Linear(4, 1)
+        >>> _ = linear.weight.data.copy_(torch.tensor([[4.0, -3.0, 1.0, 0.0]]))
+        >>> layer = SSTE("2:4").prepare(linear)
+        >>> layer.beta.item(), layer.used_weight().tolist()
+        (1.3846153846153846, [[4.153846263885498, -2.769230842590332, 0.0, 0.0]])
+    """
+
+    mvue: str | NM | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        plain_groups(self.pattern, "SSTE")
+        self.mvue: NM | None = parse_sample(self.mvue, "SSTE")
+        self.seed = as_integer(self.seed, "SSTE got seed")
+        if not 0 <= self.seed < 2**64:
+            raise RecipeError(f"SSTE got seed={self.seed}; it must be in [0, 2**64)")
+
+    def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
+        """A layer that multiplies by beta S(W), with the beta of its weight now."""
+        kept = plain_groups(pattern, "SSTE")
+        return SoftThresholdLinear.from_dense(linear, kept, True, self.mvue, self.seed, index)
+
+
+__all__ = ["SSTE", "SoftThresholdLinear"]
