@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import GossamerError, PatternError
+from gossamer.nn.adapters import AdaptedLinear
 from gossamer.nn.contest import dense_wins
 from gossamer.nn.linear import SparseLinear, dense_weight, linear_of_parts
 from gossamer.nn.master import MasterLinear
@@ -214,7 +215,10 @@ def densify(model: nn.Module) -> nn.Module:
     weights: dict[int, nn.Parameter] = {}
     layers: dict[int, nn.Module] = {}
     for module in model.modules():
-        if isinstance(module, SparseLinear):
+        if isinstance(module, AdaptedLinear) and module.adapter is not None:
+            layers[id(module)] = module.to_dense()
+            _adopt(layers[id(module)], module)
+        elif isinstance(module, SparseLinear):
             sparse = module.weight
             if id(sparse) not in weights:
                 weights[id(sparse)] = nn.Parameter(

@@ -1,0 +1,229 @@
+"""SLoPe: static N:M masks, a double-pruned backward pass, and low-rank adapters at the end.
+
+Only the kept entries are stored, with their gradients and moments; there is no dense copy. The
+gradient of a layer's input comes from the weight pruned down its columns as well, whose choice is
+renewed every `refresh_every` steps. For the last share of the steps each layer gets a low-rank
+adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from torch import Tensor, nn
+
+from gossamer.errors import RecipeError
+from gossamer.nn.adapters import AdaptedLinear
+from gossamer.nn.linear import SparseLinear
+from gossamer.nn.surgery import replace_modules
+from gossamer.patterns import NM, Pattern, as_integer
+from gossamer.recipes.recipe import Recipe
+from gossamer.transposes import Backward
+
+# Marks the optimizer's group that waits for the adapters.
+_RESERVED = "adapters"
+
+
+@dataclass(eq=False)
+class SLoPe(Recipe):
+    """Sparse from the first step to the last, with adapters for the last of them.
+
+    The mask is that of the largest initial weights, which is a random one, and never moves.
+
+    Give `recipe.parameters(model)` to the optimizer: it reserves an empty group for the adapters,
+    so that learning-rate schedules know it from the start. Without it a group is added when they
+    are inserted, which most of torch's schedulers refuse to go on with.
+
+    Args:
+        pattern: of the weights; any pattern, but double pruning is for N:M.
+        adapter_rank: r of the adapters; 0 for none.
+        adapter_share: of all steps, at the end, in which there are adapters; at least one step.
+        adapter_weight_decay: of the adapters.
+        refresh_every: steps between two choices of the double-pruned entries: 1 is what the paper
+            trains by, 100 its fast kernels.
+        backward: "double_pruned", "exact" or "transposable", see `gossamer.SparseWeight`. None is
+            "double_pruned" for N:M with one row a panel and "exact" for all others: with 4 or 8
+            rows a panel the exact product needs no transpose, and is the faster one.
+        seed: of the adapters.
+
+    Raises:
+        RecipeError: a value that is out of range.
+        PatternError: no such pattern.
+
+    Reference:
+        Mozaffari et al. 2025, "SLoPe: Double-Pruned Sparse Plus Lazy Low-Rank Adapter
+        Pretraining of LLMs" (algorithm 1).
+
+    Example:
+        >>> import torch
+        >>> recipe = SLoPe("1:4", adapter_rank=2)
+        >>> model = recipe.prepare(torch.nn.Sequential(torch.nn.Linear(8, 4)))
+        >>> optimizer = torch.optim.AdamW(recipe.parameters(model))
+        >>> recipe.attach(model, optimizer, total_steps=100)
+        >>> recipe.insertion, model[0].weight.backward
+        (99, 'double_pruned')
+    """
+
+    adapter_rank: int = 0
+    adapter_share: float = 0.01
+    adapter_weight_decay: float = 0.01
+    refresh_every: int = 100
+    backward: Backward | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("adapter_rank", 0), ("refresh_every", 1)):
+            given = as_integer(getattr(self, name), f"SLoPe got {name}")
+            if given < least:
+                raise RecipeError(f"SLoPe got {name}={given}; it must be at least {least}")
+        self.seed = as_integer(self.seed, "SLoPe got seed")
+        if not 0.0 < self.adapter_share <= 1.0:
+            raise RecipeError(
+                f"SLoPe got adapter_share={self.adapter_share!r:.40}; it must be in (0, 1], the "
+                "share of the steps with adapters: choose 0.01, or adapter_rank=0 for none"
+            )
+        if not self.adapter_weight_decay >= 0.0:
+            raise RecipeError(
+                f"SLoPe got adapter_weight_decay={self.adapter_weight_decay!r:.40}; it must be 0 "
+                "or more"
+            )
+        if self.backward not in (None, *get_args(Backward)):
+            raise RecipeError(
+                f"SLoPe got backward={self.backward!r:.40}; it is one of "
+                f"{', '.join(get_args(Backward))}, or None to choose by the pattern"
+            )
+
+    @property
+    def insertion(self) -> int | None:
+        """The first step with adapters, None when there are none."""
+        if not self.adapter_rank:
+            return None
+        return self.total_steps - max(1, round(self.adapter_share * self.total_steps))
+
+    def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
+        """A layer that stores its kept entries only."""
+        narrow = isinstance(pattern, NM) and pattern.panel == 1
+        backward: Backward = self.backward or ("double_pruned" if narrow else "exact")
+        kind = AdaptedLinear if self.adapter_rank else SparseLinear
+        layer = kind.from_dense(linear, pattern, backward=backward)
+        if self.adapter_rank > min(layer.in_features, layer.out_features):
+            raise RecipeError(
+                f"SLoPe got adapter_rank={self.adapter_rank} for a weight of {layer.out_features}"
+                f"x{layer.in_features}; choose a smaller rank, or exclude the layer"
+            )
+        return layer
+
+    def parameters(self, model: nn.Module) -> Iterable[Any]:
+        """The parameters of a prepared model, and an empty group for the adapters to come."""
+        groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
+        if self.adapter_rank:
+            groups.append(
+                {"params": [], "weight_decay": self.adapter_weight_decay, _RESERVED: True}
+            )
+        return groups
+
+    def start(self) -> None:
+        """Choose the double-pruned entries by the weights of this moment."""
+        self._refresh()
+        if self.insertion == 0:
+            self._insert()
+
+    def after_step(self, t: int) -> None:
+        """Renew the choice in its time, and insert the adapters in theirs."""
+        if (t + 1) % self.refresh_every == 0:
+            self._refresh()
+        if t + 1 == self.insertion:
+            self._insert()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume. Attach first, load this, then the model's state, then the optimizer's.
+
+        Adapters that were there when it was saved are inserted here, so that the two fit.
+        """
+        there = any(layer.adapter is not None for _, _, layer in self.of_type(AdaptedLinear))
+        step = state.get("step")
+        due = self.insertion is not None and isinstance(step, int) and step >= self.insertion
+        if there and not due:
+            raise RecipeError(
+                "the checkpoint was saved before the adapters were inserted, and the model has "
+                "them; resume with a freshly prepared model"
+            )
+        super().load_state_dict(state)
+        if due:
+            self._insert()
+
+    def finish(
+        self, model: nn.Module, adapters: Literal["folded", "merged"] = "folded"
+    ) -> nn.Module:
+        """Turn the trained model into one for inference, in place; detaches.
+
+        Args:
+            model: trained by this recipe.
+            adapters: "folded" leaves each layer sparse plus low rank, 1 / r folded into R;
+                "merged" makes layers with an adapter `nn.Linear`, the sum in one dense weight.
+
+        Returns:
+            The model. Layers without an adapter are plain `SparseLinear` with exact backward.
+
+        Raises:
+            RecipeError: no such way.
+        """
+        if adapters not in ("folded", "merged"):
+            raise RecipeError(f"finish got adapters={adapters!r:.40}; it is 'folded' or 'merged'")
+        self.detach()
+        new: dict[nn.Module, nn.Module] = {}
+        for module in list(model.modules()):
+            if not isinstance(module, SparseLinear):
+                continue
+            dense = isinstance(module, AdaptedLinear) and module.adapter is not None
+            if dense and adapters == "merged":
+                new[module] = module.to_dense()
+            elif isinstance(module, AdaptedLinear) or module.weight.backward == "double_pruned":
+                new[module] = AdaptedLinear.to_inference(_adapted(module))
+        return replace_modules(model, new) if new else model
+
+    def _refresh(self) -> None:
+        for _, _, layer in self.of_type(SparseLinear):
+            layer.weight.refresh_transpose()
+
+    def _insert(self) -> None:
+        """Add the adapters and tell the optimizer of them."""
+        assert self.optimizer is not None  # noqa: S101
+        fresh: list[nn.Parameter] = []
+        values: nn.Parameter | None = None
+        for index, _, layer in self.of_type(AdaptedLinear):
+            if layer.adapter is None:
+                layer.insert(self.adapter_rank, self.generator(0, index, self.seed))
+                fresh.extend(layer.adapter.parameters())  # type: ignore[attr-defined]
+                values = layer.weight.values
+        if values is None:
+            return
+        if self._group is not None:
+            # DistributedDataParallel knows the parameters of its beginning only.
+            for parameter in fresh:
+                parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                    self._share_gradient
+                )
+        for group in self.optimizer.param_groups:
+            if group.get(_RESERVED):
+                group["params"].extend(fresh)
+                return
+        like = next(g for g in self.optimizer.param_groups if any(p is values for p in g["params"]))
+        added = {"lr": like["lr"], "weight_decay": self.adapter_weight_decay}
+        if "initial_lr" in like:
+            added["initial_lr"] = like["initial_lr"]
+        self.optimizer.add_param_group({"params": fresh, **added})
+
+    def _share_gradient(self, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            self.average(parameter.grad)
+
+
+def _adapted(layer: SparseLinear) -> AdaptedLinear:
+    """The layer as one that can have an adapter; shares everything."""
+    if isinstance(layer, AdaptedLinear):
+        return layer
+    return AdaptedLinear.of_parts(layer.weight, layer.bias).train(layer.training)
