@@ -23,8 +23,9 @@ from gossamer.errors import ShapeError, StructureError
 from gossamer.kernels import Layout, Structure, Transposed
 from gossamer.nn.linear import SparseLinear, copy_parameter, dense_weight
 from gossamer.ops import functions
-from gossamer.patterns import Pattern, parse_pattern
+from gossamer.patterns import NM, Pattern, parse_pattern
 from gossamer.sparsifiers import check_mask, magnitude_mask
+from gossamer.sparsifiers.select import add_pruned_, select_nm
 from gossamer.weight import SparseWeight, check_dense
 
 Gradient = Literal["dense", "kept"]
@@ -146,17 +147,23 @@ class MasterLinear(nn.Module):
 
     def pack(self) -> tuple[Tensor, Structure]:
         """What the forward pass multiplies by: the kept values [nnz], and where they stand."""
-        if self.moving:
-            self._hold(self._pick(), self.pattern)
-        return kernels.gather(self.weight.detach(), self.structure), self.structure
+        weight = self.weight.detach()
+        if not self.moving:
+            return kernels.gather(weight, self.structure), self.structure
+        values, structure = self._pick(weight)
+        self._hold(structure, self.pattern)
+        return values, structure
 
     def used_weight(self) -> Tensor:
         """The dense matrix [out_features, in_features] that the forward pass multiplies by."""
+        softness = self.softness.item()
+        if softness == 1.0:
+            return self.weight.detach()
         with torch.no_grad():
             values, structure = self.pack()
             dense: Tensor = kernels.scatter(values, structure)
-            if softness := self.softness.item():
-                dense = torch.where(self.mask(), dense, self.weight * softness)
+            if softness:
+                add_pruned_(dense, self.weight.detach(), softness, structure)
         return dense
 
     def forward(self, x: Tensor) -> Tensor:
@@ -166,11 +173,14 @@ class MasterLinear(nn.Module):
                 f"x has shape {tuple(x.shape)}; its last size must be {self.in_features}, the "
                 "layer's in_features"
             )
+        bias, mixed = self.bias, torch.is_autocast_enabled("cpu")
         if self.softness.item() > 0.0:
-            return _Soft.apply(x, self.weight, self.bias, self.used_weight())  # type: ignore[no-any-return, no-untyped-call]
+            used = self.used_weight()
+            if mixed:
+                x, used, bias = functions.autocast(x, used, bias)
+            return _Soft.apply(x, self.weight, bias, used)  # type: ignore[no-any-return, no-untyped-call]
         values, structure = self.pack()
-        bias = self.bias
-        if torch.is_autocast_enabled("cpu"):
+        if mixed:
             x, values, bias = functions.autocast(x, values, bias)
         return _Masked.apply(x, self.weight, bias, values, structure, self)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -201,17 +211,21 @@ class MasterLinear(nn.Module):
             f"bias={self.bias is not None}, pattern={self.pattern}, moving={self.moving}"
         )
 
-    def _pick(self) -> Structure:
-        """The structure of the largest magnitudes."""
-        mask = magnitude_mask(self.weight.detach(), self.pattern)
-        return kernels.encode(mask, self.pattern.panel, *group_of(self.pattern))
+    def _pick(self, weight: Tensor) -> tuple[Tensor, Structure]:
+        """The largest magnitudes, and where they stand."""
+        if isinstance(self.pattern, NM):
+            return select_nm(weight, self.pattern)
+        mask = magnitude_mask(weight, self.pattern)
+        structure = kernels.encode(mask, self.pattern.panel, *group_of(self.pattern))
+        return kernels.gather(weight, structure), structure
 
     def _hold(self, structure: Structure, pattern: Pattern) -> None:
         # New buffers, never written into: a backward pass that waits still has its own.
-        self.pattern = pattern
-        self._layout: Layout = structure.layout
+        if getattr(self, "pattern", None) != pattern or self._layout != structure.layout:
+            self.pattern = pattern
+            self._layout: Layout = structure.layout
+            self.descriptor = describe(pattern, structure.layout)
         self.indices, self.indptr = structure.indices, structure.indptr
-        self.descriptor = describe(pattern, structure.layout)
         self._transposed: Transposed | None = None
         if not self.moving and structure.layout.vector == 1:
             self._transposed = kernels.transpose(structure)
@@ -233,16 +247,33 @@ class MasterLinear(nn.Module):
                 raise StructureError(
                     f"{where}: {error}; load what was saved from this layer"
                 ) from None
-            if (layout.rows, layout.cols) != (self.out_features, self.in_features):
-                raise StructureError(
-                    f"{where} holds a weight of {layout.rows} x {layout.cols}, the layer's is "
-                    f"{self.out_features} x {self.in_features}; build the model that was saved"
-                )
+            self._check_rest(state_dict, prefix, layout)
             indices, indptr = (
                 None if t is None else t.clone() for t in (given["indices"], given["indptr"])
             )
             self._hold(Structure(layout, indices, indptr), pattern)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _check_rest(self, state_dict: Mapping[str, Any], prefix: str, layout: Layout) -> None:
+        where = f"{prefix}* of the state dict"
+        if (layout.rows, layout.cols) != (self.out_features, self.in_features):
+            raise StructureError(
+                f"{where} holds a weight of {layout.rows} x {layout.cols}, the layer's is "
+                f"{self.out_features} x {self.in_features}; build the model that was saved"
+            )
+        for name, own in (("weight", self.weight), ("bias", self.bias)):
+            found = state_dict.get(prefix + name)
+            if isinstance(found, Tensor) and own is not None and found.shape != own.shape:
+                raise StructureError(
+                    f"{where}: {name} has shape {tuple(found.shape)}, the layer's "
+                    f"{tuple(own.shape)}; build the model that was saved"
+                )
+        found = state_dict.get(prefix + "softness")
+        if isinstance(found, Tensor) and not (found.numel() == 1 and 0.0 <= found.item() <= 1.0):
+            raise StructureError(
+                f"{where}: softness is {found.tolist()!r:.80}; a number in [0, 1] is needed: load "
+                "what was saved from this layer"
+            )
 
 
 class _Masked(Function):
@@ -259,14 +290,17 @@ class _Masked(Function):
         layer: MasterLinear,
     ) -> Tensor:
         needs = ctx.needs_input_grad
-        ctx.save_for_backward(x if needs[1] else None, values if needs[0] else None)
+        # The indices too: if somebody writes into them before the backward pass, autograd refuses.
+        ctx.save_for_backward(
+            x if needs[1] else None, values if needs[0] else None, structure.indices
+        )
         ctx.structure, ctx.layer = structure, layer
         return functions.run_spmm(x, values, bias, structure)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, values = ctx.saved_tensors
+        x, values, _ = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         structure, layer = ctx.structure, ctx.layer
         flat = functions.flatten(g)

@@ -26,7 +26,7 @@ from gossamer.kernels import Structure
 from gossamer.nn import MasterLinear, SparseLinear
 from gossamer.patterns import NM
 from gossamer.recipes.recipe import Recipe
-from gossamer.sparsifiers import double_prune_mask
+from gossamer.sparsifiers import double_prune
 from gossamer.sparsifiers.select import mask_difference
 
 __all__ = ["Diagnostics", "flips_between", "lost_by_double_pruning"]
@@ -68,7 +68,7 @@ class Diagnostics:
 
         Returns:
             `density`, `density_target`, `flips`, `flip_rate` over all layers, and where they have
-            a meaning `double_pruned` (N:M layers whose rows divide by M) and `input_cosine`
+            a meaning `double_pruned` (N:M layers) and `input_cosine`
             (after `watch`); under `layers` the same of each layer by name. Numbers only, for JSON.
         """
         layers: dict[str, dict[str, float]] = {}
@@ -178,16 +178,14 @@ def lost_by_double_pruning(part: Part) -> tuple[int, int] | None:
         part: a layer with a structure.
 
     Returns:
-        The number lost and the number of survivors; None where the pattern is not N:M or the
-        rows are no whole number of groups.
+        The number lost and the number of survivors; None where the pattern is not N:M.
     """
-    layout = _structure(part).layout
-    if not layout.m or layout.rows % layout.m:
+    structure = _structure(part)
+    if not structure.layout.m:
         return None
-    used = _hard_weight(part)
-    survivors = used != 0
-    lost = survivors & ~double_prune_mask(used, layout.n, layout.m)
-    return int(lost.sum()), int(survivors.sum())
+    values = _values(part)
+    kept = double_prune(values, structure, structure.layout.n, structure.layout.m)
+    return structure.nnz - len(kept.perm), structure.nnz
 
 
 def _structure(part: Part) -> Structure:
@@ -205,19 +203,19 @@ def _mask(structure: Structure) -> Tensor:
     return mask
 
 
-def _hard_weight(part: Part) -> Tensor:
-    """The kept entries as a dense matrix."""
+def _values(part: Part) -> Tensor:
+    """The kept entries [nnz]."""
     if isinstance(part, SparseLinear):
-        return part.weight.to_dense().detach()
-    dense: Tensor = kernels.scatter(
-        kernels.gather(part.weight.detach(), part.structure), part.structure
-    )
-    return dense
+        return part.weight.values.detach()
+    values: Tensor = kernels.gather(part.weight.detach(), part.structure)
+    return values
 
 
 def _used_weight(part: Part) -> Tensor:
     """The dense matrix that the forward pass multiplies by."""
-    return part.used_weight() if isinstance(part, MasterLinear) else _hard_weight(part)
+    if isinstance(part, MasterLinear):
+        return part.used_weight()
+    return part.weight.to_dense().detach()
 
 
 def _cosine(products: Tensor | None) -> float | None:
