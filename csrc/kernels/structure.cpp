@@ -70,6 +70,23 @@ void check_indptr(const Panels& w, std::int64_t entries) {
                               "): it was changed or damaged; load or build the weight again");
 }
 
+namespace {
+
+/// Throws what is wrong with an entry of `check_structure`.
+void refuse_entry(const Panels& w, std::int64_t k, std::int64_t p, int id, int previous) {
+  const std::int64_t width = w.block_width(k);
+  require<StructureError>(id < width, "index " + str(id) + " in " + place(w, k, p) +
+                                          " is out of range; column ids there are below " +
+                                          str(width));
+  require<StructureError>(
+      id > previous,
+      "indices in " + place(w, k, p) + " do not rise; they must be sorted and without repeats");
+  require<StructureError>(false, "a group of " + str(w.m) + " in " + place(w, k, p) +
+                                     " does not keep " + str(w.n) + " entries");
+}
+
+}  // namespace
+
 void check_structure(const Panels& w, std::int64_t entries) {
   check_indptr(w, entries);
   for (std::int64_t k = 0; k < w.blocks(); ++k) {
@@ -79,17 +96,9 @@ void check_structure(const Panels& w, std::int64_t entries) {
       int previous = -1;
       for (std::int64_t i = 0; i < count; ++i) {
         const int id = w.indices[begin + i];
-        require<StructureError>(id < width, "index " + str(id) + " in " + place(w, k, p) +
-                                                " is out of range; column ids there are below " +
-                                                str(width));
-        require<StructureError>(id > previous,
-                                "indices in " + place(w, k, p) +
-                                    " do not rise; they must be sorted and without repeats");
-        if (w.fixed_count()) {
-          require<StructureError>(id / w.m == i / w.n, "a group of " + str(w.m) + " in " +
-                                                           place(w, k, p) + " does not keep " +
-                                                           str(w.n) + " entries");
-        }
+        // Texts are made when something is wrong, not for each entry: this loop guards every call.
+        const bool grouped = !w.fixed_count() || id / w.m == i / w.n;
+        if (id >= width || id <= previous || !grouped) refuse_entry(w, k, p, id, previous);
         previous = id;
       }
     }
@@ -111,20 +120,22 @@ Encoded encode(const std::uint8_t* mask, std::int64_t rows, std::int64_t cols, s
       for (std::int64_t c = 0; c < w.block_width(k); ++c) {
         const bool kept = top[c] != 0;
         for (std::int64_t v = 1; v < vector; ++v) {
-          require<StructureError>((top[v * cols + c] != 0) == kept,
-                                  "mask differs inside a panel at row " + str(p * vector + v) +
-                                      ", column " + str(first + c) + "; the " + str(vector) +
-                                      " rows of a panel share one list of columns");
+          if ((top[v * cols + c] != 0) == kept) continue;
+          require<StructureError>(false, "mask differs inside a panel at row " +
+                                             str(p * vector + v) + ", column " + str(first + c) +
+                                             "; the " + str(vector) +
+                                             " rows of a panel share one list of columns");
         }
         if (kept) out.indices.push_back(static_cast<std::uint8_t>(c));
         if (m == 0) continue;
         kept_in_group += kept;
         if ((c + 1) % m == 0) {
-          require<StructureError>(kept_in_group == n, "mask keeps " + str(kept_in_group) +
-                                                          " of columns " + str(first + c + 1 - m) +
-                                                          ".." + str(first + c) + " in row " +
-                                                          str(p * vector) + "; " + str(n) + ":" +
-                                                          str(m) + " keeps " + str(n));
+          if (kept_in_group != n) {
+            require<StructureError>(false, "mask keeps " + str(kept_in_group) + " of columns " +
+                                               str(first + c + 1 - m) + ".." + str(first + c) +
+                                               " in row " + str(p * vector) + "; " + str(n) + ":" +
+                                               str(m) + " keeps " + str(n));
+          }
           kept_in_group = 0;
         }
       }
