@@ -1,4 +1,4 @@
-"""The command line: info, train, bench, transport and sparsest-relu.
+"""The command line: info, train, bench, compare-recipes, transport and sparsest-relu.
 
 Heavy imports stand inside the commands, so that `--help` answers at once.
 """
@@ -160,6 +160,36 @@ def bench(context: typer.Context) -> None:
     from gossamer.bench import main as run_bench
 
     raise typer.Exit(run_bench(context.args))
+
+
+@app.command("compare-recipes")
+def compare_recipes(
+    steps: Annotated[int, typer.Option(help="Of each training.")] = 300,
+    seeds: Annotated[int, typer.Option(help="Trainings of each recipe and density.")] = 3,
+    densities: Annotated[str, typer.Option(help="Percent that are dropped.")] = "50,75,90",
+    recipes: Annotated[str | None, typer.Option(help="Names, with commas; default: all.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="File or folder of text; default: Python's own library.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Trainings at a time, a thread each.")] = 2,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
+        "runs", "compare-recipes"
+    ),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew.")] = False,
+) -> None:
+    """Train by every recipe, side by side: one table; the same command continues it."""
+    from gossamer.bench.recipes_compare import compare, numbers
+    from gossamer.bench.recipes_run import Plan
+
+    plan = Plan(steps=steps, data=None if data is None else str(data.resolve()))
+    names = [] if recipes is None else recipes.split(",")
+    sparsities = numbers(densities, "densities")
+    code = compare(
+        out, plan, recipes=names, sparsities=sparsities, seeds=seeds, jobs=jobs,
+        overwrite=overwrite,
+    )  # fmt: skip
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()

@@ -81,6 +81,7 @@ class Entry:
 
 RECIPES: dict[str, Entry] = {
     "slope": Entry("slope", "SLoPe", static=True),
+    "slope-adapters": Entry("slope", "SLoPe", options={"adapter_rank": 8}, static=True),
     "ste": Entry("ste", "STE"),
     "srste": Entry("srste", "SRSTE"),
     "mask-decay-linear": Entry("mask_decay", "MaskDecay", options={"kind": "linear"}),
