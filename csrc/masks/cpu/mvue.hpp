@@ -109,7 +109,8 @@ GOSSAMER_INLINE void mvue_exact(MvueScratch<T>& s, int n, int m) noexcept {
     }
     for (int i = 0; i < m; ++i) {
       for (int l = 0; l < mvue_lanes; ++l) {
-        const bool sure = s.q[i][l] == 0 && s.score[i][l] * left[l] > sum[l];
+        const T open = s.q[i][l] == 0 ? s.score[i][l] : T(0);
+        const bool sure = open * left[l] > sum[l];
         s.q[i][l] = sure ? mvue_sure : s.q[i][l];
         taken[l] += sure ? T(1) : T(0);
       }
@@ -232,9 +233,7 @@ GOSSAMER_INLINE void mvue_two_draws(MvueScratch<T>& s, int m, const std::uint64_
 // Exactly n: rounding may leave a draw one short or one over (about one group in 10^6), and a group
 // with fewer than n entries other than zero is filled up with zeros, the lowest first.
 template <class T>
-GOSSAMER_INLINE void mvue_settle(MvueScratch<T>& s, int n, int m, int lane) noexcept {
-  int chosen = 0;
-  for (int i = 0; i < m; ++i) chosen += s.q[i][lane] > 0 ? 1 : 0;
+GOSSAMER_INLINE void mvue_settle(MvueScratch<T>& s, int n, int m, int lane, int chosen) noexcept {
   for (int i = m - 1; i >= 0 && chosen > n; --i) {
     const std::int32_t q = s.q[i][lane];
     if (q <= 0 || q == mvue_sure) continue;
@@ -296,7 +295,13 @@ void mvue_sample(const MvueArgs& args, std::int64_t block, std::int64_t first,
         mvue_exact(s, n, m);
         mvue_systematic(s, m, draws);
       }
-      for (int l = 0; l < count; ++l) mvue_settle(s, n, m, l);
+      std::int32_t chosen[mvue_lanes] = {};
+      for (int i = 0; i < m; ++i) {
+        for (int l = 0; l < mvue_lanes; ++l) chosen[l] += s.q[i][l] > 0 ? 1 : 0;
+      }
+      for (int l = 0; l < count; ++l) {
+        if (chosen[l] != n) mvue_settle(s, n, m, l, chosen[l]);
+      }
       for (int i = 0; i < m; ++i) {
         for (int l = 0; l < mvue_lanes; ++l) {
           const std::int32_t q = s.q[i][l];
@@ -305,11 +310,20 @@ void mvue_sample(const MvueArgs& args, std::int64_t block, std::int64_t first,
         }
       }
       for (int l = 0; l < count; ++l) {
-        std::int64_t at = out.entries(block, col + l).begin + group * n;
+        // Each entry is written and the place moves on where it stays: nobody can foretell a draw,
+        // so a branch on it would be mispredicted.
+        In values[65];
+        std::uint8_t ids[65];
+        int at = 0;
         for (int i = 0; i < m; ++i) {
-          if (s.q[i][l] <= 0) continue;
-          mvue_write(s.raw[i][l], static_cast<In*>(args.values)[at]);
-          args.indices[at++] = static_cast<std::uint8_t>(group * m + i);
+          mvue_write(s.raw[i][l], values[at]);
+          ids[at] = static_cast<std::uint8_t>(group * m + i);
+          at += s.q[i][l] > 0 ? 1 : 0;
+        }
+        const std::int64_t to = out.entries(block, col + l).begin + group * n;
+        for (int i = 0; i < n; ++i) {
+          static_cast<In*>(args.values)[to + i] = values[i];
+          args.indices[to + i] = ids[i];
         }
       }
     }
