@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from gossamer.nn import SparseLinear, densify, sparsify
     from gossamer.nn.summary import summary
     from gossamer.ops import sddmm, spmm, spmm_t
-    from gossamer.patterns import NM, Block, Pattern, Unstructured, parse_pattern
+    from gossamer.patterns import NM, Block, GroupedNM, Pattern, Unstructured, parse_pattern
     from gossamer.pruning import net_trim, optimal_prune, shrink
     from gossamer.weight import SparseWeight
 
@@ -67,7 +67,15 @@ _HOMES = {
     "ops": ("ops", "sddmm", "spmm", "spmm_t"),
     "optim": ("optim",),
     "ot": ("ot",),
-    "patterns": ("patterns", "NM", "Block", "Pattern", "Unstructured", "parse_pattern"),
+    "patterns": (
+        "patterns",
+        "NM",
+        "Block",
+        "GroupedNM",
+        "Pattern",
+        "Unstructured",
+        "parse_pattern",
+    ),
     "prox": ("prox",),
     "pruning": ("pruning", "net_trim", "optimal_prune", "shrink"),
     "recipes": ("recipes",),
@@ -85,6 +93,7 @@ __all__ = [
     "DataError",
     "DeviceError",
     "GossamerError",
+    "GroupedNM",
     "Pattern",
     "PatternError",
     "RecipeError",

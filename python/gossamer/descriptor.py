@@ -10,28 +10,30 @@ from torch import Tensor
 
 from gossamer.errors import PatternError
 from gossamer.kernels import Layout
-from gossamer.patterns import NM, Block, Pattern, Unstructured
+from gossamer.patterns import NM, Block, GroupedNM, Pattern, Unstructured
 
-_KINDS: tuple[type[Pattern], ...] = (NM, Unstructured, Block)
+_KINDS: tuple[type[Pattern], ...] = (NM, Unstructured, Block, GroupedNM)
 
 
 def group_of(pattern: Pattern) -> tuple[int, int]:
     """The n and m of an N:M pattern, 0 and 0 of another: what the layout needs to know."""
-    return (pattern.n, pattern.m) if isinstance(pattern, NM) else (0, 0)
+    return (pattern.n, pattern.m) if isinstance(pattern, NM | GroupedNM) else (0, 0)
 
 
 def describe(pattern: Pattern, layout: Layout) -> Tensor:
     """[kind, rows, cols, vector, block_cols, a, b, the bits of the sparsity as float64].
 
-    a, b: n, m of N:M, the sizes of a block, else 0. Everything that the indices do not say.
+    a, b: n, m of N:M, the sizes of a block, else 0. The last number is g where the pattern has
+    one. Everything that the indices do not say.
     """
     a, b = group_of(pattern)
-    sparsity = 0.0
+    bits = 0
     if isinstance(pattern, Block):
         a, b = pattern.rows, pattern.cols
-    if not isinstance(pattern, NM):
-        sparsity = pattern.sparsity
-    (bits,) = struct.unpack("<q", struct.pack("<d", sparsity))
+    if isinstance(pattern, GroupedNM):
+        bits = pattern.g
+    elif not isinstance(pattern, NM):
+        (bits,) = struct.unpack("<q", struct.pack("<d", pattern.sparsity))
     kind = _KINDS.index(type(pattern))
     return torch.tensor(
         [kind, layout.rows, layout.cols, layout.vector, layout.block_cols, a, b, bits]
@@ -50,4 +52,6 @@ def pattern_of(descriptor: list[int]) -> Pattern:
         return Unstructured(sparsity, vector)
     if kind == 2:
         return Block(a, b, sparsity)
-    raise PatternError(f"pattern kind {kind} was given; 0, 1 and 2 are known")
+    if kind == 3:
+        return GroupedNM(a, b, bits)
+    raise PatternError(f"pattern kind {kind} was given; 0, 1, 2 and 3 are known")

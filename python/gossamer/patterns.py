@@ -1,9 +1,9 @@
 """Patterns: which entries of a weight may live. Value objects without torch.
 
 A weight is `[rows, cols]` = `[out_features, in_features]`. `NM` keeps n of every m consecutive
-columns, `Unstructured` and `Block` keep the best entries or tiles of the whole weight. With
-`vector` = V, V consecutive rows share their columns. Which entries are kept is not decided here:
-see `gossamer.sparsifiers`.
+columns, `GroupedNM` does so with every choice of columns equally often, `Unstructured` and `Block`
+keep the best entries or tiles of the whole weight. With `vector` = V, V consecutive rows share
+their columns. Which entries are kept is not decided here: see `gossamer.sparsifiers`.
 """
 
 import math
@@ -16,23 +16,41 @@ from typing import TypeAlias
 
 from gossamer.errors import DTypeError, PatternError, ShapeError
 
-__all__ = ["NM", "Block", "Pattern", "Unstructured", "parse_pattern"]
+__all__ = ["NM", "Block", "GroupedNM", "Pattern", "Unstructured", "parse_pattern"]
 
 VECTORS = (1, 4, 8)
 MAX_M = 64
+MAX_CHUNK = 2**15
 
 _FORMS = (
-    '"2:4" (N:M), "2:4:v4" (N:M, 4 rows share their columns), "90%" (unstructured), '
-    '"90%:v4" (unstructured, 4 rows share their columns), "block 16x16 75%"'
+    '"2:4" (N:M), "2:4:v4" (N:M, 4 rows share their columns), "2:4:g8" (n:m:g), '
+    '"90%" (unstructured), "90%:v4" (unstructured, 4 rows share their columns), "block 16x16 75%"'
 )
-_NM_TEXT = re.compile(r"(-?\d{1,9})\s*:\s*(-?\d{1,9})(?:\s*:\s*v(\d{1,9}))?", re.ASCII)
+_NM_TEXT = re.compile(r"(-?\d{1,9})\s*:\s*(-?\d{1,9})(?:\s*:\s*([vg])(\d{1,9}))?", re.ASCII)
 _PERCENT = r"(-?(?:\d{1,9}(?:\.\d*)?|\.\d+))\s*%"
 _UNSTRUCTURED_TEXT = re.compile(_PERCENT + r"(?:\s*:\s*v(\d{1,9}))?", re.ASCII)
 _BLOCK_TEXT = re.compile(r"block\s*(\d{1,9})\s*x\s*(\d{1,9})\s+" + _PERCENT, re.ASCII)
 
 
+class _OfGroups:
+    """What keeps n of every m columns."""
+
+    n: int
+    m: int
+
+    @property
+    def density(self) -> float:
+        """Kept share of the entries, n / m."""
+        return self.n / self.m
+
+    @property
+    def sparsity(self) -> float:
+        """Dropped share of the entries, (m - n) / m."""
+        return (self.m - self.n) / self.m
+
+
 @dataclass(frozen=True)
-class NM:
+class NM(_OfGroups):
     """Keep exactly n of every m consecutive columns of a row.
 
     Args:
@@ -41,8 +59,7 @@ class NM:
         vector: Rows that share one choice of columns: 1, 4 or 8.
 
     Raises:
-        PatternError: A number is out of range.
-        DTypeError: A number is not an integer.
+        PatternError, DTypeError: A number is out of range, or not an integer.
 
     Reference:
         Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks" (2:4).
@@ -68,16 +85,6 @@ class NM:
 
     def __str__(self) -> str:
         return f"{self.n}:{self.m}{_vector_text(self.vector)}"
-
-    @property
-    def density(self) -> float:
-        """Kept share of the entries, n / m."""
-        return self.n / self.m
-
-    @property
-    def sparsity(self) -> float:
-        """Dropped share of the entries, (m - n) / m."""
-        return (self.m - self.n) / self.m
 
     @property
     def panel(self) -> int:
@@ -120,8 +127,7 @@ class Unstructured:
         vector: Rows that share one list of columns: 1, 4 or 8.
 
     Raises:
-        PatternError: A number is out of range.
-        DTypeError: The sparsity is not a number, or the vector not an integer.
+        PatternError, DTypeError: A number is out of range, or not a number of its kind.
 
     >>> pattern = Unstructured(0.975)
     >>> str(pattern), pattern.count(10, 100)
@@ -170,8 +176,7 @@ class Block:
         sparsity: Dropped share of the tiles, in [0, 1].
 
     Raises:
-        PatternError: A number is out of range.
-        DTypeError: The sparsity is not a number, or a size not an integer.
+        PatternError, DTypeError: A number is out of range, or not a number of its kind.
 
     >>> pattern = Block(16, 16, 0.75)
     >>> str(pattern), pattern.panel, pattern.count(64, 64)
@@ -222,15 +227,70 @@ class Block:
         return self.rows * self.cols * round(tiles * self.density)
 
 
-Pattern: TypeAlias = NM | Unstructured | Block
+@dataclass(frozen=True)
+class GroupedNM(_OfGroups):
+    """N:M whose C(m, n) choices of columns occur equally often: g times each in a chunk.
+
+    A chunk is C(m, n) g consecutive rows; one of fewer has all choices equally often, +- 1.
+
+    Args:
+        n: Entries kept in a group, 1 <= n <= m.
+        m: Columns in a group, at most 64.
+        g: How often each choice occurs in a chunk; C(m, n) g <= 32768.
+
+    Raises:
+        PatternError, DTypeError: A number is out of range, or not an integer.
+
+    Reference:
+        Ivanov et al. 2023, "STen: Productive and Efficient Sparsity in PyTorch" (n:m:g).
+
+    >>> pattern = GroupedNM(2, 4, 8)
+    >>> str(pattern), pattern.chunk, pattern.count(100, 16)
+    ('2:4:g8', 48, 800)
+    """
+
+    n: int
+    m: int
+    g: int
+
+    vector = panel = 1
+
+    def __post_init__(self) -> None:
+        NM(self.n, self.m)
+        for field in ("n", "m", "g"):
+            size = as_integer(getattr(self, field), f"GroupedNM got {field}")
+            object.__setattr__(self, field, size)
+        if self.g < 1 or self.chunk > MAX_CHUNK:
+            raise PatternError(
+                f"{self.n}:{self.m} got g={self.g}; 1 <= g and C(m, n) g <= {MAX_CHUNK} must hold"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}:g{self.g}"
+
+    @property
+    def chunk(self) -> int:
+        """Rows in which each choice occurs g times."""
+        return math.comb(self.m, self.n) * self.g
+
+    def check_shape(self, rows: int, cols: int, who: str = "weight") -> None:
+        """Raise PatternError unless cols % m == 0."""
+        NM(self.n, self.m).check_shape(rows, cols, who)
+
+    def count(self, rows: int, cols: int) -> int:
+        """Exact number of kept entries: rows * cols * n / m."""
+        return NM(self.n, self.m).count(rows, cols)
+
+
+Pattern: TypeAlias = NM | Unstructured | Block | GroupedNM
 
 
 def parse_pattern(p: str | Pattern) -> Pattern:
     """The pattern that a text stands for; a pattern is returned as it is.
 
     Args:
-        p: "2:4", "2:4:v4", "90%", "97.5%", "90%:v4", "block 16x16 75%", or a pattern. Case and
-            spaces around the parts do not matter. `str(pattern)` gives the text back.
+        p: "2:4", "2:4:v4", "2:4:g8", "90%", "97.5%", "90%:v4", "block 16x16 75%", or a pattern.
+            Case and spaces around the parts do not matter. `str(pattern)` gives the text back.
 
     Returns:
         The pattern.
@@ -242,7 +302,7 @@ def parse_pattern(p: str | Pattern) -> Pattern:
     >>> parse_pattern("2:4:v4")
     NM(n=2, m=4, vector=4)
     """
-    if isinstance(p, NM | Unstructured | Block):
+    if isinstance(p, NM | Unstructured | Block | GroupedNM):
         return p
     if not isinstance(p, str):
         raise DTypeError(
@@ -252,7 +312,8 @@ def parse_pattern(p: str | Pattern) -> Pattern:
     text = p.strip().lower()
     try:
         if found := _NM_TEXT.fullmatch(text):
-            return NM(int(found[1]), int(found[2]), int(found[3] or 1))
+            kind = GroupedNM if found[3] == "g" else NM
+            return kind(int(found[1]), int(found[2]), int(found[4] or 1))
         if found := _UNSTRUCTURED_TEXT.fullmatch(text):
             return Unstructured(float(Decimal(found[1]) / 100), int(found[2] or 1))
         if found := _BLOCK_TEXT.fullmatch(text):

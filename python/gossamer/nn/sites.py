@@ -11,7 +11,7 @@ from torch import nn
 
 from gossamer.errors import PatternError
 from gossamer.nn.linear import dense_weight, is_conv1d
-from gossamer.patterns import NM, Pattern, parse_pattern
+from gossamer.patterns import NM, GroupedNM, Pattern, parse_pattern
 from gossamer.sparsifiers import Distribution, allocate
 from gossamer.weight import check_dense
 
@@ -137,14 +137,14 @@ def distribute(sites: list[Site], distribution: Distribution) -> None:
     if not free:
         return
     pattern = next(iter(free.values()))[0].pattern
-    if distribution != "uniform" and isinstance(pattern, NM):
+    if distribution != "uniform" and isinstance(pattern, NM | GroupedNM):
         raise PatternError(
             f"distribution={distribution!r} was given with pattern {pattern}, whose sparsity is "
             "the same everywhere; use an unstructured or block pattern, or 'uniform'"
         )
     shapes = {s.name: tuple(dense_weight(s.module).shape) for s, _ in free.values()}
     shares = allocate(shapes, pattern.sparsity, distribution)
-    if isinstance(pattern, NM):
+    if isinstance(pattern, NM | GroupedNM):
         return
     for site, others in free.values():
         for other in others:

@@ -16,12 +16,14 @@ from gossamer.errors import DeviceError, DTypeError, PatternError, ShapeError, S
 from gossamer.patterns import (
     NM,
     Block,
+    GroupedNM,
     Pattern,
     as_integer,
     check_sizes,
     parse_pattern,
     unit_interval,
 )
+from gossamer.sparsifiers.grouped import check_balance, draw_grouped, select_grouped
 
 __all__ = ["allocate", "check_mask", "magnitude_mask", "mask_from_score", "random_mask"]
 
@@ -105,6 +107,8 @@ def random_mask(shape: Sequence[int], pattern: str | Pattern, seed: int = 0) -> 
         )
     high, wide = _slot_size(pattern)
     generator = torch.Generator("cpu").manual_seed(seed)
+    if isinstance(pattern, GroupedNM):
+        return draw_grouped(rows, cols, pattern, generator)
     # float64: with the 24 bits of float32 a large layer has ties, which favour the lower index.
     slots = torch.rand(
         (rows // high, cols // wide), generator=generator, dtype=torch.float64, device="cpu"
@@ -149,7 +153,7 @@ def check_mask(mask: torch.Tensor, pattern: str | Pattern) -> None:
             f"with pattern {pattern} each {high}x{wide} tile is kept or dropped as one: "
             "build the mask with mask_from_score, or choose a pattern with smaller tiles"
         )
-    if isinstance(pattern, NM):
+    if isinstance(pattern, NM | GroupedNM):
         kept = slots.reshape(slots.shape[0], cols // pattern.m, pattern.m).sum(dim=2)
         wrong = kept != pattern.n
         if bool(wrong.any()):
@@ -159,6 +163,8 @@ def check_mask(mask: torch.Tensor, pattern: str | Pattern) -> None:
                 f"columns from {group * pattern.m} of row {panel * high}; pattern {pattern} needs "
                 f"exactly {pattern.n}: build the mask with mask_from_score"
             )
+        if isinstance(pattern, GroupedNM):
+            check_balance(mask, pattern)
     elif (given := int(mask.sum())) != (needed := pattern.count(rows, cols)):
         raise StructureError(
             f"check_mask got a mask that keeps {given} of {mask.numel()} entries; pattern "
@@ -246,6 +252,8 @@ def _mask(score: torch.Tensor, pattern: str | Pattern, who: str) -> torch.Tensor
 
 
 def _select(slots: torch.Tensor, pattern: Pattern, rows: int, cols: int) -> torch.Tensor:
+    if isinstance(pattern, GroupedNM):
+        return select_grouped(slots, pattern)
     high, wide = _slot_size(pattern)
     if isinstance(pattern, NM):
         kept = _top(slots.reshape(rows // high * (cols // pattern.m), pattern.m), pattern.n)

@@ -1,0 +1,136 @@
+"""Masks of `GroupedNM`: N:M in which every choice of columns occurs equally often.
+
+A group of m columns of one row takes one of the C(m, n) choices, numbered from the lowest columns
+on (colexicographic). In a chunk of r rows each is taken floor(r / C) or ceil(r / C) times.
+"""
+
+from itertools import combinations
+from math import comb
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gossamer.errors import StructureError
+from gossamer.patterns import GroupedNM
+
+__all__ = ["check_balance", "choices", "draw_grouped", "select_grouped"]
+
+
+def choices(n: int, m: int) -> Tensor:
+    """All choices of n of m columns, int64 [C(m, n), n], each ascending.
+
+    >>> choices(2, 3).tolist()
+    [[0, 1], [0, 2], [1, 2]]
+    """
+    return torch.tensor(sorted(combinations(range(m), n), key=lambda c: c[::-1]))
+
+
+def select_grouped(score: Tensor, pattern: GroupedNM) -> Tensor:
+    """Keep the choices of largest score, greedily: the best (row, choice) of a chunk comes first.
+
+    Pairs of a chunk are taken in the order of the score that they keep, unless the row has its
+    choice or the choice has been taken often enough. On ties the lower row, then the lower choice
+    comes first.
+
+    Args:
+        score: float32 or float64 [rows, cols]; larger is better.
+        pattern: that the mask is of.
+
+    Returns:
+        bool [rows, cols], on the device of the score.
+
+    Reference:
+        Ivanov et al. 2023, "STen: Productive and Efficient Sparsity in PyTorch"; the conversion
+        that it runs on the CPU.
+
+    >>> select_grouped(torch.tensor([[3.0, 1.0], [2.0, 0.0]]), GroupedNM(1, 2, 1))
+    tensor([[ True, False],
+            [False,  True]])
+    """
+    rows, cols = score.shape
+    groups, whole = cols // pattern.m, rows - rows % pattern.chunk
+    table = choices(pattern.n, pattern.m)
+    # Sums of infinities of both signs would be NaN.
+    finite = score.detach().cpu().double().clamp(-1e300, 1e300).view(rows, groups, pattern.m)
+    kept = torch.zeros(rows, groups, len(table), dtype=torch.float64)
+    for column in table.unbind(1):
+        kept += finite[:, :, column]
+    taken = torch.empty(rows, groups, dtype=torch.int64)
+    for start, stop, size in ((0, whole, pattern.chunk), (whole, rows, rows - whole)):
+        if stop > start and groups:
+            # [chunks, rows of a chunk, groups, choices] -> one line a (chunk, group).
+            part = kept[start:stop].view(-1, size, groups, len(table)).transpose(1, 2)
+            chosen = _greedy(part.reshape(-1, size * len(table)), size, len(table))
+            lines = torch.from_numpy(chosen).view(-1, groups, size).transpose(1, 2)
+            taken[start:stop] = lines.reshape(-1, groups)
+    return _mask(taken, pattern).to(score.device)
+
+
+def draw_grouped(rows: int, cols: int, pattern: GroupedNM, generator: torch.Generator) -> Tensor:
+    """A mask drawn uniformly from all of the pattern, bool [rows, cols]."""
+    groups, count = cols // pattern.m, comb(pattern.m, pattern.n)
+    taken = torch.empty(rows, groups, dtype=torch.int64)
+    for start in range(0, rows, pattern.chunk):
+        size = min(pattern.chunk, rows - start)
+        each, extra = divmod(size, count)
+        more = torch.rand(groups, count, generator=generator, dtype=torch.float64).argsort(1)
+        dealt = torch.cat([torch.arange(count).repeat(groups, each), more[:, :extra]], dim=1)
+        order = torch.rand(groups, size, generator=generator, dtype=torch.float64).argsort(1)
+        taken[start : start + size] = dealt.gather(1, order).t()
+    return _mask(taken, pattern)
+
+
+def check_balance(mask: Tensor, pattern: GroupedNM) -> None:
+    """Raise StructureError unless an N:M mask takes the choices equally often in each chunk."""
+    rows, cols = mask.shape
+    groups, count = cols // pattern.m, comb(pattern.m, pattern.n)
+    kept = mask.reshape(-1, pattern.m).nonzero()[:, 1].view(rows, groups, pattern.n)
+    number = torch.zeros(rows, groups, dtype=torch.int64, device=mask.device)
+    for i in range(pattern.n):
+        # The rank of a choice c_0 < c_1 < …: sum of C(c_i, i + 1).
+        binomials = torch.tensor([comb(c, i + 1) for c in range(pattern.m)], device=mask.device)
+        number += binomials[kept[:, :, i]]
+    for start in range(0, rows, pattern.chunk):
+        part = number[start : start + pattern.chunk]
+        most = -(-len(part) // count)
+        used = torch.zeros(groups, count, dtype=torch.int64, device=mask.device)
+        used.scatter_add_(1, part.t(), torch.ones_like(part.t()))
+        wrong = (used > most) | (used < len(part) // count)
+        if bool(wrong.any()):
+            group, choice = wrong.nonzero()[0].tolist()
+            columns = choices(pattern.n, pattern.m)[choice].tolist()
+            raise StructureError(
+                f"check_mask got a mask that takes columns {columns} "
+                f"{int(used[group, choice])} times in rows {start} to {start + len(part) - 1} of "
+                f"the {pattern.m} columns from {group * pattern.m}; pattern {pattern} takes each "
+                f"choice {len(part) // count} to {most} times there: build the mask with "
+                "mask_from_score"
+            )
+
+
+def _greedy(score: Tensor, rows: int, count: int) -> npt.NDArray[np.int64]:
+    """The choice of each row, [lines, rows], of the scores [lines, rows * count]."""
+    order = score.argsort(dim=1, descending=True, stable=True).t().contiguous().numpy()
+    lines = np.arange(order.shape[1])
+    each, extra = divmod(rows, count)
+    chosen = np.full((order.shape[1], rows), -1, dtype=np.int64)
+    used = np.zeros((order.shape[1], count), dtype=np.int64)
+    left = np.full(order.shape[1], extra)  # choices that may still be taken once more than each
+    for pair in order:
+        row, choice = pair // count, pair % count
+        times = used[lines, choice]
+        free = (chosen[lines, row] < 0) & ((times < each) | ((times == each) & (left > 0)))
+        at = lines[free]
+        chosen[at, row[free]] = choice[free]
+        used[at, choice[free]] += 1
+        left[at] -= times[free] == each
+    return chosen
+
+
+def _mask(taken: Tensor, pattern: GroupedNM) -> Tensor:
+    rows, groups = taken.shape
+    mask = torch.zeros(rows, groups, pattern.m, dtype=torch.bool)
+    mask.scatter_(2, choices(pattern.n, pattern.m)[taken], True)
+    return mask.view(rows, groups * pattern.m)
