@@ -11,6 +11,7 @@ import scipy.sparse
 import torch
 
 from gossamer import _core, kernels
+from gossamer.bench.tiles_bench import rows
 from gossamer.errors import DTypeError, PatternError, ShapeError
 from gossamer.patterns import NM
 from gossamer.sparsifiers import (
@@ -380,3 +381,23 @@ def test_the_binding_checks_what_memory_safety_needs() -> None:
     ):  # fmt: skip
         with pytest.raises((ShapeError, DTypeError)):
             _core.tiles_mask(*good[:at], value, *good[at + 1 :])
+
+
+def test_the_bench_gives_rows_that_meet_their_bars_of_quality() -> None:
+    found = rows(quick=True)
+    keys = [
+        "kernel",
+        "case",
+        "threads",
+        "gossamer_seconds",
+        "rival",
+        "rival_seconds",
+        "bar",
+        "ratio",
+        "note",
+    ]
+    assert all(list(row) == keys for row in found)
+    assert any(row["gossamer_seconds"] for row in found)
+    quality = [row for row in found if "quality" in row["kernel"] and row["bar"] is not None]
+    assert len(quality) == 5
+    assert all(row["ratio"] >= row["bar"] for row in quality)

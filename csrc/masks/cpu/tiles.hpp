@@ -109,10 +109,11 @@ void sort_tiles(K* keys, K* places, std::int64_t count) noexcept {
 // ---- exact, m = 4 -------------------------------------------------------------------------------
 
 struct Tiles4 {
-  int count = 0;           // of tiles
-  int ways = 0;            // of choosing n of 4
-  int row[6] = {};         // bit j: column j is kept
-  int choice[90][4] = {};  // way of each row
+  int count = 0;               // of tiles
+  int ways = 0;                // of choosing n of 4
+  int row[6] = {};             // bit j: column j is kept
+  int choice[90][4] = {};      // way of each row
+  std::int64_t kept[90] = {};  // bit i * 4 + j
 };
 
 // Every 4x4 tile with row and column sums n, the ones that keep lower indices first.
@@ -141,7 +142,10 @@ constexpr Tiles4 tiles4_of(int n) {
           }
           if (!good) continue;
           const int ways[4] = {a, b, c, d};
-          for (int i = 0; i < 4; ++i) t.choice[t.count][i] = ways[i];
+          for (int i = 0; i < 4; ++i) {
+            t.choice[t.count][i] = ways[i];
+            t.kept[t.count] |= std::int64_t{t.row[ways[i]]} << (4 * i);
+          }
           ++t.count;
         }
       }
@@ -193,13 +197,14 @@ void best_tiles4(const K* keys, std::int64_t n, std::uint8_t* kept) noexcept {
     }
   }
   double best[lanes];
-  std::int64_t which[lanes];
+  std::int64_t best_kept[lanes];
   for (std::int64_t l = 0; l < lanes; ++l) {
     best[l] = -1;
-    which[l] = 0;
+    best_kept[l] = 0;
   }
   for (std::int64_t t = 0; t < tiles.count; ++t) {
     const int* c = tiles.choice[t];
+    const std::int64_t bits = tiles.kept[t];
     const double *s0 = sums + c[0] * lanes, *s1 = sums + (6 + c[1]) * lanes,
                  *s2 = sums + (12 + c[2]) * lanes, *s3 = sums + (18 + c[3]) * lanes;
 #pragma omp simd
@@ -207,15 +212,13 @@ void best_tiles4(const K* keys, std::int64_t n, std::uint8_t* kept) noexcept {
       const double s = (s0[l] + s1[l]) + (s2[l] + s3[l]);
       const bool better = s > best[l];
       best[l] = better ? s : best[l];
-      which[l] = better ? t : which[l];
+      best_kept[l] = better ? bits : best_kept[l];
     }
   }
-  for (std::int64_t l = 0; l < lanes; ++l) {
-    for (std::int64_t i = 0; i < 4; ++i) {
-      const int bits = tiles.row[tiles.choice[which[l]][i]];
-      for (std::int64_t j = 0; j < 4; ++j) {
-        kept[(i * 4 + j) * lanes + l] = static_cast<std::uint8_t>((bits >> j) & 1);
-      }
+  for (std::int64_t e = 0; e < 16; ++e) {
+#pragma omp simd
+    for (std::int64_t l = 0; l < lanes; ++l) {
+      kept[e * lanes + l] = static_cast<std::uint8_t>((best_kept[l] >> e) & 1);
     }
   }
 }
