@@ -119,7 +119,8 @@ def test_no_gradient_is_computed_that_nobody_asks_for() -> None:
     layer.weight.requires_grad_(False)
     x = torch.randn(3, layer.in_features, dtype=torch.float64, requires_grad=True)
     layer(x).sum().backward()
-    assert layer.weight.grad is None and x.grad is not None
+    assert layer.weight.grad is None
+    assert x.grad is not None
     layer.weight.requires_grad_(True)
     layer(x.detach()).sum().backward()  # a gradient of stride 0
     rows = x.detach().sum(0).expand(layer.out_features, -1)
@@ -135,17 +136,20 @@ def test_set_mask_and_set_pattern() -> None:
     used = layer.weight * mask
     torch.testing.assert_close(y, nn.functional.linear(x, used, layer.bias))
     layer.set_pattern("1:4:v4")
-    assert str(layer.pattern) == "1:4:v4" and layer.density == 0.25
+    assert str(layer.pattern) == "1:4:v4"
+    assert layer.density == 0.25
     assert torch.equal(layer.mask(), magnitude_mask(layer.weight.detach(), layer.pattern))
     other = random_mask(tuple(layer.weight.shape), Unstructured(0.5), seed=1)
     layer.set_mask(other, Unstructured(0.5))
-    assert torch.equal(layer.mask(), other) and layer.nnz == other.sum()
+    assert torch.equal(layer.mask(), other)
+    assert layer.nnz == other.sum()
     for bad, error in ((other[:, 1:], ShapeError), (~other | other, StructureError)):
         with pytest.raises(error):
             layer.set_mask(bad)
     with pytest.raises(PatternError, match="in_features"):
         layer.set_pattern("3:7")
-    assert torch.equal(layer.mask(), other) and layer.pattern == Unstructured(0.5)
+    assert torch.equal(layer.mask(), other)
+    assert layer.pattern == Unstructured(0.5)
 
 
 @pytest.mark.parametrize("change", ["mask", "weight", "pattern"])
@@ -201,7 +205,8 @@ def test_state_goes_into_a_layer_of_another_pattern(pattern: str) -> None:
     torch.save(source.state_dict(), state)
     state.seek(0)
     target.load_state_dict(torch.load(state, weights_only=True))
-    assert target.pattern == source.pattern and torch.equal(target.mask(), source.mask())
+    assert target.pattern == source.pattern
+    assert torch.equal(target.mask(), source.mask())
     assert target.softness.item() == 0.25
     source.softness.fill_(0.0), target.softness.fill_(0.0)
     x = torch.randn(3, 32, requires_grad=True)
@@ -245,7 +250,8 @@ def test_a_damaged_state_changes_nothing(damage: str) -> None:
         layer.load_state_dict(state)
     after = layer.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
-    assert str(layer.pattern) == "2:8" and layer.structure.layout.m == 8
+    assert str(layer.pattern) == "2:8"
+    assert layer.structure.layout.m == 8
 
 
 def test_copies_are_their_own() -> None:
@@ -261,7 +267,8 @@ def test_copies_are_their_own() -> None:
         copied.set_mask(copied.mask().roll(4, 0))
         with torch.no_grad():
             copied.weight.zero_()
-        assert torch.equal(layer(x), y) and not torch.equal(layer.mask(), copied.mask())
+        assert torch.equal(layer(x), y)
+        assert not torch.equal(layer.mask(), copied.mask())
 
 
 def test_to_sparse_computes_the_same() -> None:
@@ -269,18 +276,21 @@ def test_to_sparse_computes_the_same() -> None:
         layer = master(pattern).eval()
         sparse = layer.to_sparse()
         x = torch.randn(3, layer.in_features, dtype=torch.float64)
-        assert isinstance(sparse, SparseLinear) and not sparse.training
+        assert isinstance(sparse, SparseLinear)
+        assert not sparse.training
         assert torch.equal(sparse(x), layer(x))
         with torch.no_grad():
             sparse.weight.values.zero_(), sparse.bias.zero_()
-        assert layer.bias.any() and layer.weight.any()
+        assert layer.bias.any()
+        assert layer.weight.any()
 
 
 def test_a_wide_batch_and_empty_ones() -> None:
     layer = master("1:4")
     for lead in ((0,), (2, 0, 3), (1,), (2, 2, 2)):
         x, y, g = run(layer, lead)
-        assert y.shape == (*lead, layer.out_features) and x.grad.shape == x.shape
+        assert y.shape == (*lead, layer.out_features)
+        assert x.grad.shape == x.shape
         torch.testing.assert_close(x.grad, g @ layer.used_weight())
     assert layer(torch.randn(layer.in_features, dtype=torch.float64)).shape == (layer.out_features,)
 
@@ -300,7 +310,8 @@ def test_a_nan_in_the_weight_is_seen() -> None:
     with torch.no_grad():
         layer.weight[3, 5] = float("nan")
     y = layer(torch.ones(1, layer.in_features, dtype=torch.float64))
-    assert y.isnan().sum() == 1 and bool(y[0, 3].isnan())
+    assert y.isnan().sum() == 1
+    assert bool(y[0, 3].isnan())
 
 
 def test_threads_do_not_change_a_bit() -> None:

@@ -24,7 +24,7 @@ from gossamer import kernels
 from gossamer.errors import RecipeError
 from gossamer.kernels import Structure
 from gossamer.nn import MasterLinear, SparseLinear
-from gossamer.patterns import NM
+from gossamer.patterns import Pattern, parse_pattern
 from gossamer.recipes.recipe import Recipe
 from gossamer.sparsifiers import double_prune
 from gossamer.sparsifiers.select import mask_difference
@@ -114,26 +114,33 @@ class Diagnostics:
         Each layer's exact one is dY W with the dense form of the weight that its forward pass
         used, one dense product a layer. `measure` tells the cosines.
         """
-        handles = [
-            part.register_full_backward_hook(partial(self._compare, name))
-            for name, part in self._parts()
-        ]
+        handles = []
+        for name, part in self._parts():
+            # The input becomes a tensor of its own: what other layers send back to it stays out.
+            handles.append(part.register_forward_pre_hook(_split))
+            handles.append(part.register_forward_hook(partial(self._follow, name)))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    @torch.no_grad()
-    def _compare(self, name: str, part: nn.Module, inputs: Any, outputs: Any) -> None:
-        found, g = inputs[0], outputs[0]
-        if found is None or g is None:
+    def _follow(self, name: str, part: Part, inputs: tuple[Any, ...], y: Tensor) -> None:
+        """Compare when the gradient of this input arrives, which is after that of this output."""
+        if not (torch.is_grad_enabled() and inputs[0].requires_grad and y.requires_grad):
             return
-        used = _used_weight(part)  # type: ignore[arg-type]
-        exact = (g.to(used.dtype) @ used).double().flatten()
-        found = found.double().flatten()
-        products = torch.stack([found.dot(exact), found.dot(found), exact.dot(exact)])
-        self._products[name] = self._products.get(name, torch.zeros(())) + products
+        arrived: list[Tensor] = []
+
+        def compare(found: Tensor) -> None:
+            used = _used_weight(part)
+            for g in arrived:
+                exact = (g.to(used.dtype) @ used).double().flatten()
+                ours = found.double().flatten()
+                products = torch.stack([ours.dot(exact), ours.dot(ours), exact.dot(exact)])
+                self._products[name] = self._products.get(name, torch.zeros(())) + products
+
+        y.register_hook(arrived.append)  # type: ignore[no-untyped-call]
+        inputs[0].register_hook(torch.no_grad()(compare))
 
     def _parts(self) -> Iterator[tuple[str, Part]]:
         """The layers that have a structure; of a layer with adapters the sparse one inside."""
@@ -151,10 +158,11 @@ class Diagnostics:
         return structure.nnz
 
     def _target(self, part: Part) -> float:
-        # Where the pattern of a layer moves over training, the recipe's is where it leads.
-        pattern = self.recipe.pattern
-        own = part.pattern if isinstance(part, MasterLinear) else part.weight.pattern
-        return pattern.density if isinstance(pattern, NM) else own.density  # type: ignore[union-attr]
+        # Where a layer's pattern moves over training, the recipe's says where it leads; where
+        # layers share a sparsity, each has its own.
+        if getattr(self.recipe, "distribution", "uniform") == "uniform":
+            return _density(self.recipe.pattern)
+        return _density(part.pattern if isinstance(part, MasterLinear) else part.weight.pattern)
 
 
 def flips_between(before: Structure, after: Structure) -> int:
@@ -188,8 +196,17 @@ def lost_by_double_pruning(part: Part) -> tuple[int, int] | None:
     return structure.nnz - len(kept.perm), structure.nnz
 
 
+def _split(part: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    x = inputs[0]
+    return (x.view_as(x), *inputs[1:]) if x.requires_grad else None
+
+
 def _structure(part: Part) -> Structure:
     return part.structure if isinstance(part, MasterLinear) else part.weight.structure
+
+
+def _density(pattern: str | Pattern) -> float:
+    return parse_pattern(pattern).density
 
 
 def _copy(structure: Structure) -> Structure:
