@@ -84,12 +84,15 @@ def describe(rows: Sequence[Row], header: Row) -> list[str]:
         "flips: share of the mask that is another ten steps later, on average; density: entries of "
         "the linear layers that are not 0 in the finished model",
     ]
-    failed = {}
+    failed: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if "error" in row:
             part = "timing" if "timing" in row else f"seed {row['seed']}"
-            failed[f"{row['recipe']} at {row['sparsity']} %, {part}"] = row["error"]
-    return lines + [f"FAILED: {who}: {why}" for who, why in failed.items()]
+            who = f"{row['recipe']} at {row['sparsity']} %"
+            failed.setdefault((who, row["error"]), []).append(part)
+    return lines + [
+        f"FAILED: {who}, {', '.join(parts)}: {why}" for (who, why), parts in failed.items()
+    ]
 
 
 def sentences(rows: Sequence[Row]) -> list[str]:

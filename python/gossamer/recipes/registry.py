@@ -31,7 +31,7 @@ class Entry:
         module: of the package `gossamer.recipes`.
         kind: name of the class.
         patterns: the pattern to take at a sparsity of 50, 75 and 90 percent.
-        options: what the name fixes.
+        options: what the name stands for, beside the class.
         static: whether the mask never moves.
     """
 
@@ -61,14 +61,14 @@ class Entry:
 
         Args:
             pattern: which entries may live; None takes the one of 50 percent.
-            options: hyper-parameters of the class, beside what the name fixes.
+            options: hyper-parameters of the class; stronger than those of the name.
 
         Raises:
-            RecipeError: an option that the class has not, or that the name fixes.
+            RecipeError: an option that the class has not.
             GossamerError: the class refuses a value.
         """
         kind = self.load()
-        free = [f.name for f in fields(kind) if f.init and f.name not in ("pattern", *self.options)]
+        free = [f.name for f in fields(kind) if f.init and f.name != "pattern"]
         for name in options:
             if name not in free:
                 raise RecipeError(
@@ -76,7 +76,7 @@ class Entry:
                     f"{', '.join(free) or 'none'}: name one of these"
                 )
         pattern = self.patterns[50] if pattern is None else pattern
-        return kind(pattern, **self.options, **options)
+        return kind(pattern, **{**self.options, **options})
 
 
 RECIPES: dict[str, Entry] = {
@@ -90,7 +90,7 @@ RECIPES: dict[str, Entry] = {
         "structure_decay", "StructureDecay", HALVED, {"kind": "stepwise"}
     ),
     "structure-decay-geometric": Entry(
-        "structure_decay", "StructureDecay", HALVED, {"kind": "geometric"}
+        "structure_decay", "StructureDecay", HALVED, {"kind": "geometric", "windows": 3}
     ),
     "fst": Entry("fst", "FST"),
     "sste": Entry("sste", "SSTE"),
