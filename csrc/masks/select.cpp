@@ -14,6 +14,8 @@ namespace {
 // Entries a task, and below which waking other threads costs more than it saves.
 constexpr std::int64_t chunk = 1 << 16;
 constexpr std::int64_t serial = 1 << 15;
+// Entries of the longest task of a selection.
+constexpr std::int64_t most_entries = 1 << 19;
 
 // Calls body(block, first panel, panels) for every block and run of panels. A task keeps to one run
 // of panels and goes along their rows, as they lie in memory.
@@ -51,13 +53,52 @@ Panels::Entries safe_entries(const Panels& w, std::int64_t total, std::int64_t b
 
 void select_nm(const Panels& w, DType dtype, const Matrix& weight, void* values,
                std::uint8_t* indices) noexcept {
-  const SelectKernel run = masks_table().select.select[static_cast<int>(dtype)];
-  over_units(w, [&](std::int64_t block, std::int64_t panel, std::int64_t panels) noexcept {
+  if (w.rows == 0 || w.cols == 0) return;
+  const SelectKernel kernel = masks_table().select.select[static_cast<int>(dtype)];
+  const auto rows_at = [&](std::int64_t row, std::int64_t block) noexcept {
+    return at(weight.data, row * weight.row_stride + block * w.block_cols, dtype);
+  };
+  const auto select = [&](std::int64_t block, std::int64_t panel, std::int64_t count) noexcept {
     const std::int64_t first = w.entries(block, panel).begin;
-    const std::int64_t corner =
-        panel * w.vector * weight.row_stride + block * w.block_cols * weight.col_stride;
-    run({at(weight.data, corner, dtype), weight.row_stride, w.vector, panels, w.block_width(block),
-         w.n, w.m, at(values, first * w.vector, dtype), indices + first});
+    kernel({rows_at(panel * w.vector, block), weight.row_stride, w.vector, count,
+            w.block_width(block), w.n, w.m, at(values, first * w.vector, dtype), indices + first});
+  };
+  const auto fetch = [&](std::int64_t row, std::int64_t block) noexcept {
+    const auto* from = static_cast<const std::byte*>(rows_at(row, block));
+    const std::int64_t bytes = w.block_width(block) * static_cast<std::int64_t>(itemsize(dtype));
+    for (std::int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(from + b, 0, 2);
+  };
+
+  // A run of panels is taken block by block, so that what it writes lies in long pieces. Meanwhile
+  // the rows of the next run are fetched in the order in which they lie: the processor itself does
+  // not foresee a walk that jumps from row to row.
+  constexpr std::int64_t high = SelectUnit::max_panels;
+  const std::int64_t run = w.vector == 1 ? 2 * high : high;
+  const std::int64_t blocks = w.blocks(), panels = w.panels();
+  const int workers = w.rows * w.cols < serial ? 1 : max_threads();
+  const std::int64_t budget = std::min(most_entries, w.rows * w.cols / (4 * workers));
+  const std::int64_t tall = std::max(run, budget / (w.cols * w.vector) / run * run);
+  const std::int64_t wide =
+      std::max<std::int64_t>(1, budget / (run * w.vector * Panels::max_block_cols));
+  const std::int64_t cuts = ceil_div(blocks, wide);
+  parallel_for(ceil_div(panels, tall) * cuts, workers, [&](std::int64_t task, int) noexcept {
+    const std::int64_t top = task / cuts * tall, bottom = std::min(panels, top + tall);
+    const std::int64_t left = task % cuts * wide, right = std::min(blocks, left + wide);
+    for (std::int64_t start = top; start < bottom; start += run) {
+      const std::int64_t end = std::min(bottom, start + run);
+      std::int64_t row = end * w.vector, block = left;
+      const std::int64_t last_row = std::min(bottom, end + run) * w.vector;
+      for (std::int64_t k = left; k < right; ++k) {
+        for (std::int64_t panel = start; panel < end; panel += high) {
+          const std::int64_t count = std::min(high, end - panel);
+          for (std::int64_t i = 0; i < count * w.vector && row < last_row; ++i) {
+            fetch(row, block);
+            if (++block == right) block = left, ++row;
+          }
+          select(k, panel, count);
+        }
+      }
+    }
   });
 }
 

@@ -18,17 +18,51 @@ constexpr std::int64_t lane_step = 16;
 constexpr std::int64_t max_group = 64;
 constexpr std::int64_t lane_keys = select_keys + lane_step * max_group;
 
-GOSSAMER_INLINE std::int32_t key_of(float x) noexcept {
-  const std::int32_t bits = __builtin_bit_cast(std::int32_t, x) & 0x7fffffff;
-  return bits < 0x7f800001 ? bits : 0x7f800001;
+// The bits of T as a signed integer, and the greatest magnitude: that of every NaN.
+template <class T>
+struct BitsOf;
+template <>
+struct BitsOf<float> {
+  using type = std::int32_t;
+  static constexpr type nan = 0x7f800001;
+};
+template <>
+struct BitsOf<double> {
+  using type = std::int64_t;
+  static constexpr type nan = 0x7ff0000000000001;
+};
+template <>
+struct BitsOf<bf16> {
+  using type = std::int16_t;
+  static constexpr type nan = 0x7f81;
+};
+template <class T>
+using Bits = typename BitsOf<T>::type;
+
+template <class T>
+GOSSAMER_INLINE Bits<T> bits_of(T x) noexcept {
+  return __builtin_bit_cast(Bits<T>, x);
 }
-GOSSAMER_INLINE std::int64_t key_of(double x) noexcept {
-  const std::int64_t bits = __builtin_bit_cast(std::int64_t, x) & 0x7fffffffffffffff;
-  return bits < 0x7ff0000000000001 ? bits : 0x7ff0000000000001;
+template <>
+GOSSAMER_INLINE std::int16_t bits_of(bf16 x) noexcept {
+  return static_cast<std::int16_t>(x.bits);
 }
-GOSSAMER_INLINE std::int16_t key_of(bf16 x) noexcept {
-  const int bits = x.bits & 0x7fff;
-  return static_cast<std::int16_t>(bits < 0x7f81 ? bits : 0x7f81);
+
+template <class T>
+GOSSAMER_INLINE T from_bits(Bits<T> bits) noexcept {
+  return __builtin_bit_cast(T, bits);
+}
+template <>
+GOSSAMER_INLINE bf16 from_bits<bf16>(std::int16_t bits) noexcept {
+  return {static_cast<std::uint16_t>(bits)};
+}
+
+// The magnitude as an integer.
+template <class T>
+GOSSAMER_INLINE Bits<T> key_of(Bits<T> bits) noexcept {
+  constexpr Bits<T> largest = static_cast<Bits<T>>((std::uint64_t{1} << (8 * sizeof(T) - 1)) - 1);
+  const Bits<T> key = static_cast<Bits<T>>(bits & largest);
+  return key < BitsOf<T>::nan ? key : BitsOf<T>::nan;
 }
 
 GOSSAMER_INLINE double magnitude(float x) noexcept { return __builtin_fabs(x); }
@@ -37,67 +71,76 @@ GOSSAMER_INLINE double magnitude(bf16 x) noexcept {
   return __builtin_bit_cast(float, static_cast<std::uint32_t>(x.bits & 0x7fff) << 16);
 }
 
-template <class T>
-struct KeyOf {
-  using type = decltype(key_of(T{}));
-};
-
-// Key j of group g goes to lanes[j * stride + g].
-template <int M, class T, class Key>
+// Entry j of group g goes to lanes[j * stride + g].
+template <int M, class T>
 GOSSAMER_INLINE void deal(const T* __restrict from, std::int64_t groups, std::int64_t stride,
-                          Key* __restrict lanes) noexcept {
+                          Bits<T>* __restrict lanes) noexcept {
   for (std::int64_t g = 0; g < groups; ++g) {
 #pragma GCC unroll 16
-    for (int j = 0; j < M; ++j) lanes[j * stride + g] = key_of(from[g * M + j]);
+    for (int j = 0; j < M; ++j) {
+      lanes[j * stride + g] = bits_of(from[g * M + j]);
+    }
   }
 }
 
-template <class T, class Key>
+template <class T>
 GOSSAMER_INLINE void deal(const T* __restrict from, std::int64_t groups, std::int64_t m,
-                          std::int64_t stride, Key* __restrict lanes) noexcept {
+                          std::int64_t stride, Bits<T>* __restrict lanes) noexcept {
   for (std::int64_t j = 0; j < m; ++j) {
-    for (std::int64_t g = 0; g < groups; ++g) lanes[j * stride + g] = key_of(from[g * m + j]);
+    for (std::int64_t g = 0; g < groups; ++g) {
+      lanes[j * stride + g] = key_of<T>(bits_of(from[g * m + j]));
+    }
   }
 }
 
-template <int M, class Key>
-GOSSAMER_INLINE void first_of(const Key* __restrict lanes, std::int64_t stride, std::int64_t groups,
-                              const std::uint8_t* __restrict base,
-                              std::uint8_t* __restrict indices) noexcept {
+template <int M, bool with_values, class T>
+GOSSAMER_INLINE void first_of(const Bits<T>* __restrict lanes, std::int64_t stride,
+                              std::int64_t groups, const std::uint8_t* __restrict base,
+                              std::uint8_t* __restrict indices, T* __restrict values) noexcept {
   for (std::int64_t g = 0; g < groups; ++g) {
-    Key top = lanes[g];
-    Key at = 0;
+    Bits<T> best = lanes[g], top = key_of<T>(best), at = 0;
 #pragma GCC unroll 16
     for (int j = 1; j < M; ++j) {
-      const Key key = lanes[j * stride + g];
-      at = key > top ? static_cast<Key>(j) : at;
+      const Bits<T> bits = lanes[j * stride + g], key = key_of<T>(bits);
+      at = key > top ? static_cast<Bits<T>>(j) : at;
+      best = key > top ? bits : best;
       top = key > top ? key : top;
     }
     indices[g] = static_cast<std::uint8_t>(base[g] + at);
+    if constexpr (with_values) values[g] = from_bits<T>(best);
   }
 }
 
-template <int M, class Key>
-GOSSAMER_INLINE void two_of(const Key* __restrict lanes, std::int64_t stride, std::int64_t groups,
-                            const std::uint8_t* __restrict base,
-                            std::uint8_t* __restrict indices) noexcept {
+template <int M, bool with_values, class T>
+GOSSAMER_INLINE void two_of(const Bits<T>* __restrict lanes, std::int64_t stride,
+                            std::int64_t groups, const std::uint8_t* __restrict base,
+                            std::uint8_t* __restrict indices, T* __restrict values) noexcept {
+  using B = Bits<T>;
   for (std::int64_t g = 0; g < groups; ++g) {
-    const Key a = lanes[g], b = lanes[stride + g];
-    Key top = b > a ? b : a, next = b > a ? a : b;
-    Key at = b > a, next_at = b > a ? Key{0} : Key{1};
+    const B a = lanes[g], b = lanes[stride + g], a_key = key_of<T>(a), b_key = key_of<T>(b);
+    B top = b_key > a_key ? b_key : a_key, next = b_key > a_key ? a_key : b_key;
+    B at = b_key > a_key ? B{1} : B{0}, next_at = b_key > a_key ? B{0} : B{1};
+    B best = b_key > a_key ? b : a, other = b_key > a_key ? a : b;
 #pragma GCC unroll 16
     for (int j = 2; j < M; ++j) {
-      const Key key = lanes[j * stride + g];
-      const Key second_at = key > next ? static_cast<Key>(j) : next_at;
-      const Key second = key > next ? key : next;
+      const B bits = lanes[j * stride + g], key = key_of<T>(bits);
+      const B second_at = key > next ? static_cast<B>(j) : next_at;
+      const B second_bits = key > next ? bits : other;
+      const B second = key > next ? key : next;
       next_at = key > top ? at : second_at;
+      other = key > top ? best : second_bits;
       next = key > top ? top : second;
-      at = key > top ? static_cast<Key>(j) : at;
+      at = key > top ? static_cast<B>(j) : at;
+      best = key > top ? bits : best;
       top = key > top ? key : top;
     }
-    const Key low = at < next_at ? at : next_at, high = at < next_at ? next_at : at;
+    const B low = at < next_at ? at : next_at, high = at < next_at ? next_at : at;
     indices[2 * g] = static_cast<std::uint8_t>(base[g] + low);
     indices[2 * g + 1] = static_cast<std::uint8_t>(base[g] + high);
+    if constexpr (with_values) {
+      values[2 * g] = from_bits<T>(at < next_at ? best : other);
+      values[2 * g + 1] = from_bits<T>(at < next_at ? other : best);
+    }
   }
 }
 
@@ -144,36 +187,49 @@ struct Scores {
   std::int64_t panel_stride;
 };
 
-template <int M, class T, class Key>
+template <int M, class T>
 GOSSAMER_INLINE void select_known(const Scores<T>& scores, const SelectUnit& u,
-                                  const std::uint8_t* base, Key* lanes) noexcept {
+                                  const std::uint8_t* base, Bits<T>* lanes) noexcept {
   constexpr std::int64_t stride = select_keys / M;
-  const std::int64_t groups = u.width / M;
+  const std::int64_t groups = u.width / M, all = u.panels * groups;
   for (std::int64_t p = 0; p < u.panels; ++p) {
     deal<M>(scores.data + p * scores.panel_stride, groups, stride, lanes + p * groups);
   }
+  T* values = static_cast<T*>(u.values);
   if (u.n == 1) {
-    first_of<M>(lanes, stride, u.panels * groups, base, u.indices);
+    if (u.vector == 1) {
+      first_of<M, true, T>(lanes, stride, all, base, u.indices, values);
+    } else {
+      first_of<M, false, T>(lanes, stride, all, base, u.indices, nullptr);
+    }
+  } else if (u.vector == 1) {
+    two_of<M, true, T>(lanes, stride, all, base, u.indices, values);
   } else {
-    two_of<M>(lanes, stride, u.panels * groups, base, u.indices);
+    two_of<M, false, T>(lanes, stride, all, base, u.indices, nullptr);
   }
 }
 
+// Returns whether the values are packed as well.
 template <class T>
-void select_scores(const Scores<T>& scores, const SelectUnit& u) noexcept {
-  using Key = typename KeyOf<T>::type;
-  alignas(64) Key lanes[lane_keys];
+bool select_scores(const Scores<T>& scores, const SelectUnit& u) noexcept {
+  alignas(64) Bits<T> lanes[lane_keys];
   alignas(64) std::uint8_t base[select_keys];
-  const std::int64_t groups = u.width / u.m;
+  const std::int64_t groups = u.width / u.m, all = u.panels * groups;
   for (std::int64_t p = 0; p < u.panels; ++p) {
     for (std::int64_t g = 0; g < groups; ++g) {
       base[p * groups + g] = static_cast<std::uint8_t>(g * u.m);
     }
   }
-  if (u.n <= 2 && u.m == 4) return select_known<4>(scores, u, base, lanes);
-  if (u.n <= 2 && u.m == 8) return select_known<8>(scores, u, base, lanes);
-  if (u.n <= 2 && u.m == 16) return select_known<16>(scores, u, base, lanes);
-  const std::int64_t all = u.panels * groups;
+  if (u.n <= 2 && (u.m == 4 || u.m == 8 || u.m == 16)) {
+    if (u.m == 4) {
+      select_known<4>(scores, u, base, lanes);
+    } else if (u.m == 8) {
+      select_known<8>(scores, u, base, lanes);
+    } else {
+      select_known<16>(scores, u, base, lanes);
+    }
+    return u.vector == 1;
+  }
   const std::int64_t stride = round_up(all, lane_step);
   for (std::int64_t p = 0; p < u.panels; ++p) {
     deal(scores.data + p * scores.panel_stride, groups, u.m, stride, lanes + p * groups);
@@ -182,6 +238,7 @@ void select_scores(const Scores<T>& scores, const SelectUnit& u) noexcept {
     for (std::int64_t g = all; g < stride; ++g) lanes[j * stride + g] = 0;
   }
   any_of(lanes, stride, all, u.n, u.m, base, u.indices);
+  return false;
 }
 
 template <int V, class T>
@@ -215,7 +272,7 @@ void pack(const SelectUnit& u) noexcept {
 template <int V, class T>
 void select_panels(const SelectUnit& u) noexcept {
   if constexpr (V == 1) {
-    select_scores<T>({static_cast<const T*>(u.rows), u.row_stride}, u);
+    if (select_scores<T>({static_cast<const T*>(u.rows), u.row_stride}, u)) return;
   } else {
     alignas(64) double sums[select_keys];
     sum_rows<V, T>(u, sums);

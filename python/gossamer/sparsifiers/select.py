@@ -50,22 +50,22 @@ def select_nm(
     >>> values, structure.indices
     (tensor([-3.,  2.]), tensor([1, 2], dtype=torch.uint8))
     """
-    pattern = parse_pattern(pattern)
-    if not isinstance(pattern, NM):
+    parsed = parse_pattern(pattern)
+    if not isinstance(parsed, NM):
         raise PatternError(
-            f"select_nm got pattern {pattern}; it packs N:M patterns: choose one such as 2:4, or "
+            f"select_nm got pattern {parsed}; it packs N:M patterns: choose one such as 2:4, or "
             "use magnitude_mask and kernels.encode"
         )
     weight = _matrix(weight, "weight")
     rows, cols = weight.shape
-    pattern.check_shape(rows, cols, "select_nm")
+    parsed.check_shape(rows, cols, "select_nm")
     weight = _side_by_side(weight)
-    wide = 256 // pattern.m * pattern.m
-    layout = Layout(rows, cols, pattern.vector, wide, pattern.n, pattern.m)
+    wide = 256 // parsed.m * parsed.m
+    layout = Layout(rows, cols, parsed.vector, wide, parsed.n, parsed.m)
     if out is None:
-        nnz = pattern.count(rows, cols)
+        nnz = parsed.count(rows, cols)
         values = torch.empty(nnz, dtype=weight.dtype, device="cpu")
-        indices = torch.empty(nnz // pattern.vector, dtype=torch.uint8, device="cpu")
+        indices = torch.empty(nnz // parsed.vector, dtype=torch.uint8, device="cpu")
         out = values, Structure(layout, indices, None)
     else:
         _check_reusable(out, layout, weight)
@@ -113,7 +113,7 @@ def add_pruned_(out: Tensor, source: Tensor, alpha: float, structure: Structure)
             "add_pruned_ got an out whose entries share memory (an expanded tensor); each needs a "
             "place of its own: call .clone()"
         )
-    same = y.data_ptr() == x.data_ptr() and y.stride() == x.stride()
+    same = (y.data_ptr(), y.shape, y.stride()) == (x.data_ptr(), x.shape, x.stride())
     if not same and y.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
         # Rows that overlap shifted: each sum reads what stood there before the first was written.
         x = x.clone()
