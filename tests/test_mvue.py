@@ -121,6 +121,17 @@ def test_mean_is_the_input(n, m, method):
     assert bool((sampled[p >= 1 - 1e-12] != 0).all())
 
 
+def test_water_is_filled_in_several_rounds():
+    """100 is sure at once, 10 only when 100 is out of the way, and one of the rest is left."""
+    a = torch.tensor([1.0, 100.0, 1.0, -10.0, 1.0, 1.0])
+    sampled = dense(copies(a, 20_000), 3, 6, seed=1)
+    assert torch.equal(sampled[1], torch.full((20_000,), 100.0))
+    assert torch.equal(sampled[3], torch.full((20_000,), -10.0))
+    rest = sampled[[0, 2, 4, 5]]
+    assert torch.allclose(rest[rest != 0], torch.tensor(4.0), rtol=1e-6)
+    assert torch.allclose((rest != 0).float().mean(1), torch.tensor(0.25), atol=0.02)
+
+
 def test_exact_is_never_above_approximate_in_variance():
     groups = torch.randn(4, 500, dtype=torch.float64)
     exact = [variance(a, water_filling(a, 2)) for a in groups.t()]
