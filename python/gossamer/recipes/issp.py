@@ -1,0 +1,46 @@
+"""ISSP: shrink the smallest weights a little after every step, instead of zeroing them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from gossamer.nn import MasterLinear
+from gossamer.recipes.prune_late import PruneLate, check_share
+from gossamer.sparsifiers import magnitude_mask
+
+
+@dataclass(eq=False)
+class ISSP(PruneLate):
+    """Iterative soft shrinkage: after each step, what would be pruned is multiplied by `shrink`.
+
+    Which entries that are is decided anew after each step by their magnitude, so that one which
+    the loss needs can grow back. At the end of the phase they are pruned for good.
+
+    Args:
+        pattern: which entries live after the pruning.
+        prune_share: share of the steps before the pruning, in [0, 1].
+        distribution: how layers share the sparsity, "uniform" or "erk".
+        shrink: in [0, 1]; 0 is iterative hard thresholding.
+
+    Reference:
+        Wang et al. 2023, "Iterative Soft Shrinkage Learning for Efficient Image
+        Super-Resolution".
+    """
+
+    shrink: float = 0.95
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share(self.shrink, "ISSP got shrink")
+
+    def press(self, t: int) -> None:
+        """Shrink the smallest entries of each layer."""
+        for _, _, layer in self.of_type(MasterLinear):
+            weight = layer.weight
+            kept = magnitude_mask(weight, layer.pattern)
+            weight.copy_(torch.where(kept, weight, weight * self.shrink))
+
+
+__all__ = ["ISSP"]

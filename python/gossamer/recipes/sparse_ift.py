@@ -1,0 +1,310 @@
+"""SparseIFT: iso-FLOP transformations: dense layers become larger ones whose sparsity pays for it.
+
+With sparsity s and k = 1 / (1 - s), a layer of d_in x d_out becomes (multiply-adds a row of input
+stay d_in d_out, up to rounding)
+
+    parallel     k sparse branches, summed
+    factorized   two sparse factors, d_lr = d_in d_out / ((1 - s) (d_in + d_out)) between them
+    doped        one sparse layer, and a dense one of rank s d_in d_out / (d_in + d_out) beside it
+    wide         two layers in a row get k times as many hidden units between them
+
+The outside sizes of the model never change. The paper's wide layers are wider by sqrt(k) on both
+sides; where only the hidden side can grow, it takes k.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gossamer.errors import PatternError, RecipeError
+from gossamer.nn import SparseLinear
+from gossamer.nn.sites import Globs, as_globs, covers, is_dense_linear
+from gossamer.patterns import NM, GroupedNM, Pattern, Unstructured, parse_pattern
+from gossamer.recipes.recipe import Recipe
+
+Kind = Literal["parallel", "factorized", "doped", "wide"]
+NONLINEARITIES = {"none": None, "relu": F.relu, "gelu": F.gelu}
+
+
+class Branches(nn.Module):
+    """The sum of sparse layers of the same sizes, each through a non-linearity.
+
+    Args:
+        linear: the dense layer whose place it takes; its sizes, dtype and bias count.
+        pattern: of each branch.
+        branches: how many.
+        nonlinearity: "none", "relu" or "gelu".
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self, linear: nn.Module, pattern: Pattern, branches: int, nonlinearity: str
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features, dtype = sizes(linear)
+        self.nonlinearity = nonlinearity
+        self.branches = nn.ModuleList(
+            SparseLinear(self.in_features, self.out_features, False, pattern=pattern, dtype=dtype)
+            for _ in range(branches)
+        )
+        for branch in self.branches:
+            set_gain(branch, gain(linear.weight) / math.sqrt(branches))  # type: ignore[arg-type]
+        self.bias = linear.bias  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [..., in_features] to [..., out_features]."""
+        act = NONLINEARITIES[self.nonlinearity]
+        parts = [branch(x) for branch in self.branches]
+        y: Tensor = sum(parts if act is None else [act(part) for part in parts])  # type: ignore[assignment]
+        return y if self.bias is None else y + self.bias
+
+
+class Factors(nn.Module):
+    """Two sparse layers in a row: U (V x).
+
+    Args:
+        linear: the dense layer whose place it takes.
+        pattern: of both factors.
+        rank: size between them.
+        nonlinearity: between the factors; "none", "relu" or "gelu".
+    """
+
+    def __init__(self, linear: nn.Module, pattern: Pattern, rank: int, nonlinearity: str) -> None:
+        super().__init__()
+        self.in_features, self.out_features, dtype = sizes(linear)
+        self.nonlinearity = nonlinearity
+        self.down = SparseLinear(self.in_features, rank, False, pattern=pattern, dtype=dtype)
+        self.up = SparseLinear(rank, self.out_features, False, pattern=pattern, dtype=dtype)
+        set_gain(self.down, 1.0)
+        set_gain(self.up, gain(linear.weight))  # type: ignore[arg-type]
+        self.up.bias = linear.bias  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [..., in_features] to [..., out_features]."""
+        act = NONLINEARITIES[self.nonlinearity]
+        hidden = self.down(x)
+        y: Tensor = self.up(hidden if act is None else act(hidden))
+        return y
+
+
+class Doped(nn.Module):
+    """A sparse layer and a dense one of low rank, summed.
+
+    Args:
+        linear: the dense layer whose place it takes.
+        pattern: of the sparse part.
+        rank: of the dense part.
+    """
+
+    def __init__(self, linear: nn.Module, pattern: Pattern, rank: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features, dtype = sizes(linear)
+        self.sparse = SparseLinear(
+            self.in_features, self.out_features, False, pattern=pattern, dtype=dtype
+        )
+        self.sparse.bias = linear.bias  # type: ignore[assignment]
+        self.down = nn.Linear(self.in_features, rank, False, dtype=dtype)
+        self.up = nn.Linear(rank, self.out_features, False, dtype=dtype)
+        half = gain(linear.weight) * math.sqrt(0.5)  # type: ignore[arg-type]
+        for part, size in ((self.down, 1.0), (self.up, half), (self.sparse, half)):
+            set_gain(part, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [..., in_features] to [..., out_features]."""
+        y: Tensor = self.sparse(x) + self.up(self.down(x))
+        return y
+
+
+@dataclass(eq=False)
+class SparseIFT(Recipe):
+    """Replace dense layers by larger sparse ones of the same cost, and train those.
+
+    The new weights are drawn anew, from torch's generator, and scaled so that outputs start with
+    the variance that the dense weights gave them; masks are random and fixed.
+
+    "wide" needs two linear layers of one module in a row (what stands between them must have no
+    weights), the first of which widens; its neighbours of the same sizes (a gate) grow with it.
+    Layers of no such pair are left dense: exclude them, or be warned.
+
+    Args:
+        pattern: of the sparse layers; its sparsity says how much larger they become.
+        kind: "parallel", "factorized", "doped" or "wide".
+        nonlinearity: of the branches ("parallel") or between the factors ("factorized"): "none",
+            "relu" or "gelu". With "none" they could be merged into one matrix.
+
+    Raises:
+        RecipeError: an unknown kind or non-linearity, or sparsity 1.
+
+    Reference:
+        Thangarasa et al. 2023, "Sparse-IFT: Sparse Iso-FLOP Transformations for Maximizing
+        Training Efficiency".
+
+    Example:
+        >>> recipe = SparseIFT("75%", kind="parallel")
+        >>> model = recipe.prepare(nn.Sequential(nn.Linear(16, 8)))
+        >>> len(model[0].branches), macs(model[0])
+        (4, 128)
+    """
+
+    kind: Kind = "parallel"
+    nonlinearity: Literal["none", "relu", "gelu"] = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind not in ("parallel", "factorized", "doped", "wide"):
+            raise RecipeError(
+                f"SparseIFT got kind={self.kind!r}; choose 'parallel', 'factorized', 'doped' or "
+                "'wide'"
+            )
+        if self.nonlinearity not in NONLINEARITIES:
+            raise RecipeError(
+                f"SparseIFT got nonlinearity={self.nonlinearity!r}; choose 'none', 'relu' or 'gelu'"
+            )
+        if parse_pattern(self.pattern).density == 0.0:
+            raise RecipeError("SparseIFT got a pattern that keeps nothing; keep something")
+        self._hidden: dict[str, tuple[int, int]] = {}
+
+    def prepare(
+        self,
+        model: nn.Module,
+        include: Globs = ("*",),
+        exclude: Globs = (),
+        rescale: bool = False,
+    ) -> nn.Module:
+        """As the base; for "wide" only the layers of a pair are taken.
+
+        Raises:
+            PatternError: a layer does not fit, or no two layers make a pair.
+        """
+        if self.kind != "wide":
+            return super().prepare(model, include, exclude, rescale)
+        pattern = parse_pattern(self.pattern)
+        taken = [
+            name
+            for name, module in model.named_modules()
+            if is_dense_linear(module)
+            and any(covers(glob, name) for glob in as_globs(include))
+            and not any(covers(glob, name) for glob in as_globs(exclude))
+        ]
+        self._hidden = {}
+        for ups, down, hidden in pairs(model):
+            if all(name in taken for name in (*ups, down)):
+                wider = fitting(hidden / pattern.density, pattern)
+                for name in ups:
+                    self._hidden[name] = (sizes(model.get_submodule(name))[0], wider)
+                self._hidden[down] = (wider, sizes(model.get_submodule(down))[1])
+        if not self._hidden:
+            raise PatternError(
+                "SparseIFT found no two linear layers in a row, the first of which widens, among "
+                f"{', '.join(taken) or 'no layers'}; choose another kind"
+            )
+        if left := [name for name in taken if name not in self._hidden]:
+            told = f"left dense, since no pair has them: {', '.join(left)}"
+            warnings.warn(told, UserWarning, stacklevel=2)
+        return super().prepare(model, list(self._hidden), exclude, rescale)
+
+    def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
+        """What a dense layer becomes."""
+        inputs, outputs, dtype = sizes(linear)
+        dense = inputs * outputs
+        if self.kind == "parallel":
+            return Branches(linear, pattern, round(1.0 / pattern.density), self.nonlinearity)
+        if self.kind == "factorized":
+            rank = fitting(dense / (pattern.density * (inputs + outputs)), pattern)
+            return Factors(linear, pattern, rank, self.nonlinearity)
+        if self.kind == "doped":
+            rank = max(round(pattern.sparsity * dense / (inputs + outputs)), 1)
+            return Doped(linear, pattern, rank)
+        inputs, outputs = self._hidden[name]
+        has_bias = linear.bias is not None
+        wide = SparseLinear(inputs, outputs, has_bias, pattern=pattern, dtype=dtype)
+        set_gain(wide, gain(linear.weight))  # type: ignore[arg-type]
+        return wide
+
+
+def macs(module: nn.Module) -> int:
+    """Multiply-adds of the linear layers inside a module, for one row of input.
+
+    Example:
+        >>> macs(nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 2)))
+        40
+    """
+    total = 0
+    for part in module.modules():
+        if isinstance(part, SparseLinear):
+            total += part.weight.nnz
+        elif isinstance(part, nn.Linear):
+            total += part.weight.numel()
+    return total
+
+
+def pairs(model: nn.Module) -> Iterator[tuple[list[str], str, int]]:
+    """Linear layers in a row that share nothing but a hidden size.
+
+    Yields:
+        (names of the layers that make the hidden units, of the one that reads them, their
+        number). The first must widen, so that layers side by side (queries, keys) are no pair.
+    """
+    for path, parent in model.named_modules():
+        children = list(parent.named_children())
+        linears = [i for i, (_, child) in enumerate(children) if is_dense_linear(child)]
+        for i, j in pairwise(linears):
+            first, second = children[i][1], children[j][1]
+            (inputs, hidden, _), (reads, _, _) = sizes(first), sizes(second)
+            between = any(list(c.parameters()) + list(c.buffers()) for _, c in children[i + 1 : j])
+            if hidden != reads or hidden <= inputs or between:
+                continue
+            names = [
+                children[n][0] for n in linears if sizes(children[n][1])[:2] == (inputs, hidden)
+            ]
+            stem = f"{path}." if path else ""
+            yield [stem + name for name in names], stem + children[j][0], hidden
+
+
+def sizes(linear: nn.Module) -> tuple[int, int, torch.dtype]:
+    """In, out and dtype of an `nn.Linear` or a `Conv1D`."""
+    weight: Tensor = linear.weight  # type: ignore[assignment]
+    rows, cols = weight.shape if isinstance(linear, nn.Linear) else weight.shape[::-1]
+    return cols, rows, weight.dtype
+
+
+def fitting(size: float, pattern: Pattern) -> int:
+    """The size nearest to a number that both as rows and as columns fits a pattern."""
+    if isinstance(pattern, NM | GroupedNM):
+        unit = math.lcm(pattern.m, pattern.vector)
+    elif isinstance(pattern, Unstructured):
+        unit = pattern.vector
+    else:
+        unit = math.lcm(pattern.rows, pattern.cols)
+    return max(round(size / unit), 1) * unit
+
+
+@torch.no_grad()
+def gain(weight: Tensor) -> float:
+    """By what a matrix [out, in] multiplies the standard deviation of independent inputs."""
+    return float(weight.double().norm()) / math.sqrt(max(weight.shape[0], 1))
+
+
+@torch.no_grad()
+def set_gain(layer: SparseLinear | nn.Linear, size: float) -> None:
+    """Scale a layer's fresh weights until they have this gain."""
+    if isinstance(layer, nn.Linear):
+        layer.weight.mul_(size / gain(layer.weight))
+        return
+    values = layer.weight.values
+    now = float(values.double().norm()) / math.sqrt(max(layer.out_features, 1))
+    values.mul_(size / now)
+    layer.weight.refresh_transpose()
+
+
+__all__ = ["Branches", "Doped", "Factors", "SparseIFT", "macs", "pairs"]

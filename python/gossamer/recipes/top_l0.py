@@ -1,0 +1,111 @@
+"""TopL0: projected gradient on the l0 ball: after every step only the k largest weights stay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.nn import MasterLinear
+from gossamer.patterns import Block, Pattern, Unstructured, parse_pattern
+from gossamer.recipes.prune_late import DenseLinear, check_share
+from gossamer.recipes.recipe import Recipe
+from gossamer.sparsifiers import mask_from_score
+
+
+def top_masks(weights: Sequence[Tensor], pattern: Unstructured | Block) -> list[Tensor]:
+    """The masks of the largest entries (or tiles, by their norm) of several weights together.
+
+    Args:
+        weights: matrices that fit the pattern.
+        pattern: how much of all of them together is kept.
+
+    Returns:
+        A bool mask for each; ties go to the earlier weight, then to the lower index.
+
+    Example:
+        >>> masks = top_masks([torch.tensor([[1.0, 9.0]]), torch.tensor([[5.0, 7.0]])],
+        ...                   Unstructured(0.25))
+        >>> [mask.tolist() for mask in masks]
+        [[[False, True]], [[True, True]]]
+    """
+    high, wide = (pattern.rows, pattern.cols) if isinstance(pattern, Block) else (pattern.vector, 1)
+    scores = [
+        # float64: the squares of small float32 entries stay apart.
+        w.detach().double().view(w.shape[0] // high, high, -1, wide).square().sum((1, 3))
+        for w in weights
+    ]
+    count = sum(pattern.count(*w.shape) for w in weights) // (high * wide)
+    together = torch.cat([score.flatten() for score in scores])[None]
+    chosen = mask_from_score(together, Unstructured(1.0 - count / max(together.numel(), 1)))
+    parts = torch.split(chosen[0], [score.numel() for score in scores])
+    return [
+        part.view(score.shape).repeat_interleave(high, 0).repeat_interleave(wide, 1)
+        for part, score in zip(parts, scores, strict=True)
+    ]
+
+
+@dataclass(eq=False)
+class TopL0(Recipe):
+    """After every step, all layers together are projected onto the l0 ball of the pattern.
+
+    The gradient is the whole dense one, so that a zeroed weight returns when one step makes it
+    large enough: with small steps that is seldom, so the training starts dense. Which layer keeps
+    how much is found by the training; the sum is exact. For N:M patterns a ball over all layers
+    has no meaning: each layer is projected onto its pattern.
+
+    Args:
+        pattern: how much is kept of all layers together; each has a pattern of its own kind
+            with its own sparsity.
+        begin_share: share of the steps that are trained dense, in [0, 1].
+
+    Raises:
+        RecipeError: a share outside [0, 1].
+
+    Reference:
+        Seo et al. 2024, "TEDDY: Trimming Edges with Degree-based Discrimination strategY", the
+        projection of its weights; Blumensath and Davies 2009, "Iterative hard thresholding".
+    """
+
+    begin_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share(self.begin_share, "TopL0 got begin_share")
+
+    def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
+        """A layer that computes densely, then under a held mask; its gradient is dense."""
+        layer = DenseLinear.from_dense(linear, pattern, moving=False)
+        layer.softness.fill_(1.0)
+        return layer
+
+    def start(self) -> None:
+        """Project the weights that the training starts from, if it does not start dense."""
+        if not round(self.begin_share * self.total_steps):
+            self._project()
+
+    def after_step(self, t: int) -> None:
+        """Project, from the last dense step on."""
+        if t + 1 >= round(self.begin_share * self.total_steps):
+            self._project()
+
+    def _project(self) -> None:
+        whole = parse_pattern(self.pattern)
+        layers = [layer for _, _, layer in self.of_type(MasterLinear)]
+        if isinstance(whole, Unstructured | Block):
+            masks = top_masks([layer.weight for layer in layers], whole)
+        else:
+            masks = [mask_from_score(m.weight.double().square(), whole) for m in layers]
+        for layer, mask in zip(layers, masks, strict=True):
+            pattern: Pattern = whole
+            if isinstance(pattern, Unstructured | Block):
+                kept = int(mask.sum()) / max(mask.numel(), 1)
+                pattern = replace(pattern, sparsity=1.0 - kept)
+            layer.set_mask(mask, pattern)
+            layer.softness.zero_()
+            layer.weight.masked_fill_(~mask, 0.0)
+
+
+__all__ = ["TopL0", "top_masks"]
