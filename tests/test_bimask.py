@@ -147,6 +147,7 @@ def test_resume_is_no_interruption(cut):
     again, other, second = build(4)  # another start, so that all must come from the state
     for part, state in zip((again, other, second), saved, strict=True):
         part.load_state_dict(state)
+    assert torch.equal(other[0].order, saved[1]["0.order"])
     run(other, second, cut, 8)
     for name, value in model.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
