@@ -332,3 +332,19 @@ def test_a_training_without_room_for_an_update_is_refused():
         recipe.attach(model, opt, total_steps=134)
     recipe.attach(model, opt, total_steps=135)
     assert recipe.share(100) > 0.0
+
+
+def test_dsl_leaves_every_layer_its_floor():
+    recipe = DSL("80%", every=1, fraction=0.5, floor=0.5)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 16)).double()
+    opt = torch.optim.SGD(recipe.parameters(recipe.prepare(model)), lr=0.0)
+    recipe.attach(model, opt, total_steps=1000)
+    first = model[0].nnz
+    with torch.no_grad():
+        model[0].weight.mul_(1e-6)
+    for _ in range(2):
+        # Without input the first layer has no gradient, and nothing grows there.
+        model(torch.zeros(4, 32).double()).square().sum().backward()
+        opt.step()
+    assert model[0].nnz == int(0.5 * first)
