@@ -149,7 +149,7 @@ class AdaptedLinear(SparseLinear):
     def forward(self, x: Tensor) -> Tensor:
         """Map x [..., in_features] to [..., out_features]."""
         y = super().forward(x)
-        return y if self.adapter is None else self.adapter(x, y)  # type: ignore[no-any-return]
+        return y if self.adapter is None else self.adapter(x, y)
 
     def to_dense(self) -> nn.Linear:
         """The `nn.Linear` of the same function, W + (L R)^T / r, summed in float64; a copy."""

@@ -18,6 +18,7 @@ from gossamer.recipes.mask_decay import MaskDecay
 from gossamer.recipes.recipe import Recipe
 from gossamer.recipes.rigl import RigL
 from gossamer.recipes.set import SET
+from gossamer.recipes.slope import SLoPe
 from gossamer.recipes.sparse_ift import SparseIFT
 from gossamer.recipes.srste import SRSTE
 from gossamer.recipes.static import Static
@@ -40,6 +41,7 @@ __all__ = [
     "MaskDecay",
     "Recipe",
     "RigL",
+    "SLoPe",
     "SparseIFT",
     "Static",
     "StructureDecay",
