@@ -186,3 +186,16 @@ def test_numbers_are_plain_and_the_recipe_is_attached() -> None:
     found = diagnostics.measure()
     assert json.loads(json.dumps(found)) == found
     assert all(type(v) in (int, float) for v in found["layers"]["0"].values())
+
+
+def test_an_input_that_two_layers_share_is_compared_for_each() -> None:
+    recipe = STE("2:8")
+    torch.manual_seed(0)
+    model = recipe.prepare(nn.ModuleList([nn.Linear(64, 32), nn.Linear(64, 32)]))
+    recipe.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), total_steps=2)
+    diagnostics = Diagnostics(recipe)
+    x = torch.randn(8, 64, requires_grad=True)
+    with diagnostics.watch():
+        (model[0](x) * model[1](x)).sum().backward()
+    for numbers in diagnostics.measure()["layers"].values():
+        assert numbers["input_cosine"] == pytest.approx(1.0, abs=1e-6)
