@@ -3,12 +3,14 @@
 recipe = gossamer.recipes.SRSTE("2:4")
 model = recipe.prepare(model, exclude=["lm_head"])
 optimizer = torch.optim.AdamW(recipe.parameters(model), lr=3e-4)
-recipe.attach(model, optimizer, total_steps=10_000)   # then an ordinary training loop
+recipe.attach(model, optimizer, total_steps=10_000)  # then an ordinary training loop
 """
 
 from gossamer.recipes.autosparse import AutoSparse
+from gossamer.recipes.bimask import BiMask
 from gossamer.recipes.diagnostics import Diagnostics
 from gossamer.recipes.dsl import DSL
+from gossamer.recipes.fst import FST
 from gossamer.recipes.gmp import GMP
 from gossamer.recipes.hypersparse import HyperSparse
 from gossamer.recipes.imp import IMP
@@ -21,6 +23,7 @@ from gossamer.recipes.set import SET
 from gossamer.recipes.slope import SLoPe
 from gossamer.recipes.sparse_ift import SparseIFT
 from gossamer.recipes.srste import SRSTE
+from gossamer.recipes.sste import SSTE
 from gossamer.recipes.static import Static
 from gossamer.recipes.ste import STE
 from gossamer.recipes.structure_decay import StructureDecay
@@ -28,13 +31,16 @@ from gossamer.recipes.top_l0 import TopL0
 
 __all__ = [
     "DSL",
+    "FST",
     "GMP",
     "IMP",
     "ISSP",
     "SET",
     "SRSTE",
+    "SSTE",
     "STE",
     "AutoSparse",
+    "BiMask",
     "Diagnostics",
     "HyperSparse",
     "Lobster",
