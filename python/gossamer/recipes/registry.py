@@ -92,7 +92,8 @@ RECIPES: dict[str, Entry] = {
     "structure-decay-geometric": Entry(
         "structure_decay", "StructureDecay", HALVED, {"kind": "geometric", "windows": 3}
     ),
-    "fst": Entry("fst", "FST"),
+    "fst": Entry("fst", "FST"),  # dense for the last sixth, as published
+    "fst-sparse": Entry("fst", "FST", options={"dense_finetune": 0.0}),
     "sste": Entry("sste", "SSTE"),
     "bimask": Entry("bimask", "BiMask"),
     "static": Entry("static", "Static", ANYWHERE, static=True),
