@@ -130,3 +130,13 @@ def test_autosparse_without_projection_has_its_own_density() -> None:
     for layer in masters(model):
         assert isinstance(layer.pattern, Unstructured)
         assert layer.nnz == layer.pattern.count(*layer.weight.shape) != layer.weight.numel() / 4
+
+
+def test_autosparse_loaded_after_the_projection_holds_its_mask() -> None:
+    layer = ThresholdLinear.from_dense(net()[0], "75%", None)
+    layer.project()
+    other = ThresholdLinear.from_dense(net(seed=3)[0], "75%", None)
+    assert other.moving
+    other.load_state_dict(layer.state_dict())
+    assert not other.moving
+    assert torch.equal(other.mask(), layer.mask())
