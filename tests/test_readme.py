@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from gossamer import SparseLinear
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -35,9 +37,21 @@ def test_the_transport_example_runs(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert ((names["few"].plan > 0).sum(0) <= 8).all()
 
 
+def test_the_recipe_example_runs(tmp_path: Path) -> None:
+    script = tmp_path / "recipe.py"
+    script.write_text(EXAMPLES[2], encoding="utf-8")
+    names = runpy.run_path(str(script))
+
+    layer = names["model"][0]
+    assert isinstance(layer, SparseLinear)
+    assert layer.weight.density == 0.5
+    assert type(names["model"][2]) is torch.nn.Linear
+    assert names["loss"] < 0.5
+
+
 def test_the_proximal_example_runs(tmp_path: Path) -> None:
     script = tmp_path / "proximal.py"
-    script.write_text(EXAMPLES[2], encoding="utf-8")
+    script.write_text(EXAMPLES[3], encoding="utf-8")
     names = runpy.run_path(str(script))
 
     model, smaller, x = names["model"], names["smaller"], names["x"]
