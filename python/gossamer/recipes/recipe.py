@@ -21,6 +21,7 @@ from gossamer.nn import MasterLinear, SparseLinear
 from gossamer.nn.sites import Globs
 from gossamer.nn.surgery import replace_linears, replace_modules
 from gossamer.patterns import Pattern, as_integer, parse_pattern
+from gossamer.recipes.fields import check_fields
 from gossamer.sparsifiers import Distribution
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -59,6 +60,7 @@ class Recipe:
     pattern: str | Pattern = "2:4"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         self.pattern: Pattern = parse_pattern(self.pattern)
         self.state: dict[str, Any] = {}
         self.layers: dict[str, nn.Module] = {}
@@ -125,12 +127,7 @@ class Recipe:
             PatternError: a layer does not fit the pattern; the model is unchanged.
             RecipeError: the model was prepared already.
         """
-        for name, module in model.named_modules():
-            if (maker := getattr(module, _MADE_BY, None)) is not None:
-                raise RecipeError(
-                    f"layer {name!r} was prepared by {maker}; a model is prepared once: "
-                    "prepare a fresh copy of the dense model"
-                )
+        self.check_fresh(model)
 
         def make(name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
             norm = linear.weight.detach().norm()  # type: ignore[operator]
@@ -236,6 +233,15 @@ class Recipe:
         self.state = {k: v.clone() if isinstance(v, Tensor) else v for k, v in saved.items()}
 
     # ---- what subclasses use -------------------------------------------------------------------
+
+    def check_fresh(self, model: nn.Module) -> None:
+        """Raise RecipeError when a recipe has prepared a layer of the model."""
+        for name, module in model.named_modules():
+            if (maker := getattr(module, _MADE_BY, None)) is not None:
+                raise RecipeError(
+                    f"layer {name!r} was prepared by {maker}; a model is prepared once: "
+                    "prepare a fresh copy of the dense model"
+                )
 
     def of_type(self, kind: type[Layer]) -> Iterator[tuple[int, str, Layer]]:
         """The (index, name, layer) of each layer of a class."""

@@ -188,6 +188,7 @@ class SparseIFT(Recipe):
         """
         if self.kind != "wide":
             return super().prepare(model, include, exclude, rescale)
+        self.check_fresh(model)
         pattern = parse_pattern(self.pattern)
         taken = [
             name

@@ -185,11 +185,13 @@ def _loop(
             break
         batch = windows.batch(step - 1)
         lrs = {run.name: run.lr for run in runs}
-        losses = {name: by_name[name].step(*batch) for name in rotation(config.runs, step - 1)}
+        evaluated = step % config.eval_every == 0 or step == config.steps
+        turns = rotation(config.runs, step - 1)
+        losses = {name: _take(by_name[name], batch, evaluated) for name in turns}
         losses = {name: losses[name] for name in config.runs}
         reporter.step(step, losses)
         val_losses: dict[str, float] = {}
-        if step % config.eval_every == 0 or step == config.steps:
+        if evaluated:
             val_losses = {run.name: run.evaluate(*held_out) for run in runs}
             reporter.evaluated(step, val_losses)
         for run in runs:
@@ -203,6 +205,14 @@ def _loop(
     if done > saved or not done:
         _save(out / CHECKPOINT, config, corpus, runs, done, metrics)
     return done
+
+
+def _take(run: Run, batch: tuple[Tensor, Tensor], watched: bool) -> float:
+    """One step; a watched one also compares the gradients of a recipe's layers with exact ones."""
+    if run.masks is None or not watched:
+        return run.step(*batch)
+    with run.masks.watch():
+        return run.step(*batch)
 
 
 def _row(
@@ -226,6 +236,8 @@ def _row(
         row["val_expert_load"] = run.val_expert_load if run.name in val_losses else None
     if run.name in val_losses and (kept := run.kept) is not None:
         row |= asdict(kept)
+    if run.name in val_losses and run.masks is not None:
+        row["masks"] = run.masks.measure()
     return row
 
 
@@ -283,18 +295,18 @@ def _restore_runs(runs: list[Run], saved: dict[str, Any], path: Path) -> None:
                 f"{sorted(run.parts)}; resume with the options of the run that wrote it"
             )
     led = [run for run in runs if run.recipe is not None]
-    restore(
-        {run.name: run.recipe for run in led},
-        {run.name: saved[run.name]["recipe"] for run in led},
-        path,
-    )
+    for run in led:
+        restore({run.name: run.recipe}, {run.name: saved[run.name]["recipe"]}, path)
     targets, states = {}, {}
     for run in runs:
         follow_groups(run.scheduler)
         for part, target in run.parts.items():
-            if part != "recipe":
+            if part not in ("recipe", "masks"):
                 targets[f"{run.name} {part}"] = target
                 states[f"{run.name} {part}"] = saved[run.name][part]
+    for run in led:
+        targets[f"{run.name} masks"] = run.masks
+        states[f"{run.name} masks"] = saved[run.name]["masks"]
     restore(targets, states, path, moving={f"{run.name} model" for run in led})
 
 

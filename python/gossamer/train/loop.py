@@ -116,16 +116,8 @@ class TrainConfig:
                 f"train got the runs {list(self.runs)}; each must be named once: "
                 "write for example dense,2:4:v4,90%"
             )
-        for name in (
-            "steps",
-            "batch",
-            "context",
-            "width",
-            "depth",
-            "heads",
-            "experts",
-            "eval_every",
-        ):
+        sizes = ("steps", "batch", "context", "width", "depth", "heads", "experts", "eval_every")
+        for name in sizes:
             _at_least(name, getattr(self, name), 1)
         for name in ("seed", "checkpoint_every"):
             _at_least(name, getattr(self, name), 0)
@@ -272,6 +264,7 @@ class Run:
         self.scheduler = LambdaLR(self.optimizer, lambda step: learning_rate(step, config.steps))
         if self.recipe is not None:
             self.recipe.attach(self.model, self.optimizer, config.steps)
+        self.masks = None if self.recipe is None else recipes.Masks(self.recipe)
         self.step_seconds: list[float] = []
         self.seconds = 0.0
         # Share of the tokens that each expert got, a list for each block: of the last step, and of
@@ -385,13 +378,11 @@ class Run:
 
     @property
     def parts(self) -> dict[str, Any]:
-        """The objects whose states make up a checkpoint, by name; a recipe is restored first."""
-        first = {} if self.recipe is None else {"recipe": self.recipe}
-        return first | {
-            "model": self.model,
-            "optimizer": self.optimizer,
-            "scheduler": self.scheduler,
-        }
+        """The objects whose states make up a checkpoint, by name; restore a recipe first."""
+        found = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
+        if self.recipe is not None:
+            found |= {"recipe": self.recipe, "masks": self.masks}
+        return found
 
 
 def _shares(load: Tensor) -> list[list[float]]:

@@ -40,7 +40,9 @@ class MetricsFile:
 
         With a router also ``expert_load`` and, where ``val_loss`` is, ``val_expert_load``: the
         share of the tokens that each expert got, a list for each block. With a penalty, where
-        ``val_loss`` is, also ``density, kept_groups, groups`` of the penalised weights.
+        ``val_loss`` is, also ``density, kept_groups, groups`` of the penalised weights. With a
+        recipe, where ``val_loss`` is, also ``masks``: what ``Diagnostics.measure`` gives, its
+        flips since the last evaluation.
         """
         self._file.write(json.dumps(row) + "\n")
 

@@ -28,17 +28,52 @@ def plot(rows: Sequence[Row], path: str | Path, title: str = "") -> None:
     runs: dict[str, list[Row]] = {}
     for row in rows:
         runs.setdefault(row["run"], []).append(row)
-    figure = Figure(figsize=(12, 5), dpi=150, layout="constrained")
+    masks = {
+        name: seen for name, own in runs.items() if (seen := [row for row in own if "masks" in row])
+    }
+    figure = Figure(figsize=(12, 8.5 if masks else 5), dpi=150, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, sharey=True)
+    left, right = figure.subplots(2 if masks else 1, 2, squeeze=False)[0]
+    right.sharey(left)
     _panel(left, runs, "step", "Step", "Each step: which learns more from a batch")
     _panel(right, runs, "seconds", "Seconds of training", "Each second: which learns faster")
+    if masks:
+        _mask_panels(figure, runs, masks)
     left.set_ylabel("Cross entropy (nats a token)")
     left.set_ylim(*_limits(rows))
     right.legend(title="validation (line with dots), train (thin)", frameon=False)
     if title:
         figure.suptitle(title, fontsize=13, fontweight="bold")
     canvas.print_png(str(path))  # type: ignore[no-untyped-call]
+
+
+def _mask_panels(
+    figure: Figure, runs: Mapping[str, list[Row]], masks: Mapping[str, list[Row]]
+) -> None:
+    """Below: what the masks of recipes do, as far as they have the number."""
+    below = figure.axes[2:]
+    colours = dict(zip(runs, _colours(runs), strict=True))
+    for axes, title, lines in zip(
+        below,
+        ("Masks: density (line), cosine of the input gradient (dotted)", "Masks: flips"),
+        ((("density", "-"), ("input_cosine", ":")), (("flip_rate", "-"),)),
+        strict=True,
+    ):
+        for name, rows in masks.items():
+            for key, style in lines:
+                seen = [row for row in rows if key in row["masks"]]
+                axes.plot(
+                    [row["step"] for row in seen], [row["masks"][key] for row in seen], style,
+                    color=colours[name], lw=1.5, marker="o", ms=3,
+                )  # fmt: skip
+        axes.set_xlabel("Step")
+        axes.set_title(title, fontsize=11)
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    below[0].set_ylabel("Share")
+    below[1].set_ylabel("Share of the entries since the last evaluation")
 
 
 def _panel(axes: Axes, runs: Mapping[str, list[Row]], key: str, label: str, title: str) -> None:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from gossamer.errors import RecipeError
+from gossamer.kernels import Layout, Structure, validate
 from gossamer.nn import SparseLinear, summary
 from gossamer.nn.master import MasterLinear
-from gossamer.recipes import Recipe
+from gossamer.recipes import Diagnostics, Recipe
 from gossamer.recipes.registry import RECIPES, entry, make
 from gossamer.train.model import parameter_groups
 
@@ -148,6 +149,37 @@ def follow_groups(scheduler: LambdaLR) -> None:
         group.setdefault("initial_lr", first["initial_lr"] * share)
         scheduler.base_lrs.append(group["initial_lr"])
         scheduler.lr_lambdas.append(scheduler.lr_lambdas[0])
+
+
+class Masks(Diagnostics):
+    """Diagnostics of a recipe in training, which a checkpoint keeps: flips since the last look.
+
+    Args:
+        recipe: attached.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """The masks of the last look."""
+        return {
+            name: {
+                "layout": mask.layout.as_ints(), "indices": mask.indices, "indptr": mask.indptr
+            }
+            for name, mask in self._before.items()
+        }  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the masks of the last look.
+
+        Raises:
+            StructureError: they are damaged; nothing changed.
+        """
+        masks = {
+            name: Structure(Layout(*one["layout"]), one["indices"], one["indptr"])
+            for name, one in state.items()
+        }
+        for mask in masks.values():
+            validate(mask)
+        self._before = masks
 
 
 def kept_entries(layers: Mapping[str, nn.Module]) -> tuple[int, int]:
