@@ -248,6 +248,10 @@ def test_not_finite_entries_are_kept_first(bad: float, dtype: torch.dtype) -> No
         for method in (*METHODS, "auto"):
             mask = transposable_mask(weight, n, m, method)
             assert all(mask[place] for place in places), (method, n, m)
+    # One such entry against two heavy ones that stand in its way.
+    weight = torch.zeros(4, 4, dtype=dtype)
+    weight[0, 1], weight[1, 0], weight[0, 0] = 100, 100, bad
+    assert all(transposable_mask(weight, 1, 4, method)[0, 0] for method in (*METHODS, "exact"))
 
 
 def test_huge_float64_entries_are_told_apart() -> None:
@@ -282,12 +286,13 @@ def test_strides_do_not_matter(n: int, m: int) -> None:
 @pytest.mark.parametrize("method", [*METHODS, "auto"])
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (4, 8)])
 def test_a_tile_is_a_sub_matrix_and_stands_alone(n: int, m: int, method: str) -> None:
-    weight = torch.randn(5 * m, 19 * m) * torch.logspace(-3, 3, 19 * m)
+    weight = torch.randn(5 * m, 200 * m) * torch.logspace(-3, 3, 200 * m)
     mask = transposable_mask(weight, n, m, method)
-    for i, j in ((0, 0), (1, 3), (4, 18), (2, 16)):
-        place = slice(i * m, i * m + m), slice(j * m, j * m + m)
-        alone = transposable_mask(weight[place].clone(), n, m, method)
-        assert torch.equal(mask[place], alone)
+    # In another order every tile has other neighbours in its batch.
+    places = torch.randperm(200)[:, None].mul(m).add(torch.arange(m)).flatten()
+    assert torch.equal(transposable_mask(weight[:, places], n, m, method), mask[:, places])
+    alone = transposable_mask(weight[m : 2 * m, 3 * m : 4 * m].clone(), n, m, method)
+    assert torch.equal(mask[m : 2 * m, 3 * m : 4 * m], alone)
 
 
 @pytest.mark.parametrize("method", [*METHODS, "exact"])
