@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gossamer.nn import MasterLinear, SparseLinear
 from gossamer.recipes import Recipe
-from gossamer.recipes.registry import RECIPES, Entry, make
+from gossamer.recipes.registry import RECIPES, make
 
 STEPS = 24
 SPARSITY = 75
@@ -21,6 +21,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "slope-adapters": {"adapter_rank": 2, "adapter_share": 0.3, "refresh_every": 5},
     "srste": {"decay": 0.1},
     "fst": {"decay": 0.1, "refresh_every": 5},
+    "fst-sparse": {"decay": 0.1, "refresh_every": 5},
     "bimask": {"decay": 0.1, "choose_every": 5, "candidates": 5},
     "set": {"every": 3},
     "rigl": {"every": 3},
@@ -54,12 +55,10 @@ class Course:
         steps: int = STEPS,
         attach: bool = True,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
-        registry: dict[str, Entry] | None = None,
         **options: Any,
     ) -> None:
-        own = (registry or RECIPES)[name]
-        self.recipe: Recipe = (make if registry is None else _of(own))(
-            name, own.patterns[SPARSITY], **{**OPTIONS.get(name, {}), **options}
+        self.recipe: Recipe = make(
+            name, RECIPES[name].patterns[SPARSITY], **{**OPTIONS.get(name, {}), **options}
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
@@ -94,10 +93,6 @@ class Course:
         self.recipe.load_state_dict(state["recipe"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-
-
-def _of(own: Entry) -> Callable[..., Recipe]:
-    return lambda name, pattern, **options: own(pattern, **options)
 
 
 def bits(value: Any) -> Any:

@@ -311,7 +311,7 @@ def test_an_attached_model_can_be_copied_and_pickled():
         (lambda: Static("2:4", distribution="erk"), PatternError, "same everywhere"),
         (lambda: Static(seed=-1), RecipeError, "at least 0"),
         (lambda: SET("90%", fraction=1.5), RecipeError, "share in"),
-        (lambda: SET("90%", until=True), RecipeError, "share in"),
+        (lambda: SET("90%", until=True), DTypeError, "a number"),
         (lambda: SET("90%", every=0), RecipeError, "at least 1"),
         (lambda: SET("90%", every=2.5), DTypeError, "integer"),
         (lambda: RigL("2:4:g2"), PatternError, "'2:4' or '50%'"),

@@ -115,6 +115,7 @@ def test_in_the_end_no_more_is_kept_than_the_pattern_allows(name: str) -> None:
     parts = list(parts_of(model).values())
     kept = sum(int((p.weight.values != 0).sum()) for p in parts)  # type: ignore[union-attr]
     entries = sum(p.in_features * p.out_features for p in parts)
+    assert sum(p.weight.nnz for p in parts) <= round(entries * 0.25) + len(parts)  # type: ignore[union-attr]
     assert 0 < kept <= round(entries * 0.25) + len(parts)
     if name in ("slope", "ste", "srste", "static", "set", "rigl", "gmp", "top-l0"):
         assert kept >= 0.9 * entries * 0.25

@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from gossamer.errors import DTypeError
 
-_WORDS = {float: "a number", int: "a whole number", str: "a text", type(None): "None"}
+_WORDS = {float: "a number", int: "an integer", str: "a text", type(None): "None"}
 
 
 def check_fields(recipe: Any) -> None:
