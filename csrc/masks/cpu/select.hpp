@@ -187,12 +187,18 @@ struct Scores {
   std::int64_t panel_stride;
 };
 
-template <int M, class T>
+// With `full` the sizes are known: most units are full, and loops of known length need no tails.
+template <int M, bool full, class T>
 GOSSAMER_INLINE void select_known(const Scores<T>& scores, const SelectUnit& u,
-                                  const std::uint8_t* base, Bits<T>* lanes) noexcept {
+                                  Bits<T>* __restrict lanes) noexcept {
   constexpr std::int64_t stride = select_keys / M;
-  const std::int64_t groups = u.width / M, all = u.panels * groups;
-  for (std::int64_t p = 0; p < u.panels; ++p) {
+  const std::int64_t panels = full ? SelectUnit::max_panels : u.panels;
+  const std::int64_t groups = full ? select_columns / M : u.width / M, all = panels * groups;
+  alignas(64) std::uint8_t base[stride];
+  for (std::int64_t p = 0; p < panels; ++p) {
+    for (std::int64_t g = 0; g < groups; ++g) {
+      base[p * groups + g] = static_cast<std::uint8_t>(g * M);
+    }
     deal<M>(scores.data + p * scores.panel_stride, groups, stride, lanes + p * groups);
   }
   T* values = static_cast<T*>(u.values);
@@ -209,29 +215,37 @@ GOSSAMER_INLINE void select_known(const Scores<T>& scores, const SelectUnit& u,
   }
 }
 
+template <int M, class T>
+GOSSAMER_INLINE void select_known(const Scores<T>& scores, const SelectUnit& u,
+                                  Bits<T>* lanes) noexcept {
+  if (u.panels == SelectUnit::max_panels && u.width == select_columns) {
+    select_known<M, true>(scores, u, lanes);
+  } else {
+    select_known<M, false>(scores, u, lanes);
+  }
+}
+
 // Returns whether the values are packed as well.
 template <class T>
 bool select_scores(const Scores<T>& scores, const SelectUnit& u) noexcept {
   alignas(64) Bits<T> lanes[lane_keys];
-  alignas(64) std::uint8_t base[select_keys];
+  if (u.n <= 2 && (u.m == 4 || u.m == 8 || u.m == 16)) {
+    if (u.m == 4) {
+      select_known<4>(scores, u, lanes);
+    } else if (u.m == 8) {
+      select_known<8>(scores, u, lanes);
+    } else {
+      select_known<16>(scores, u, lanes);
+    }
+    return u.vector == 1;
+  }
   const std::int64_t groups = u.width / u.m, all = u.panels * groups;
+  const std::int64_t stride = round_up(all, lane_step);
+  alignas(64) std::uint8_t base[select_keys];
   for (std::int64_t p = 0; p < u.panels; ++p) {
     for (std::int64_t g = 0; g < groups; ++g) {
       base[p * groups + g] = static_cast<std::uint8_t>(g * u.m);
     }
-  }
-  if (u.n <= 2 && (u.m == 4 || u.m == 8 || u.m == 16)) {
-    if (u.m == 4) {
-      select_known<4>(scores, u, base, lanes);
-    } else if (u.m == 8) {
-      select_known<8>(scores, u, base, lanes);
-    } else {
-      select_known<16>(scores, u, base, lanes);
-    }
-    return u.vector == 1;
-  }
-  const std::int64_t stride = round_up(all, lane_step);
-  for (std::int64_t p = 0; p < u.panels; ++p) {
     deal(scores.data + p * scores.panel_stride, groups, u.m, stride, lanes + p * groups);
   }
   for (std::int64_t j = 0; j < u.m; ++j) {
