@@ -191,6 +191,9 @@ def test_ties_keep_the_lower_column() -> None:
     panel = torch.tensor([[1.0, 2.0, 3.0, 0.0]]).expand(4, 4).clone()
     panel[:2, 3], panel[2:, 3] = -5.0, 1.0
     assert select_nm(panel, "1:4:v4")[1].indices.tolist() == [2]
+    # In float64 this sum is larger; in float32 it would tie.
+    panel = torch.tensor([[1.0, 1.0], [0.0, 2.0**-30]]).repeat(2, 1)
+    assert select_nm(panel, "1:2:v4")[1].indices.tolist() == [1]
 
 
 def test_out_is_reused() -> None:
