@@ -123,7 +123,8 @@ class KeepsTranspose(nn.Module):
         for name, tensor in fresh.items():
             mine = getattr(self, name)
             # A backward pass may wait on the chosen entries of a double-pruned transpose.
-            if mine is None or mine.shape != tensor.shape or self.backward == "double_pruned":
+            fits = mine is not None and not mine.is_meta and mine.shape == tensor.shape
+            if not fits or self.backward == "double_pruned":
                 setattr(self, name, tensor)
             else:
                 mine.copy_(tensor)

@@ -38,7 +38,7 @@ def hypersparse_gradient(weight: Tensor, kept: int) -> Tensor:
 
     Example:
         >>> hypersparse_gradient(torch.tensor([0.1, -0.1, 3.0]), kept=1).round(decimals=2)
-        tensor([ 1.0000, -1.0000,  0.0000])
+        tensor([ 6.5200, -6.5200,  0.0000])
     """
     size = weight.detach().abs()
     flat = size.flatten()

@@ -26,10 +26,9 @@ def top_masks(weights: Sequence[Tensor], pattern: Unstructured | Block) -> list[
         A bool mask for each; ties go to the earlier weight, then to the lower index.
 
     Example:
-        >>> masks = top_masks([torch.tensor([[1.0, 9.0]]), torch.tensor([[5.0, 7.0]])],
-        ...                   Unstructured(0.25))
-        >>> [mask.tolist() for mask in masks]
-        [[[False, True]], [[True, True]]]
+        >>> weights = [torch.tensor([[1.0, 9.0, 2.0, 3.0]]), torch.tensor([[5.0, 7.0, 6.0, 8.0]])]
+        >>> [int(mask.sum()) for mask in top_masks(weights, Unstructured(0.25))]
+        [2, 4]
     """
     high, wide = (pattern.rows, pattern.cols) if isinstance(pattern, Block) else (pattern.vector, 1)
     scores = [
