@@ -16,6 +16,8 @@ constexpr std::int64_t chunk = 1 << 16;
 constexpr std::int64_t serial = 1 << 15;
 // Entries of the longest task of a selection.
 constexpr std::int64_t most_entries = 1 << 19;
+// Bytes of values that no cache keeps for the product that follows.
+constexpr std::int64_t past_caches = 1 << 25;
 
 // Calls body(block, first panel, panels) for every block and run of panels. A task keeps to one run
 // of panels and goes along their rows, as they lie in memory.
@@ -58,16 +60,16 @@ void select_nm(const Panels& w, DType dtype, const Matrix& weight, void* values,
   const auto rows_at = [&](std::int64_t row, std::int64_t block) noexcept {
     return at(weight.data, row * weight.row_stride + block * w.block_cols, dtype);
   };
+  const bool stream = w.nnz() * static_cast<std::int64_t>(itemsize(dtype)) >= past_caches;
   const auto select = [&](std::int64_t block, std::int64_t panel, std::int64_t count) noexcept {
     const std::int64_t first = w.entries(block, panel).begin;
     kernel({rows_at(panel * w.vector, block), weight.row_stride, w.vector, count,
-            w.block_width(block), w.n, w.m, at(values, first * w.vector, dtype), indices + first});
+            w.block_width(block), w.n, w.m, at(values, first * w.vector, dtype), indices + first,
+            stream});
   };
-  // A run of panels is taken block by block, so that what it writes lies in long pieces. Meanwhile
-  // the rows of the next run are fetched in the order in which they lie: the processor itself does
-  // not foresee a walk that jumps from row to row.
+  // A run of panels is taken block by block, so that what it writes lies in long pieces.
   constexpr std::int64_t high = SelectUnit::max_panels;
-  const std::int64_t run = w.vector == 1 ? 2 * high : high;
+  const std::int64_t run = w.vector == 1 ? 4 * high : 2 * high;
   const std::int64_t blocks = w.blocks(), panels = w.panels();
   const int workers = w.rows * w.cols < serial ? 1 : max_threads();
   const std::int64_t budget = std::min(most_entries, w.rows * w.cols / (4 * workers));
@@ -80,24 +82,14 @@ void select_nm(const Panels& w, DType dtype, const Matrix& weight, void* values,
     const std::int64_t left = task % cuts * wide, right = std::min(blocks, left + wide);
     for (std::int64_t start = top; start < bottom; start += run) {
       const std::int64_t end = std::min(bottom, start + run);
-      std::int64_t row = end * w.vector, block = left;
-      const std::int64_t last_row = std::min(bottom, end + run) * w.vector;
       for (std::int64_t k = left; k < right; ++k) {
         for (std::int64_t panel = start; panel < end; panel += high) {
-          const std::int64_t count = std::min(high, end - panel);
-          for (std::int64_t i = 0; i < count * w.vector && row < last_row; ++i) {
-            // Not in a function of its own: GCC takes one that only fetches for one without effect,
-            // and drops the call.
-            const auto* from = static_cast<const std::byte*>(rows_at(row, block));
-            const std::int64_t bytes =
-                w.block_width(block) * static_cast<std::int64_t>(itemsize(dtype));
-            for (std::int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(from + b, 0, 2);
-            if (++block == right) block = left, ++row;
-          }
-          select(k, panel, count);
+          select(k, panel, std::min(high, end - panel));
         }
       }
     }
+    // Streamed stores are ordered by nothing less.
+    if (stream) std::atomic_thread_fence(std::memory_order_seq_cst);
   });
 }
 
@@ -106,16 +98,17 @@ void add_pruned(const Panels& w, DType dtype, const Matrix& out, const Matrix& s
   const AddPrunedKernel run = masks_table().select.add_pruned[static_cast<int>(dtype)];
   const std::int64_t total = w.total_entries();
   over_units(w, [&](std::int64_t block, std::int64_t panel, std::int64_t panels) noexcept {
-    for (std::int64_t p = panel; p < panel + panels; ++p) {
-      alignas(64) std::uint8_t kept[Panels::max_block_cols] = {};
-      const auto [begin, count] = safe_entries(w, total, block, p);
-      for (std::int64_t e = begin; e < begin + count; ++e) kept[w.indices[e]] = 1;
-      for (std::int64_t row = p * w.vector; row < (p + 1) * w.vector; ++row) {
-        const std::int64_t col = block * w.block_cols;
-        run(at(out.data, row * out.row_stride + col, dtype),
-            at(source.data, row * source.row_stride + col, dtype), alpha, kept,
-            w.block_width(block));
-      }
+    // All panels first: bytes that were just written cannot be read as vectors at once.
+    alignas(64) std::uint8_t kept[SelectUnit::max_panels][Panels::max_block_cols] = {};
+    for (std::int64_t p = 0; p < panels; ++p) {
+      const auto [begin, count] = safe_entries(w, total, block, panel + p);
+      for (std::int64_t e = begin; e < begin + count; ++e) kept[p][w.indices[e]] = 1;
+    }
+    for (std::int64_t row = 0; row < panels * w.vector; ++row) {
+      const std::int64_t col = block * w.block_cols;
+      run(at(out.data, (panel * w.vector + row) * out.row_stride + col, dtype),
+          at(source.data, (panel * w.vector + row) * source.row_stride + col, dtype), alpha,
+          kept[row / w.vector], w.block_width(block));
     }
   });
 }

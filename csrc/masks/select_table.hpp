@@ -19,6 +19,7 @@ struct SelectUnit {
   std::int64_t m = 0;
   void* values = nullptr;           // [panels * width / m * n * vector]
   std::uint8_t* indices = nullptr;  // [panels * width / m * n]
+  bool stream = false;              // may be written past the caches: a fence must follow
 };
 
 using SelectKernel = void (*)(const SelectUnit& unit) noexcept;

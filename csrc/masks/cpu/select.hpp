@@ -7,6 +7,10 @@
 
 #include "masks/select_table.hpp"
 
+#if defined(GOSSAMER_ISA_AVX512)
+#include "masks/cpu/select_avx512.hpp"
+#endif
+
 namespace gossamer {
 namespace {
 
@@ -297,6 +301,18 @@ void select_panels(const SelectUnit& u) noexcept {
 
 template <class T>
 void select_unit(const SelectUnit& u) noexcept {
+#if defined(GOSSAMER_ISA_AVX512)
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (select_masked(u)) return;
+  }
+#endif
+  // The next block of these rows: the processor itself does not foresee a walk from row to row.
+  for (std::int64_t r = 0; r < u.panels * u.vector; ++r) {
+    const T* next = static_cast<const T*>(u.rows) + r * u.row_stride + u.width;
+    for (std::int64_t c = 0; c < u.width; c += 64 / static_cast<std::int64_t>(sizeof(T))) {
+      __builtin_prefetch(next + c, 0, 2);
+    }
+  }
   if (u.vector == 1) {
     select_panels<1, T>(u);
   } else if (u.vector == 4) {
@@ -306,6 +322,7 @@ void select_unit(const SelectUnit& u) noexcept {
   }
 }
 
+#if !defined(GOSSAMER_ISA_AVX512)
 // float32 is summed in float64, where the product is exact: fused or not gives the same bits.
 void add_pruned_f32(void* out, const void* source, double alpha, const std::uint8_t* kept,
                     std::int64_t count) noexcept {
@@ -319,6 +336,7 @@ void add_pruned_f32(void* out, const void* source, double alpha, const std::uint
     y[i] = kept[i] != 0 ? old : sum;
   }
 }
+#endif
 
 void add_pruned_f64(void* out, const void* source, double alpha, const std::uint8_t* kept,
                     std::int64_t count) noexcept {
