@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from gossamer import kernels
+from gossamer import backend
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # no window: the machine may have no screen
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -24,9 +24,9 @@ settings.load_profile("gossamer")
 
 @pytest.fixture(autouse=True)
 def _same_start() -> Iterator[None]:
-    threads, dtype, isa = torch.get_num_threads(), torch.get_default_dtype(), kernels.isa()
+    threads, dtype, isa = torch.get_num_threads(), torch.get_default_dtype(), backend.isa()
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)
-    kernels.use_isa(isa)
+    backend.use_isa(isa)

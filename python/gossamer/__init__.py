@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gossamer import (
+        backend,
         codes,
-        kernels,
+        masks,
         nn,
         ops,
         optim,
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
         pruning,
         recipes,
         schedules,
-        sparsifiers,
     )
+    from gossamer.backend import info, isa, isas, use_isa
     from gossamer.errors import (
+        ArgumentError,
         CheckpointError,
         DataError,
         DeviceError,
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
         ShapeError,
         StructureError,
     )
-    from gossamer.kernels import info, isa, isas, use_isa
     from gossamer.nn import SparseLinear, densify, sparsify
     from gossamer.nn.summary import summary
     from gossamer.ops import sddmm, spmm, spmm_t
@@ -49,8 +50,10 @@ __version__ = version("gossamer")
 
 # Where each name lives. A module's own name stands for the module.
 _HOMES = {
+    "backend": ("backend", "info", "isa", "isas", "use_isa"),
     "codes": ("codes",),
     "errors": (
+        "ArgumentError",
         "CheckpointError",
         "DTypeError",
         "DataError",
@@ -58,11 +61,9 @@ _HOMES = {
         "GossamerError",
         "PatternError",
         "RecipeError",
-        "RecipeError",
         "ShapeError",
         "StructureError",
     ),
-    "kernels": ("kernels", "info", "isa", "isas", "use_isa"),
     "nn": ("nn", "SparseLinear", "densify", "sparsify", "summary"),
     "ops": ("ops", "sddmm", "spmm", "spmm_t"),
     "optim": ("optim",),
@@ -80,13 +81,14 @@ _HOMES = {
     "pruning": ("pruning", "net_trim", "optimal_prune", "shrink"),
     "recipes": ("recipes",),
     "schedules": ("schedules",),
-    "sparsifiers": ("sparsifiers",),
+    "masks": ("masks",),
     "weight": ("SparseWeight",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "NM",
+    "ArgumentError",
     "Block",
     "CheckpointError",
     "DTypeError",
@@ -102,12 +104,13 @@ __all__ = [
     "SparseWeight",
     "StructureError",
     "Unstructured",
+    "backend",
     "codes",
     "densify",
     "info",
     "isa",
     "isas",
-    "kernels",
+    "masks",
     "net_trim",
     "nn",
     "ops",
@@ -122,7 +125,6 @@ __all__ = [
     "schedules",
     "sddmm",
     "shrink",
-    "sparsifiers",
     "sparsify",
     "spmm",
     "spmm_t",

@@ -1,4 +1,4 @@
-"""Types of the compiled module; `gossamer.kernels` is the way to it."""
+"""Types of the compiled module; `gossamer.backend` is the way to it."""
 
 from typing import Any
 

@@ -38,7 +38,7 @@ def main() -> None:
 @app.command()
 def info() -> None:
     """Print the version, the instruction sets, the threads and which kernel serves what."""
-    from gossamer.kernels import info as kernel_info
+    from gossamer.backend import info as kernel_info
 
     facts = kernel_info()
     serving = facts.pop("serving")

@@ -6,6 +6,7 @@ without importing this module.
 """
 
 __all__ = [
+    "ArgumentError",
     "CheckpointError",
     "DTypeError",
     "DataError",
@@ -26,8 +27,12 @@ class PatternError(GossamerError, ValueError):
     """A bad pattern or text of one, a shape that does not fit it, or no way to pick its mask."""
 
 
-class ShapeError(GossamerError, ValueError):
-    """Wrong sizes or a wrong number of dimensions."""
+class ArgumentError(GossamerError, ValueError):
+    """An argument whose value is out of range or not allowed."""
+
+
+class ShapeError(ArgumentError):
+    """Sizes or a number of dimensions that do not fit."""
 
 
 class DTypeError(GossamerError, TypeError):

@@ -3,7 +3,7 @@
 A weight is `[rows, cols]` = `[out_features, in_features]`. `NM` keeps n of every m consecutive
 columns, `GroupedNM` does so with every choice of columns equally often, `Unstructured` and `Block`
 keep the best entries or tiles of the whole weight. With `vector` = V, V consecutive rows share
-their columns. Which entries are kept is not decided here: see `gossamer.sparsifiers`.
+their columns. Which entries are kept is not decided here: see `gossamer.masks`.
 """
 
 import math

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gossamer.masks import magnitude_mask
 from gossamer.patterns import parse_pattern
-from gossamer.sparsifiers import magnitude_mask
 
 SEED = 0
 

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from gossamer import kernels
+from gossamer import backend
 from gossamer.bench import cases, ot_cases, prox_cases
 from gossamer.bench.bars import BOTH, FLOAT32, FORWARD, SDDMM, SPMM, SPMM_T
 from gossamer.bench.cases import GOSSAMER, NN_LINEAR, Case, Problem, Shape
@@ -285,18 +285,18 @@ def verb_runners(case: Case) -> dict[str, Fns]:
     values, structure, transposed = weight.values.detach(), weight.structure, weight.transposed
 
     def spmm() -> Tensor:
-        return torch.as_tensor(kernels.spmm(x, values, structure, bias))
+        return torch.as_tensor(backend.spmm(x, values, structure, bias))
 
     def spmm_t() -> Tensor:
-        return torch.as_tensor(kernels.spmm_t(grad_output, values, structure, transposed))
+        return torch.as_tensor(backend.spmm_t(grad_output, values, structure, transposed))
 
     def sddmm() -> Tensor:
-        return torch.as_tensor(kernels.sddmm(grad_output, x, structure))
+        return torch.as_tensor(backend.sddmm(grad_output, x, structure))
 
     who = f"{GOSSAMER}, {case.pattern}:"
     check_close(f"{who} spmm", spmm(), expected.output)
     check_close(f"{who} spmm_t", spmm_t(), expected.grad_input)
-    grad_weight = torch.as_tensor(kernels.scatter(sddmm(), structure))
+    grad_weight = torch.as_tensor(backend.scatter(sddmm(), structure))
     check_close(f"{who} sddmm", grad_weight, expected.grad_weight)
     return {
         SPMM: {

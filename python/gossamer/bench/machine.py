@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gossamer import kernels
+from gossamer import backend
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
@@ -30,8 +30,8 @@ def facts(rivals: Iterable[str] = ("sparseprop",)) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": available_cores(),
         "caches": caches(),
-        "isa": kernels.isa(),
-        "isas": kernels.isas(),
+        "isa": backend.isa(),
+        "isas": backend.isas(),
         "torch_capability": torch.backends.cpu.get_cpu_capability(),
         "mkl": mkl_target(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -73,7 +73,7 @@ def caches() -> dict[str, str]:
 
 def versions(rivals: Iterable[str]) -> dict[str, str]:
     """Versions of what takes part; a package that is not installed is left out."""
-    found = {"python": platform.python_version(), "gossamer": str(kernels.info()["version"])}
+    found = {"python": platform.python_version(), "gossamer": str(backend.info()["version"])}
     for name in ("torch", "numpy", *rivals):
         try:
             found[name] = version(name)

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from gossamer import kernels
+from gossamer import backend
 from gossamer.bench import machine, tiles_bench
 from gossamer.bench.rivals import WrongResultError
-from gossamer.sparsifiers import magnitude_mask
-from gossamer.sparsifiers.select import add_pruned_, select_nm
+from gossamer.masks import magnitude_mask
+from gossamer.masks.n_of_m import add_pruned_, select_nm
 from gossamer.timing import interleaved, threads
 
 __all__ = ["as_markdown", "main", "rows"]
@@ -83,7 +83,7 @@ def rows(quick: bool, rounds: int = 31) -> list[dict[str, Any]]:
 def _verify(weight: torch.Tensor, text: str) -> None:
     values, structure = select_nm(weight, text)
     mask = magnitude_mask(weight, text)
-    if not torch.equal(kernels.scatter(values, structure), weight * mask):
+    if not torch.equal(backend.scatter(values, structure), weight * mask):
         raise WrongResultError(f"select_nm {text}: not the entries of magnitude_mask")
 
 

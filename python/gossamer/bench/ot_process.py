@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
-from gossamer import kernels
+from gossamer import backend
 from gossamer.bench import ot_rivals, ot_worker
 from gossamer.bench.machine import available_cores
 
@@ -139,4 +139,4 @@ def environment(threads: int) -> dict[str, str]:
     own = dict.fromkeys(limits, str(min(threads, available_cores())))
     if threads == 1:
         own["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
-    return os.environ | own | {"GOSSAMER_ISA": kernels.isa()}
+    return os.environ | own | {"GOSSAMER_ISA": backend.isa()}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gossamer import timing
 from gossamer.errors import GossamerError
 from gossamer.nn import SparseLinear
-from gossamer.nn.master import MasterLinear
+from gossamer.nn.layers.masked import MaskedLinear
 from gossamer.recipes.registry import entry
 from gossamer.train.data import Corpus, Windows, load_corpus, spread
 from gossamer.train.loop import DENSE, Run, TrainConfig
@@ -194,7 +194,7 @@ def masks(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     found = {}
     for name, layer in layers.items():
         for inner, module in layer.named_modules():
-            if isinstance(module, MasterLinear):
+            if isinstance(module, MaskedLinear):
                 found[f"{name}.{inner}"] = module.mask().flatten()
             elif isinstance(module, SparseLinear):
                 found[f"{name}.{inner}"] = module.weight.mask().flatten()
@@ -220,7 +220,7 @@ def final_density(model: nn.Module, plan: Plan) -> float:
     for module in model.modules():
         if isinstance(module, SparseLinear):
             nonzero += int((module.weight.values != 0).sum())
-        elif isinstance(module, MasterLinear):
+        elif isinstance(module, MaskedLinear):
             nonzero += int((module.used_weight() != 0).sum())
         elif isinstance(module, nn.Linear):
             nonzero += int((module.weight != 0).sum())

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gossamer import kernels
+from gossamer import backend
 from gossamer.bench.cases import (
     GOSSAMER,
     MASKED_DENSE,
@@ -172,7 +172,7 @@ def gossamer(problem: Problem) -> Candidate:
         GOSSAMER,
         layer,
         tuple(layer.parameters()),
-        lambda: _dense(kernels.scatter(_grad(weight.values), weight.structure)),
+        lambda: _dense(backend.scatter(_grad(weight.values), weight.structure)),
         lambda: bias.grad,
     )
 

@@ -13,7 +13,7 @@ import threadpoolctl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from gossamer import kernels, timing
+from gossamer import backend, timing
 from gossamer.bench import (
     compare,
     machine,
@@ -119,9 +119,9 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
             f"--threads {max(threads)} was given on a machine with {cores} cores; more threads "
             f"than cores measure the scheduler: choose at most {cores}"
         )
-    before = kernels.isa()
+    before = backend.isa()
     if options.isa:
-        kernels.use_isa(options.isa)
+        backend.use_isa(options.isa)
     status = 0
     try:
         for part in PARTS:
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
                 status = max(status, found)
     finally:
         if options.isa:
-            kernels.use_isa(before)
+            backend.use_isa(before)
     return status
 
 

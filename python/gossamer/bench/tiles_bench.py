@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gossamer.bench.rivals import WrongResultError
-from gossamer.sparsifiers import TileMethod, is_transposable, transposable_mask
+from gossamer.masks import TileMethod, is_transposable, transposable_mask
 from gossamer.timing import interleaved, threads
 
 __all__ = ["rows"]

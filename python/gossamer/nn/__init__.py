@@ -1,16 +1,16 @@
 """Layers, and the surgery that puts them into a model and takes them out again."""
 
-from gossamer.nn.adapters import AdaptedLinear, LowRankAdapter
-from gossamer.nn.linear import SparseLinear
-from gossamer.nn.master import MasterLinear
-from gossamer.nn.router import Routing, SinkhornRouter, TopKRouter
+from gossamer.nn.layers.adapted import AdaptedLinear, LowRankAdapter
+from gossamer.nn.layers.linear import SparseLinear
+from gossamer.nn.layers.masked import MaskedLinear
+from gossamer.nn.routing import Routing, SinkhornRouter, TopKRouter
 from gossamer.nn.summary import Summary, summary
 from gossamer.nn.surgery import densify, sparsify
 
 __all__ = [
     "AdaptedLinear",
     "LowRankAdapter",
-    "MasterLinear",
+    "MaskedLinear",
     "Routing",
     "SinkhornRouter",
     "SparseLinear",

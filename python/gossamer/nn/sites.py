@@ -10,9 +10,9 @@ from typing import TypeAlias
 from torch import nn
 
 from gossamer.errors import PatternError
-from gossamer.nn.linear import dense_weight, is_conv1d
+from gossamer.masks import Distribution, allocate
+from gossamer.nn.layers.linear import dense_weight, is_conv1d
 from gossamer.patterns import NM, GroupedNM, Pattern, parse_pattern
-from gossamer.sparsifiers import Distribution, allocate
 from gossamer.weight import check_dense
 
 Globs: TypeAlias = str | Sequence[str]

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from gossamer.nn.linear import SparseLinear
+from gossamer.nn.layers.linear import SparseLinear
 from gossamer.weight import SparseWeight
 
 

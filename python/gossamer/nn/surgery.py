@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import GossamerError, PatternError
-from gossamer.nn.adapters import AdaptedLinear
-from gossamer.nn.contest import dense_wins
-from gossamer.nn.linear import SparseLinear, dense_weight, linear_of_parts
-from gossamer.nn.master import MasterLinear
+from gossamer.masks import Distribution, random_mask
+from gossamer.nn.layers.adapted import AdaptedLinear
+from gossamer.nn.layers.linear import SparseLinear, dense_weight, linear_of_parts
+from gossamer.nn.layers.masked import MaskedLinear
 from gossamer.nn.sites import (
     Globs,
     Site,
@@ -29,8 +29,8 @@ from gossamer.nn.sites import (
     find_sites,
     tied_groups,
 )
+from gossamer.nn.timing_check import dense_wins
 from gossamer.patterns import Pattern, parse_pattern
-from gossamer.sparsifiers import Distribution, random_mask
 from gossamer.weight import SparseWeight, Transpose
 
 Score: TypeAlias = str | Callable[[str, Tensor], Tensor] | Mapping[str, Tensor]
@@ -78,7 +78,7 @@ def sparsify(
         overrides: pattern of the modules that a glob matches, None to leave them dense; the
             first that matches counts. Stronger than `include`, weaker than `exclude`.
         distribution: how layers share the sparsity, "uniform" or "erk", see
-            `gossamer.sparsifiers.allocate`. Overridden layers take no part. Not for N:M.
+            `gossamer.masks.allocate`. Overridden layers take no part. Not for N:M.
         score: which entries are kept: "magnitude", "random" (from torch's generator), a function
             of (name, weight [out, in]) that returns scores, or scores by name.
         transpose: "packed" or "none", see `gossamer.weight.SparseWeight`.
@@ -278,7 +278,7 @@ def _leave_fast_paths(model: nn.Module) -> None:
     In inference they hand raw weights to one fused dense kernel, and ask these attributes first.
     """
     for module in model.modules():
-        if any(isinstance(child, SparseLinear | MasterLinear) for child in module.modules()):
+        if any(isinstance(child, SparseLinear | MaskedLinear) for child in module.modules()):
             if isinstance(module, nn.TransformerEncoderLayer):
                 module.activation_relu_or_gelu = 0
             elif isinstance(module, nn.TransformerEncoder):

@@ -1,5 +1,6 @@
-"""The three verbs on torch tensors and NumPy arrays, differentiable any number of times."""
+"""The three verbs and the gradient sampler, differentiable, on torch tensors and NumPy arrays."""
 
+from gossamer.ops.gradient_sampling import MvueMethod, mvue, mvue_product
 from gossamer.ops.verbs import sddmm, spmm, spmm_t
 
-__all__ = ["sddmm", "spmm", "spmm_t"]
+__all__ = ["MvueMethod", "mvue", "mvue_product", "sddmm", "spmm", "spmm_t"]

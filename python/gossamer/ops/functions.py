@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from gossamer import kernels
+from gossamer import backend
+from gossamer.backend import Structure, Transposed
 from gossamer.errors import DTypeError, GossamerError
-from gossamer.kernels import Structure, Transposed
 
 # Private, but what torch.autograd.Function.apply itself asks on every call.
 transforming = torch._C._are_functorch_transforms_active
@@ -70,7 +70,7 @@ def sddmm(g: Tensor, x: Tensor, structure: Structure, transposed: Transposed | N
 def run_spmm(x: Tensor, values: Tensor, bias: Tensor | None, structure: Structure) -> Tensor:
     """Y = X W^T + b of x [..., cols]."""
     b = None if bias is None else bias.contiguous()
-    y: Tensor = kernels.spmm(flatten(x), values.contiguous(), structure, b)
+    y: Tensor = backend.spmm(flatten(x), values.contiguous(), structure, b)
     return unflatten(y, x)
 
 
@@ -78,13 +78,13 @@ def run_spmm_t(
     g: Tensor, values: Tensor, structure: Structure, transposed: Transposed | None
 ) -> Tensor:
     """G W of g [..., rows]."""
-    y: Tensor = kernels.spmm_t(flatten(g), values.contiguous(), structure, transposed)
+    y: Tensor = backend.spmm_t(flatten(g), values.contiguous(), structure, transposed)
     return unflatten(y, g)
 
 
 def run_sddmm(g: Tensor, x: Tensor, structure: Structure) -> Tensor:
     """G^T X at the kept entries."""
-    grad: Tensor = kernels.sddmm(flatten(g), flatten(x), structure)
+    grad: Tensor = backend.sddmm(flatten(g), flatten(x), structure)
     return grad
 
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gossamer.backend import Layout, Structure, Transposed
 from gossamer.errors import DTypeError
-from gossamer.kernels import Layout, Structure, Transposed
 from gossamer.ops.functions import (
     autocast,
     flatten,

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gossamer.backend import Transposed
 from gossamer.errors import DeviceError, DTypeError, ShapeError
-from gossamer.kernels import Transposed
 from gossamer.ops import functions, library
 from gossamer.weight import SparseWeight
 

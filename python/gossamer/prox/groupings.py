@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer import kernels
+from gossamer import backend
 from gossamer.errors import DTypeError, GossamerError, ShapeError, StructureError
 from gossamer.prox.groups import Groups, group_norms, partition
 
@@ -187,7 +187,7 @@ def on_weight(
     Raises:
         ShapeError: The grouping does not fit a matrix of that shape.
     """
-    where = kernels.coordinates(weight.structure)
+    where = backend.coordinates(weight.structure)
     if grouping == "element":
         return "element", where
     if grouping == "layer":

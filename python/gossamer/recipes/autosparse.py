@@ -17,18 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from gossamer import kernels
+from gossamer import backend
+from gossamer.backend import Structure
 from gossamer.errors import RecipeError, ShapeError
-from gossamer.kernels import Structure
-from gossamer.nn import MasterLinear
+from gossamer.masks import mask_from_score
+from gossamer.nn import MaskedLinear
 from gossamer.ops import functions
 from gossamer.patterns import Pattern, Unstructured
 from gossamer.recipes.prune_late import check_share, zero_outside
 from gossamer.recipes.recipe import Recipe
-from gossamer.sparsifiers import mask_from_score
 
 
-class ThresholdLinear(MasterLinear):
+class ThresholdLinear(MaskedLinear):
     """A linear layer whose weight is soft-thresholded by what each output channel learns.
 
     Args:
@@ -77,11 +77,11 @@ class ThresholdLinear(MasterLinear):
         """The thresholded values [nnz], and where they stand; once projected, those of the mask."""
         weight = self.weight.detach()
         if self.projected:
-            return kernels.gather(weight, self.structure), self.structure
+            return backend.gather(weight, self.structure), self.structure
         margin = self.margin()
-        structure = kernels.encode(margin > 0, 1)
+        structure = backend.encode(margin > 0, 1)
         self._hold(structure, Unstructured(1.0 - structure.nnz / max(weight.numel(), 1)))
-        return kernels.gather(weight.sign() * margin, structure), structure
+        return backend.gather(weight.sign() * margin, structure), structure
 
     def margin(self) -> Tensor:
         """By how much each weight exceeds its threshold; below 0 where it is pruned."""
@@ -156,8 +156,8 @@ class _Thresholded(Function):
                 alive = weight.abs() > threshold.sigmoid()
                 dweight.mul_(torch.where(alive, 1.0, ctx.alpha))
             else:
-                at_kept = kernels.sddmm(flat, rows, structure)
-                dweight = kernels.scatter(at_kept, structure).to(weight.dtype)
+                at_kept = backend.sddmm(flat, rows, structure)
+                dweight = backend.scatter(at_kept, structure).to(weight.dtype)
             dthreshold = torch.zeros_like(threshold)
             if not ctx.projected:
                 s = threshold.sigmoid()

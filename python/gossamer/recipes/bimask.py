@@ -17,19 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer import kernels
+from gossamer import backend
+from gossamer.backend import Structure
 from gossamer.errors import RecipeError
-from gossamer.kernels import Structure
-from gossamer.nn import MasterLinear
+from gossamer.masks import add_pruned_, double_prune, select_nm
+from gossamer.nn import MaskedLinear
 from gossamer.ops import functions
 from gossamer.patterns import NM, Pattern, as_integer
 from gossamer.recipes.recipe import Recipe
 from gossamer.recipes.sampled import plain_groups
-from gossamer.sparsifiers import add_pruned_, double_prune, select_nm
 
 
-class BiMaskLinear(MasterLinear):
-    """A `MasterLinear` whose input gradient uses a weight pruned down its columns as well.
+class BiMaskLinear(MaskedLinear):
+    """A `MaskedLinear` whose input gradient uses a weight pruned down its columns as well.
 
     Attributes:
         order: int64 [out_features], the permutation of rows in which the backward mask is chosen;
@@ -45,7 +45,7 @@ class BiMaskLinear(MasterLinear):
     def input_gradient(self, g: Tensor, values: Tensor, structure: Structure) -> Tensor:
         """DX [..., in_features] of dY [..., out_features]."""
         pattern = plain_groups(self.pattern, "BiMask")
-        permuted = kernels.scatter(values, structure)[self.order]
+        permuted = backend.scatter(values, structure)[self.order]
         kept, turned = select_nm(permuted, pattern)
         transposed = double_prune(kept, turned, pattern.n, pattern.m)
         return functions.run_spmm_t(g[..., self.order], kept, turned, transposed)
@@ -56,7 +56,7 @@ class BiMaskLinear(MasterLinear):
         kept, turned = select_nm(self.used_weight()[self.order], pattern)
         transposed, _ = double_prune(kept, turned, pattern.n, pattern.m)
         mask = torch.zeros(self.weight.numel(), dtype=torch.bool)
-        mask[kernels.coordinates(transposed)] = True
+        mask[backend.coordinates(transposed)] = True
         permuted = mask.view(self.in_features, self.out_features).t()
         out = torch.empty_like(permuted)
         out[self.order] = permuted

@@ -20,18 +20,18 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from gossamer import kernels
+from gossamer import backend
+from gossamer.backend import Structure
 from gossamer.errors import RecipeError
-from gossamer.kernels import Structure
-from gossamer.nn import MasterLinear, SparseLinear
+from gossamer.masks import double_prune
+from gossamer.masks.n_of_m import mask_difference
+from gossamer.nn import MaskedLinear, SparseLinear
 from gossamer.patterns import Pattern, parse_pattern
 from gossamer.recipes.recipe import Recipe
-from gossamer.sparsifiers import double_prune
-from gossamer.sparsifiers.select import mask_difference
 
 __all__ = ["Diagnostics", "flips_between", "lost_by_double_pruning"]
 
-Part: TypeAlias = MasterLinear | SparseLinear
+Part: TypeAlias = MaskedLinear | SparseLinear
 
 
 class Diagnostics:
@@ -146,14 +146,14 @@ class Diagnostics:
         """The layers that have a structure; of a layer with adapters the sparse one inside."""
         for name, layer in self.recipe.layers.items():
             for module in layer.modules():
-                if isinstance(module, MasterLinear | SparseLinear):
+                if isinstance(module, MaskedLinear | SparseLinear):
                     yield name, module
                     break
 
     def _used(self, part: Part) -> int:
         """Entries that take part in the forward pass: all of them under a soft mask."""
         structure = _structure(part)
-        if isinstance(part, MasterLinear) and part.softness.item() > 0.0:
+        if isinstance(part, MaskedLinear) and part.softness.item() > 0.0:
             return int(structure.layout.rows * structure.layout.cols)
         return structure.nnz
 
@@ -162,7 +162,7 @@ class Diagnostics:
         # layers share a sparsity, each has its own.
         if getattr(self.recipe, "distribution", "uniform") == "uniform":
             return _density(self.recipe.pattern)
-        return _density(part.pattern if isinstance(part, MasterLinear) else part.weight.pattern)
+        return _density(part.pattern if isinstance(part, MaskedLinear) else part.weight.pattern)
 
 
 def flips_between(before: Structure, after: Structure) -> int:
@@ -170,7 +170,7 @@ def flips_between(before: Structure, after: Structure) -> int:
 
     Example:
         >>> a, b = torch.tensor([[True, False]]), torch.tensor([[False, True]])
-        >>> flips_between(kernels.encode(a, vector=1), kernels.encode(b, vector=1))
+        >>> flips_between(backend.encode(a, vector=1), backend.encode(b, vector=1))
         2
     """
     first, second = before.layout, after.layout
@@ -202,7 +202,7 @@ def _split(part: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
 
 
 def _structure(part: Part) -> Structure:
-    return part.structure if isinstance(part, MasterLinear) else part.weight.structure
+    return part.structure if isinstance(part, MaskedLinear) else part.weight.structure
 
 
 def _density(pattern: str | Pattern) -> float:
@@ -216,7 +216,7 @@ def _copy(structure: Structure) -> Structure:
 
 def _mask(structure: Structure) -> Tensor:
     mask = torch.zeros(structure.layout.rows * structure.layout.cols, dtype=torch.bool)
-    mask[kernels.coordinates(structure)] = True
+    mask[backend.coordinates(structure)] = True
     return mask
 
 
@@ -224,13 +224,13 @@ def _values(part: Part) -> Tensor:
     """The kept entries [nnz]."""
     if isinstance(part, SparseLinear):
         return part.weight.values.detach()
-    values: Tensor = kernels.gather(part.weight.detach(), part.structure)
+    values: Tensor = backend.gather(part.weight.detach(), part.structure)
     return values
 
 
 def _used_weight(part: Part) -> Tensor:
     """The dense matrix that the forward pass multiplies by."""
-    if isinstance(part, MasterLinear):
+    if isinstance(part, MaskedLinear):
         return part.used_weight()
     return part.weight.to_dense().detach()
 

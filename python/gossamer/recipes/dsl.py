@@ -17,23 +17,23 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from gossamer import kernels
-from gossamer.nn import MasterLinear
-from gossamer.nn.linear import dense_weight
+from gossamer import backend
+from gossamer.masks import random_mask
+from gossamer.nn import MaskedLinear
+from gossamer.nn.layers.linear import dense_weight
 from gossamer.patterns import NM, GroupedNM, Pattern
 from gossamer.recipes.held import held_layer, hold
 from gossamer.recipes.rigl import RigL
 from gossamer.recipes.set import SLAB
 from gossamer.recipes.slots import Best, RowScores, Slots, candidates, drop
 from gossamer.recipes.static import check_kind, check_share
-from gossamer.sparsifiers import random_mask
 
 
 @dataclass(eq=False)
 class DSL(RigL):
     """Drop the smallest kept entries of all layers, and grow those of the largest gradient.
 
-    Layers are `MasterLinear`: a dense weight that is 0 wherever it is masked, since the number of
+    Layers are `MaskedLinear`: a dense weight that is 0 wherever it is masked, since the number of
     kept entries of a layer changes. Dropped entries may grow back and then keep their value; other
     new ones start at 0. The gradient is computed as in `RigL`, a slab of rows at a time.
 
@@ -82,7 +82,7 @@ class DSL(RigL):
     def start(self) -> None:
         """Set to 0 what the first masks leave out; note how much each layer keeps in any case."""
         super().start()
-        for _, name, layer in self.of_type(MasterLinear):
+        for _, name, layer in self.of_type(MaskedLinear):
             hold(layer, layer.mask(), layer.pattern, self.optimizer)
             slots = _slots(layer)
             first = layer.nnz // (slots.high * slots.wide)
@@ -90,21 +90,21 @@ class DSL(RigL):
 
     def watched(self) -> Iterator[tuple[str, nn.Module, nn.Parameter, tuple[int, int]]]:
         """The (name, layer, parameter, shape) of each layer whose gradient is needed."""
-        for _, name, layer in self.of_type(MasterLinear):
+        for _, name, layer in self.of_type(MaskedLinear):
             yield name, layer, layer.weight, (layer.out_features, layer.in_features)
 
     def update(self, t: int, share: float) -> None:
         """Drop a share of all kept entries and grow as many, within and between layers."""
-        moving: list[tuple[MasterLinear, Slots, Tensor, RowScores]] = []
+        moving: list[tuple[MaskedLinear, Slots, Tensor, RowScores]] = []
         sizes = []
-        for index, name, layer in self.of_type(MasterLinear):
+        for index, name, layer in self.of_type(MaskedLinear):
             slots = _slots(layer)
             if not layer.weight.requires_grad:
                 continue
             if (scores := self.scores(t, index, name, slots)) is None:
                 continue
-            values = kernels.gather(layer.weight.detach(), layer.structure)
-            ids, size = slots.kept(values, kernels.coordinates(layer.structure))
+            values = backend.gather(layer.weight.detach(), layer.structure)
+            ids, size = slots.kept(values, backend.coordinates(layer.structure))
             safe = size.argsort(descending=True, stable=True)[: self.state[f"floor/{name}"]]
             sizes.append(size.index_fill(0, safe, torch.inf))
             moving.append((layer, slots, ids, scores))
@@ -113,7 +113,7 @@ class DSL(RigL):
 
     def _reallocate(
         self,
-        moving: list[tuple[MasterLinear, Slots, Tensor, RowScores]],
+        moving: list[tuple[MaskedLinear, Slots, Tensor, RowScores]],
         sizes: Tensor,
         share: float,
     ) -> None:
@@ -134,7 +134,7 @@ class DSL(RigL):
             base += slots.count
 
 
-def _slots(layer: MasterLinear) -> Slots:
+def _slots(layer: MaskedLinear) -> Slots:
     return Slots(layer.out_features, layer.in_features, layer.pattern)
 
 

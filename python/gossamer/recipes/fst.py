@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 from gossamer.errors import PatternError, RecipeError
+from gossamer.masks import add_pruned_, mask_difference
+from gossamer.masks.transposable import TileMethod, transposable_mask
 from gossamer.patterns import NM, Pattern, as_integer
 from gossamer.recipes.recipe import Recipe
 from gossamer.recipes.sampled import SampledLinear, parse_sample, plain_groups
-from gossamer.sparsifiers import add_pruned_, mask_difference
-from gossamer.sparsifiers.transposable import TileMethod, transposable_mask
 
 _METHODS = ("auto", "exact", "entropy")
 

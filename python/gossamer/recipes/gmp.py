@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from torch import nn
 
 from gossamer.errors import RecipeError
-from gossamer.nn import MasterLinear
+from gossamer.masks import magnitude_mask
+from gossamer.nn import MaskedLinear
 from gossamer.patterns import Pattern
 from gossamer.recipes.held import check_thins, held_layer, hold, target_of, thinner
 from gossamer.recipes.recipe import Recipe
 from gossamer.recipes.static import check_count, check_share, steps_between, steps_needed
 from gossamer.schedules import Cubic
-from gossamer.sparsifiers import magnitude_mask
 
 
 @dataclass(eq=False)
@@ -99,7 +99,7 @@ class GMP(Recipe):
         return int(self.begin * self.total_steps), int(self.end * self.total_steps)
 
     def _prune(self, t: int) -> None:
-        for _, _, layer in self.of_type(MasterLinear):
+        for _, _, layer in self.of_type(MaskedLinear):
             target = target_of(layer)
             pattern = thinner(target, self.sparsity(t, target.sparsity))
             hold(layer, magnitude_mask(layer.weight, pattern), pattern, self.optimizer)

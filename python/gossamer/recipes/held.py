@@ -1,6 +1,6 @@
 """Masks held over a dense weight: what recipes share whose layers change their density.
 
-The layers are `MasterLinear` with a held mask and the gradient of the kept entries. Whatever is
+The layers are `MaskedLinear` with a held mask and the gradient of the kept entries. Whatever is
 masked is exactly 0: the weight, its gradient and the optimizer's state, so that no momentum moves
 it and no optimizer step brings it back.
 """
@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from gossamer.nn import MasterLinear
+from gossamer.nn import MaskedLinear
 from gossamer.patterns import Block, GroupedNM, Pattern, Unstructured
 from gossamer.recipes.static import check_kind
 
@@ -30,14 +30,14 @@ def check_thins(pattern: str | Pattern, who: str) -> None:
     )
 
 
-def held_layer(linear: nn.Module, pattern: Pattern, target: Pattern) -> MasterLinear:
+def held_layer(linear: nn.Module, pattern: Pattern, target: Pattern) -> MaskedLinear:
     """The layer of a dense one, whose mask is of one pattern now and of another in the end."""
-    layer = MasterLinear.from_dense(linear, pattern, moving=False, gradient="kept")
+    layer = MaskedLinear.from_dense(linear, pattern, moving=False, gradient="kept")
     object.__setattr__(layer, _TARGET, target)
     return layer
 
 
-def target_of(layer: MasterLinear) -> Pattern:
+def target_of(layer: MaskedLinear) -> Pattern:
     """The pattern that a layer has in the end."""
     target: Pattern = layer.__dict__[_TARGET]
     return target
@@ -57,7 +57,7 @@ def thinner(target: Pattern, sparsity: float) -> Pattern:
 
 
 def hold(
-    layer: MasterLinear, mask: Tensor, pattern: Pattern, optimizer: torch.optim.Optimizer | None
+    layer: MaskedLinear, mask: Tensor, pattern: Pattern, optimizer: torch.optim.Optimizer | None
 ) -> None:
     """Hold a mask, and make weight, gradient and optimizer state 0 outside it.
 

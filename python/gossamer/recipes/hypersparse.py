@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gossamer.nn import MasterLinear
+from gossamer.nn import MaskedLinear
 from gossamer.recipes.prune_late import PruneLate, check_positive, check_share
 
 ALIGNMENT = math.atanh(1.0 / math.sqrt(3.0))
@@ -97,7 +97,7 @@ class HyperSparse(PruneLate):
         """Add the regulariser's gradient."""
         if self.pruned or not (factor := self.weight_at(t)):
             return
-        for _, _, layer in self.of_type(MasterLinear):
+        for _, _, layer in self.of_type(MaskedLinear):
             if layer.weight.grad is not None:
                 kept = layer.pattern.count(*layer.weight.shape)
                 layer.weight.grad.add_(hypersparse_gradient(layer.weight, kept), alpha=factor)

@@ -14,12 +14,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gossamer.nn import MasterLinear
+from gossamer.masks import magnitude_mask
+from gossamer.nn import MaskedLinear
 from gossamer.patterns import Pattern
 from gossamer.recipes.held import check_thins, held_layer, hold, target_of, thinner
 from gossamer.recipes.recipe import Recipe
 from gossamer.recipes.static import check_count, check_share
-from gossamer.sparsifiers import magnitude_mask
 
 
 @dataclass(eq=False)
@@ -101,7 +101,7 @@ class IMP(Recipe):
             self._remember()
 
     def _prune(self, finished: int) -> None:
-        for _, _, layer in self.of_type(MasterLinear):
+        for _, _, layer in self.of_type(MaskedLinear):
             target = target_of(layer)
             sparsity = 1.0 - self.density(finished, target.density)
             pattern = target if finished == self.rounds else thinner(target, sparsity)
@@ -137,6 +137,6 @@ class IMP(Recipe):
                     value.copy_(saved)
                 elif saved is not None:
                     state[name] = saved
-        for _, _, layer in self.of_type(MasterLinear):
+        for _, _, layer in self.of_type(MaskedLinear):
             # What was remembered is denser than the mask.
             hold(layer, layer.mask(), layer.pattern, self.optimizer)

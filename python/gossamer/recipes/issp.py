@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from gossamer.nn import MasterLinear
+from gossamer.masks import magnitude_mask
+from gossamer.nn import MaskedLinear
 from gossamer.recipes.prune_late import PruneLate, check_share
-from gossamer.sparsifiers import magnitude_mask
 
 
 @dataclass(eq=False)
@@ -37,7 +37,7 @@ class ISSP(PruneLate):
 
     def press(self, t: int) -> None:
         """Shrink the smallest entries of each layer."""
-        for _, _, layer in self.of_type(MasterLinear):
+        for _, _, layer in self.of_type(MaskedLinear):
             weight = layer.weight
             kept = magnitude_mask(weight, layer.pattern)
             weight.copy_(torch.where(kept, weight, weight * self.shrink))

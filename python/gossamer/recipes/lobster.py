@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gossamer.nn import MasterLinear
+from gossamer.nn import MaskedLinear
 from gossamer.recipes.prune_late import PruneLate, check_positive
 
 
@@ -64,7 +64,7 @@ class Lobster(PruneLate):
     def press(self, t: int) -> None:
         """Decay each weight by its insensitivity; the gradients of the step are still there."""
         rate = min(self.strength / self.prune_step, 1.0)
-        for _, _, layer in self.of_type(MasterLinear):
+        for _, _, layer in self.of_type(MaskedLinear):
             gradient = layer.weight.grad
             if gradient is not None and rate:
                 decay = insensitivity(gradient, self.rescaled)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gossamer.errors import RecipeError
-from gossamer.nn import MasterLinear
+from gossamer.nn import MaskedLinear
 from gossamer.recipes.phases import Phases, check_choice, check_shares
 from gossamer.recipes.recipe import Recipe
 
@@ -85,7 +85,7 @@ class MaskDecay(Recipe):
 
     def _soften(self, t: int) -> None:
         softness = self.softness_at(t, self.total_steps)
-        for _, _, layer in self.of_type(MasterLinear):
+        for _, _, layer in self.of_type(MaskedLinear):
             layer.softness.fill_(softness)
 
 

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.errors import RecipeError
-from gossamer.nn import MasterLinear, SparseLinear
+from gossamer.masks import Distribution, magnitude_mask
+from gossamer.nn import MaskedLinear, SparseLinear
 from gossamer.patterns import Pattern
 from gossamer.recipes.recipe import Recipe
-from gossamer.sparsifiers import Distribution, magnitude_mask
 
 
-class DenseLinear(MasterLinear):
+class DenseLinear(MaskedLinear):
     """A layer that computes densely (`softness` 1) until its mask is set, then under it.
 
     Afterwards the gradient is that of the kept entries alone.
@@ -88,7 +88,7 @@ class PruneLate(Recipe):
         self.press(t)
         if self.is_ready(t):
             self.state["pruned"] = True
-            for _, _, layer in self.of_type(MasterLinear):
+            for _, _, layer in self.of_type(MaskedLinear):
                 mask = magnitude_mask(layer.weight, layer.pattern)
                 layer.set_mask(mask)
                 layer.softness.zero_()

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import RecipeError
-from gossamer.nn import MasterLinear, SparseLinear
+from gossamer.masks import Distribution
+from gossamer.nn import MaskedLinear, SparseLinear
 from gossamer.nn.sites import Globs
 from gossamer.nn.surgery import replace_linears, replace_modules
 from gossamer.patterns import Pattern, as_integer, parse_pattern
 from gossamer.recipes.fields import check_fields
-from gossamer.sparsifiers import Distribution
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -54,7 +54,7 @@ class Recipe:
         >>> optimizer = torch.optim.SGD(recipe.parameters(model), lr=0.1)
         >>> recipe.attach(model, optimizer, total_steps=10)
         >>> recipe.layers
-        {'0': MasterLinear(in_features=8, out_features=4, bias=True, pattern=2:4, moving=True)}
+        {'0': MaskedLinear(in_features=8, out_features=4, bias=True, pattern=2:4, moving=True)}
     """
 
     pattern: str | Pattern = "2:4"
@@ -81,7 +81,7 @@ class Recipe:
             pattern: of this layer, whose share of a global sparsity it has.
             index: of the layer, from 0.
         """
-        return MasterLinear.from_dense(linear, pattern)
+        return MaskedLinear.from_dense(linear, pattern)
 
     def start(self) -> None:
         """Called once by `attach`, when `layers`, `optimizer` and `total_steps` are known."""
@@ -201,7 +201,7 @@ class Recipe:
         """
         self.detach()
         return replace_modules(
-            model, {m: m.to_sparse() for m in model.modules() if isinstance(m, MasterLinear)}
+            model, {m: m.to_sparse() for m in model.modules() if isinstance(m, MaskedLinear)}
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     dW = mvue(dY)^T X
 
 Of each m consecutive tokens n stay in each column of dY, divided by the probability with which
-they were chosen: right on average, and a sparse product. See `gossamer.sparsifiers.mvue`.
+they were chosen: right on average, and a sparse product. See `gossamer.ops.gradient_sampling`.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.backend import Structure
 from gossamer.errors import PatternError
-from gossamer.kernels import Structure
-from gossamer.nn import MasterLinear
+from gossamer.nn import MaskedLinear
+from gossamer.ops import mvue_product
 from gossamer.patterns import NM, Pattern, parse_pattern
-from gossamer.sparsifiers import mvue_product
 
 
-class SampledLinear(MasterLinear):
-    """A `MasterLinear` that may sample the gradient of its output.
+class SampledLinear(MaskedLinear):
+    """A `MaskedLinear` that may sample the gradient of its output.
 
     Args:
-        weight: see `MasterLinear`, as for `bias`, `pattern` and `moving`.
-        bias: see `MasterLinear`.
-        pattern: see `MasterLinear`.
-        moving: see `MasterLinear`.
+        weight: see `MaskedLinear`, as for `bias`, `pattern` and `moving`.
+        bias: see `MaskedLinear`.
+        pattern: see `MaskedLinear`.
+        moving: see `MaskedLinear`.
         sample: n entries of each m tokens of dY; None takes all.
         seed: of the random numbers.
         index: of the layer, so that layers draw apart from one another.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gossamer import kernels
+from gossamer import backend
 from gossamer.nn import SparseLinear
 from gossamer.patterns import GroupedNM
 from gossamer.recipes.slots import RowScores, Slots, drop, grow
@@ -110,7 +110,7 @@ class SET(Static):
         slots = Slots(weight.shape[0], weight.shape[1], weight.pattern)
         if (scores := self.scores(t, index, name, slots)) is None:
             return
-        ids, size = slots.kept(weight.values, kernels.coordinates(weight.structure))
+        ids, size = slots.kept(weight.values, backend.coordinates(weight.structure))
         stays = drop(size, int(share * len(ids)))
         stay, dropped = ids[stays], ids[~stays]
         grown = grow(slots, stay, dropped, scores, SLAB)

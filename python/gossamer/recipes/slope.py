@@ -15,12 +15,12 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 
 from gossamer.errors import RecipeError
-from gossamer.nn.adapters import AdaptedLinear
-from gossamer.nn.linear import SparseLinear
+from gossamer.nn.layers.adapted import AdaptedLinear
+from gossamer.nn.layers.linear import SparseLinear
 from gossamer.nn.surgery import replace_modules
 from gossamer.patterns import NM, Pattern, as_integer
 from gossamer.recipes.recipe import Recipe
-from gossamer.transposes import Backward
+from gossamer.weight.transpose import Backward
 
 # Marks the optimizer's group that waits for the adapters.
 _RESERVED = "adapters"

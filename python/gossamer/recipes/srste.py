@@ -12,9 +12,9 @@ import math
 from dataclasses import dataclass
 
 from gossamer.errors import RecipeError
-from gossamer.nn import MasterLinear
+from gossamer.masks.n_of_m import add_pruned_
+from gossamer.nn import MaskedLinear
 from gossamer.recipes.recipe import Recipe
-from gossamer.sparsifiers.select import add_pruned_
 
 
 @dataclass(eq=False)
@@ -55,7 +55,7 @@ class SRSTE(Recipe):
         """Shrink what the last forward pass left out."""
         if not self.decay:
             return
-        for _, _, layer in self.of_type(MasterLinear):
+        for _, _, layer in self.of_type(MaskedLinear):
             weight = layer.weight
             if weight.grad is not None:
                 rate = self.lr_of(weight) * self.decay

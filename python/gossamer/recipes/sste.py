@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer import kernels
+from gossamer import backend
+from gossamer.backend import Structure
 from gossamer.errors import RecipeError
-from gossamer.kernels import Structure
+from gossamer.masks import add_pruned_, select_nm
 from gossamer.patterns import NM, Pattern, as_integer
 from gossamer.recipes.recipe import Recipe
 from gossamer.recipes.sampled import SampledLinear, parse_sample, plain_groups
-from gossamer.sparsifiers import add_pruned_, select_nm
 
 
 class SoftThresholdLinear(SampledLinear):
@@ -40,7 +40,7 @@ class SoftThresholdLinear(SampledLinear):
         self.register_buffer("beta", torch.ones((), dtype=torch.float64))
         with torch.no_grad():
             values, structure = self.pack()
-            kept, soft = kernels.gather(weight, structure).double(), values.double()
+            kept, soft = backend.gather(weight, structure).double(), values.double()
             square = soft.square().sum()
             if square > 0:
                 self.beta.copy_((kept * soft).sum() / square)
@@ -58,7 +58,7 @@ class SoftThresholdLinear(SampledLinear):
         threshold = pruned.view(groups).amax(2, keepdim=True)
         soft = (size.view(groups) - threshold).clamp_(min=0).view(size.shape)
         soft.mul_(self.beta.to(soft.dtype)).copysign_(weight)
-        return kernels.gather(soft, structure), structure
+        return backend.gather(soft, structure), structure
 
 
 @dataclass(eq=False)

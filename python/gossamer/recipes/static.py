@@ -14,11 +14,11 @@ from types import UnionType
 from torch import nn
 
 from gossamer.errors import PatternError, RecipeError
+from gossamer.masks import random_mask
 from gossamer.nn import SparseLinear
-from gossamer.nn.linear import dense_weight
+from gossamer.nn.layers.linear import dense_weight
 from gossamer.patterns import NM, GroupedNM, Pattern, as_integer
 from gossamer.recipes.recipe import Recipe
-from gossamer.sparsifiers import random_mask
 
 DISTRIBUTIONS = ("uniform", "erk")
 

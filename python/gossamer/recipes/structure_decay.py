@@ -14,7 +14,7 @@ from typing import Literal
 from torch import nn
 
 from gossamer.errors import PatternError, RecipeError
-from gossamer.nn import MasterLinear
+from gossamer.nn import MaskedLinear
 from gossamer.patterns import MAX_M, NM, Pattern, as_integer
 from gossamer.recipes.phases import Phases, check_choice, check_shares
 from gossamer.recipes.recipe import Recipe
@@ -65,8 +65,8 @@ class StructureDecay(Recipe):
         self.patterns = self._stepwise() if self.kind == "stepwise" else self._geometric()
 
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
-        """A `MasterLinear` that every window's pattern fits."""
-        layer = MasterLinear.from_dense(linear, pattern)
+        """A `MaskedLinear` that every window's pattern fits."""
+        layer = MaskedLinear.from_dense(linear, pattern)
         for window in self.patterns:
             try:
                 window.check_shape(layer.out_features, layer.in_features)
@@ -106,7 +106,7 @@ class StructureDecay(Recipe):
     def _tighten(self, t: int) -> None:
         window = self.window_at(t, self.total_steps)
         pattern = self.patterns[window or 0]
-        for _, _, layer in self.of_type(MasterLinear):
+        for _, _, layer in self.of_type(MaskedLinear):
             layer.softness.fill_(1.0 if window is None else 0.0)
             if layer.pattern != pattern:
                 layer.set_pattern(pattern)

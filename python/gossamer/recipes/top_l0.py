@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from gossamer.nn import MasterLinear
+from gossamer.masks import mask_from_score
+from gossamer.nn import MaskedLinear
 from gossamer.patterns import Block, Pattern, Unstructured, parse_pattern
 from gossamer.recipes.prune_late import DenseLinear, check_share
 from gossamer.recipes.recipe import Recipe
-from gossamer.sparsifiers import mask_from_score
 
 
 def top_masks(weights: Sequence[Tensor], pattern: Unstructured | Block) -> list[Tensor]:
@@ -92,7 +92,7 @@ class TopL0(Recipe):
 
     def _project(self) -> None:
         whole = parse_pattern(self.pattern)
-        layers = [layer for _, _, layer in self.of_type(MasterLinear)]
+        layers = [layer for _, _, layer in self.of_type(MaskedLinear)]
         if isinstance(whole, Unstructured | Block):
             masks = top_masks([layer.weight for layer in layers], whole)
         else:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from gossamer.backend import Layout, Structure, validate
 from gossamer.errors import RecipeError
-from gossamer.kernels import Layout, Structure, validate
 from gossamer.nn import SparseLinear, summary
-from gossamer.nn.master import MasterLinear
+from gossamer.nn.layers.masked import MaskedLinear
 from gossamer.recipes import Diagnostics, Recipe
 from gossamer.recipes.registry import RECIPES, entry, make
 from gossamer.train.model import parameter_groups
@@ -187,7 +187,7 @@ def kept_entries(layers: Mapping[str, nn.Module]) -> tuple[int, int]:
     kept = whole = 0
     for layer in layers.values():
         for module in layer.modules():
-            if isinstance(module, MasterLinear):
+            if isinstance(module, MaskedLinear):
                 soft = module.softness.item() > 0.0
                 kept += module.weight.numel() if soft else module.nnz
                 whole += module.weight.numel()
@@ -206,7 +206,7 @@ def density_of(model: nn.Module, recipe: Recipe, dense: int) -> float:
         dense: parameters of the twin.
     """
     kept, _ = kept_entries(recipe.layers)
-    masters = [m for m in model.modules() if isinstance(m, MasterLinear)]
+    masters = [m for m in model.modules() if isinstance(m, MaskedLinear)]
     sparse = [m for m in model.modules() if isinstance(m, SparseLinear)]
     inside = {id(m.weight) for m in masters} | {id(m.weight.values) for m in sparse}
     rest = sum(p.numel() for p in model.parameters() if id(p) not in inside)
@@ -219,7 +219,7 @@ def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Reci
     if recipe is not None:
         total += sum(tensor.nbytes for tensor in _tensors(recipe.state))
     for module in model.modules():
-        if isinstance(module, MasterLinear):
+        if isinstance(module, MaskedLinear):
             total += sum(b.nbytes for b in module.buffers(recurse=False))
             transposed = module._transposed
             total += sum(t.nbytes for t in _tensors(transposed) if t is not None)

@@ -1,0 +1,30 @@
+"""Masks: scores and selections that pick the mask of a pattern, and budgets shared among layers."""
+
+from gossamer.masks.double_prune import double_prune, double_prune_mask
+from gossamer.masks.n_of_m import add_pruned_, mask_difference, select_nm
+from gossamer.masks.score import (
+    Distribution,
+    allocate,
+    check_mask,
+    magnitude_mask,
+    mask_from_score,
+    random_mask,
+)
+from gossamer.masks.transposable import TileMethod, is_transposable, transposable_mask
+
+__all__ = [
+    "Distribution",
+    "TileMethod",
+    "add_pruned_",
+    "allocate",
+    "check_mask",
+    "double_prune",
+    "double_prune_mask",
+    "is_transposable",
+    "magnitude_mask",
+    "mask_difference",
+    "mask_from_score",
+    "random_mask",
+    "select_nm",
+    "transposable_mask",
+]

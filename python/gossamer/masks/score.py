@@ -1,0 +1,352 @@
+"""Masks from scores, and a budget shared among layers.
+
+A slot is what lives or dies as one: an entry, a column of V rows, or a tile. Its score is the sum
+over its entries. A selection keeps the best slots (per group of m for N:M, of the whole weight
+otherwise), exactly `pattern.count(rows, cols)` entries; on equal scores the slot with the lower
+row-major index is kept. The result does not depend on the number of threads.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+
+from gossamer.errors import DeviceError, DTypeError, PatternError, ShapeError, StructureError
+from gossamer.masks.grouped import check_balance, draw_grouped, select_grouped
+from gossamer.patterns import (
+    NM,
+    Block,
+    GroupedNM,
+    Pattern,
+    as_integer,
+    check_sizes,
+    parse_pattern,
+    unit_interval,
+)
+
+__all__ = ["allocate", "check_mask", "magnitude_mask", "mask_from_score", "random_mask"]
+
+Distribution = Literal["uniform", "erk"]
+
+_SCORE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def magnitude_mask(weight: torch.Tensor, pattern: str | Pattern) -> torch.Tensor:
+    """Keep the entries of largest magnitude.
+
+    Args:
+        weight: float16, bfloat16, float32 or float64 `[rows, cols]`, any strides.
+        pattern: A pattern or its text. A slot of several entries (V > 1, or a tile) scores the
+            sum of their magnitudes.
+
+    Returns:
+        bool `[rows, cols]`, True = kept, on the device of `weight`.
+
+    Raises:
+        DTypeError: Not a floating-point torch tensor of one of those dtypes.
+        ShapeError: Not of rank 2.
+        PatternError: The shape does not fit the pattern, or NaN among the entries.
+
+    >>> magnitude_mask(torch.tensor([[1.0, -3.0, 2.0, 0.0]]), "2:4")
+    tensor([[False,  True,  True, False]])
+    """
+    return _mask(_checked(weight, "magnitude_mask", "weight").abs(), pattern, "magnitude_mask")
+
+
+def mask_from_score(score: torch.Tensor, pattern: str | Pattern) -> torch.Tensor:
+    """Keep the entries of largest score.
+
+    Args:
+        score: float16, bfloat16, float32 or float64 `[rows, cols]`, any strides. Signed: larger
+            is better, `inf` is kept first and `-inf` last. No NaN.
+        pattern: A pattern or its text. A slot of several entries (V > 1, or a tile) scores the
+            plain sum of theirs; it must not hold both `inf` and `-inf`.
+
+    Returns:
+        bool `[rows, cols]`, True = kept, on the device of `score`.
+
+    Raises:
+        DTypeError: Not a floating-point torch tensor of one of those dtypes.
+        ShapeError: Not of rank 2.
+        PatternError: The shape does not fit the pattern, or NaN among the entries.
+
+    >>> mask_from_score(torch.tensor([[1.0, -3.0, 2.0, 2.0]]), "75%")
+    tensor([[False, False,  True, False]])
+    """
+    return _mask(_checked(score, "mask_from_score", "score"), pattern, "mask_from_score")
+
+
+def random_mask(shape: Sequence[int], pattern: str | Pattern, seed: int = 0) -> torch.Tensor:
+    """Keep entries at random, uniformly over all masks of the pattern.
+
+    Args:
+        shape: `(rows, cols)`.
+        pattern: A pattern or its text.
+        seed: 0 <= seed < 2**64. The same seed gives the same mask; torch's global generator is
+            neither read nor moved.
+
+    Returns:
+        bool `[rows, cols]`, True = kept, on the CPU.
+
+    Raises:
+        ShapeError: The shape has not two sizes, or a negative or too large one.
+        DTypeError: The seed or a size is not an integer.
+        PatternError: The shape does not fit the pattern, or the seed is out of range.
+
+    >>> random_mask((4, 8), "2:4", seed=1).sum(dim=1)
+    tensor([4, 4, 4, 4])
+    """
+    rows, cols = _shape(shape, "random_mask")
+    pattern = parse_pattern(pattern)
+    pattern.check_shape(rows, cols, "random_mask")
+    seed = as_integer(seed, "random_mask got seed")
+    if not 0 <= seed < 2**64:
+        raise PatternError(
+            f"random_mask got seed={seed}; 0 <= seed < 2**64 must hold: pass a number such as 0"
+        )
+    high, wide = _slot_size(pattern)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    if isinstance(pattern, GroupedNM):
+        return draw_grouped(rows, cols, pattern, generator)
+    # float64: with the 24 bits of float32 a large layer has ties, which favour the lower index.
+    slots = torch.rand(
+        (rows // high, cols // wide), generator=generator, dtype=torch.float64, device="cpu"
+    )
+    return _select(slots, pattern, rows, cols)
+
+
+def check_mask(mask: torch.Tensor, pattern: str | Pattern) -> None:
+    """Raise unless the mask obeys the pattern, its exact count included.
+
+    Args:
+        mask: bool `[rows, cols]`, True = kept.
+        pattern: A pattern or its text.
+
+    Raises:
+        StructureError: Rows of a panel or entries of a tile differ, a group keeps not n, or the
+            mask keeps not `pattern.count(rows, cols)` entries.
+        DTypeError: Not a bool torch tensor.
+        ShapeError: Not of rank 2.
+        PatternError: The shape does not fit the pattern.
+
+    >>> check_mask(torch.tensor([[True, False, True, False]]), "2:4")
+    """
+    _require_matrix(mask, "check_mask", "mask")
+    if mask.dtype != torch.bool:
+        raise DTypeError(
+            f"check_mask got a mask of dtype {mask.dtype}; a mask must be torch.bool, True = kept: "
+            "convert it, for example mask != 0"
+        )
+    pattern = parse_pattern(pattern)
+    rows, cols = mask.shape
+    pattern.check_shape(rows, cols, "check_mask")
+    high, wide = _slot_size(pattern)
+    mask = mask.detach()
+    slots = mask[::high, ::wide]
+    mixed = mask != _spread(slots, high, wide)
+    if bool(mixed.any()):
+        row, col = _first(mixed)
+        top, left = row - row % high, col - col % wide
+        raise StructureError(
+            f"check_mask got a mask whose entries [{row}, {col}] and [{top}, {left}] differ; "
+            f"with pattern {pattern} each {high}x{wide} tile is kept or dropped as one: "
+            "build the mask with mask_from_score, or choose a pattern with smaller tiles"
+        )
+    if isinstance(pattern, NM | GroupedNM):
+        kept = slots.reshape(slots.shape[0], cols // pattern.m, pattern.m).sum(dim=2)
+        wrong = kept != pattern.n
+        if bool(wrong.any()):
+            panel, group = _first(wrong)
+            raise StructureError(
+                f"check_mask got a mask that keeps {int(kept[panel, group])} of the {pattern.m} "
+                f"columns from {group * pattern.m} of row {panel * high}; pattern {pattern} needs "
+                f"exactly {pattern.n}: build the mask with mask_from_score"
+            )
+        if isinstance(pattern, GroupedNM):
+            check_balance(mask, pattern)
+    elif (given := int(mask.sum())) != (needed := pattern.count(rows, cols)):
+        raise StructureError(
+            f"check_mask got a mask that keeps {given} of {mask.numel()} entries; pattern "
+            f"{pattern} needs exactly {needed} of shape [{rows}, {cols}]: choose "
+            f"sparsity={1 - given / mask.numel()!r}, or build the mask with mask_from_score"
+        )
+
+
+def allocate(
+    shapes: Mapping[str, Sequence[int]], sparsity: float, distribution: Distribution = "uniform"
+) -> dict[str, float]:
+    """Share a global sparsity among layers.
+
+    "uniform" gives every layer the same. "erk" (Erdos-Renyi kernel) gives a layer the density
+    eps * (sum of sizes) / (product of sizes): small layers stay denser. Layers above density 1
+    become dense and eps is solved again, so the kept share of all entries is 1 - sparsity.
+
+    Args:
+        shapes: Layer name -> `(rows, cols)`.
+        sparsity: Dropped share of all entries, in [0, 1].
+        distribution: "uniform" or "erk".
+
+    Returns:
+        Layer name -> sparsity of that layer. The budget is met to floating-point accuracy; a
+        pattern then rounds each layer to whole entries.
+
+    Raises:
+        PatternError: Sparsity outside [0, 1], or an unknown distribution.
+        ShapeError: A shape has not two non-negative sizes.
+
+    Reference:
+        Mocanu et al. 2018, "Scalable training of artificial neural networks with adaptive sparse
+        connectivity"; Evci et al. 2020, "Rigging the Lottery", section 3.
+
+    >>> allocate({"wide": (128, 128), "a": (64, 64), "b": (64, 64)}, 0.75, "erk")
+    {'wide': 0.8125, 'a': 0.625, 'b': 0.625}
+    """
+    sizes = {name: _shape(shape, f"allocate, layer {name!r},") for name, shape in shapes.items()}
+    sparsity = unit_interval(sparsity, "allocate")
+    if distribution == "uniform":
+        return dict.fromkeys(sizes, sparsity)
+    if distribution != "erk":
+        raise PatternError(
+            f"allocate got distribution={distribution!r}; it must be a known one: "
+            'choose "uniform" or "erk"'
+        )
+    density = dict.fromkeys(sizes, 1.0)
+    # A layer without entries takes nothing from the budget; it counts as dense.
+    open_layers = [name for name, (rows, cols) in sizes.items() if rows * cols]
+    budget = (1.0 - sparsity) * sum(math.prod(sizes[name]) for name in open_layers)
+    while open_layers:
+        # density * product of sizes = eps * sum of sizes: the entries that the layer keeps.
+        eps = budget / sum(sum(sizes[name]) for name in open_layers)
+        for name in open_layers:
+            density[name] = eps * sum(sizes[name]) / math.prod(sizes[name])
+        # Making these dense frees their excess and raises eps: none of them would come back.
+        full = {name for name in open_layers if density[name] > 1.0}
+        if not full:
+            break
+        for name in full:
+            density[name] = 1.0
+            budget -= math.prod(sizes[name])
+        open_layers = [name for name in open_layers if name not in full]
+    return {name: 1.0 - kept for name, kept in density.items()}
+
+
+def _mask(score: torch.Tensor, pattern: str | Pattern, who: str) -> torch.Tensor:
+    pattern = parse_pattern(pattern)
+    rows, cols = score.shape
+    pattern.check_shape(rows, cols, who)
+    high, wide = _slot_size(pattern)
+    if high * wide > 1:
+        tiles = score.reshape(rows // high, high, cols // wide, wide)
+        # float64: sums of the same entries in another order stay equal, so ties are ties.
+        score = tiles.sum(dim=(1, 3), dtype=torch.float64)
+        clash = torch.isnan(score)
+        if bool(clash.any()):
+            row, col = _first(clash)
+            raise PatternError(
+                f"{who} got inf and -inf in the {high}x{wide} tile at [{row * high}, "
+                f"{col * wide}], whose sum is NaN; a tile must not hold both: "
+                "use large finite scores for one of them"
+            )
+    return _select(score, pattern, rows, cols)
+
+
+def _select(slots: torch.Tensor, pattern: Pattern, rows: int, cols: int) -> torch.Tensor:
+    if isinstance(pattern, GroupedNM):
+        return select_grouped(slots, pattern)
+    high, wide = _slot_size(pattern)
+    if isinstance(pattern, NM):
+        kept = _top(slots.reshape(rows // high * (cols // pattern.m), pattern.m), pattern.n)
+    else:
+        kept = _top(slots.reshape(1, -1), pattern.count(rows, cols) // (high * wide))
+    return _spread(kept.reshape(slots.shape), high, wide)
+
+
+def _top(score: torch.Tensor, k: int) -> torch.Tensor:
+    """Mask of the k largest of each row of `score`; on ties the lower index. No NaN."""
+    if k == 0 or score.numel() == 0:
+        return torch.zeros_like(score, dtype=torch.bool)
+    # topk alone breaks ties as it likes, but its least value is always the k-th. (kthvalue needs
+    # quadratic time on descending input, a stable sort of the whole several times the time.)
+    least = torch.topk(score, k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+    kept = score > least
+    tied = score == least
+    room = k - kept.sum(dim=1, keepdim=True)
+    return kept | (tied & (tied.cumsum(dim=1) <= room))
+
+
+def _slot_size(pattern: Pattern) -> tuple[int, int]:
+    return (pattern.rows, pattern.cols) if isinstance(pattern, Block) else (pattern.vector, 1)
+
+
+def _spread(slots: torch.Tensor, high: int, wide: int) -> torch.Tensor:
+    rows, cols = slots.shape
+    tiles = slots[:, None, :, None].expand(rows, high, cols, wide)
+    return tiles.reshape(rows * high, cols * wide)
+
+
+def _checked(tensor: torch.Tensor, who: str, name: str) -> torch.Tensor:
+    """The tensor without its graph, in float32 or float64, once it can serve as a score."""
+    _require_matrix(tensor, who, name)
+    if tensor.dtype not in _SCORE_DTYPES:
+        raise DTypeError(
+            f"{who} got a {name} of dtype {tensor.dtype}; it must be float16, bfloat16, float32 "
+            f"or float64: convert it, for example {name}.float()"
+        )
+    tensor = tensor.detach()
+    if tensor.dtype != torch.float64:
+        tensor = tensor.float()
+    nan = torch.isnan(tensor)
+    if bool(nan.any()):
+        row, col = _first(nan)
+        raise PatternError(
+            f"{who} got a {name} with {int(nan.sum())} NaN entries, the first at [{row}, {col}]; "
+            f"NaN has no rank: replace it, for example torch.nan_to_num({name}, nan=0.0)"
+        )
+    return tensor
+
+
+def _require_matrix(tensor: object, who: str, name: str) -> None:
+    if not isinstance(tensor, torch.Tensor):
+        raise DTypeError(
+            f"{who} got a {name} of type {type(tensor).__name__}; it must be a torch.Tensor: "
+            "convert it, for example with torch.as_tensor"
+        )
+    if tensor.layout != torch.strided:
+        raise DTypeError(
+            f"{who} got a {name} of layout {tensor.layout}; it must be strided: "
+            f"pass {name}.to_dense()"
+        )
+    if tensor.dim() != 2:
+        raise ShapeError(
+            f"{who} got a {name} of shape {list(tensor.shape)}; it must have 2 dimensions "
+            f"[rows, cols]: reshape it, for example {name}.flatten(1)"
+        )
+    if tensor.is_meta:
+        raise DeviceError(
+            f"{who} got a {name} on the meta device, which holds no numbers; a mask needs them: "
+            "materialise the weight first, or use random_mask"
+        )
+
+
+def _shape(shape: object, who: str) -> tuple[int, int]:
+    if isinstance(shape, str) or not isinstance(shape, Sequence):
+        raise DTypeError(
+            f"{who} got shape={shape!r}; it must be a sequence of two sizes: pass (rows, cols)"
+        )
+    if len(shape) != 2:
+        raise ShapeError(
+            f"{who} got shape={list(shape)}; it must have two sizes: pass (rows, cols)"
+        )
+    rows, cols = check_sizes(shape[0], shape[1], who)
+    if rows * cols >= 2**48:
+        raise ShapeError(
+            f"{who} got shape [{rows}, {cols}]; rows * cols must be below 2**48 entries: "
+            "check the sizes, no machine holds such a weight"
+        )
+    return rows, cols
+
+
+def _first(found: torch.Tensor) -> tuple[int, int]:
+    index = int(found.flatten().to(torch.uint8).argmax())
+    return index // found.shape[1], index % found.shape[1]

@@ -1,0 +1,1 @@
+"""The layer classes: sparse layers, masked layers, and those that recipes build."""

@@ -1,0 +1,185 @@
+"""Low-rank adapters: Y = X W^T + b + (X L) R / r, with L [in, r] and R [r, out].
+
+L is drawn from N(0, 1) and R is 0, so a layer computes what it did before when its adapter is
+inserted. The rank is small: the two thin products cost r (in + out) multiplications a row.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.errors import PatternError
+from gossamer.nn.layers.linear import SparseLinear, copy_parameter, linear_of_parts
+from gossamer.patterns import as_integer
+from gossamer.weight import SparseWeight, Transpose
+
+
+class LowRankAdapter(nn.Module):
+    """Adds (X L) R / r to the output of a linear layer.
+
+    Args:
+        in_features: size of an input row.
+        out_features: size of an output row.
+        rank: r, at least 1 and at most either size.
+        generator: draws L; torch's own when None.
+        dtype: of L and R; torch's default when None.
+
+    Attributes:
+        left: L [in_features, rank].
+        right: R [rank, out_features].
+        divisor: the rank, or 1 once it was folded into R.
+
+    Raises:
+        PatternError: a rank that is no rank.
+
+    Reference:
+        Mozaffari et al. 2025, "SLoPe: Double-Pruned Sparse Plus Lazy Low-Rank Adapter
+        Pretraining of LLMs", section 2.3.
+
+    Example:
+        >>> import torch
+        >>> adapter = LowRankAdapter(8, 4, rank=2)
+        >>> adapter(torch.ones(1, 8), torch.ones(1, 4)).tolist()
+        [[1.0, 1.0, 1.0, 1.0]]
+    """
+
+    divisor: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        rank: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        rank = as_integer(rank, "LowRankAdapter got rank")
+        if not 1 <= rank <= min(in_features, out_features):
+            raise PatternError(
+                f"LowRankAdapter got rank={rank} for a layer of {out_features}x{in_features}; it "
+                f"must be in [1, {min(in_features, out_features)}]: choose a smaller one"
+            )
+        # In float64, so that every dtype has the same numbers, rounded.
+        left = torch.randn(
+            in_features, rank, generator=generator, dtype=torch.float64, device="cpu"
+        )
+        dtype = dtype or torch.get_default_dtype()
+        self.left = nn.Parameter(left.to(dtype))
+        self.right = nn.Parameter(torch.zeros(rank, out_features, dtype=dtype, device="cpu"))
+        # An integer, which .to(dtype) leaves alone; in the state dict, so that a folded R and one
+        # that is not cannot be taken for each other.
+        self.register_buffer("divisor", torch.tensor(rank, device="cpu"))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Add to the layer's output.
+
+        Args:
+            x: [..., in_features], the layer's input.
+            y: [..., out_features], the layer's output.
+
+        Returns:
+            [..., out_features].
+        """
+        thin = x.flatten(0, -2) if x.dim() > 1 else x[None]
+        thin = (thin @ self.left) / self.divisor
+        return torch.addmm(y.reshape(-1, y.shape[-1]), thin, self.right).view_as(y)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Divide R by the rank once and for all, as inference wants it."""
+        self.right.div_(self.divisor)
+        self.divisor.fill_(1)
+
+    def extra_repr(self) -> str:
+        """The line that `print(model)` shows."""
+        rank, out_features = self.right.shape
+        return f"in_features={self.left.shape[0]}, out_features={out_features}, rank={rank}"
+
+
+class AdaptedLinear(SparseLinear):
+    """A `SparseLinear` to which a low-rank adapter can be added while it is trained.
+
+    Built as a SparseLinear is; it computes the same until `insert` is called. The names of its
+    state are those of a SparseLinear, and `adapter.left`, `adapter.right`, `adapter.divisor`.
+
+    Example:
+        >>> import torch
+        >>> layer = AdaptedLinear(8, 4, pattern="2:4")
+        >>> x = torch.randn(2, 8)
+        >>> before = layer(x)
+        >>> layer.insert(rank=2)
+        >>> torch.equal(layer(x), before)
+        True
+    """
+
+    adapter: LowRankAdapter | None
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.register_module("adapter", None)
+
+    @classmethod
+    def of_parts(cls, weight: SparseWeight, bias: nn.Parameter | None) -> AdaptedLinear:
+        """A layer without an adapter around a weight and a bias that exist already."""
+        layer = super().of_parts(weight, bias)
+        layer.register_module("adapter", None)
+        return cast(AdaptedLinear, layer)
+
+    def insert(self, rank: int, generator: torch.Generator | None = None) -> None:
+        """Add an adapter. The optimizer must be told of its parameters.
+
+        Args:
+            rank: r, see `LowRankAdapter`.
+            generator: draws L; torch's own when None.
+
+        Raises:
+            PatternError: a rank that is no rank, or there is an adapter already.
+        """
+        if self.adapter is not None:
+            raise PatternError("insert was called twice; the layer has an adapter already")
+        values = self.weight.values
+        adapter = LowRankAdapter(self.in_features, self.out_features, rank, generator, values.dtype)
+        self.adapter = adapter.to(values.device).train(self.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [..., in_features] to [..., out_features]."""
+        y = super().forward(x)
+        return y if self.adapter is None else self.adapter(x, y)
+
+    def to_dense(self) -> nn.Linear:
+        """The `nn.Linear` of the same function, W + (L R)^T / r, summed in float64; a copy."""
+        linear = super().to_dense()
+        if self.adapter is not None:
+            adapter = self.adapter
+            product = (adapter.left.double() @ adapter.right.double()).t() / adapter.divisor
+            weight = (linear.weight.double() + product).to(linear.weight.dtype)
+            linear = linear_of_parts(
+                nn.Parameter(weight.detach(), linear.weight.requires_grad), linear.bias
+            ).train(self.training)
+        return linear
+
+    def merge(self) -> nn.Linear:
+        """Another name of `to_dense`: sparse weight and adapter in one dense weight."""
+        return self.to_dense()
+
+    def to_inference(self, transpose: Transpose = "packed") -> SparseLinear:
+        """Sparse weight plus low rank, as inference wants it; a copy.
+
+        The weight's backward is exact again, and 1 / r is folded into R. Without an adapter it is
+        a plain SparseLinear.
+        """
+        old = self.weight
+        weight = SparseWeight(old.values.clone(), old.structure, old.pattern, transpose)
+        weight.values.requires_grad_(old.values.requires_grad)
+        bias = copy_parameter(self.bias)
+        if self.adapter is None:
+            return SparseLinear.of_parts(weight, bias).train(self.training)
+        layer = AdaptedLinear.of_parts(weight, bias)
+        layer.adapter = copy.deepcopy(self.adapter)
+        layer.adapter.fold()
+        return layer.train(self.training)

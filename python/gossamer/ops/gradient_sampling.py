@@ -1,0 +1,171 @@
+"""Unbiased N:M samples of least variance, for gradients.
+
+Dropping the small entries of a gradient is biased, and training on it fails; an entry that stays
+with probability p and is then divided by p is right on average. Groups run down the columns of
+`[tokens, features]`, because the product dW = dY^T X sums over tokens: the sample is the N:M
+matrix dY^T `[features, tokens]`, and the product runs on the kernel of a sparse weight.
+"""
+
+from typing import Any, Literal
+
+import torch
+
+from gossamer import _core, backend
+from gossamer.backend import Layout, Structure
+from gossamer.errors import DTypeError, PatternError, ShapeError
+from gossamer.patterns import NM, as_integer
+
+__all__ = ["MvueMethod", "mvue", "mvue_product"]
+
+MvueMethod = Literal["exact", "approximate"]
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+
+def mvue(
+    x: torch.Tensor,
+    n: int,
+    m: int,
+    *,
+    seed: int,
+    step: int = 0,
+    layer: int = 0,
+    method: MvueMethod = "exact",
+) -> tuple[torch.Tensor, Structure]:
+    """Keep n of each m consecutive rows of every column at random, so that the mean is x.
+
+    "exact" includes entry a_i with p_i = min(1, c |a_i|), sum p = n, which has the least variance
+    of all unbiased choices, sum a_i^2 (1 / p_i - 1). "approximate" draws twice without replacement
+    proportional to |a|, so p_i = |a_i|/S (1 + sum over j != i of |a_j| / (S - |a_j|)), as published
+    code does for 2:4; on Gaussian groups its variance is 6 % above. For n = 1 they are the same.
+
+    A group with at most n entries other than zero is kept bit for bit, filled up with zeros at its
+    lowest rows. Infinities and NaN are kept before anything else in their group, so that a loss
+    scaler sees them. Probabilities are multiples of 2^-30; bfloat16 rounds the quotient. Only the
+    arguments decide the result: not the number of threads, nor the instruction set.
+
+    Args:
+        x: float32, float64 or bfloat16 `[tokens, features]` on the CPU, any strides.
+        n: Entries kept in a group.
+        m: Rows in a group, 1 <= n <= m <= 64. Rows that the last group lacks count as zeros.
+        seed: 0 <= seed < 2**64; with `step` and `layer` (same range) it names the random numbers.
+        step: Of the training, so that every step draws anew.
+        layer: Index of the layer, so that layers draw apart from one another.
+        method: "exact", or "approximate" where n <= 2.
+
+    Returns:
+        values `[features * tokens_up * n / m]` in the dtype of x, and the structure of the sampled
+        x^T `[features, tokens_up]`; tokens_up is tokens rounded up to a multiple of m.
+
+    Raises:
+        PatternError: n, m, a number of the key or the method is out of range.
+        DTypeError: Not a floating-point torch tensor of these dtypes, or a number is no integer.
+        ShapeError: Not of rank 2.
+
+    Reference:
+        Chmiel et al. 2022, "Minimum Variance Unbiased N:M Sparsity for the Neural Gradients",
+        arXiv 2203.10991.
+
+    >>> values, structure = mvue(torch.tensor([[3.0], [0.0], [0.0], [-1.0]]), 2, 4, seed=0)
+    >>> values, structure.layout.rows, structure.layout.cols
+    (tensor([ 3., -1.]), 1, 4)
+    """
+    pattern = NM(n, m)
+    x = _checked(x, "mvue", "x")
+    if method not in ("exact", "approximate"):
+        raise PatternError(f'mvue got method={method!r}; choose "exact" or "approximate"')
+    if method == "approximate" and pattern.n > 2:
+        raise PatternError(
+            f'mvue got method="approximate" with {pattern}; two draws pick n <= 2: '
+            'choose method="exact"'
+        )
+    seed, step, layer = (
+        _key(number, f"mvue got {name}")
+        for name, number in (("seed", seed), ("step", step), ("layer", layer))
+    )
+    tokens, features = x.shape
+    width = 256 // pattern.m * pattern.m  # of a block: whole groups whose column ids fit a byte
+    padded = -(-tokens // pattern.m) * pattern.m
+    layout = Layout(features, padded, 1, width, pattern.n, pattern.m)
+    kept = features * (padded // pattern.m) * pattern.n
+    values = torch.empty(kept, dtype=x.dtype, device="cpu")
+    indices = torch.empty(kept, dtype=torch.uint8, device="cpu")
+    _core.mvue_sample(x, layout, method == "approximate", seed, step, layer, values, indices)
+    return values, Structure(layout, indices, None)
+
+
+def mvue_product(
+    grad_output: torch.Tensor,
+    x: torch.Tensor,
+    n: int,
+    m: int,
+    *,
+    seed: int,
+    step: int = 0,
+    layer: int = 0,
+    method: MvueMethod = "exact",
+) -> torch.Tensor:
+    """An unbiased estimate of dW = dY^T X from an N:M sample of dY along the tokens.
+
+    Args:
+        grad_output: `[tokens, out_features]`, float32, float64 or bfloat16, any strides.
+        x: `[tokens, in_features]`, the same dtype. Padded here when tokens % m != 0.
+        n: Entries of dY kept in a group of m tokens.
+        m: Tokens in a group.
+        seed: See `mvue`, as for `step`, `layer` and `method`.
+        step: See `mvue`.
+        layer: See `mvue`.
+        method: See `mvue`.
+
+    Returns:
+        `[out_features, in_features]`, contiguous.
+
+    Raises:
+        ShapeError: The numbers of tokens differ.
+        DTypeError: The dtypes differ.
+        PatternError: See `mvue`.
+
+    >>> mvue_product(torch.eye(2), torch.eye(2), 2, 4, seed=0)
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+    grad_output = _checked(grad_output, "mvue_product", "grad_output")
+    x = _checked(x, "mvue_product", "x")
+    if x.shape[0] != grad_output.shape[0]:
+        raise ShapeError(
+            f"mvue_product got grad_output of {grad_output.shape[0]} tokens and x of {x.shape[0]}; "
+            "they must have the same: flatten both to [tokens, features]"
+        )
+    if x.dtype != grad_output.dtype:
+        raise DTypeError(
+            f"mvue_product got grad_output of {grad_output.dtype} and x of {x.dtype}; they must "
+            "have one dtype: convert one of them"
+        )
+    values, structure = mvue(grad_output, n, m, seed=seed, step=step, layer=layer, method=method)
+    missing = structure.layout.cols - x.shape[0]
+    if missing:
+        x = torch.nn.functional.pad(x, (0, 0, 0, missing))
+    product: torch.Tensor = backend.spmm(x.t(), values, structure)
+    return product.t().contiguous()
+
+
+def _key(value: int, what: str) -> int:
+    number = as_integer(value, what)
+    if not 0 <= number < 2**64:
+        raise PatternError(f"{what}={number}; it must be in [0, 2**64): pass a number such as 0")
+    return number
+
+
+def _checked(tensor: Any, who: str, name: str) -> torch.Tensor:
+    if not isinstance(tensor, torch.Tensor) or tensor.dtype not in _DTYPES:
+        kind = getattr(tensor, "dtype", type(tensor).__name__)
+        raise DTypeError(
+            f"{who} got {name} of type {kind}; a torch tensor of float32, float64 or bfloat16 is "
+            "needed: convert it, for example with .float()"
+        )
+    if tensor.dim() != 2:
+        raise ShapeError(
+            f"{who} got {name} of shape {list(tensor.shape)}; [tokens, features] is needed: "
+            "flatten the leading dimensions"
+        )
+    return tensor.detach()

@@ -1,0 +1,6 @@
+"""The sparse weight: trainable values, the structure that places them, and its transpose."""
+
+from gossamer.weight.sparse_weight import SparseWeight, check_dense, check_dtype
+from gossamer.weight.transpose import Backward, Transpose
+
+__all__ = ["Backward", "SparseWeight", "Transpose", "check_dense", "check_dtype"]
