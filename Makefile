@@ -38,7 +38,7 @@ announce-demo:
 
 # Two workers with one thread each: most tests are too small to share among threads.
 check: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" tests $(PYTEST_ARGS)
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
