@@ -17,7 +17,7 @@ from gossamer import timing
 from gossamer.errors import GossamerError
 from gossamer.nn import SparseLinear
 from gossamer.nn.layers.masked import MaskedLinear
-from gossamer.recipes.registry import entry
+from gossamer.recipes.base.registry import entry
 from gossamer.train.data import Corpus, Windows, load_corpus, spread
 from gossamer.train.loop import DENSE, Run, TrainConfig
 from gossamer.train.recipes import AT

@@ -20,7 +20,7 @@ from gossamer.errors import RecipeError
 from gossamer.nn import SparseLinear, summary
 from gossamer.nn.layers.masked import MaskedLinear
 from gossamer.recipes import Diagnostics, Recipe
-from gossamer.recipes.registry import RECIPES, entry, make
+from gossamer.recipes.base.registry import RECIPES, entry, make
 from gossamer.train.model import parameter_groups
 
 AT = "@"
