@@ -33,7 +33,7 @@ PYTHON_NEIGHBOURS = {
     ("timing", "errors"),
     ("weight", "masks"),
 }
-CPP_LAYERS = ["core", "layouts", "kernels", "transport", "prox", "codes", "masks", "bind"]
+CPP_LAYERS = ["core", "layouts", "products", "transport", "prox", "codes", "masks", "bind"]
 # The modules that speak to the compiled core, each for its own topic.
 CORE_IMPORTERS = {
     "backend.products",
@@ -174,11 +174,11 @@ def test_cpp_includes_point_down() -> None:
     ("folder", "source"),
     [
         ("core", '#include "layouts/panels.hpp"'),
-        ("layouts", '#include "kernels/table.hpp"'),
-        ("kernels", '#  include "bind/tensor.hpp"'),
-        ("kernels", "#include <pybind11/pybind11.h>"),
+        ("layouts", '#include "products/table.hpp"'),
+        ("products", '#  include "bind/tensor.hpp"'),
+        ("products", "#include <pybind11/pybind11.h>"),
         ("core", "#include <Python.h>"),
-        ("core", '#include "../kernels/table.hpp"'),
+        ("core", '#include "../products/table.hpp"'),
     ],
 )
 def test_a_breach_in_cpp_is_seen(folder: str, source: str) -> None:

@@ -21,10 +21,17 @@ from torch import nn
 from gossamer.errors import PatternError
 from gossamer.masks import add_pruned_, mask_difference
 from gossamer.masks.transposable import TileMethod, transposable_mask
+from gossamer.nn.layers.base import plain_groups
+from gossamer.nn.layers.sampled import SampledLinear
 from gossamer.patterns import NM, Pattern
-from gossamer.recipes.base.checks import check_count, check_number, check_seed, check_share
+from gossamer.recipes.base.checks import (
+    check_count,
+    check_number,
+    check_seed,
+    check_share,
+    parse_sample,
+)
 from gossamer.recipes.base.recipe import Recipe
-from gossamer.recipes.sampled import SampledLinear, parse_sample, plain_groups
 
 _METHODS = ("auto", "exact", "entropy")
 

@@ -4,34 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from gossamer.masks import magnitude_mask
-from gossamer.nn import MaskedLinear, SparseLinear
+from gossamer.nn import MaskedLinear
+from gossamer.nn.layers.dense_first import DenseLinear
 from gossamer.patterns import Pattern
 from gossamer.recipes.base.checks import check_share
 from gossamer.recipes.base.fixed import apply_mask
 from gossamer.recipes.base.recipe import Recipe
-
-
-class DenseLinear(MaskedLinear):
-    """A layer that computes densely (`softness` 1) until its mask is set, then under it.
-
-    Afterwards the gradient is that of the kept entries alone.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x [..., in_features] to [..., out_features]."""
-        if self.softness.item() < 1.0:
-            return super().forward(x)
-        return F.linear(x, self.weight, self.bias)
-
-    def to_sparse(self) -> SparseLinear:
-        """The `SparseLinear` of the same function, or of the largest entries of a dense one."""
-        if self.softness.item() == 1.0:
-            self.set_pattern(self.pattern)
-        return super().to_sparse()
 
 
 @dataclass(eq=False)
@@ -93,4 +74,4 @@ class PruneLate(Recipe):
                 layer.softness.zero_()
 
 
-__all__ = ["DenseLinear", "PruneLate"]
+__all__ = ["PruneLate"]

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from gossamer.masks import mask_from_score
 from gossamer.nn import MaskedLinear
+from gossamer.nn.layers.dense_first import DenseLinear
 from gossamer.patterns import Block, Pattern, Unstructured, parse_pattern
 from gossamer.recipes.base.checks import check_share
 from gossamer.recipes.base.recipe import Recipe
-from gossamer.recipes.prune_late import DenseLinear
 
 
 def top_masks(weights: Sequence[Tensor], pattern: Unstructured | Block) -> list[Tensor]:

@@ -15,7 +15,8 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from gossamer.errors import DTypeError, PatternError, RecipeError
-from gossamer.patterns import GroupedNM, Pattern
+from gossamer.nn.layers.base import plain_groups
+from gossamer.patterns import NM, GroupedNM, Pattern
 
 __all__ = [
     "check_choice",
@@ -25,6 +26,7 @@ __all__ = [
     "check_phases",
     "check_seed",
     "check_share",
+    "parse_sample",
     "refuse_grouped",
     "refuse_patterns",
 ]
@@ -131,6 +133,15 @@ def check_choice(value: object, what: str, choices: Sequence[str]) -> None:
     """Raise RecipeError unless the value is one of the choices."""
     if value not in choices:
         raise RecipeError(f"{what}={value!r:.80}; choose {' or '.join(choices)}")
+
+
+def parse_sample(sample: str | NM | None, who: str) -> NM | None:
+    """Return the sampling pattern of a recipe; None means no sampling.
+
+    Raises:
+        PatternError: the sample is neither None nor N:M without shared rows.
+    """
+    return None if sample is None else plain_groups(sample, f"{who}, mvue,")
 
 
 def refuse_patterns(

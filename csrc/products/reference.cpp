@@ -2,7 +2,7 @@
 // fast tables are tested against this one, and it serves whatever they leave out.
 #include <cstring>
 
-#include "kernels/table.hpp"
+#include "products/table.hpp"
 
 namespace gossamer {
 namespace {
@@ -75,13 +75,13 @@ void spmm_t(const SpmmTArgs& a, const Task& task, void* scratch) noexcept {
       for (std::int64_t p = 0; p < w.panels(); ++p) {
         for_each_entry(w, k, p, [&](std::int64_t e, std::int64_t col) {
           for (std::int64_t v = 0; v < w.vector; ++v) {
-            sums[col - first] +=
-                read(values + e * w.vector + v) * read(element<T>(a.g, b, p * w.vector + v));
+            sums[col - first] += read(values + e * w.vector + v) *
+                                 read(element<T>(a.grad_output, b, p * w.vector + v));
           }
         });
       }
       for (std::int64_t c = 0; c < w.block_width(k); ++c) {
-        write(element<T>(a.dx, b, first + c), sums[c]);
+        write(element<T>(a.grad_input, b, first + c), sums[c]);
       }
     }
   }
@@ -98,7 +98,8 @@ void sddmm(const SddmmArgs& a, const SddmmTask& task, std::int64_t, const void*)
         C* out = sums + e * w.vector + v;
         double sum = task.accumulate ? static_cast<double>(*out) : 0.0;
         for (std::int64_t b = task.first; b < task.first + task.batch; ++b) {
-          sum += read(element<T>(a.g, b, p * w.vector + v)) * read(element<T>(a.x, b, col));
+          sum +=
+              read(element<T>(a.grad_output, b, p * w.vector + v)) * read(element<T>(a.x, b, col));
         }
         *out = static_cast<C>(sum);
       }
@@ -137,7 +138,7 @@ constexpr SddmmKernel sddmm_kernel = {no_pack, sddmm<T>, no_bytes_sddmm, whole_b
 
 }  // namespace
 
-extern "C" constexpr KernelTable gossamer_table_reference = {
+extern "C" constexpr ProductsTable gossamer_products_reference = {
     "reference",
     GOSSAMER_VERB(spmm_kernel),
     GOSSAMER_VERB(spmm_t_kernel),

@@ -1,11 +1,11 @@
-#include "kernels/drive.hpp"
+#include "products/drive.hpp"
 
 #include <algorithm>
 #include <cstring>
 
 #include "core/parallel.hpp"
 #include "core/workspace.hpp"
-#include "kernels/dispatch.hpp"
+#include "products/dispatch.hpp"
 
 namespace gossamer {
 namespace {
@@ -104,7 +104,7 @@ void run_spmm(const SpmmArgs& args, DType dtype) {
 }
 
 void run_spmm_t(const SpmmTArgs& args, DType dtype) {
-  const std::int64_t batch = args.g.rows;
+  const std::int64_t batch = args.grad_output.rows;
   const Panels& w = args.weight;
   if (batch == 0 || w.cols == 0) return;
   const TrimOnExit trim;
@@ -117,14 +117,14 @@ void run_spmm_t(const SpmmTArgs& args, DType dtype) {
 
 void run_spmm_t_packed(const SpmmTArgs& args, const Panels& transposed, const std::int32_t* perm,
                        DType dtype) {
-  const std::int64_t batch = args.g.rows;
+  const std::int64_t batch = args.grad_output.rows;
   if (batch == 0 || transposed.rows == 0) return;
   const TrimOnExit trim;
   const auto& kernel = find_spmm({dtype, vector_index(transposed.vector)});
   const int workers = workers_for(transposed, batch);
   const std::int64_t nnz = transposed.nnz();
   const std::int64_t count = args.weight.nnz();  // more than nnz where the transpose is pruned
-  SpmmArgs product{transposed, nullptr, args.g, nullptr, args.dx};
+  SpmmArgs product{args.grad_output, nullptr, transposed, nullptr, args.grad_input};
   const std::size_t values = slice(static_cast<std::size_t>(nnz) * itemsize(dtype));
   const std::size_t bytes = slice(kernel.scratch(product)) * static_cast<std::size_t>(workers);
   std::byte* memory = Workspace::get(values + bytes);

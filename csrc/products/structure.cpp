@@ -1,10 +1,10 @@
-#include "kernels/structure.hpp"
+#include "products/structure.hpp"
 
 #include <cstring>
 #include <limits>
 
 #include "core/check.hpp"
-#include "kernels/dispatch.hpp"
+#include "products/table.hpp"
 
 namespace gossamer {
 namespace {

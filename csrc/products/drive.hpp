@@ -2,7 +2,7 @@
 // Arguments are checked by the caller. May throw std::bad_alloc, before anything is written.
 #pragma once
 
-#include "kernels/table.hpp"
+#include "products/args.hpp"
 
 namespace gossamer {
 

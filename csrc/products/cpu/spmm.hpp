@@ -12,9 +12,9 @@
 // one output depends on its row of W alone: not on the tile, the slab, or the number of threads.
 #pragma once
 
-#include "kernels/cpu/pack.hpp"
-#include "kernels/cpu/spmm_few.hpp"
-#include "kernels/table.hpp"
+#include "products/cpu/pack.hpp"
+#include "products/cpu/spmm_few.hpp"
+#include "products/table.hpp"
 
 namespace gossamer {
 namespace {

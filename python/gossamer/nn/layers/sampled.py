@@ -8,16 +8,13 @@ they were chosen: right on average, and a sparse product. See `gossamer.ops.grad
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from gossamer.backend import Structure
-from gossamer.errors import PatternError
-from gossamer.nn import MaskedLinear
+from gossamer.nn.layers.masked import MaskedLinear
 from gossamer.ops import mvue_product
-from gossamer.patterns import NM, Pattern, parse_pattern
+from gossamer.patterns import NM, Pattern
 
 
 class SampledLinear(MaskedLinear):
@@ -66,28 +63,4 @@ class SampledLinear(MaskedLinear):
         return mvue_product(g, x, n, m, seed=self.seed, step=step, layer=self.index)
 
 
-def plain_groups(pattern: str | Pattern, who: str) -> NM:
-    """The pattern, when it is N:M entry by entry.
-
-    Raises:
-        PatternError: it is another one.
-    """
-    pattern = parse_pattern(pattern)
-    if not isinstance(pattern, NM) or pattern.vector != 1:
-        raise PatternError(
-            f"{who} got pattern {pattern}; its groups are n of m single entries: choose 2:4, 1:4 "
-            "or another n:m without :v4 or :v8"
-        )
-    return pattern
-
-
-def parse_sample(sample: Any, who: str) -> NM | None:
-    """The sampling pattern of a recipe, or None for no sampling.
-
-    Raises:
-        PatternError: not None and not a plain n:m.
-    """
-    return None if sample is None else plain_groups(sample, f"{who}, mvue,")
-
-
-__all__ = ["SampledLinear", "parse_sample", "plain_groups"]
+__all__ = ["SampledLinear"]

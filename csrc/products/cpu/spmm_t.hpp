@@ -10,7 +10,7 @@
 // With V = 1 it is bound by those stores; a packed transpose (spmm on W^T) is the other way.
 #pragma once
 
-#include "kernels/cpu/spmm.hpp"
+#include "products/cpu/spmm.hpp"
 
 namespace gossamer {
 namespace {
@@ -90,12 +90,12 @@ void spmm_t(const SpmmTArgs& a, const Task& task, void* scratch) noexcept {
     int vectors = 1;
     while (vectors * lanes < rows) vectors *= 2;
     const std::int64_t ld = vectors * lanes;
-    pack<T>(a.g, b, rows, 0, w.rows, g, ld);
+    pack<T>(a.grad_output, b, rows, 0, w.rows, g, ld);
     for (std::int64_t k = task.part0; k < task.part1; ++k) {
       const std::int64_t width = w.block_width(k);
       for (std::int64_t i = 0; i < width * ld; i += lanes) R::zero().store(dx + i);
       spmm_t_block<T, V, sum_vectors<V>>(w, values, k, g, ld, vectors, dx);
-      unpack<T>(dx, ld, a.dx, b, rows, k * w.block_cols, width);
+      unpack<T>(dx, ld, a.grad_input, b, rows, k * w.block_cols, width);
     }
   }
 }

@@ -14,7 +14,7 @@
 //                products; with few entries a row the fixed costs of a row outweigh the loads.
 #pragma once
 
-#include "kernels/cpu/spmm.hpp"
+#include "products/cpu/spmm.hpp"
 
 namespace gossamer {
 namespace {
@@ -122,7 +122,8 @@ void sddmm_pack(const SddmmArgs& a, std::int64_t first, std::int64_t count, std:
   }
   constexpr std::int64_t strip = 256;  // few enough lines of the packed side to stay in cache
   for (std::int64_t r = 0; r < w.rows; r += strip) {
-    pack<T>(a.g, first, count, r, w.rows - r < strip ? w.rows - r : strip, g + r * ld, ld);
+    pack<T>(a.grad_output, first, count, r, w.rows - r < strip ? w.rows - r : strip, g + r * ld,
+            ld);
   }
 }
 

@@ -7,8 +7,8 @@
 // The tile kernel would fill a register with `lanes` batch rows, most of them zeros.
 #pragma once
 
-#include "kernels/cpu/pack.hpp"
-#include "kernels/table.hpp"
+#include "products/cpu/pack.hpp"
+#include "products/table.hpp"
 
 namespace gossamer {
 namespace {

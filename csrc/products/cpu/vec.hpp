@@ -15,15 +15,15 @@
 #include "core/types.hpp"
 
 #if defined(GOSSAMER_ISA_AVX512)
-#include "kernels/cpu/vec_avx512.hpp"
+#include "products/cpu/vec_avx512.hpp"
 #elif defined(GOSSAMER_ISA_AVX2)
-#include "kernels/cpu/vec_avx2.hpp"
+#include "products/cpu/vec_avx2.hpp"
 #elif defined(GOSSAMER_ISA_EMULATED)
 #define GOSSAMER_VECTOR_BYTES 64
-#include "kernels/cpu/vec_array.hpp"
+#include "products/cpu/vec_array.hpp"
 #elif defined(GOSSAMER_ISA_PORTABLE)
 #define GOSSAMER_VECTOR_BYTES 16
-#include "kernels/cpu/vec_array.hpp"
+#include "products/cpu/vec_array.hpp"
 #else
 #error "compile with -DGOSSAMER_ISA_<NAME>=1"
 #endif

@@ -1,39 +1,14 @@
-// The one list of kernels. A table holds, for every verb, a kernel a (dtype, vector); an empty slot
-// falls through to the next table, and the reference table has no empty slot.
-//
-//   spmm    Y[b, r]  = sum_c X[b, c] W[r, c] + bias[r]
-//   spmm_t  dX[b, c] = sum_r G[b, r] W[r, c]
-//   sddmm   dW[r, c] = sum_b G[b, r] X[b, c]     at the kept (r, c) only
+// The one list of kernels. A table holds, for every verb, one kernel per (dtype, vector); an empty
+// slot falls through to the next table, and the reference table has no empty slot.
 //
 // Kernels are silent: noexcept, no allocation, arguments checked before. Whatever bytes `indices`
 // holds, they stay inside their scratch: a packed block always has 256 columns.
 #pragma once
 
-#include "layouts/panels.hpp"
+#include "core/tables.hpp"
+#include "products/args.hpp"
 
 namespace gossamer {
-
-struct SpmmArgs {
-  Panels weight;
-  const void* values;  // [nnz]
-  Matrix x;            // [batch, cols]
-  const void* bias;    // [rows], contiguous, or null
-  Matrix y;            // [batch, rows], written
-};
-
-struct SpmmTArgs {
-  Panels weight;
-  const void* values;  // [nnz]
-  Matrix g;            // [batch, rows]
-  Matrix dx;           // [batch, cols], written
-};
-
-struct SddmmArgs {
-  Panels weight;
-  Matrix g;    // [batch, rows]
-  Matrix x;    // [batch, cols]
-  void* sums;  // [nnz] in the compute type, written
-};
 
 // A piece of work that owns its outputs: batch rows [batch0, batch1) and panels (spmm) or column
 // blocks (spmm_t) [part0, part1).
@@ -51,7 +26,7 @@ struct Kernel {
 };
 
 // sddmm reads both operands many times, so they are packed once, shared by all tasks:
-//   packed x [chunk][blocks * 256][chunk_rows], then packed g [chunk][rows][chunk_rows].
+//   packed x [chunk][blocks * 256][chunk_rows], then packed dY [chunk][rows][chunk_rows].
 struct SddmmTask {
   std::int64_t first;  // the batch rows packed now: [first, first + batch)
   std::int64_t batch;
@@ -73,7 +48,15 @@ struct SddmmKernel {
 inline constexpr int vector_count = 3;
 inline constexpr std::int64_t vectors[vector_count] = {1, 4, 8};
 
-struct KernelTable {
+// Index of V in `vectors`, or -1.
+constexpr int vector_index(std::int64_t vector) noexcept {
+  for (int i = 0; i < vector_count; ++i) {
+    if (vectors[i] == vector) return i;
+  }
+  return -1;
+}
+
+struct ProductsTable {
   const char* name;
   Kernel<SpmmArgs> spmm[dtype_count][vector_count];
   Kernel<SpmmTArgs> spmm_t[dtype_count][vector_count];
@@ -81,11 +64,10 @@ struct KernelTable {
 };
 
 extern "C" {
-extern const KernelTable gossamer_table_avx512;
-extern const KernelTable gossamer_table_avx2;
-extern const KernelTable gossamer_table_emulated;
-extern const KernelTable gossamer_table_portable;
-extern const KernelTable gossamer_table_reference;
+extern const ProductsTable gossamer_products_emulated;
+extern const ProductsTable gossamer_products_reference;
 }
+GOSSAMER_TABLES(ProductsTable, products_tables, gossamer_products, &gossamer_products_emulated,
+                &gossamer_products_reference);
 
 }  // namespace gossamer

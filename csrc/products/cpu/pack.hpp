@@ -6,7 +6,7 @@
 // width is `rows` rounded up to whole registers, so the kernels have no batch remainder.
 #pragma once
 
-#include "kernels/cpu/vec.hpp"
+#include "products/cpu/vec.hpp"
 
 namespace gossamer {
 namespace {

@@ -1,24 +1,10 @@
 // The table of one ISA. This file is compiled once for each, with that ISA's flags, and defines
 // one symbol; everything it includes lives in unnamed namespaces.
-#include "kernels/table.hpp"
+#include "products/table.hpp"
 
-#include "kernels/cpu/sddmm.hpp"
-#include "kernels/cpu/spmm.hpp"
-#include "kernels/cpu/spmm_t.hpp"
-
-#if defined(GOSSAMER_ISA_AVX512)
-#define GOSSAMER_TABLE gossamer_table_avx512
-#define GOSSAMER_TABLE_NAME "avx512"
-#elif defined(GOSSAMER_ISA_AVX2)
-#define GOSSAMER_TABLE gossamer_table_avx2
-#define GOSSAMER_TABLE_NAME "avx2"
-#elif defined(GOSSAMER_ISA_EMULATED)
-#define GOSSAMER_TABLE gossamer_table_emulated
-#define GOSSAMER_TABLE_NAME "emulated"
-#else
-#define GOSSAMER_TABLE gossamer_table_portable
-#define GOSSAMER_TABLE_NAME "portable"
-#endif
+#include "products/cpu/sddmm.hpp"
+#include "products/cpu/spmm.hpp"
+#include "products/cpu/spmm_t.hpp"
 
 namespace gossamer {
 namespace {
@@ -42,8 +28,8 @@ constexpr SddmmKernel sddmm_kernel() {
 
 }  // namespace
 
-extern "C" constexpr KernelTable GOSSAMER_TABLE = {
-    GOSSAMER_TABLE_NAME,
+extern "C" constexpr ProductsTable GOSSAMER_TABLE = {
+    GOSSAMER_ISA_NAME,
     GOSSAMER_VERB(spmm_kernel),
     GOSSAMER_VERB(spmm_t_kernel),
     GOSSAMER_VERB(sddmm_kernel),
