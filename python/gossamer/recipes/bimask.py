@@ -22,7 +22,7 @@ from gossamer.backend import Structure
 from gossamer.errors import RecipeError
 from gossamer.masks import add_pruned_, double_prune, select_nm
 from gossamer.nn import MaskedLinear
-from gossamer.ops import functions
+from gossamer.ops import autograd
 from gossamer.patterns import NM, Pattern, as_integer
 from gossamer.recipes.recipe import Recipe
 from gossamer.recipes.sampled import plain_groups
@@ -48,7 +48,7 @@ class BiMaskLinear(MaskedLinear):
         permuted = backend.scatter(values, structure)[self.order]
         kept, turned = select_nm(permuted, pattern)
         transposed = double_prune(kept, turned, pattern.n, pattern.m)
-        return functions.run_spmm_t(g[..., self.order], kept, turned, transposed)
+        return autograd.run_spmm_t(g[..., self.order], kept, turned, transposed)
 
     def backward_mask(self) -> Tensor:
         """What the backward product uses of the forward mask, bool [out_features, in_features]."""
