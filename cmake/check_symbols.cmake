@@ -40,6 +40,6 @@ if(leaks)
 endif()
 if(NOT tables EQUAL 1)
   message(FATAL_ERROR "Expected one definition of ${TABLE}, found ${tables}: "
-    "declare it extern \"C\" with default linkage in one source of csrc/kernels/cpu.")
+    "declare it extern \"C\" with default linkage in one source of csrc/*/cpu.")
 endif()
 file(TOUCH ${STAMP})

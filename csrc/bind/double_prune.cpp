@@ -9,7 +9,7 @@
 #include "bind/bind.hpp"
 #include "bind/tensor.hpp"
 #include "core/check.hpp"
-#include "kernels/structure.hpp"
+#include "products/structure.hpp"
 
 namespace py = pybind11;
 

@@ -6,8 +6,9 @@
 #include "bind/bind.hpp"
 #include "bind/tensor.hpp"
 #include "core/check.hpp"
+#include "core/isa.hpp"
 #include "core/parallel.hpp"
-#include "kernels/dispatch.hpp"
+#include "products/dispatch.hpp"
 
 namespace py = pybind11;
 
@@ -76,7 +77,7 @@ PYBIND11_MODULE(_core, m) {
   register_double_prune(m);
   register_select(m);
   m.def("isas", available_isas);
-  m.def("isa", active_isa);
+  m.def("isa", [] { return name_of(current_isa()); });
   m.def("use_isa", use_isa, py::arg("name"));
   m.def("serving", serving);
   m.def("threads", [] {
@@ -88,7 +89,7 @@ PYBIND11_MODULE(_core, m) {
   m.attr("cuda_found") = GOSSAMER_CUDA_FOUND != 0;
   make_fork_safe();
   try {
-    active_isa();  // a wrong GOSSAMER_ISA is told at import, not in the middle of a training step
+    choose_isa();  // a wrong GOSSAMER_ISA is told at import, not in the middle of a training step
   } catch (const ShapeError& e) {
     throw py::import_error(e.what());
   }

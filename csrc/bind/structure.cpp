@@ -1,5 +1,5 @@
 // Layout and the functions on structure: encode, check, gather, scatter, coordinates, transpose.
-#include "kernels/structure.hpp"
+#include "products/structure.hpp"
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>

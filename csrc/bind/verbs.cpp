@@ -2,7 +2,7 @@
 #include "bind/bind.hpp"
 #include "bind/tensor.hpp"
 #include "core/check.hpp"
-#include "kernels/drive.hpp"
+#include "products/drive.hpp"
 
 namespace py = pybind11;
 
@@ -38,7 +38,7 @@ void spmm(const Layout& layout, py::handle indices, py::handle indptr, py::handl
   const Tensor v = read_values(w, values, "values");
   const Tensor in = read_as(x, "x", v.kind, -1, w.cols);
   const Tensor out = read_as(y, "y", v.kind, in.shape[0], w.rows, true);
-  SpmmArgs args{w, v.data, in.matrix(), nullptr, out.matrix()};
+  SpmmArgs args{in.matrix(), v.data, w, nullptr, out.matrix()};
   if (!bias.is_none()) {
     const Tensor b = read_vector(bias, "bias", v.kind);
     require<ShapeError>(
@@ -57,7 +57,7 @@ void spmm_t(const Layout& layout, py::handle indices, py::handle indptr, py::han
   const Tensor v = read_values(w, values, "values");
   const Tensor in = read_as(g, "grad_output", v.kind, -1, w.rows);
   const Tensor out = read_as(dx, "grad_input", v.kind, in.shape[0], w.cols, true);
-  const SpmmTArgs args{w, v.data, in.matrix(), out.matrix()};
+  const SpmmTArgs args{in.matrix(), v.data, w, out.matrix()};
   const DType dtype = float_dtype(v, "values");
   const py::gil_scoped_release release;
   run_spmm_t(args, dtype);
@@ -76,7 +76,7 @@ void spmm_t_packed(const Layout& layout, py::handle indices, py::handle indptr, 
       "the transposed structure does not belong to this weight: build it again");
   const Tensor in = read_as(g, "grad_output", v.kind, -1, w.rows);
   const Tensor out = read_as(dx, "grad_input", v.kind, in.shape[0], w.cols, true);
-  const SpmmTArgs args{w, v.data, in.matrix(), out.matrix()};
+  const SpmmTArgs args{in.matrix(), v.data, w, out.matrix()};
   const DType dtype = float_dtype(v, "values");
   const py::gil_scoped_release release;
   run_spmm_t_packed(args, t, static_cast<const std::int32_t*>(order.data), dtype);
@@ -88,7 +88,7 @@ void sddmm(const Layout& layout, py::handle indices, py::handle indptr, py::hand
   const Tensor v = read_values(w, out, "grad_values", true);
   const Tensor in = read_as(x, "x", v.kind, -1, w.cols);
   const Tensor grad = read_as(g, "grad_output", v.kind, in.shape[0], w.rows);
-  const SddmmArgs args{w, grad.matrix(), in.matrix(), nullptr};
+  const SddmmArgs args{grad.matrix(), in.matrix(), w, nullptr};
   const DType dtype = float_dtype(v, "grad_values");
   const py::gil_scoped_release release;
   run_sddmm(args, v.data, dtype);

@@ -5,6 +5,7 @@
 // dictionary.
 #pragma once
 
+#include "core/tables.hpp"
 #include "core/types.hpp"
 
 namespace gossamer {
@@ -76,26 +77,18 @@ struct CodesPasses {
 };
 
 struct CodesTable {
-  const char* name;
   CodesPasses<float> f32;
   CodesPasses<double> f64;
 };
 
-extern "C" {
-extern const CodesTable gossamer_codes_avx512;
-extern const CodesTable gossamer_codes_avx2;
-extern const CodesTable gossamer_codes_portable;
-}
-
-// The table of the instruction set in use.
-const CodesTable& codes_table();
+GOSSAMER_TABLES(CodesTable, codes_tables, gossamer_codes);
 
 template <class T>
 const CodesPasses<T>& codes_passes() {
   if constexpr (sizeof(T) == sizeof(float)) {
-    return codes_table().f32;
+    return codes_tables.active().f32;
   } else {
-    return codes_table().f64;
+    return codes_tables.active().f64;
   }
 }
 

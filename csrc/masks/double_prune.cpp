@@ -10,7 +10,7 @@
 #include "core/check.hpp"
 #include "core/parallel.hpp"
 #include "core/workspace.hpp"
-#include "kernels/structure.hpp"
+#include "products/structure.hpp"
 
 namespace gossamer {
 namespace {

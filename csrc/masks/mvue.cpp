@@ -28,7 +28,7 @@ std::uint64_t mvue_key(std::uint64_t seed, std::uint64_t step, std::uint64_t lay
 }
 
 void mvue(const MvueArgs& args, DType dtype) noexcept {
-  const auto sample = masks_table().mvue.sample[static_cast<int>(dtype)];
+  const auto sample = masks_tables.active().mvue.sample[static_cast<int>(dtype)];
   const std::int64_t cols = args.x.cols, chunks = ceil_div(cols, chunk);
   const int workers = args.x.rows * cols < serial ? 1 : max_threads();
   parallel_for(args.out.blocks() * chunks, workers, [&](std::int64_t task, int) noexcept {

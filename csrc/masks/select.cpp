@@ -56,7 +56,7 @@ Panels::Entries safe_entries(const Panels& w, std::int64_t total, std::int64_t b
 void select_nm(const Panels& w, DType dtype, const Matrix& weight, void* values,
                std::uint8_t* indices) noexcept {
   if (w.rows == 0 || w.cols == 0) return;
-  const SelectKernel kernel = masks_table().select.select[static_cast<int>(dtype)];
+  const SelectKernel kernel = masks_tables.active().select.select[static_cast<int>(dtype)];
   const auto rows_at = [&](std::int64_t row, std::int64_t block) noexcept {
     return at(weight.data, row * weight.row_stride + block * w.block_cols, dtype);
   };
@@ -95,7 +95,7 @@ void select_nm(const Panels& w, DType dtype, const Matrix& weight, void* values,
 
 void add_pruned(const Panels& w, DType dtype, const Matrix& out, const Matrix& source,
                 double alpha) noexcept {
-  const AddPrunedKernel run = masks_table().select.add_pruned[static_cast<int>(dtype)];
+  const AddPrunedKernel run = masks_tables.active().select.add_pruned[static_cast<int>(dtype)];
   const std::int64_t total = w.total_entries();
   over_units(w, [&](std::int64_t block, std::int64_t panel, std::int64_t panels) noexcept {
     // All panels first: bytes that were just written cannot be read as vectors at once.

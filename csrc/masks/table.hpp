@@ -1,6 +1,7 @@
 // What is compiled once an instruction set: loops that choose masks.
 #pragma once
 
+#include "core/tables.hpp"
 #include "masks/mvue_table.hpp"
 #include "masks/select_table.hpp"
 #include "masks/tiles_table.hpp"
@@ -8,19 +9,11 @@
 namespace gossamer {
 
 struct MasksTable {
-  const char* name;
   SelectPasses select;
   TilePasses tiles;
   MvuePasses mvue;
 };
 
-extern "C" {
-extern const MasksTable gossamer_masks_avx512;
-extern const MasksTable gossamer_masks_avx2;
-extern const MasksTable gossamer_masks_portable;
-}
-
-// The table of the instruction set in use.
-const MasksTable& masks_table();
+GOSSAMER_TABLES(MasksTable, masks_tables, gossamer_masks);
 
 }  // namespace gossamer

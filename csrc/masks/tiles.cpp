@@ -132,7 +132,7 @@ struct Tile {
 
 template <class K>
 void choose(const TransposableMask& args, std::int64_t tiles, const Scratch<K>& s) noexcept {
-  const TilePasses& passes = masks_table().tiles;
+  const TilePasses& passes = masks_tables.active().tiles;
   const TileKeyPasses<K>& by_key = [&]() -> const TileKeyPasses<K>& {
     if constexpr (sizeof(K) == sizeof(std::int32_t)) {
       return passes.k32;
@@ -175,7 +175,7 @@ void run(const TransposableMask& args) {
   const std::int64_t span = tile_lanes * batches_a_task;
   const std::int64_t tasks_across = ceil_div(across, span);
   const int workers = w.rows * w.cols < 16384 ? 1 : max_threads();
-  const TilePasses& passes = masks_table().tiles;
+  const TilePasses& passes = masks_tables.active().tiles;
   const std::size_t share = Scratch<K>{}.cut(nullptr, args);
   std::byte* base = Workspace::get(share * static_cast<std::size_t>(workers));
   const auto size = static_cast<std::int64_t>(itemsize(args.dtype));

@@ -30,7 +30,8 @@ P* shifted(P* base, std::int64_t entries, DType dtype) noexcept {
 
 void prox_elements(Penalty which, DType dtype, void* x, std::int64_t n,
                    const ElementArgs& args) noexcept {
-  const ElementKernel run = prox_table().elements[static_cast<int>(which)][static_cast<int>(dtype)];
+  const ElementKernel run =
+      prox_tables.active().elements[static_cast<int>(which)][static_cast<int>(dtype)];
   over_chunks(n, [&](std::int64_t first, std::int64_t count) noexcept {
     ElementArgs own = args;
     if (args.steps != nullptr) own.steps = shifted(args.steps, first, dtype);
@@ -40,7 +41,8 @@ void prox_elements(Penalty which, DType dtype, void* x, std::int64_t n,
 
 void prox_adamw(const AdamWTensors& t, const AdamWArgs& args, Penalty which,
                 const double* params) noexcept {
-  const AdamWKernel step = prox_table().adamw[static_cast<int>(which)][static_cast<int>(t.dtype)];
+  const AdamWKernel step =
+      prox_tables.active().adamw[static_cast<int>(which)][static_cast<int>(t.dtype)];
   // Short enough that the parameter and its steps stay in the first-level cache.
   constexpr std::int64_t run = 1024;
   over_chunks(t.n, [&](std::int64_t chunk_first, std::int64_t chunk_count) noexcept {

@@ -76,7 +76,7 @@ double careful_norm(const T* x, const GroupShape& g, std::int64_t group) {
 // are added in order.
 template <class T>
 void sum_squares(const T* x, const GroupShape& g, double* sums) {
-  const GroupKernels<T>& kernels = kernels_of<T>(prox_table().groups);
+  const GroupKernels<T>& kernels = kernels_of<T>(prox_tables.active().groups);
   if (g.indptr != nullptr) {
     each_range(g, [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t j = first; j < last; ++j) {
@@ -170,7 +170,7 @@ void group_norms(const T* x, const GroupShape& g, double* norms) {
 
 template <class T>
 void scale_groups(T* x, const GroupShape& g, const double* gains) {
-  const GroupKernels<T>& kernels = kernels_of<T>(prox_table().groups);
+  const GroupKernels<T>& kernels = kernels_of<T>(prox_tables.active().groups);
   if (g.indptr != nullptr) {
     each_range(g, [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t j = first; j < last; ++j) {
@@ -229,7 +229,7 @@ void metric_group_l2(T* x, const T* metric, const GroupShape& g, const double* l
       longest = std::max(longest, g.indptr[j + 1] - g.indptr[j]);
     }
   }
-  const GroupPasses& kernels = prox_table().groups;
+  const GroupPasses& kernels = prox_tables.active().groups;
   const std::int64_t tasks = std::clamp<std::int64_t>(ceil_div(g.numel, grain), 1, g.count);
   const auto size = static_cast<std::size_t>(2 * longest);
   const std::unique_ptr<double[]> memory(

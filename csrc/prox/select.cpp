@@ -147,7 +147,7 @@ struct View {
 
 template <class T>
 Above above(const T* x, std::int64_t n, double theta, View view) {
-  const GroupKernels<T>& kernels = kernels_of<T>(prox_table().groups);
+  const GroupKernels<T>& kernels = kernels_of<T>(prox_tables.active().groups);
   std::vector<Above> parts(chunks(n));
   each_chunk(n, [&](std::int64_t begin, std::int64_t end, std::size_t task) noexcept {
     kernels.above(x + begin, end - begin, view.shift, theta, view.absolute, &parts[task].sum,
@@ -276,7 +276,7 @@ double threshold(const T* x, std::int64_t n, double most, double radius, View vi
 
 template <class T>
 void shrink_all(T* x, std::int64_t n, double theta, View view, double gain) {
-  const GroupKernels<T>& kernels = kernels_of<T>(prox_table().groups);
+  const GroupKernels<T>& kernels = kernels_of<T>(prox_tables.active().groups);
   each_chunk(n, [&](std::int64_t begin, std::int64_t end, std::size_t) noexcept {
     kernels.shrink(x + begin, end - begin, view.shift, theta, view.absolute, gain);
   });

@@ -1,6 +1,7 @@
 // What is compiled once an instruction set: proximal operators on elements, and passes over groups.
 #pragma once
 
+#include "core/tables.hpp"
 #include "prox/groups_table.hpp"
 
 namespace gossamer {
@@ -46,19 +47,11 @@ using AdamWKernel = void (*)(void* param, const void* grad, void* m, void* v, co
                              const double* params, void* steps, std::int64_t n) noexcept;
 
 struct ProxTable {
-  const char* name;
   ElementKernel elements[penalty_count][2];  // float32, float64
   AdamWKernel adamw[penalty_count][2];
   GroupPasses groups;
 };
 
-extern "C" {
-extern const ProxTable gossamer_prox_avx512;
-extern const ProxTable gossamer_prox_avx2;
-extern const ProxTable gossamer_prox_portable;
-}
-
-// The table of the instruction set in use.
-const ProxTable& prox_table();
+GOSSAMER_TABLES(ProxTable, prox_tables, gossamer_prox);
 
 }  // namespace gossamer

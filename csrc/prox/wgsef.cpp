@@ -40,7 +40,7 @@ double wgsef_value(const WgsefProblem& problem, double* u) {
   root.shares(root.cost() <= value.k ? infinity : root.solve(value.k), false, u);
 
   constexpr std::int64_t chunk = 1 << 13;
-  const GroupPasses& kernels = prox_table().groups;
+  const GroupPasses& kernels = prox_tables.active().groups;
   const std::int64_t tasks = ceil_div(problem.m, chunk);
   std::vector<double> parts(static_cast<std::size_t>(tasks));
   const int workers = static_cast<int>(std::min<std::int64_t>(tasks, max_threads()));

@@ -40,7 +40,7 @@ int workers_for(std::int64_t tasks) {
 
 RampRoot::RampRoot(const WgsefProblem& problem)
     : problem_(problem),
-      kernels_(prox_table().groups),
+      kernels_(prox_tables.active().groups),
       flat_(problem.groups.d == nullptr && problem.groups.c == nullptr &&
             problem.groups.h == nullptr),
       chunks_(ceil_div(problem.m, chunk)) {

@@ -6,30 +6,12 @@
 #include <new>
 
 #include "core/parallel.hpp"
-#include "kernels/dispatch.hpp"
 
 namespace gossamer {
 
-const TransportTable& transport_table() {
-  static constexpr PlainTables<TransportTable> tables = {
-#if defined(GOSSAMER_HAVE_AVX512)
-      &gossamer_transport_avx512,
-#else
-      nullptr,
-#endif
-#if defined(GOSSAMER_HAVE_AVX2)
-      &gossamer_transport_avx2,
-#else
-      nullptr,
-#endif
-      &gossamer_transport_portable,
-  };
-  return tables.active();
-}
-
 PassRunner::PassRunner(const Cost& cost, int workers)
     : cost_(cost),
-      table_(transport_table()),
+      table_(transport_tables.active()),
       workers_(workers),
       scratch_(static_cast<std::size_t>(2 * cost.m * workers)),
       chunk_cols_(static_cast<std::size_t>(chunk_count(cost.n) * cost.m)) {}

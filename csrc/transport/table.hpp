@@ -4,6 +4,7 @@
 // entry. Scratch is 2 * m doubles a worker. Nothing is allocated, nothing is checked here.
 #pragma once
 
+#include "core/tables.hpp"
 #include "transport/cost.hpp"
 
 namespace gossamer {
@@ -66,7 +67,6 @@ struct Passes {
 };
 
 struct TransportTable {
-  const char* name;
   Passes<Cost> dense;
   Passes<SparseCost> sparse;
   void (*kernel_sweep)(const KernelArgs&, std::int64_t m, RowRange, double* cols) noexcept;
@@ -75,14 +75,6 @@ struct TransportTable {
                double* scratch, double* plan) noexcept;
 };
 
-extern "C" {
-extern const TransportTable gossamer_transport_avx512;
-extern const TransportTable gossamer_transport_avx2;
-extern const TransportTable gossamer_transport_portable;
-}
-
-// The table of the instruction set in use (kernels/dispatch.hpp); emulated and reference run the
-// portable one, which is plain C++.
-const TransportTable& transport_table();
+GOSSAMER_TABLES(TransportTable, transport_tables, gossamer_transport);
 
 }  // namespace gossamer

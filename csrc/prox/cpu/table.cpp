@@ -4,21 +4,9 @@
 #include "prox/cpu/elements.hpp"
 #include "prox/cpu/groups.hpp"
 
-#if defined(GOSSAMER_ISA_AVX512)
-#define GOSSAMER_TABLE gossamer_prox_avx512
-#define GOSSAMER_TABLE_NAME "avx512"
-#elif defined(GOSSAMER_ISA_AVX2)
-#define GOSSAMER_TABLE gossamer_prox_avx2
-#define GOSSAMER_TABLE_NAME "avx2"
-#else
-#define GOSSAMER_TABLE gossamer_prox_portable
-#define GOSSAMER_TABLE_NAME "portable"
-#endif
-
 namespace gossamer {
 
 extern "C" constexpr ProxTable GOSSAMER_TABLE = {
-    GOSSAMER_TABLE_NAME,
     {{run_pieces<Penalty::l1, float>, run_pieces<Penalty::l1, double>},
      {run_pieces<Penalty::elastic_net, float>, run_pieces<Penalty::elastic_net, double>},
      {run_pieces<Penalty::l0, float>, run_pieces<Penalty::l0, double>},

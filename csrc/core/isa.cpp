@@ -1,0 +1,81 @@
+#include "core/isa.hpp"
+
+#include <atomic>
+#include <cstdlib>
+
+#include "core/check.hpp"
+
+namespace gossamer {
+namespace {
+
+struct Candidate {
+  const char* name;
+  bool (*runs)() noexcept;
+};
+
+bool always() noexcept { return true; }
+#if defined(GOSSAMER_HAVE_AVX512)
+bool has_avx512() noexcept {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#else
+bool has_avx512() noexcept { return false; }
+#endif
+#if defined(GOSSAMER_HAVE_AVX2)
+bool has_avx2() noexcept { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+#else
+bool has_avx2() noexcept { return false; }
+#endif
+
+// In the order of `enum class Isa`.
+constexpr Candidate candidates[isa_count] = {
+    {"avx512", has_avx512}, {"avx2", has_avx2},    {"portable", always},
+    {"emulated", always},   {"reference", always},
+};
+
+Isa best() noexcept {
+  int isa = 0;
+  while (!candidates[isa].runs()) ++isa;
+  return static_cast<Isa>(isa);
+}
+
+Isa by_name(const std::string& name) {
+  std::string known;
+  for (int isa = 0; isa < isa_count; ++isa) {
+    if (!candidates[isa].runs()) continue;
+    if (name == candidates[isa].name) return static_cast<Isa>(isa);
+    known += known.empty() ? "" : ", ";
+    known += candidates[isa].name;
+  }
+  throw ShapeError("ISA \"" + name + "\" was asked for; this build on this processor has " + known +
+                   ": use one of them, or unset GOSSAMER_ISA");
+}
+
+std::atomic<Isa>& chosen() {
+  static std::atomic<Isa> isa = [] {
+    const char* forced = std::getenv("GOSSAMER_ISA");
+    return forced != nullptr && *forced != '\0' ? by_name(forced) : best();
+  }();
+  return isa;
+}
+
+}  // namespace
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const Candidate& candidate : candidates) {
+    if (candidate.runs()) names.emplace_back(candidate.name);
+  }
+  return names;
+}
+
+Isa current_isa() noexcept { return chosen().load(std::memory_order_relaxed); }
+
+const char* name_of(Isa isa) noexcept { return candidates[static_cast<int>(isa)].name; }
+
+void use_isa(const std::string& name) { chosen() = name.empty() ? best() : by_name(name); }
+
+void choose_isa() { chosen(); }
+
+}  // namespace gossamer

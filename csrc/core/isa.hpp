@@ -1,0 +1,29 @@
+// Which instruction set (ISA) serves. Every topic has its loops compiled once for each ISA; what
+// this file chooses holds for all of them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace gossamer {
+
+// Best first. `emulated` and `reference` run everywhere and serve only when asked for by name:
+// `emulated` has the shape of AVX-512 in plain C++, `reference` is every formula once.
+enum class Isa : int { avx512, avx2, portable, emulated, reference };
+inline constexpr int isa_count = 5;
+
+// Those that this build has tables for and this processor can run, best first.
+std::vector<std::string> available_isas();
+
+// The one in use: the best one, or the one that use_isa or GOSSAMER_ISA named.
+Isa current_isa() noexcept;
+const char* name_of(Isa isa) noexcept;
+
+// Forces an ISA by name; an empty name gives the choice back. Throws ShapeError that names the
+// available ones.
+void use_isa(const std::string& name);
+
+// Reads GOSSAMER_ISA, if nobody did yet. Throws as use_isa does.
+void choose_isa();
+
+}  // namespace gossamer

@@ -1,0 +1,37 @@
+// The arguments of the three verbs, one struct each: all that a kernel of any device is given.
+//
+//   spmm    Y[b, r]  = sum_c X[b, c] W[r, c] + bias[r]
+//   spmm_t  dX[b, c] = sum_r dY[b, r] W[r, c]
+//   sddmm   dW[r, c] = sum_b dY[b, r] X[b, c]     at the kept (r, c) only
+//
+// Outputs and operands of one call have one dtype. Whoever fills a struct in has checked sizes and
+// pointers (bind/products).
+#pragma once
+
+#include "layouts/panels.hpp"
+
+namespace gossamer {
+
+struct SpmmArgs {
+  Matrix x;            // [batch, cols]
+  const void* values;  // [nnz]
+  Panels weight;
+  const void* bias;  // [rows], contiguous, or null
+  Matrix y;          // [batch, rows], written
+};
+
+struct SpmmTArgs {
+  Matrix grad_output;  // [batch, rows]
+  const void* values;  // [nnz]
+  Panels weight;
+  Matrix grad_input;  // [batch, cols], written
+};
+
+struct SddmmArgs {
+  Matrix grad_output;  // [batch, rows]
+  Matrix x;            // [batch, cols]
+  Panels weight;
+  void* sums;  // [nnz] in the compute type, written
+};
+
+}  // namespace gossamer

@@ -1,0 +1,116 @@
+// Packing: activations are row-major (or of any strides) outside and batch-innermost inside, as a
+// GEMM packs its operands.
+//
+//   packed[c * ld + b] = X[first_row + b, first_col + c]      b < width, zero for b >= rows
+//
+// width is `rows` rounded up to whole registers, so the kernels have no batch remainder.
+#pragma once
+
+#include "products/cpu/vec.hpp"
+
+namespace gossamer {
+namespace {
+
+template <class T>
+GOSSAMER_INLINE const T* at(const Matrix& x, std::int64_t row, std::int64_t col) noexcept {
+  return static_cast<const T*>(x.data) + row * x.row_stride + col * x.col_stride;
+}
+
+// `lanes` batch rows of consecutive columns, through a register transpose.
+template <class T>
+GOSSAMER_INLINE void pack_rows(const T* src, std::int64_t row_stride, int rows, std::int64_t cols,
+                               Compute<T>* dst, std::int64_t ld) noexcept {
+  using V = Vec<Compute<T>>;
+  constexpr int lanes = V::lanes;
+  V tile[lanes];
+  std::int64_t c = 0;
+  for (; c + lanes <= cols; c += lanes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) {
+      tile[i] = i < rows ? load_as(src + i * row_stride + c) : V::zero();
+    }
+    V::transpose(tile);
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) tile[i].store(dst + (c + i) * ld);
+  }
+  const int left = static_cast<int>(cols - c);
+  if (left == 0) return;
+  for (int i = 0; i < lanes; ++i) {
+    tile[i] = i < rows ? load_as_n(src + i * row_stride + c, left) : V::zero();
+  }
+  V::transpose(tile);
+  for (int i = 0; i < left; ++i) tile[i].store(dst + (c + i) * ld);
+}
+
+template <class T>
+void pack(const Matrix& x, std::int64_t row, std::int64_t rows, std::int64_t col, std::int64_t cols,
+          Compute<T>* packed, std::int64_t ld) noexcept {
+  using V = Vec<Compute<T>>;
+  constexpr int lanes = V::lanes;
+  for (std::int64_t b = 0; b < rows; b += lanes) {
+    const int live = static_cast<int>(rows - b < lanes ? rows - b : lanes);
+    const T* src = at<T>(x, row + b, col);
+    Compute<T>* dst = packed + b;
+    if (x.col_stride == 1) {
+      if (live == lanes) {
+        pack_rows<T>(src, x.row_stride, lanes, cols, dst, ld);
+      } else {
+        pack_rows<T>(src, x.row_stride, live, cols, dst, ld);
+      }
+    } else if (x.row_stride == 1) {
+      for (std::int64_t c = 0; c < cols; ++c) {
+        load_as_n(src + c * x.col_stride, live).store(dst + c * ld);
+      }
+    } else {
+      for (std::int64_t c = 0; c < cols; ++c) {
+        for (int i = 0; i < lanes; ++i) {
+          dst[c * ld + i] =
+              i < live ? widen(src[i * x.row_stride + c * x.col_stride]) : Compute<T>(0);
+        }
+      }
+    }
+  }
+}
+
+// The way back: Y[row + b, col + c] = packed[c * ld + b].
+template <class T>
+void unpack(const Compute<T>* packed, std::int64_t ld, const Matrix& y, std::int64_t row,
+            std::int64_t rows, std::int64_t col, std::int64_t cols) noexcept {
+  using V = Vec<Compute<T>>;
+  constexpr int lanes = V::lanes;
+  T* out = static_cast<T*>(y.data) + row * y.row_stride + col * y.col_stride;
+  if (y.col_stride != 1) {
+    for (std::int64_t c = 0; c < cols; ++c) {
+      for (std::int64_t b = 0; b < rows; ++b) {
+        narrow(packed[c * ld + b], out[b * y.row_stride + c * y.col_stride]);
+      }
+    }
+    return;
+  }
+  for (std::int64_t b = 0; b < rows; b += lanes) {
+    const int live = static_cast<int>(rows - b < lanes ? rows - b : lanes);
+    V tile[lanes];
+    std::int64_t c = 0;
+    for (; c + lanes <= cols; c += lanes) {
+#pragma GCC unroll 16
+      for (int i = 0; i < lanes; ++i) tile[i] = V::load(packed + (c + i) * ld + b);
+      V::transpose(tile);
+      if (live == lanes) {
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes; ++i) store_as(out + (b + i) * y.row_stride + c, tile[i]);
+      } else {
+        for (int i = 0; i < live; ++i) store_as(out + (b + i) * y.row_stride + c, tile[i]);
+      }
+    }
+    const int left = static_cast<int>(cols - c);
+    if (left == 0) continue;
+    for (int i = 0; i < lanes; ++i) {
+      tile[i] = i < left ? V::load(packed + (c + i) * ld + b) : V::zero();
+    }
+    V::transpose(tile);
+    for (int i = 0; i < live; ++i) store_as_n(out + (b + i) * y.row_stride + c, tile[i], left);
+  }
+}
+
+}  // namespace
+}  // namespace gossamer

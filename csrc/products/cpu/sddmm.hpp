@@ -1,0 +1,155 @@
+// dW[r, c] = sum_b G[b, r] X[b, c], at the kept (r, c) only.
+//
+// Both operands are packed batch-innermost in chunks of `batch_tile` rows, so an entry is a dot
+// product of two contiguous runs. A group of `lanes / V` entries has `lanes` sums in registers, one
+// load of x serves V of them and one load of g serves all entries of the group; at the end of the
+// run a tree of shuffles turns the registers into one register of results, which is stored as it
+// lies in memory.
+//
+// The length of a run is a choice between the tree, paid once a run, and the cache that holds x:
+//
+//   dense V = 1: runs of one tile, so that a block of x stays in the first-level cache: every load
+//                of x serves one product only.
+//   else:        runs of 256 rows, x from the second-level cache. With V >= 4 a load serves V
+//                products; with few entries a row the fixed costs of a row outweigh the loads.
+#pragma once
+
+#include "products/cpu/spmm.hpp"
+
+namespace gossamer {
+namespace {
+
+inline constexpr std::int64_t long_run = 256;
+
+template <class C, int V>
+std::int64_t sddmm_run(const SddmmArgs& a) noexcept {
+  return V > 1 || is_sparse(a.weight) ? long_run : tile_width<C>;
+}
+
+// sums[entry * V + v] (+)= <g[v], x[indices[entry]]> for `live` <= E entries.
+template <class C, int V, int E>
+GOSSAMER_INLINE void dot_group(const C* x, const C* g, std::int64_t ld, std::int64_t length,
+                               const std::uint8_t* indices, int live, bool accumulate,
+                               C* sums) noexcept {
+  using R = Vec<C>;
+  constexpr int lanes = R::lanes;
+  R acc[E * V];
+#pragma GCC unroll 16
+  for (int i = 0; i < E * V; ++i) acc[i] = R::zero();
+  const C* columns[E];
+#pragma GCC unroll 16
+  for (int e = 0; e < E; ++e) columns[e] = x + indices[e < live ? e : 0] * ld;
+  for (std::int64_t b = 0; b < length; b += lanes) {
+    if constexpr (V == 1) {
+      const R grad = R::load(g + b);
+#pragma GCC unroll 16
+      for (int e = 0; e < E; ++e) acc[e] = fma(R::load(columns[e] + b), grad, acc[e]);
+    } else {
+      R act[E];
+#pragma GCC unroll 16
+      for (int e = 0; e < E; ++e) act[e] = R::load(columns[e] + b);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const R grad = R::load(g + v * ld + b);
+#pragma GCC unroll 16
+        for (int e = 0; e < E; ++e) acc[e * V + v] = fma(act[e], grad, acc[e * V + v]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int k = 0; k * lanes < E * V; ++k) {
+    const int left = live * V - k * lanes;
+    if (left <= 0) break;
+    const int n = left < lanes ? left : lanes;
+    R group[lanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) {
+      group[i] = k * lanes + i < E * V ? acc[k * lanes + i] : R::zero();
+    }
+    const R total = R::sums(group);
+    C* out = sums + k * lanes;
+    if (n == lanes) {
+      (accumulate ? add(R::load(out), total) : total).store(out);
+    } else {
+      (accumulate ? add(R::load_n(out, n), total) : total).store_n(out, n);
+    }
+  }
+}
+
+// All entries of one panel: full groups, then the rest in the smallest group that holds it.
+template <class C, int V>
+GOSSAMER_INLINE void dot_panel(const C* x, const C* g, std::int64_t ld, std::int64_t length,
+                               const std::uint8_t* indices, std::int64_t count, bool accumulate,
+                               C* sums) noexcept {
+  constexpr int lanes = Vec<C>::lanes;
+  constexpr int full = lanes / V > 0 ? lanes / V : 1;
+  std::int64_t e = 0;
+  for (; e + full <= count; e += full) {
+    dot_group<C, V, full>(x, g, ld, length, indices + e, full, accumulate, sums + e * V);
+  }
+  const int left = static_cast<int>(count - e);
+  if (left == 0) return;
+  if (full >= 4 && left <= full / 4) {
+    dot_group<C, V, (full >= 4 ? full / 4 : 1)>(x, g, ld, length, indices + e, left, accumulate,
+                                                sums + e * V);
+  } else if (full >= 2 && left <= full / 2) {
+    dot_group<C, V, (full >= 2 ? full / 2 : 1)>(x, g, ld, length, indices + e, left, accumulate,
+                                                sums + e * V);
+  } else {
+    dot_group<C, V, full>(x, g, ld, length, indices + e, left, accumulate, sums + e * V);
+  }
+}
+
+template <class T, int V>
+std::size_t sddmm_chunk_bytes(const SddmmArgs& a) noexcept {
+  const std::int64_t lines = a.weight.blocks() * Panels::max_block_cols + a.weight.rows;
+  return static_cast<std::size_t>(lines * sddmm_run<Compute<T>, V>(a)) * sizeof(Compute<T>);
+}
+
+template <class T, int V>
+void sddmm_pack(const SddmmArgs& a, std::int64_t first, std::int64_t count, std::int64_t chunk,
+                std::int64_t chunks, void* packed) noexcept {
+  using C = Compute<T>;
+  const std::int64_t ld = sddmm_run<C, V>(a);
+  const Panels& w = a.weight;
+  const std::int64_t blocks = w.blocks();
+  const std::int64_t x_chunk = blocks * Panels::max_block_cols * ld;
+  C* x = static_cast<C*>(packed) + chunk * x_chunk;
+  C* g = static_cast<C*>(packed) + chunks * x_chunk + chunk * w.rows * ld;
+  for (std::int64_t k = 0; k < blocks; ++k) {
+    pack<T>(a.x, first, count, k * w.block_cols, w.block_width(k),
+            x + k * Panels::max_block_cols * ld, ld);
+  }
+  constexpr std::int64_t strip = 256;  // few enough lines of the packed side to stay in cache
+  for (std::int64_t r = 0; r < w.rows; r += strip) {
+    pack<T>(a.grad_output, first, count, r, w.rows - r < strip ? w.rows - r : strip, g + r * ld,
+            ld);
+  }
+}
+
+template <class T, int V>
+void sddmm(const SddmmArgs& a, const SddmmTask& task, std::int64_t chunks,
+           const void* packed) noexcept {
+  using C = Compute<T>;
+  constexpr int lanes = Vec<C>::lanes;
+  const std::int64_t ld = sddmm_run<C, V>(a);
+  const Panels& w = a.weight;
+  const std::int64_t x_chunk = w.blocks() * Panels::max_block_cols * ld;
+  C* sums = static_cast<C*>(a.sums);
+  for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const C* x =
+        static_cast<const C*>(packed) + chunk * x_chunk + task.block * Panels::max_block_cols * ld;
+    const C* g = static_cast<const C*>(packed) + chunks * x_chunk + chunk * w.rows * ld;
+    const std::int64_t rows = task.batch - chunk * ld < ld ? task.batch - chunk * ld : ld;
+    const std::int64_t length = round_up(rows, lanes);
+    const bool accumulate = task.accumulate || chunk > 0;
+    for (std::int64_t p = task.panel0; p < task.panel1; ++p) {
+      const auto [begin, count] = w.entries(task.block, p);
+      dot_panel<C, V>(x, g + p * V * ld, ld, length, w.indices + begin, count, accumulate,
+                      sums + begin * V);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace gossamer

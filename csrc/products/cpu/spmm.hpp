@@ -1,0 +1,201 @@
+// Y[b, r] = sum_c X[b, c] W[r, c] + bias[r]
+//
+// A task packs one tile of the batch (up to 4 registers wide) and streams the weight past it:
+//
+//   for a slab of rows:                       its sums stay in the second-level cache
+//     for a block of 256 columns:             the packed block stays in the first-level cache
+//       for a panel of V rows:                its V x NV sums stay in registers
+//         for a kept column: sums[v][k] += value[v] * x[k]      1 load of x serves V products
+//
+// V * NV >= 8 independent sums hide the latency of the multiply-add (4 cycles, 2 a cycle). V = 1
+// with NV = 4 has too few, so even and odd entries are summed apart (`Split`). The order of sums of
+// one output depends on its row of W alone: not on the tile, the slab, or the number of threads.
+#pragma once
+
+#include "products/cpu/pack.hpp"
+#include "products/cpu/spmm_few.hpp"
+#include "products/table.hpp"
+
+namespace gossamer {
+namespace {
+
+template <class C>
+inline constexpr std::int64_t tile_width = 4 * Vec<C>::lanes;
+
+// With V = 1 and fewer entries a (block, panel) than this, the fixed costs of a row (its sums, a
+// loop whose length cannot be predicted) outweigh the products: the tile is twice as wide, and the
+// block of x comes from the second-level cache (bench_kernels).
+inline constexpr std::int64_t sparse_count = 20;
+
+inline bool is_sparse(const Panels& w) noexcept {
+  return w.vector == 1 && w.total_entries() < sparse_count * w.blocks() * w.panels();
+}
+
+// Registers of the batch that fit beside V rows of sums.
+template <int V>
+inline constexpr int sum_vectors = registers == 32 ? (V == 8 ? 2 : 4)
+                                                   : (V == 1   ? 4
+                                                      : V == 4 ? 2
+                                                               : 1);
+
+inline constexpr std::int64_t slab_rows = 1024;
+
+template <class T, int V, int NV, bool Split>
+GOSSAMER_INLINE void accumulate_panel(const Compute<T>* x, std::int64_t ld, const T* values,
+                                      const std::uint8_t* indices, std::int64_t count,
+                                      Compute<T>* y) noexcept {
+  using C = Compute<T>;
+  using R = Vec<C>;
+  constexpr int lanes = R::lanes;
+  R sums[V][NV];
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) {
+#pragma GCC unroll 8
+    for (int k = 0; k < NV; ++k) sums[v][k] = R::load(y + v * ld + k * lanes);
+  }
+  if constexpr (Split) {
+    R odd[NV];
+#pragma GCC unroll 8
+    for (int k = 0; k < NV; ++k) odd[k] = R::zero();
+    std::int64_t e = 0;
+    for (; e + 2 <= count; e += 2) {
+      const C* xe = x + indices[e] * ld;
+      const C* xo = x + indices[e + 1] * ld;
+      const R we = R::set(widen(values[e]));
+      const R wo = R::set(widen(values[e + 1]));
+#pragma GCC unroll 8
+      for (int k = 0; k < NV; ++k) {
+        sums[0][k] = fma(we, R::load(xe + k * lanes), sums[0][k]);
+        odd[k] = fma(wo, R::load(xo + k * lanes), odd[k]);
+      }
+    }
+    if (e < count) {
+      const C* xe = x + indices[e] * ld;
+      const R we = R::set(widen(values[e]));
+#pragma GCC unroll 8
+      for (int k = 0; k < NV; ++k) sums[0][k] = fma(we, R::load(xe + k * lanes), sums[0][k]);
+    }
+#pragma GCC unroll 8
+    for (int k = 0; k < NV; ++k) sums[0][k] = add(sums[0][k], odd[k]);
+  } else {
+    for (std::int64_t e = 0; e < count; ++e) {
+      const C* xe = x + indices[e] * ld;
+      R act[NV];
+#pragma GCC unroll 8
+      for (int k = 0; k < NV; ++k) act[k] = R::load(xe + k * lanes);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const R w = R::set(widen(values[e * V + v]));
+#pragma GCC unroll 8
+        for (int k = 0; k < NV; ++k) sums[v][k] = fma(w, act[k], sums[v][k]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) {
+#pragma GCC unroll 8
+    for (int k = 0; k < NV; ++k) sums[v][k].store(y + v * ld + k * lanes);
+  }
+}
+
+// Asks for the bytes that lie `ahead` behind a panel's own: one panel is often too few cycles of
+// work to hide memory, and hardware prefetchers stop at page ends. Worth a quarter of the time at
+// 4096 x 4096 with V > 1 (bench_kernels); with V = 1 the asking costs more than it saves.
+template <class T, int V>
+GOSSAMER_INLINE void prefetch_panel(const T* values, const std::uint8_t* indices,
+                                    std::int64_t count) noexcept {
+  if constexpr (V == 1) return;
+  constexpr std::int64_t ahead = 4096;
+  constexpr std::int64_t line = 64;
+  const char* v = reinterpret_cast<const char*>(values) + ahead;
+  const auto bytes = count * V * static_cast<std::int64_t>(sizeof(T));
+  for (std::int64_t i = 0; i < bytes; i += line) __builtin_prefetch(v + i);
+  const char* ids = reinterpret_cast<const char*>(indices) + ahead / 4;
+  for (std::int64_t i = 0; i < count; i += line) __builtin_prefetch(ids + i);
+}
+
+// One block of columns against panels [first, last); x and y are `vectors` registers wide.
+template <class T, int V, int NV, bool Split>
+void spmm_block(const Panels& w, const T* values, std::int64_t block, std::int64_t first,
+                std::int64_t last, const Compute<T>* x, std::int64_t ld, int vectors,
+                Compute<T>* y) noexcept {
+  if constexpr (NV > 1) {
+    if (vectors < NV) {  // a narrow remainder of the batch
+      return spmm_block<T, V, NV / 2, Split>(w, values, block, first, last, x, ld, vectors, y);
+    }
+  }
+  constexpr int lanes = Vec<Compute<T>>::lanes;
+  for (std::int64_t p = first; p < last; ++p) {
+    const auto [begin, count] = w.entries(block, p);
+    prefetch_panel<T, V>(values + begin * V, w.indices + begin, count);
+    Compute<T>* out = y + (p - first) * V * ld;
+    for (int k = 0; k < vectors; k += NV) {
+      accumulate_panel<T, V, NV, Split>(x + k * lanes, ld, values + begin * V, w.indices + begin,
+                                        count, out + k * lanes);
+    }
+  }
+}
+
+template <class T>
+std::int64_t spmm_tile(const SpmmArgs& a) noexcept {
+  return (is_sparse(a.weight) ? 2 : 1) * tile_width<Compute<T>>;
+}
+
+template <class T>
+std::size_t spmm_scratch(const SpmmArgs& a) noexcept {
+  const std::int64_t slab = a.weight.rows < slab_rows ? a.weight.rows : slab_rows;
+  const std::int64_t lines = a.weight.blocks() * Panels::max_block_cols + slab;
+  const std::int64_t tiled = lines * spmm_tile<T>(a);
+  const std::int64_t few = few_elements(a.weight);
+  return static_cast<std::size_t>(tiled > few ? tiled : few) * sizeof(Compute<T>);
+}
+
+template <class T, int V>
+void spmm(const SpmmArgs& a, const Task& task, void* scratch) noexcept {
+  using C = Compute<T>;
+  using R = Vec<C>;
+  constexpr int lanes = R::lanes;
+  if constexpr (few_rows<C, V> > 0) {
+    if (a.x.rows <= few_rows<C, V>) return spmm_few<T, V>(a, task, scratch);
+  }
+  const Panels& w = a.weight;
+  const T* values = static_cast<const T*>(a.values);
+  const T* bias = static_cast<const T*>(a.bias);
+  const std::int64_t blocks = w.blocks();
+  const std::int64_t tile = spmm_tile<T>(a);
+  const bool sparse = is_sparse(w);
+  C* x = static_cast<C*>(scratch);
+  C* y = x + blocks * Panels::max_block_cols * tile;
+  for (std::int64_t b = task.batch0; b < task.batch1; b += tile) {
+    const std::int64_t rows = task.batch1 - b < tile ? task.batch1 - b : tile;
+    int vectors = 1;  // registers that cover the rows: a power of two
+    while (vectors * lanes < rows) vectors *= 2;
+    const std::int64_t ld = vectors * lanes;
+    for (std::int64_t k = 0; k < blocks; ++k) {
+      C* packed = x + k * Panels::max_block_cols * ld;
+      pack<T>(a.x, b, rows, k * w.block_cols, w.block_width(k), packed, ld);
+    }
+    const std::int64_t slab = slab_rows / V * tile_width<C> / tile;
+    for (std::int64_t p = task.part0; p < task.part1; p += slab) {
+      const std::int64_t last = task.part1 - p < slab ? task.part1 : p + slab;
+      for (std::int64_t r = 0; r < (last - p) * V; ++r) {
+        const R init = bias != nullptr ? R::set(widen(bias[p * V + r])) : R::zero();
+        for (int k = 0; k < vectors; ++k) init.store(y + r * ld + k * lanes);
+      }
+      for (std::int64_t k = 0; k < blocks; ++k) {
+        const C* packed = x + k * Panels::max_block_cols * ld;
+        if constexpr (V == 1) {
+          if (sparse) {
+            spmm_block<T, V, 8, false>(w, values, k, p, last, packed, ld, vectors, y);
+            continue;
+          }
+        }
+        spmm_block<T, V, sum_vectors<V>, V == 1>(w, values, k, p, last, packed, ld, vectors, y);
+      }
+      unpack<T>(y, ld, a.y, b, rows, p * V, (last - p) * V);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace gossamer

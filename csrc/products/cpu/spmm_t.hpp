@@ -1,0 +1,104 @@
+// dX[b, c] = sum_r G[b, r] W[r, c], from the same panels as spmm: no transposed copy.
+//
+// A task packs one tile of G and owns some blocks of columns:
+//
+//   for a block of 256 columns:              its dX, packed, stays in the first-level cache
+//     for a panel of V rows:                 its V x NV values of G stay in registers
+//       for a kept column: dx[k] += sum_v value[v] * g[v][k]
+//
+// With V = 4 one load and one store of dx serve four products, so it runs at the speed of spmm.
+// With V = 1 it is bound by those stores; a packed transpose (spmm on W^T) is the other way.
+#pragma once
+
+#include "products/cpu/spmm.hpp"
+
+namespace gossamer {
+namespace {
+
+template <class T, int V, int NV>
+GOSSAMER_INLINE void scatter_panel(const Compute<T>* g, std::int64_t ld, const T* values,
+                                   const std::uint8_t* indices, std::int64_t count,
+                                   Compute<T>* dx) noexcept {
+  using C = Compute<T>;
+  using R = Vec<C>;
+  constexpr int lanes = R::lanes;
+  R grad[V][NV];
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) {
+#pragma GCC unroll 4
+    for (int k = 0; k < NV; ++k) grad[v][k] = R::load(g + v * ld + k * lanes);
+  }
+  for (std::int64_t e = 0; e < count; ++e) {
+    C* out = dx + indices[e] * ld;
+    R sum[NV];
+#pragma GCC unroll 4
+    for (int k = 0; k < NV; ++k) sum[k] = R::load(out + k * lanes);
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      const R w = R::set(widen(values[e * V + v]));
+#pragma GCC unroll 4
+      for (int k = 0; k < NV; ++k) sum[k] = fma(w, grad[v][k], sum[k]);
+    }
+#pragma GCC unroll 4
+    for (int k = 0; k < NV; ++k) sum[k].store(out + k * lanes);
+  }
+}
+
+template <class T, int V, int NV>
+void spmm_t_block(const Panels& w, const T* values, std::int64_t block, const Compute<T>* g,
+                  std::int64_t ld, int vectors, Compute<T>* dx) noexcept {
+  if constexpr (NV > 1) {
+    if (vectors < NV) {
+      return spmm_t_block<T, V, NV / 2>(w, values, block, g, ld, vectors, dx);
+    }
+  }
+  constexpr int lanes = Vec<Compute<T>>::lanes;
+  const std::int64_t panels = w.panels();
+  for (std::int64_t p = 0; p < panels; ++p) {
+    const auto [begin, count] = w.entries(block, p);
+    prefetch_panel<T, V>(values + begin * V, w.indices + begin, count);
+    for (int k = 0; k < vectors; k += NV) {
+      scatter_panel<T, V, NV>(g + p * V * ld + k * lanes, ld, values + begin * V, w.indices + begin,
+                              count, dx + k * lanes);
+    }
+  }
+}
+
+template <class T>
+std::int64_t spmm_t_tile(const SpmmTArgs&) noexcept {
+  return tile_width<Compute<T>>;
+}
+
+template <class T>
+std::size_t spmm_t_scratch(const SpmmTArgs& a) noexcept {
+  const std::int64_t lines = a.weight.rows + Panels::max_block_cols;
+  return static_cast<std::size_t>(lines * tile_width<Compute<T>>) * sizeof(Compute<T>);
+}
+
+template <class T, int V>
+void spmm_t(const SpmmTArgs& a, const Task& task, void* scratch) noexcept {
+  using C = Compute<T>;
+  using R = Vec<C>;
+  constexpr int lanes = R::lanes;
+  constexpr std::int64_t tile = tile_width<C>;
+  const Panels& w = a.weight;
+  const T* values = static_cast<const T*>(a.values);
+  C* dx = static_cast<C*>(scratch);
+  C* g = dx + Panels::max_block_cols * tile;
+  for (std::int64_t b = task.batch0; b < task.batch1; b += tile) {
+    const std::int64_t rows = task.batch1 - b < tile ? task.batch1 - b : tile;
+    int vectors = 1;
+    while (vectors * lanes < rows) vectors *= 2;
+    const std::int64_t ld = vectors * lanes;
+    pack<T>(a.grad_output, b, rows, 0, w.rows, g, ld);
+    for (std::int64_t k = task.part0; k < task.part1; ++k) {
+      const std::int64_t width = w.block_width(k);
+      for (std::int64_t i = 0; i < width * ld; i += lanes) R::zero().store(dx + i);
+      spmm_t_block<T, V, sum_vectors<V>>(w, values, k, g, ld, vectors, dx);
+      unpack<T>(dx, ld, a.grad_input, b, rows, k * w.block_cols, width);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace gossamer

@@ -1,0 +1,192 @@
+#include "products/drive.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/parallel.hpp"
+#include "core/workspace.hpp"
+#include "products/dispatch.hpp"
+
+namespace gossamer {
+namespace {
+
+// Multiply-adds below which one thread is faster than waking the others.
+constexpr std::int64_t serial_work = 1 << 18;
+
+int workers_for(const Panels& w, std::int64_t batch) noexcept {
+  return w.nnz() < serial_work / std::max<std::int64_t>(batch, 1) ? 1 : max_threads();
+}
+
+// The scratch slices of different threads start on different pages.
+std::size_t slice(std::size_t bytes) noexcept {
+  return static_cast<std::size_t>(round_up(static_cast<std::int64_t>(bytes), 4096));
+}
+
+// Tiles of the batch are the natural tasks. Where they cannot be dealt out evenly each is cut in
+// `workers` parts as well; every part packs its tile again, so this is done for few tiles only.
+std::int64_t parts_for(std::int64_t tiles, std::int64_t units, int workers) noexcept {
+  const bool uneven = tiles < 4 * workers && tiles % workers != 0;
+  return uneven ? std::min<std::int64_t>(units, workers) : 1;
+}
+
+template <class Args>
+void run_tiles(const Kernel<Args>& kernel, const Args& args, std::int64_t batch, std::int64_t units,
+               int workers, std::byte* scratch) noexcept {
+  const std::int64_t rows = kernel.batch_tile(args);
+  const std::int64_t tiles = ceil_div(batch, rows);
+  const std::int64_t parts = parts_for(tiles, units, workers);
+  const std::size_t bytes = slice(kernel.scratch(args));
+  parallel_for(tiles * parts, workers, [&](std::int64_t task, int worker) noexcept {
+    const std::int64_t tile = task / parts;
+    const std::int64_t part = task % parts;
+    const Task piece{tile * rows, std::min(batch, (tile + 1) * rows), units * part / parts,
+                     units * (part + 1) / parts};
+    kernel.run(args, piece, scratch + static_cast<std::size_t>(worker) * bytes);
+  });
+}
+
+// Elements a task copies or converts at once.
+constexpr std::int64_t piece = 1 << 15;
+
+template <class T>
+void gather_values(const void* from, std::int64_t count, const std::int32_t* perm, std::int64_t nnz,
+                   void* to, int workers) noexcept {
+  const T* source = static_cast<const T*>(from);
+  T* values = static_cast<T*>(to);
+  const auto last = static_cast<std::uint32_t>(count - 1);
+  // Clamped, so that a corrupted permutation stays inside the values.
+  const auto from_index = [&](std::int64_t i) {
+    return std::min(static_cast<std::uint32_t>(perm[i]), last);
+  };
+  // A column of W visits up to 256 rows, each on a line of its own: asked for this many entries
+  // ahead, the lines arrive in time, and the gather takes a third of the time.
+  constexpr std::int64_t ahead = 512;
+  parallel_for(ceil_div(nnz, piece), workers, [&](std::int64_t task, int) noexcept {
+    const std::int64_t end = std::min(nnz, (task + 1) * piece);
+    const std::int64_t fetched = std::min(end, nnz - ahead);
+    std::int64_t i = task * piece;
+    for (; i < fetched; ++i) {
+      __builtin_prefetch(source + from_index(i + ahead));
+      values[i] = source[from_index(i)];
+    }
+    for (; i < end; ++i) values[i] = source[from_index(i)];
+  });
+}
+
+void narrow_sums(const float* sums, std::int64_t nnz, bf16* out, int workers) noexcept {
+  parallel_for(ceil_div(nnz, piece), workers, [&](std::int64_t task, int) noexcept {
+    for (std::int64_t i = task * piece; i < std::min(nnz, (task + 1) * piece); ++i) {
+      std::uint32_t bits;
+      std::memcpy(&bits, sums + i, sizeof bits);
+      const bool nan = sums[i] != sums[i];
+      bits += 0x7fffu + ((bits >> 16) & 1u);
+      out[i].bits = static_cast<std::uint16_t>(nan ? 0x7fc0u : bits >> 16);
+    }
+  });
+}
+
+struct TrimOnExit {
+  ~TrimOnExit() { Workspace::trim(); }
+};
+
+}  // namespace
+
+void run_spmm(const SpmmArgs& args, DType dtype) {
+  const std::int64_t batch = args.x.rows;
+  const Panels& w = args.weight;
+  if (batch == 0 || w.rows == 0) return;
+  const TrimOnExit trim;
+  const auto& kernel = find_spmm({dtype, vector_index(w.vector)});
+  const int workers = workers_for(w, batch);
+  std::byte* scratch =
+      Workspace::get(slice(kernel.scratch(args)) * static_cast<std::size_t>(workers));
+  run_tiles(kernel, args, batch, w.panels(), workers, scratch);
+}
+
+void run_spmm_t(const SpmmTArgs& args, DType dtype) {
+  const std::int64_t batch = args.grad_output.rows;
+  const Panels& w = args.weight;
+  if (batch == 0 || w.cols == 0) return;
+  const TrimOnExit trim;
+  const auto& kernel = find_spmm_t({dtype, vector_index(w.vector)});
+  const int workers = workers_for(w, batch);
+  std::byte* scratch =
+      Workspace::get(slice(kernel.scratch(args)) * static_cast<std::size_t>(workers));
+  run_tiles(kernel, args, batch, w.blocks(), workers, scratch);
+}
+
+void run_spmm_t_packed(const SpmmTArgs& args, const Panels& transposed, const std::int32_t* perm,
+                       DType dtype) {
+  const std::int64_t batch = args.grad_output.rows;
+  if (batch == 0 || transposed.rows == 0) return;
+  const TrimOnExit trim;
+  const auto& kernel = find_spmm({dtype, vector_index(transposed.vector)});
+  const int workers = workers_for(transposed, batch);
+  const std::int64_t nnz = transposed.nnz();
+  const std::int64_t count = args.weight.nnz();  // more than nnz where the transpose is pruned
+  SpmmArgs product{args.grad_output, nullptr, transposed, nullptr, args.grad_input};
+  const std::size_t values = slice(static_cast<std::size_t>(nnz) * itemsize(dtype));
+  const std::size_t bytes = slice(kernel.scratch(product)) * static_cast<std::size_t>(workers);
+  std::byte* memory = Workspace::get(values + bytes);
+  switch (itemsize(dtype)) {
+    case 2: gather_values<std::uint16_t>(args.values, count, perm, nnz, memory, workers); break;
+    case 4: gather_values<std::uint32_t>(args.values, count, perm, nnz, memory, workers); break;
+    default: gather_values<std::uint64_t>(args.values, count, perm, nnz, memory, workers); break;
+  }
+  product.values = memory;
+  run_tiles(kernel, product, batch, transposed.panels(), workers, memory + values);
+}
+
+void run_sddmm(SddmmArgs args, void* out, DType dtype) {
+  const std::int64_t batch = args.x.rows;
+  const Panels& w = args.weight;
+  const std::int64_t nnz = w.nnz();
+  if (nnz == 0) return;
+  if (batch == 0) {
+    std::memset(out, 0, static_cast<std::size_t>(nnz) * itemsize(dtype));
+    return;
+  }
+  const TrimOnExit trim;
+  const auto& kernel = find_sddmm({dtype, vector_index(w.vector)});
+  const int workers = workers_for(w, batch);
+  const std::int64_t tile = kernel.chunk_rows(args);
+  const std::size_t chunk_bytes = kernel.chunk_bytes(args);
+
+  // As many chunks at a time as fit in a part of the last-level cache: at least one.
+  constexpr std::size_t packed_budget = std::size_t{8} << 20;
+  const auto affordable =
+      static_cast<std::int64_t>(packed_budget / std::max<std::size_t>(chunk_bytes, 1));
+  const std::int64_t step = std::clamp<std::int64_t>(affordable, 1, ceil_div(batch, tile));
+
+  const bool narrow = dtype == DType::bf16;
+  const std::size_t packed_bytes = slice(chunk_bytes * static_cast<std::size_t>(step));
+  std::byte* packed =
+      Workspace::get(packed_bytes + (narrow ? static_cast<std::size_t>(nnz) * sizeof(float) : 0));
+  args.sums = narrow ? packed + packed_bytes : out;
+
+  const std::int64_t blocks = w.blocks();
+  const std::int64_t splits =
+      std::clamp<std::int64_t>(ceil_div(4 * workers, blocks), 1, w.panels());
+  for (std::int64_t first = 0; first < batch; first += step * tile) {
+    const std::int64_t rows = std::min(step * tile, batch - first);
+    const std::int64_t chunks = ceil_div(rows, tile);
+    parallel_for(chunks, workers, [&](std::int64_t chunk, int) noexcept {
+      const std::int64_t begin = chunk * tile;
+      kernel.pack(args, first + begin, std::min(tile, rows - begin), chunk, chunks, packed);
+    });
+    parallel_for(blocks * splits, workers, [&](std::int64_t task, int) noexcept {
+      const std::int64_t part = task % splits;
+      const SddmmTask piece{first,
+                            rows,
+                            task / splits,
+                            w.panels() * part / splits,
+                            w.panels() * (part + 1) / splits,
+                            first > 0};
+      kernel.run(args, piece, chunks, packed);
+    });
+  }
+  if (narrow)
+    narrow_sums(static_cast<const float*>(args.sums), nnz, static_cast<bf16*>(out), workers);
+}
+
+}  // namespace gossamer

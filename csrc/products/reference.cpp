@@ -1,0 +1,148 @@
+// Every verb once, plain: one loop nest a formula, sums in double, no packing, no blocking. The
+// fast tables are tested against this one, and it serves whatever they leave out.
+#include <cstring>
+
+#include "products/table.hpp"
+
+namespace gossamer {
+namespace {
+
+double read(const float* p) noexcept { return *p; }
+double read(const double* p) noexcept { return *p; }
+double read(const bf16* p) noexcept {
+  const std::uint32_t bits = static_cast<std::uint32_t>(p->bits) << 16;
+  float out;
+  std::memcpy(&out, &bits, sizeof out);
+  return out;
+}
+
+void write(float* p, double x) noexcept { *p = static_cast<float>(x); }
+void write(double* p, double x) noexcept { *p = x; }
+void write(bf16* p, double x) noexcept {
+  const float rounded = static_cast<float>(x);
+  std::uint32_t bits;
+  std::memcpy(&bits, &rounded, sizeof bits);
+  const bool nan = rounded != rounded;
+  bits += 0x7fffu + ((bits >> 16) & 1u);
+  p->bits = static_cast<std::uint16_t>(nan ? 0x7fc0u : bits >> 16);
+}
+
+template <class T>
+T* element(const Matrix& x, std::int64_t row, std::int64_t col) noexcept {
+  return static_cast<T*>(x.data) + row * x.row_stride + col * x.col_stride;
+}
+
+// A byte may name a column past the last one of a narrow block; such an entry counts as absent.
+template <class F>
+void for_each_entry(const Panels& w, std::int64_t block, std::int64_t panel, F&& f) noexcept {
+  const auto [begin, count] = w.entries(block, panel);
+  for (std::int64_t e = begin; e < begin + count; ++e) {
+    const std::int64_t col = block * w.block_cols + w.indices[e];
+    if (col < w.cols) f(e, col);
+  }
+}
+
+template <class T>
+void spmm(const SpmmArgs& a, const Task& task, void*) noexcept {
+  const Panels& w = a.weight;
+  const T* values = static_cast<const T*>(a.values);
+  const T* bias = static_cast<const T*>(a.bias);
+  for (std::int64_t b = task.batch0; b < task.batch1; ++b) {
+    for (std::int64_t p = task.part0; p < task.part1; ++p) {
+      for (std::int64_t v = 0; v < w.vector; ++v) {
+        const std::int64_t row = p * w.vector + v;
+        double sum = bias != nullptr ? read(bias + row) : 0.0;
+        for (std::int64_t k = 0; k < w.blocks(); ++k) {
+          for_each_entry(w, k, p, [&](std::int64_t e, std::int64_t col) {
+            sum += read(values + e * w.vector + v) * read(element<T>(a.x, b, col));
+          });
+        }
+        write(element<T>(a.y, b, row), sum);
+      }
+    }
+  }
+}
+
+template <class T>
+void spmm_t(const SpmmTArgs& a, const Task& task, void* scratch) noexcept {
+  const Panels& w = a.weight;
+  const T* values = static_cast<const T*>(a.values);
+  double* sums = static_cast<double*>(scratch);
+  for (std::int64_t b = task.batch0; b < task.batch1; ++b) {
+    for (std::int64_t k = task.part0; k < task.part1; ++k) {
+      const std::int64_t first = k * w.block_cols;
+      for (std::int64_t c = 0; c < w.block_width(k); ++c) sums[c] = 0.0;
+      for (std::int64_t p = 0; p < w.panels(); ++p) {
+        for_each_entry(w, k, p, [&](std::int64_t e, std::int64_t col) {
+          for (std::int64_t v = 0; v < w.vector; ++v) {
+            sums[col - first] += read(values + e * w.vector + v) *
+                                 read(element<T>(a.grad_output, b, p * w.vector + v));
+          }
+        });
+      }
+      for (std::int64_t c = 0; c < w.block_width(k); ++c) {
+        write(element<T>(a.grad_input, b, first + c), sums[c]);
+      }
+    }
+  }
+}
+
+template <class T>
+void sddmm(const SddmmArgs& a, const SddmmTask& task, std::int64_t, const void*) noexcept {
+  using C = Compute<T>;
+  const Panels& w = a.weight;
+  C* sums = static_cast<C*>(a.sums);
+  for (std::int64_t p = task.panel0; p < task.panel1; ++p) {
+    for_each_entry(w, task.block, p, [&](std::int64_t e, std::int64_t col) {
+      for (std::int64_t v = 0; v < w.vector; ++v) {
+        C* out = sums + e * w.vector + v;
+        double sum = task.accumulate ? static_cast<double>(*out) : 0.0;
+        for (std::int64_t b = task.first; b < task.first + task.batch; ++b) {
+          sum +=
+              read(element<T>(a.grad_output, b, p * w.vector + v)) * read(element<T>(a.x, b, col));
+        }
+        *out = static_cast<C>(sum);
+      }
+    });
+  }
+}
+
+void no_pack(const SddmmArgs&, std::int64_t, std::int64_t, std::int64_t, std::int64_t,
+             void*) noexcept {}
+std::size_t no_bytes(const SpmmArgs&) noexcept { return 0; }
+std::size_t no_bytes_sddmm(const SddmmArgs&) noexcept { return 0; }
+std::int64_t whole_batch(const SddmmArgs& a) noexcept { return a.x.rows; }
+std::size_t block_of_sums(const SpmmTArgs&) noexcept {
+  return Panels::max_block_cols * sizeof(double);
+}
+
+template <class Args>
+std::int64_t any_batch(const Args&) noexcept {
+  return 64;
+}
+
+template <class T>
+constexpr Kernel<SpmmArgs> spmm_kernel = {spmm<T>, no_bytes, any_batch<SpmmArgs>};
+template <class T>
+constexpr Kernel<SpmmTArgs> spmm_t_kernel = {spmm_t<T>, block_of_sums, any_batch<SpmmTArgs>};
+template <class T>
+constexpr SddmmKernel sddmm_kernel = {no_pack, sddmm<T>, no_bytes_sddmm, whole_batch};
+
+#define GOSSAMER_VERB(kernel)                               \
+  {                                                         \
+    {kernel<float>, kernel<float>, kernel<float>},          \
+        {kernel<double>, kernel<double>, kernel<double>}, { \
+      kernel<bf16>, kernel<bf16>, kernel<bf16>              \
+    }                                                       \
+  }
+
+}  // namespace
+
+extern "C" constexpr ProductsTable gossamer_products_reference = {
+    "reference",
+    GOSSAMER_VERB(spmm_kernel),
+    GOSSAMER_VERB(spmm_t_kernel),
+    GOSSAMER_VERB(sddmm_kernel),
+};
+
+}  // namespace gossamer

@@ -1,0 +1,212 @@
+#include "products/structure.hpp"
+
+#include <cstring>
+#include <limits>
+
+#include "core/check.hpp"
+#include "products/table.hpp"
+
+namespace gossamer {
+namespace {
+
+constexpr std::int64_t max_entries = std::numeric_limits<std::int32_t>::max();
+
+std::string str(std::int64_t x) { return std::to_string(x); }
+
+std::string place(const Panels& w, std::int64_t block, std::int64_t panel) {
+  return "rows " + str(panel * w.vector) + ".." + str((panel + 1) * w.vector - 1) + ", columns " +
+         str(block * w.block_cols) + ".." + str(block * w.block_cols + w.block_width(block) - 1);
+}
+
+// f(entry, row of the panel's first value, column) in memory order.
+template <class F>
+void for_each_entry(const Panels& w, F&& f) {
+  for (std::int64_t k = 0; k < w.blocks(); ++k) {
+    for (std::int64_t p = 0; p < w.panels(); ++p) {
+      const auto [begin, count] = w.entries(k, p);
+      for (std::int64_t e = begin; e < begin + count; ++e) {
+        f(e, p * w.vector, k * w.block_cols + w.indices[e]);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void check_layout(const Panels& w) {
+  const auto given = [&] {
+    return "a layout of " + str(w.rows) + " x " + str(w.cols) + ", vector " + str(w.vector) +
+           ", blocks of " + str(w.block_cols) + ", " + str(w.n) + ":" + str(w.m);
+  };
+  require<ShapeError>(w.rows >= 0 && w.cols >= 0,
+                      "got " + given() + "; sizes must not be negative");
+  require<ShapeError>(w.rows <= max_entries && w.cols <= max_entries,
+                      "got " + given() + "; rows and columns must be below 2^31: split the layer");
+  require<ShapeError>(vector_index(w.vector) >= 0, "got " + given() + "; vector must be 1, 4 or 8");
+  require<ShapeError>(w.rows % w.vector == 0, "got " + given() + "; rows must be a multiple of " +
+                                                  str(w.vector) + ": pad them or use vector 1");
+  require<ShapeError>((w.n == 0 && w.m == 0) || (1 <= w.n && w.n <= w.m && w.m <= 64),
+                      "got " + given() + "; N:M needs 1 <= n <= m <= 64 (or 0:0 for pointers)");
+  require<ShapeError>(w.m == 0 || w.cols % w.m == 0,
+                      "got " + given() + "; columns must be a multiple of m = " + str(w.m));
+  require<ShapeError>(
+      w.block_cols == Panels::widest_block(w.m),
+      "got " + given() + "; blocks must have " + str(Panels::widest_block(w.m)) + " columns");
+}
+
+void check_indptr(const Panels& w, std::int64_t entries) {
+  if (w.fixed_count()) {
+    require<StructureError>(entries == w.total_entries(),
+                            "indices has " + str(entries) + " entries; " + str(w.n) + ":" +
+                                str(w.m) + " on " + str(w.rows) + " x " + str(w.cols) + " needs " +
+                                str(w.total_entries()) + ": build the weight again from a mask");
+    return;
+  }
+  const std::int64_t last = w.blocks() * w.panels();
+  bool rises = w.indptr[0] == 0 && w.indptr[last] == entries;
+  for (std::int64_t i = 0; i < last; ++i) rises &= w.indptr[i] <= w.indptr[i + 1];
+  require<StructureError>(rises,
+                          "indptr does not rise from 0 to the number of entries (" + str(entries) +
+                              "): it was changed or damaged; load or build the weight again");
+}
+
+namespace {
+
+/// Throws what is wrong with an entry of `check_structure`.
+void refuse_entry(const Panels& w, std::int64_t k, std::int64_t p, int id, int previous) {
+  const std::int64_t width = w.block_width(k);
+  require<StructureError>(id < width, "index " + str(id) + " in " + place(w, k, p) +
+                                          " is out of range; column ids there are below " +
+                                          str(width));
+  require<StructureError>(
+      id > previous,
+      "indices in " + place(w, k, p) + " do not rise; they must be sorted and without repeats");
+  require<StructureError>(false, "a group of " + str(w.m) + " in " + place(w, k, p) +
+                                     " does not keep " + str(w.n) + " entries");
+}
+
+}  // namespace
+
+void check_structure(const Panels& w, std::int64_t entries) {
+  check_indptr(w, entries);
+  for (std::int64_t k = 0; k < w.blocks(); ++k) {
+    const std::int64_t width = w.block_width(k);
+    for (std::int64_t p = 0; p < w.panels(); ++p) {
+      const auto [begin, count] = w.entries(k, p);
+      int previous = -1;
+      for (std::int64_t i = 0; i < count; ++i) {
+        const int id = w.indices[begin + i];
+        // Texts are made when something is wrong, not for each entry: this loop guards every call.
+        const bool grouped = !w.fixed_count() || id / w.m == i / w.n;
+        if (id >= width || id <= previous || !grouped) refuse_entry(w, k, p, id, previous);
+        previous = id;
+      }
+    }
+  }
+}
+
+Encoded encode(const std::uint8_t* mask, std::int64_t rows, std::int64_t cols, std::int64_t vector,
+               std::int64_t n, std::int64_t m) {
+  Encoded out;
+  Panels& w = out.layout;
+  w = {rows, cols, vector, Panels::widest_block(m), n, m, nullptr, nullptr};
+  check_layout(w);
+  if (!w.fixed_count()) out.indptr.push_back(0);
+  for (std::int64_t k = 0; k < w.blocks(); ++k) {
+    const std::int64_t first = k * w.block_cols;
+    for (std::int64_t p = 0; p < w.panels(); ++p) {
+      const std::uint8_t* top = mask + p * vector * cols + first;
+      std::int64_t kept_in_group = 0;
+      for (std::int64_t c = 0; c < w.block_width(k); ++c) {
+        const bool kept = top[c] != 0;
+        for (std::int64_t v = 1; v < vector; ++v) {
+          if ((top[v * cols + c] != 0) == kept) continue;
+          require<StructureError>(false, "mask differs inside a panel at row " +
+                                             str(p * vector + v) + ", column " + str(first + c) +
+                                             "; the " + str(vector) +
+                                             " rows of a panel share one list of columns");
+        }
+        if (kept) out.indices.push_back(static_cast<std::uint8_t>(c));
+        if (m == 0) continue;
+        kept_in_group += kept;
+        if ((c + 1) % m == 0) {
+          if (kept_in_group != n) {
+            require<StructureError>(false, "mask keeps " + str(kept_in_group) + " of columns " +
+                                               str(first + c + 1 - m) + ".." + str(first + c) +
+                                               " in row " + str(p * vector) + "; " + str(n) + ":" +
+                                               str(m) + " keeps " + str(n));
+          }
+          kept_in_group = 0;
+        }
+      }
+      require<ShapeError>(static_cast<std::int64_t>(out.indices.size()) <= max_entries / vector,
+                          "the mask keeps 2^31 entries or more; split the layer");
+      if (!w.fixed_count()) out.indptr.push_back(static_cast<std::int32_t>(out.indices.size()));
+    }
+  }
+  return out;
+}
+
+void coordinates(const Panels& w, std::int64_t* out) {
+  for_each_entry(w, [&](std::int64_t e, std::int64_t row, std::int64_t col) {
+    for (std::int64_t v = 0; v < w.vector; ++v) out[e * w.vector + v] = (row + v) * w.cols + col;
+  });
+}
+
+void gather(const Panels& w, const void* dense, void* values, std::size_t itemsize) {
+  const auto* from = static_cast<const std::byte*>(dense);
+  auto* to = static_cast<std::byte*>(values);
+  for_each_entry(w, [&](std::int64_t e, std::int64_t row, std::int64_t col) {
+    for (std::int64_t v = 0; v < w.vector; ++v) {
+      std::memcpy(to + static_cast<std::size_t>(e * w.vector + v) * itemsize,
+                  from + static_cast<std::size_t>((row + v) * w.cols + col) * itemsize, itemsize);
+    }
+  });
+}
+
+void scatter(const Panels& w, const void* values, void* dense, std::size_t itemsize) {
+  const auto* from = static_cast<const std::byte*>(values);
+  auto* to = static_cast<std::byte*>(dense);
+  for_each_entry(w, [&](std::int64_t e, std::int64_t row, std::int64_t col) {
+    for (std::int64_t v = 0; v < w.vector; ++v) {
+      std::memcpy(to + static_cast<std::size_t>((row + v) * w.cols + col) * itemsize,
+                  from + static_cast<std::size_t>(e * w.vector + v) * itemsize, itemsize);
+    }
+  });
+}
+
+Transposed transpose(const Panels& w) {
+  Transposed out;
+  Panels& t = out.structure.layout;
+  t = {w.cols, w.rows, 1, Panels::max_block_cols, 0, 0, nullptr, nullptr};
+  check_layout(t);
+  const std::int64_t nnz = w.nnz();
+  require<ShapeError>(nnz <= max_entries, "the weight has 2^31 values or more; split the layer");
+
+  // Counting sort by (row block, column). Rows are visited in ascending order for a given column,
+  // because panels are, so the ids come out sorted.
+  const std::int64_t cells = t.blocks() * t.rows;
+  std::vector<std::int32_t>& indptr = out.structure.indptr;
+  indptr.assign(static_cast<std::size_t>(cells) + 1, 0);
+  const auto cell = [&](std::int64_t row, std::int64_t col) {
+    return static_cast<std::size_t>(row / t.block_cols * t.rows + col);
+  };
+  for_each_entry(w, [&](std::int64_t, std::int64_t row, std::int64_t col) {
+    for (std::int64_t v = 0; v < w.vector; ++v) ++indptr[cell(row + v, col) + 1];
+  });
+  for (std::size_t i = 0; i < static_cast<std::size_t>(cells); ++i) indptr[i + 1] += indptr[i];
+
+  std::vector<std::int32_t> next(indptr.begin(), indptr.end() - 1);
+  out.structure.indices.resize(static_cast<std::size_t>(nnz));
+  out.perm.resize(static_cast<std::size_t>(nnz));
+  for_each_entry(w, [&](std::int64_t e, std::int64_t row, std::int64_t col) {
+    for (std::int64_t v = 0; v < w.vector; ++v) {
+      const auto at = static_cast<std::size_t>(next[cell(row + v, col)]++);
+      out.structure.indices[at] = static_cast<std::uint8_t>((row + v) % t.block_cols);
+      out.perm[at] = static_cast<std::int32_t>(e * w.vector + v);
+    }
+  });
+  return out;
+}
+
+}  // namespace gossamer
