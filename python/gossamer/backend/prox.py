@@ -25,7 +25,7 @@ def elements(x: Array, kind: str, params: tuple[float, ...], step: float | Array
 
 def adamw(
     param: Tensor,
-    grad: Tensor,
+    grad: Array,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     *,

@@ -185,7 +185,8 @@ def prefix_gradients(
 
 
 def _values(code: Code) -> Tensor:
-    return check_array(code.values, "values").contiguous()
+    values: Tensor = check_array(code.values, "values")
+    return values.contiguous()
 
 
 def _matrix(x: Tensor, name: str) -> Tensor:

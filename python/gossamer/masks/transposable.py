@@ -129,6 +129,6 @@ def _check_tiles(tensor: torch.Tensor, pattern: NM, name: str) -> None:
         fits = [m for m in range(2, MAX_M + 1) if rows % m == 0 and cols % m == 0]
         hint = f"choose m from {fits}" if fits else "pad it"
         raise ShapeError(
-            f"{name} has shape [{rows}, {cols}] with m={pattern.m}; rows and cols must be multiples "
-            f"of m, because a tile has m of each: {hint}"
+            f"{name} has shape [{rows}, {cols}] with m={pattern.m}; rows and cols must be "
+            f"multiples of m, because a tile has m of each: {hint}"
         )
