@@ -111,7 +111,7 @@ def check_array(
     if dtypes is not None and x.dtype not in dtypes and str(x.dtype) not in _names(dtypes):
         raise DTypeError(
             f"{name} has dtype {x.dtype}; {' or '.join(_names(dtypes))} is needed: convert it, for "
-            "example with .to(torch.float32)"
+            f"example with .{_names(dtypes)[0].removesuffix('32')}()"
         )
     if rank is not None and ndim != rank:
         raise ShapeError(
