@@ -315,6 +315,7 @@ def test_bad_batches() -> None:
         model(torch.tensor([[0.0] * 10, [math.nan] * 10], dtype=F64))
 
 
+@pytest.mark.slow
 def test_the_comparison_runs(tmp_path: Path) -> None:
     points = sparse_autoencoders.run(tmp_path, sparse_autoencoders.QUICK)
     kinds = {point.method for point in points}

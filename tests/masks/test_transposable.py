@@ -182,6 +182,7 @@ def entropy_oracle(tile: torch.Tensor, n: int, sharpness: float, steps: int) -> 
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (4, 8), (2, 8)])
+@pytest.mark.slow
 def test_entropy_is_the_published_method(n: int, m: int) -> None:
     weight = torch.randn(8 * m, 8 * m, dtype=torch.float64)
     got = torch.empty(weight.shape, dtype=torch.bool)
@@ -388,6 +389,7 @@ def test_the_binding_checks_what_memory_safety_needs() -> None:
             _core.tiles_mask(*good[:at], value, *good[at + 1 :])
 
 
+@pytest.mark.slow
 def test_the_bench_gives_rows_that_meet_their_bars_of_quality() -> None:
     found = rows(quick=True)
     keys = "kernel case threads gossamer_seconds rival rival_seconds bar ratio note"

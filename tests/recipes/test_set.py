@@ -110,6 +110,7 @@ def test_random_choices_come_from_the_seed_alone():
     assert not any(torch.equal(a, b) for a, b in zip(runs[0], runs[2], strict=True))
 
 
+@pytest.mark.slow
 def test_set_grows_every_candidate_as_often():
     recipe = SET("75%", seed=5)
     slots = Slots(4, 8, parse_pattern("75%"))
