@@ -173,7 +173,6 @@ def test_gradients(pattern: str) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["1:4", "2:8:v4"])
-@pytest.mark.slow
 def test_roads_agree(pattern: str) -> None:
     weight = build(pattern)
     x = torch.randn(6, 112, dtype=torch.float64)
