@@ -160,6 +160,19 @@ def coordinates(structure: Structure) -> torch.Tensor:
     return torch.from_numpy(_core.coordinates(*_checked(structure)))
 
 
+def mask(structure: Structure) -> torch.Tensor:
+    """The kept entries as a bool tensor [rows, cols], True = kept.
+
+    Example:
+        >>> mask(encode(torch.tensor([[True, False]]), vector=1)).tolist()
+        [[True, False]]
+    """
+    layout = structure.layout
+    kept = torch.zeros(layout.rows * layout.cols, dtype=torch.bool)
+    kept[coordinates(structure)] = True
+    return kept.view(layout.rows, layout.cols)
+
+
 def transpose(structure: Structure) -> Transposed:
     """The structure of the transpose, one row a panel. See `Transposed`."""
     layout, indices, indptr, perm = _core.transpose(*_checked(structure))
@@ -283,6 +296,7 @@ __all__ = [
     "info",
     "isa",
     "isas",
+    "mask",
     "scatter",
     "sddmm",
     "spmm",

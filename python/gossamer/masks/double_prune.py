@@ -63,8 +63,8 @@ def double_prune(values: Tensor, structure: Structure, n: int, m: int) -> Transp
     bound = 2**62
     n, m = max(-bound, min(n, bound)), max(-bound, min(m, bound))
     layout, indices, indptr, perm = _core.double_prune(*structure, values, n, m)
-    turned = Structure(layout, from_numpy(indices), from_numpy(indptr))
-    return Transposed(turned, from_numpy(perm))
+    transposed = Structure(layout, from_numpy(indices), from_numpy(indptr))
+    return Transposed(transposed, from_numpy(perm))
 
 
 def double_prune_mask(weight: Tensor, n: int, m: int, vector: int = 1) -> Tensor:
@@ -97,7 +97,5 @@ def double_prune_mask(weight: Tensor, n: int, m: int, vector: int = 1) -> Tensor
     pattern = NM(n, m, vector)
     rows = magnitude_mask(weight, pattern)
     structure = backend.encode(rows, pattern.panel, n, m)
-    turned, _ = double_prune(backend.gather(weight, structure), structure, n, m)
-    mask = rows.new_zeros(rows.numel())
-    mask[backend.coordinates(turned)] = True
-    return mask.view(rows.shape[1], rows.shape[0]).t().contiguous()
+    transposed, _ = double_prune(backend.gather(weight, structure), structure, n, m)
+    return backend.mask(transposed).t().contiguous()
