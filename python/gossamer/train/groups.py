@@ -8,21 +8,19 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from gossamer.nn import SparseLinear
+from gossamer.nn import MaskedLayer
+from gossamer.nn import parameter_groups as decay_groups
 from gossamer.nn.sites import covers
 from gossamer.prox import Penalty
 from gossamer.recipes import Recipe
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Split parameters into those that decay and those that do not, for an optimizer.
-
-    Norm gains, biases and embeddings do not decay; matrices do, and so do the values of sparse
-    weights, which are 1-D: rank alone cannot tell them from a bias.
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split parameters as `gossamer.parameter_groups` does; embeddings do not decay either.
 
     Args:
         model: any module.
-        weight_decay: decay of the first group.
+        weight_decay: of matrices and the values of sparse weights.
 
     Returns:
         Two groups for ``torch.optim``, in the model's order of parameters.
@@ -31,18 +29,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
         >>> [len(group["params"]) for group in parameter_groups(nn.Linear(2, 2), 0.1)]
         [1, 1]
     """
-    decaying: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    seen: set[int] = set()
-    for module in model.modules():
-        exempt = isinstance(module, nn.LayerNorm | nn.Embedding)
-        for name, parameter in module.named_parameters(recurse=False):
-            if id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            (rest if exempt or name == "bias" else decaying).append(parameter)
-    groups = [(decaying, weight_decay), (rest, 0.0)]
-    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+    return decay_groups(model, weight_decay, undecayed=(nn.Embedding,))
 
 
 def recipe_groups(recipe: Recipe, model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -129,7 +116,8 @@ def _penalised(
     for name, module in model.named_modules():
         if any(covers(glob, name) for glob in exclude):
             continue
-        if isinstance(module, SparseLinear):
-            yield module.weight.values, penalty.on(module.weight)
+        if isinstance(module, MaskedLayer):
+            sparse = module.sparse_weight
+            yield module.entries, penalty if sparse is None else penalty.on(sparse)
         elif isinstance(module, nn.Linear):
             yield module.weight, penalty
