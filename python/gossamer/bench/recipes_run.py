@@ -217,7 +217,9 @@ def final_density(model: nn.Module, plan: Plan) -> float:
     nonzero = 0
     for module in model.modules():
         if isinstance(module, MaskedLayer):
-            nonzero += int((module.used_weight() != 0).sum())
+            stored_dense = module.sparse_weight is None
+            used = module.used_weight() if stored_dense else module.kept_values()
+            nonzero += int((used != 0).sum())
         elif isinstance(module, nn.Linear):
             nonzero += int((module.weight != 0).sum())
     return nonzero / (plan.depth * 12 * plan.width**2)
