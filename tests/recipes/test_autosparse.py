@@ -84,7 +84,7 @@ def test_autosparse_alpha_falls_to_zero(reset: float) -> None:
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_autosparse_projects_to_the_pattern(pattern: str) -> None:
-    recipe = AutoSparse(pattern, initial=None, finetune_share=0.3)
+    recipe = AutoSparse(pattern, initial_threshold=None, finetune_share=0.3)
     model, optimizer = start(recipe, 20)
     groups = optimizer.param_groups
     assert [g["weight_decay"] for g in groups] == [0.01, 0.0]
@@ -137,7 +137,7 @@ def test_autosparse_loaded_after_the_projection_holds_its_mask() -> None:
     layer = ThresholdLinear.from_dense(net()[0], "75%", None)
     layer.project()
     other = ThresholdLinear.from_dense(net(seed=3)[0], "75%", None)
-    assert other.moving
+    assert other.reselect_each_forward
     other.load_state_dict(layer.state_dict())
-    assert not other.moving
+    assert not other.reselect_each_forward
     assert torch.equal(other.mask(), layer.mask())

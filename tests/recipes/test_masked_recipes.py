@@ -11,7 +11,7 @@ from gossamer.errors import PatternError, RecipeError
 from gossamer.masks import mask_difference
 from gossamer.nn import MaskedLinear
 from gossamer.patterns import NM, parse_pattern
-from gossamer.recipes import SRSTE, STE, MaskDecay, Recipe, StructureDecay
+from gossamer.recipes import FST, SRSTE, SSTE, STE, BiMask, MaskDecay, Recipe, StructureDecay
 
 
 @pytest.fixture(autouse=True)
@@ -130,11 +130,11 @@ def test_masked_entries_come_back() -> None:
 
 @pytest.mark.parametrize("kind", ["linear", "exponential"])
 def test_mask_decay_fades_monotonically_from_dense_to_the_pattern(kind: str) -> None:
-    recipe = MaskDecay("2:8", kind=kind, dense_share=0.2, finetune_share=0.25)
+    recipe = MaskDecay("2:8", method=kind, dense_share=0.2, finetune_share=0.25)
     model, optimizer = fit(recipe, 20)
     seen = []
     for x, y in batches(20):
-        seen.append(model[0].softness.item())
+        seen.append(model[0].masked_weight_share.item())
         dense = nn.functional.linear(x, model[0].weight, model[0].bias)
         out = model[0](x)
         w = model[0].weight.detach()
@@ -158,12 +158,20 @@ def parse_mask(weight: Tensor, n: int, m: int) -> Tensor:
 
 
 def test_mask_decay_takes_the_papers_rates() -> None:
-    exponential = MaskDecay("1:8", kind="exponential", rate=1e-4, finetune_share=0.0)
-    assert exponential.softness_at(10_000, 100_000) == pytest.approx(0.3679, abs=1e-4)
+    exponential = MaskDecay("1:8", method="exponential", rate=1e-4, finetune_share=0.0)
+    assert exponential.masked_weight_share_at(10_000, 100_000) == pytest.approx(0.3679, abs=1e-4)
     linear = MaskDecay("1:8", rate=1e-4, finetune_share=0.0)
-    assert linear.softness_at(9_999, 100_000) > 0.0 == linear.softness_at(10_000, 100_000)
+    assert (
+        linear.masked_weight_share_at(9_999, 100_000)
+        > 0.0
+        == linear.masked_weight_share_at(10_000, 100_000)
+    )
     fast = MaskDecay("1:8", rate=8e-4, finetune_share=0.0)
-    assert fast.softness_at(1_249, 10_000) > 0.0 == fast.softness_at(1_250, 10_000)
+    assert (
+        fast.masked_weight_share_at(1_249, 10_000)
+        > 0.0
+        == fast.masked_weight_share_at(1_250, 10_000)
+    )
 
 
 def test_mask_decay_hard_is_ste_bit_for_bit() -> None:
@@ -172,7 +180,7 @@ def test_mask_decay_hard_is_ste_bit_for_bit() -> None:
     for recipe in (STE("2:8"), MaskDecay("2:8", rate=2.0)):
         model, optimizer = fit(recipe, 20)
         for layer in (model[0], model[2]):
-            layer.softness.zero_()
+            layer.masked_weight_share.zero_()
         for x, y in batches(20):
             step(model, optimizer, x, y)
         ends.append(model)
@@ -194,7 +202,7 @@ def test_mask_decay_hard_is_ste_bit_for_bit() -> None:
     ],
 )
 def test_windows(target: str, kind: str, windows: str) -> None:
-    recipe = StructureDecay(target, kind=kind)
+    recipe = StructureDecay(target, method=kind)
     assert [str(p) for p in recipe.patterns] == windows.split()
     assert recipe.patterns[-1] == recipe.pattern
     if kind == "stepwise":
@@ -206,7 +214,7 @@ def test_windows(target: str, kind: str, windows: str) -> None:
 
 @pytest.mark.parametrize(("target", "kind"), [("1:8", "stepwise"), ("1:4", "geometric")])
 def test_each_window_holds_its_pattern_for_its_steps(target: str, kind: str) -> None:
-    recipe = StructureDecay(target, kind=kind, dense_share=0.1, finetune_share=0.1)
+    recipe = StructureDecay(target, method=kind, dense_share=0.1, finetune_share=0.1)
     model = recipe.prepare(network(64), exclude="2")
     optimizer = torch.optim.SGD(recipe.parameters(model), lr=0.05)
     recipe.attach(model, optimizer, total_steps=20)
@@ -248,17 +256,16 @@ def test_schedules_need_enough_steps() -> None:
     [
         (lambda: SRSTE("2:4", decay=-1.0), "at least 0"),
         (lambda: SRSTE("2:4", decay=float("nan")), "at least 0"),
-        (lambda: MaskDecay("2:4", kind="cubic"), "linear or exponential"),
+        (lambda: MaskDecay("2:4", method="cubic"), "linear or exponential"),
         (lambda: MaskDecay("2:4", rate=0.0), "above 0"),
         (lambda: MaskDecay("2:4", dense_share=1.0), "dense_share"),
         (lambda: MaskDecay("2:4", dense_share=0.5, finetune_share=0.5), "below 1"),
-        (lambda: StructureDecay("90%"), "N:M"),
         (lambda: StructureDecay("2:6"), "power of two"),
         (lambda: StructureDecay("3:8"), "power of two"),
         (lambda: StructureDecay("4:4"), "power of two"),
-        (lambda: StructureDecay("1:16", kind="geometric"), "windows from 1 to 3"),
-        (lambda: StructureDecay("1:8", kind="geometric", windows=0), "windows from 1 to 4"),
-        (lambda: StructureDecay("1:8", kind="sideways"), "stepwise or geometric"),
+        (lambda: StructureDecay("1:16", method="geometric"), "windows from 1 to 3"),
+        (lambda: StructureDecay("1:8", method="geometric", windows=0), "windows from 1 to 4"),
+        (lambda: StructureDecay("1:8", method="sideways"), "stepwise or geometric"),
     ],
 )
 def test_bad_settings_are_refused(make: object, says: str) -> None:
@@ -266,14 +273,20 @@ def test_bad_settings_are_refused(make: object, says: str) -> None:
         make()
 
 
+def test_a_pattern_that_is_not_n_of_m_is_refused_as_by_every_recipe_of_such_patterns() -> None:
+    for recipe in (StructureDecay, FST, BiMask, SSTE):
+        with pytest.raises(PatternError, match=r"90%.*n:m|90%.*N:M"):
+            recipe("90%")
+
+
 def test_a_layer_too_narrow_for_the_first_window_is_named() -> None:
     model = network()
-    recipe = StructureDecay("1:8", kind="geometric")
+    recipe = StructureDecay("1:8", method="geometric")
     with pytest.raises(PatternError, match=r"layer '0'.*8:64.*windows=") as raised:
         recipe.prepare(model)
     assert "multiple of 64" in str(raised.value)
     assert isinstance(model[0], nn.Linear)
-    StructureDecay("1:8", kind="geometric", windows=2).prepare(model)
+    StructureDecay("1:8", method="geometric", windows=2).prepare(model)
     assert isinstance(model[0], MaskedLinear)
 
 

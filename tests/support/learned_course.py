@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.nn import MaskedLinear
-from gossamer.recipes.recipe import Recipe
+from gossamer.recipes.base.recipe import Recipe
 
 PATTERNS = ["75%", "1:4", "2:8", "2:4:g1", "75%:v4"]
 

@@ -11,22 +11,22 @@ from torch import Tensor, nn
 
 from gossamer.nn import MaskedLinear, SparseLinear
 from gossamer.recipes import Recipe
-from gossamer.recipes.registry import RECIPES, make
+from gossamer.recipes.base.registry import RECIPES, make
 
 STEPS = 24
 SPARSITY = 75
 # Schedules that fit into so few steps: every mask moves, every adapter is inserted.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "slope": {"refresh_every": 5},
-    "slope-adapters": {"adapter_rank": 2, "adapter_share": 0.3, "refresh_every": 5},
+    "slope": {"every": 5},
+    "slope-adapters": {"adapter_rank": 2, "adapter_share": 0.3, "every": 5},
     "srste": {"decay": 0.1},
-    "fst": {"decay": 0.1, "refresh_every": 5},
-    "fst-sparse": {"decay": 0.1, "refresh_every": 5},
-    "bimask": {"decay": 0.1, "choose_every": 5, "candidates": 5},
+    "fst": {"gradient_decay": 0.1, "every": 5},
+    "fst-sparse": {"gradient_decay": 0.1, "every": 5},
+    "bimask": {"gradient_decay": 0.1, "every": 5, "candidates": 5},
     "set": {"every": 3},
     "rigl": {"every": 3},
     "gmp": {"every": 2},
-    "hypersparse": {"strength": 1e-3},
+    "hypersparse": {"lam": 1e-3},
 }
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gossamer import timing
 from gossamer.errors import GossamerError
 from gossamer.nn import MaskedLayer
-from gossamer.recipes.registry import entry
+from gossamer.recipes.base.registry import entry
 from gossamer.train.config import TrainConfig
 from gossamer.train.data import Corpus, Windows, load_corpus, spaced_windows
 from gossamer.train.run import Run

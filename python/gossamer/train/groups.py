@@ -46,7 +46,7 @@ def recipe_groups(recipe: Recipe, model: nn.Module, weight_decay: float) -> list
         id(parameter)
         for group in parameter_groups(model, weight_decay)
         if group["weight_decay"] == 0.0
-        for parameter in group["params"]  # type: ignore[attr-defined]
+        for parameter in group["params"]
     }
     given = list(recipe.parameters(model))
     own = [group for group in given if isinstance(group, Mapping)]

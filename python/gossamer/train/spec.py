@@ -15,7 +15,7 @@ from typing import Any
 from gossamer.errors import PatternError, RecipeError
 from gossamer.patterns import parse_pattern
 from gossamer.recipes import Recipe
-from gossamer.recipes.registry import RECIPES, entry, make
+from gossamer.recipes.base.registry import RECIPES, entry, make
 from gossamer.train.model import ROUTERS
 
 DENSE = "dense"

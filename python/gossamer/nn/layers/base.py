@@ -64,8 +64,12 @@ class MaskedLayer(nn.Module):
         """
         raise NotImplementedError
 
-    def to_sparse(self) -> SparseLinear:
-        """The layer as one that stores its kept entries only."""
+    def to_sparse(self, pattern: Pattern | None = None) -> SparseLinear:
+        """The layer as one that stores its kept entries only.
+
+        Args:
+            pattern: what a layer that is dense now is pruned to; None is its target.
+        """
         raise NotImplementedError
 
     @property

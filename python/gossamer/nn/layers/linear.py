@@ -184,7 +184,7 @@ class SparseLinear(MaskedLayer):
         """The weight as a dense matrix [out_features, in_features]; differentiable."""
         return self.weight.to_dense()
 
-    def to_sparse(self) -> SparseLinear:
+    def to_sparse(self, pattern: Pattern | None = None) -> SparseLinear:
         """The layer itself."""
         return self
 

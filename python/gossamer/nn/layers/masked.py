@@ -261,13 +261,15 @@ class MaskedLinear(MaskedLayer):
             return kept
         return g.t() @ x
 
-    def to_sparse(self) -> SparseLinear:
+    def to_sparse(self, pattern: Pattern | None = None) -> SparseLinear:
         """The `SparseLinear` of the same function, with copies of the values that it uses.
 
-        A layer that is dense now keeps the largest entries that its target allows.
+        Args:
+            pattern: of the largest entries that a layer keeps if it is dense now; None is its
+                target.
         """
         if self.is_dense_now:
-            self.set_pattern(self.target)
+            self.set_pattern(pattern or self.target)
         with torch.no_grad():
             values, structure = self.pack()
         weight = SparseWeight(values.clone(), structure, self._pattern)
@@ -307,9 +309,12 @@ class MaskedLinear(MaskedLayer):
             self._transposed = backend.transpose(structure)
 
     def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         """Take over the structure that was saved, which may keep another number of entries."""
+        if prefix + "softness" in state_dict:
+            # The name of the buffer in checkpoints of version 0.1.
+            state_dict[prefix + "masked_weight_share"] = state_dict.pop(prefix + "softness")
         if prefix + "descriptor" in state_dict:
             given = {name: state_dict.get(prefix + name) for name in _STRUCTURE}
             where = f"{prefix}* of the state dict"

@@ -7,7 +7,6 @@ with f = 1 where w~ lives and f = alpha where it is pruned.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -106,7 +105,7 @@ class ThresholdLinear(MaskedLinear):
         return _Thresholded.apply(x, self.weight, self.threshold, bias, values, structure, self)  # type: ignore[no-any-return, no-untyped-call]
 
     def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         """As the base; a fixed mask gets its transpose."""
         if isinstance(projected := state_dict.get(prefix + "projected"), Tensor):
