@@ -234,7 +234,11 @@ def test_layers_of_one_shape_have_masks_of_their_own():
 
 def test_no_fraction_is_static_bit_for_bit():
     weights = []
-    for recipe in (Static("80%", "erk"), SET("80%", fraction=0.0), RigL("80%", fraction=0.0)):
+    for recipe in (
+        Static("80%", distribution="erk"),
+        SET("80%", fraction=0.0),
+        RigL("80%", fraction=0.0),
+    ):
         model, _, step = training(recipe, 12)
         for _ in range(12):
             step()

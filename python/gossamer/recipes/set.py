@@ -7,7 +7,7 @@ never changes. Mocanu et al. 2018.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -58,7 +58,7 @@ class SET(Static):
         ('erk', 'uniform')
     """
 
-    distribution: Distribution | None = None
+    distribution: Distribution | None = field(default=None, kw_only=True)
     fraction: float = 0.3
     every: int | None = None
     end_share: float = 0.75

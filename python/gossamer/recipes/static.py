@@ -6,7 +6,7 @@ alone. On wide networks this comes close to dense training.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -42,7 +42,7 @@ class Static(Recipe):
     """
 
     pattern: str | Pattern = "90%"
-    distribution: Distribution | None = None
+    distribution: Distribution | None = field(default=None, kw_only=True)
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -117,8 +117,8 @@ def parse_options(options: Iterable[str]) -> dict[str, Any]:
         RecipeError: a text has another form, or a name is given twice.
 
     Example:
-        >>> parse_options(["adapter_rank=16", "kind=cubic"])
-        {'adapter_rank': 16, 'kind': 'cubic'}
+        >>> parse_options(["adapter_rank=16", "method=cubic"])
+        {'adapter_rank': 16, 'method': 'cubic'}
     """
     found: dict[str, Any] = {}
     for text in options:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar, get_args
 
 import torch
@@ -71,7 +71,7 @@ class Recipe(ABC):
     """
 
     pattern: str | Pattern = "2:4"
-    distribution: Distribution | None = "uniform"
+    distribution: Distribution | None = field(default="uniform", kw_only=True)
 
     id: ClassVar[str] = ""
     renamed: ClassVar[Mapping[str, str]] = {}
