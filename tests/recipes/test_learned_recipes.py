@@ -95,7 +95,7 @@ def test_issp_of_zero_is_hard_thresholding() -> None:
     model, optimizer = start(recipe, 10)
     run(recipe, model, optimizer, 0, 2)
     for layer in masters(model):
-        assert int(layer.weight.count_nonzero()) == layer.pattern.count(*layer.weight.shape)
+        assert int(layer.weight.count_nonzero()) == layer.target.count(*layer.weight.shape)
 
 
 def test_lobster_decay() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from gossamer import backend
 from gossamer.backend import Structure
 from gossamer.errors import PatternError
-from gossamer.patterns import NM, Pattern, parse_pattern
+from gossamer.patterns import NM, Block, Pattern, Unstructured, parse_pattern
 from gossamer.weight import SparseWeight
 
 if TYPE_CHECKING:
@@ -135,6 +136,20 @@ def copy_parameter(parameter: nn.Parameter | None) -> nn.Parameter | None:
     return nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
 
 
+def whole(pattern: Pattern) -> Pattern:
+    """The pattern of the same kind that keeps everything.
+
+    Example:
+        >>> str(whole(NM(1, 4, vector=8)))
+        '4:4:v8'
+    """
+    if isinstance(pattern, NM):
+        return replace(pattern, n=pattern.m)
+    if isinstance(pattern, Unstructured | Block):
+        return replace(pattern, sparsity=0.0)
+    return Unstructured(0.0)
+
+
 def plain_groups(pattern: str | Pattern, who: str) -> NM:
     """The pattern, when it is N:M entry by entry.
 
@@ -150,4 +165,4 @@ def plain_groups(pattern: str | Pattern, who: str) -> NM:
     return pattern
 
 
-__all__ = ["MaskedLayer", "copy_parameter", "linear_of_parts", "plain_groups"]
+__all__ = ["MaskedLayer", "copy_parameter", "linear_of_parts", "plain_groups", "whole"]

@@ -21,17 +21,16 @@ from gossamer.backend import Layout, Structure, Transposed
 from gossamer.errors import ShapeError, StructureError
 from gossamer.masks import check_mask, magnitude_mask
 from gossamer.masks.n_of_m import add_pruned_, select_nm
-from gossamer.nn.layers.base import MaskedLayer, copy_parameter
+from gossamer.nn.layers.base import MaskedLayer, copy_parameter, whole
 from gossamer.nn.layers.linear import SparseLinear, dense_weight
 from gossamer.nn.layers.straight_through import Masked, SoftlyMasked
 from gossamer.ops import functions
-from gossamer.patterns import NM, Pattern, Unstructured, parse_pattern
+from gossamer.patterns import NM, Pattern, parse_pattern
 from gossamer.weight import SparseWeight, check_dense
 from gossamer.weight.descriptor import describe, group_of, pattern_of
 
 Gradient = Literal["dense", "kept"]
 _STRUCTURE = ("indices", "indptr", "descriptor")
-_WHOLE = Unstructured(0.0)
 
 
 class MaskedLinear(MaskedLayer):
@@ -106,13 +105,14 @@ class MaskedLinear(MaskedLayer):
     def structure(self) -> Structure:
         """The positions of the kept entries, as the last forward pass or `set_mask` left them."""
         if self.is_dense_now:
-            return backend.encode(torch.ones(self.weight.shape, dtype=torch.bool), 1)
+            kept = torch.ones(self.weight.shape, dtype=torch.bool)
+            return backend.encode(kept, self.pattern.panel, *group_of(self.pattern))
         return self._fixed
 
     @property
     def pattern(self) -> Pattern:
         """The pattern that the mask obeys now; one that keeps everything while it is dense."""
-        return _WHOLE if self.is_dense_now else self._pattern
+        return whole(self._target) if self.is_dense_now else self._pattern
 
     @property
     def target(self) -> Pattern:
