@@ -24,7 +24,8 @@ from gossamer.masks.n_of_m import add_pruned_, select_nm
 from gossamer.nn.layers.base import MaskedLayer, copy_parameter, whole
 from gossamer.nn.layers.linear import SparseLinear, dense_weight
 from gossamer.nn.layers.straight_through import Masked, SoftlyMasked
-from gossamer.ops import functions
+from gossamer.ops import autograd
+from gossamer.ops.autocast import autocast, is_autocast
 from gossamer.patterns import NM, Pattern, parse_pattern
 from gossamer.weight import SparseWeight, check_dense
 from gossamer.weight.descriptor import describe, group_of, pattern_of
@@ -227,18 +228,18 @@ class MaskedLinear(MaskedLayer):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has
         """Map input [..., in_features] to [..., out_features]."""
         self.check_input(input)
-        x, bias, mixed = input, self.bias, torch.is_autocast_enabled("cpu")
+        x, bias, mixed = input, self.bias, is_autocast(input)
         share = self.masked_weight_share.item()
         if share == 1.0:
             return F.linear(x, self.weight, bias)
         if share > 0.0:
             used = self.used_weight()
             if mixed:
-                x, used, bias = functions.autocast(x, used, bias)
+                x, used, bias = autocast(x, used, bias, device=x.device.type)
             return SoftlyMasked.apply(x, self.weight, bias, used)  # type: ignore[no-any-return, no-untyped-call]
         values, structure = self.pack()
         if mixed:
-            x, values, bias = functions.autocast(x, values, bias)
+            x, values, bias = autocast(x, values, bias, device=x.device.type)
         return Masked.apply(x, self.weight, bias, values, structure, self)  # type: ignore[no-any-return, no-untyped-call]
 
     def check_input(self, x: Tensor) -> None:
@@ -252,7 +253,7 @@ class MaskedLinear(MaskedLayer):
     def input_gradient(self, g: Tensor, values: Tensor, structure: Structure) -> Tensor:
         """DX [..., in_features] of dY [..., out_features]."""
         transposed = self._transposed if structure.indices is self.indices else None
-        return functions.run_spmm_t(g, values, structure, transposed)
+        return autograd.run_spmm_t(g, values, structure, transposed)
 
     def weight_gradient(self, g: Tensor, x: Tensor, structure: Structure) -> Tensor:
         """DW [out_features, in_features] of dY [batch, out_features] and x [batch, in_features]."""

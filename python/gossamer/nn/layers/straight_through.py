@@ -10,7 +10,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 from gossamer.backend import Structure
-from gossamer.ops import functions
+from gossamer.ops import autograd
 
 if TYPE_CHECKING:
     from gossamer.nn.layers.masked import MaskedLinear
@@ -36,7 +36,7 @@ class Masked(Function):
             x if needs[1] else None, values if needs[0] else None, structure.indices
         )
         ctx.structure, ctx.layer = structure, layer
-        return functions.run_spmm(x, values, bias, structure)
+        return autograd.run_spmm(x, values, structure, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -45,10 +45,10 @@ class Masked(Function):
         x, values, _ = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         structure, layer = ctx.structure, ctx.layer
-        flat = functions.flatten(g)
+        flat = autograd.flatten(g)
         return (
             layer.input_gradient(g, values, structure) if need_x else None,
-            layer.weight_gradient(flat, functions.flatten(x), structure) if need_weight else None,
+            layer.weight_gradient(flat, autograd.flatten(x), structure) if need_weight else None,
             flat.sum(0) if need_bias else None,
             None,
             None,
@@ -71,10 +71,10 @@ class SoftlyMasked(Function):
         """DX by the weight that was used, dW for the whole weight."""
         x, used = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        flat = functions.flatten(g)
+        flat = autograd.flatten(g)
         return (
             g @ used.to(g.dtype) if need_x else None,
-            flat.t() @ functions.flatten(x) if need_weight else None,
+            flat.t() @ autograd.flatten(x) if need_weight else None,
             flat.sum(0) if need_bias else None,
             None,
         )

@@ -18,24 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer import _core
+from gossamer.backend import prox as kernels
 from gossamer.errors import DTypeError, ShapeError
 from gossamer.prox.checks import check_own_places
 
 Array = TypeVar("Array", Tensor, np.ndarray)
-
-# What each operator is called, and the names of its parameters, in order.
-OPS: dict[str, tuple[str, ...]] = {
-    "l1": ("lam",),
-    "elastic_net": ("lam", "rho"),
-    "l0": ("lam",),
-    "lp": ("lam", "p"),
-    "mcp": ("lam", "gamma"),
-    "scad": ("lam", "gamma"),
-    "capped_l1": ("lam", "t"),
-    "transformed_l1": ("lam", "a"),
-    "log_sum": ("lam", "eps"),
-}
 
 
 def in_place(x: Array, operate: Callable[[Array], None]) -> Array:
@@ -92,8 +79,8 @@ def elementwise_(
 
     Args:
         x: float32 or float64, any shape and strides.
-        kind: a name in ``OPS``.
-        params: the penalty's parameters, in the order of ``OPS``.
+        kind: the name of a separable penalty, such as "mcp".
+        params: its parameters, in the order of the class's fields: `lam` first.
         step: a number, or one for each entry in ``x``'s shape and dtype (the inverse of a
             diagonal metric).
 
@@ -115,8 +102,8 @@ def elementwise_(
                 "they must be the same"
             )
         steps: Any = _vector(step)
-        return in_place(x, lambda v: _core.prox_elements(v, kind, params, 0.0, steps))
-    return in_place(x, lambda v: _core.prox_elements(v, kind, params, float(step), None))
+        return in_place(x, lambda v: kernels.elements(v, kind, params, steps))
+    return in_place(x, lambda v: kernels.elements(v, kind, params, float(step)))
 
 
 def _vector(x: Tensor | np.ndarray) -> Tensor | np.ndarray:
@@ -157,7 +144,7 @@ def adamw_step_(
         eps: added to the root.
         weight_decay: decoupled: the parameter is scaled by ``1 - lr * weight_decay``.
         step: 1 for the first.
-        kind: a name in ``OPS``.
+        kind: the name of a separable penalty, such as "mcp".
         params: the penalty's parameters.
 
     Raises:
@@ -174,20 +161,20 @@ def adamw_step_(
         )
     changed = (param, exp_avg, exp_avg_sq)
     inside = [t if t.is_contiguous() else t.detach().contiguous() for t in changed]
-    _core.prox_adamw(
+    kernels.adamw(
         inside[0].detach().view(-1),
         _vector(grad),
         inside[1].view(-1),
         inside[2].view(-1),
-        beta1,
-        beta2,
-        eps,
-        lr,
-        1.0 - beta1**step,
-        (1.0 - beta2**step) ** 0.5,
-        1.0 - lr * weight_decay,
-        kind,
-        params,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        lr=lr,
+        bias1=1.0 - beta1**step,
+        root_bias2=(1.0 - beta2**step) ** 0.5,
+        shrink=1.0 - lr * weight_decay,
+        kind=kind,
+        params=params,
     )
     for tensor, result in zip(changed, inside, strict=True):
         if result is not tensor:
