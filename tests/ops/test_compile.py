@@ -12,6 +12,8 @@ from gossamer import SparseLinear, SparseWeight
 from gossamer.ops.library import _parts
 from support import oracle
 
+pytestmark = pytest.mark.slow
+
 
 def parts(pattern: str, transpose: str = "packed") -> tuple[SparseWeight, tuple[object, ...]]:
     weight = SparseWeight.from_dense(

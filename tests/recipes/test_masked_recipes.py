@@ -13,10 +13,7 @@ from gossamer.nn import MaskedLinear
 from gossamer.patterns import NM, parse_pattern
 from gossamer.recipes import FST, SRSTE, SSTE, STE, BiMask, MaskDecay, Recipe, StructureDecay
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # so small a network is slower on two
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def network(width: int = 32) -> nn.Sequential:

@@ -45,9 +45,7 @@ NEUTRAL: dict[str, dict[str, Any]] = {
 DENSE_END = ("fst",)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 @cache
@@ -259,6 +257,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ALL)
+@pytest.mark.process
 def test_two_processes_have_the_same_masks_and_weights(
     name: str, ranks: list[dict[str, Any]]
 ) -> None:

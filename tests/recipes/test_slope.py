@@ -371,6 +371,8 @@ print(resident("VmHWM") - before, summary(model, optimizer).total)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("pattern", ["2:4", "2:4:v4"])
+@pytest.mark.slow
+@pytest.mark.process
 def test_resident_set(pattern: str) -> None:
     """The peak of the resident set grows by what summary() counts, within 5 percent."""
     command = [sys.executable, "-c", RESIDENT, pattern]
