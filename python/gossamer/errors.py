@@ -19,6 +19,7 @@ __all__ = [
     "ScheduleError",
     "ShapeError",
     "StructureError",
+    "Unserved",
 ]
 
 
@@ -72,3 +73,7 @@ class DataError(GossamerError, ValueError):
 
 class RecipeError(GossamerError, ValueError):
     """A recipe that does not fit its model, its optimizer, its length or its checkpoint."""
+
+
+class Unserved(GossamerError, NotImplementedError):  # noqa: N818
+    """Valid arguments for which a device has no kernel."""
