@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         PenaltyError,
         ProblemError,
         RecipeError,
+        ScheduleError,
         ShapeError,
         StructureError,
     )
@@ -66,6 +67,7 @@ _HOMES = {
         "PenaltyError",
         "ProblemError",
         "RecipeError",
+        "ScheduleError",
         "ShapeError",
         "StructureError",
     ),
@@ -106,6 +108,7 @@ __all__ = [
     "PenaltyError",
     "ProblemError",
     "RecipeError",
+    "ScheduleError",
     "ShapeError",
     "SparseLinear",
     "SparseWeight",

@@ -9,18 +9,20 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from gossamer.nn import MaskedLayer
-from gossamer.nn import parameter_groups as decay_groups
 from gossamer.nn.sites import covers
 from gossamer.prox import Penalty
 from gossamer.recipes import Recipe
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split parameters as `gossamer.parameter_groups` does; embeddings do not decay either.
+    """Split parameters into those that decay and those that do not, for an optimizer.
+
+    Norm gains, biases and embeddings do not decay; matrices do, and so do the values of sparse
+    weights, which are 1-D: rank alone cannot tell them from a bias.
 
     Args:
         model: any module.
-        weight_decay: of matrices and the values of sparse weights.
+        weight_decay: decay of the first group.
 
     Returns:
         Two groups for ``torch.optim``, in the model's order of parameters.
@@ -29,7 +31,18 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         >>> [len(group["params"]) for group in parameter_groups(nn.Linear(2, 2), 0.1)]
         [1, 1]
     """
-    return decay_groups(model, weight_decay, undecayed=(nn.Embedding,))
+    decaying: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    seen: set[int] = set()
+    for module in model.modules():
+        exempt = isinstance(module, nn.LayerNorm | nn.Embedding)
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            (rest if exempt or name == "bias" else decaying).append(parameter)
+    groups = [(decaying, weight_decay), (rest, 0.0)]
+    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
 
 
 def recipe_groups(recipe: Recipe, model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
