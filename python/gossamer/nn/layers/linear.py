@@ -13,7 +13,7 @@ from gossamer.backend import Structure
 from gossamer.errors import DTypeError
 from gossamer.masks import random_mask
 from gossamer.nn.layers.base import MaskedLayer, copy_parameter
-from gossamer.ops import spmm
+from gossamer.ops.verbs import spmm
 from gossamer.patterns import Pattern, as_integer, parse_pattern
 from gossamer.weight import Backward, SparseWeight, Transpose, check_dtype
 
