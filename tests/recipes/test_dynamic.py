@@ -16,25 +16,9 @@ from gossamer.recipes.dsl import DSL
 from gossamer.recipes.rigl import RigL
 from gossamer.recipes.set import SET
 from gossamer.recipes.static import Static
+from support.recipe_course import training
 
 PATTERNS = ["90%", "75%:v4", "2:4", "1:4", "2:8:v4", "block 4x4 75%"]
-
-
-def training(recipe, steps=20, total=None, optimizer=torch.optim.AdamW, seed=0):
-    """A prepared model of two layers, its optimizer, and a function that does one step."""
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 16)).double()
-    model = recipe.prepare(model)
-    opt = optimizer(recipe.parameters(model), lr=1e-2)
-    recipe.attach(model, opt, total_steps=total or steps)
-    x, y = torch.randn(16, 32).double(), torch.randn(16, 16).double()
-
-    def step():
-        opt.zero_grad()
-        (model(x) - y).square().mean().backward()
-        opt.step()
-
-    return model, opt, step
 
 
 def masks(recipe):

@@ -12,24 +12,9 @@ from gossamer.patterns import NM, parse_pattern
 from gossamer.recipes.base.fixed import with_sparsity
 from gossamer.recipes.gmp import GMP
 from gossamer.recipes.imp import IMP
+from support.recipe_course import training
 
 PATTERNS = ["90%", "75%:v4", "2:4", "1:4", "2:8:v4", "block 4x4 75%"]
-
-
-def training(recipe, total, optimizer=torch.optim.AdamW, **options):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 16)).double()
-    model = recipe.prepare(model)
-    opt = optimizer(recipe.parameters(model), lr=1e-2, **options)
-    recipe.attach(model, opt, total_steps=total)
-    x, y = torch.randn(16, 32).double(), torch.randn(16, 16).double()
-
-    def step():
-        opt.zero_grad()
-        (model(x) - y).square().mean().backward()
-        opt.step()
-
-    return model, opt, step
 
 
 def test_thinner_patterns_of_each_kind():

@@ -45,6 +45,44 @@ def batch(t: int, rank: int = 0) -> tuple[Tensor, Tensor]:
     return x, x[:, :8].abs() - x[:, 8:16]
 
 
+def attached(
+    recipe: Recipe,
+    model: nn.Module,
+    steps: int,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
+    rescale: bool = False,
+    **options: Any,
+) -> tuple[nn.Module, Any]:
+    """A prepared model and its optimizer, with the recipe attached."""
+    model = recipe.prepare(model, rescale=rescale)
+    steps_of = optimizer(recipe.parameters(model), **{"lr": 1e-2, **options})
+    recipe.attach(model, steps_of, total_steps=steps)
+    return model, steps_of
+
+
+def take_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> float:
+    """One step on the mean squared error; the loss before it."""
+    optimizer.zero_grad()
+    loss = nn.functional.mse_loss(model(x), y)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def training(
+    recipe: Recipe,
+    steps: int = 20,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
+    **options: Any,
+) -> tuple[nn.Module, Any, Callable[[], float]]:
+    """A model of two layers, its optimizer, and a function that takes one step on one batch."""
+    torch.manual_seed(0)
+    model: nn.Module = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 16)).double()
+    model, steps_of = attached(recipe, model, steps, optimizer, **options)
+    x, y = torch.randn(16, 32).double(), torch.randn(16, 16).double()
+    return model, steps_of, lambda: take_step(model, steps_of, x, y)
+
+
 class Course:
     """A recipe, its model and its optimizer, and the losses of their steps so far."""
 
