@@ -43,7 +43,7 @@ def main(steps: int = 300) -> list[float]:
     gossamer.sparsify(model, "2:4:v4", exclude=["4"])  # the head stays dense
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
-    for step in range(steps):
+    for _ in range(steps):
         starts = torch.randint(len(text) - CONTEXT, (16, 1))
         batch = text[starts + torch.arange(CONTEXT + 1)]
         loss = F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())

@@ -1,8 +1,8 @@
 """MkDocs hook: links of all pages are written for the repository and translated for the site.
 
-Results of bench and experiments, CONTRIBUTING, CHANGELOG and the readmes below become pages. A link
-to another file of the repository loses its target and keeps its text; a link to a file that does not
-exist stays as it is, and the strict build refuses it.
+Results of bench and experiments, CONTRIBUTING, CHANGELOG and the readme of the core become pages. A
+link to another file of the repository loses its target and keeps its text. A link to a file that
+does not exist stays as it is, and the strict build refuses it.
 """
 
 import os

@@ -46,8 +46,10 @@ def transformed_l1(x: Vector, lam: float, a: float) -> Vector:
     return lam * (a + 1) * x / (a + x)
 
 
+# --8<-- [start:oracle]
 def log_sum(a: Vector, lam: float, eps: float) -> Vector:
     return lam * np.log(1 + a / eps)
+    # --8<-- [end:oracle]
 
 
 PHI: dict[str, Callable[..., Vector]] = {

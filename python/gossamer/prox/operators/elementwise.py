@@ -25,6 +25,7 @@ from gossamer.prox.checks import check_own_places
 Array = TypeVar("Array", Tensor, np.ndarray)
 
 # What each operator is called, and the names of its parameters, in order.
+# --8<-- [start:names]
 OPS: dict[str, tuple[str, ...]] = {
     "l1": ("lam",),
     "elastic_net": ("lam", "rho"),
@@ -36,6 +37,7 @@ OPS: dict[str, tuple[str, ...]] = {
     "transformed_l1": ("lam", "a"),
     "log_sum": ("lam", "eps"),
 }
+# --8<-- [end:names]
 
 
 def in_place(x: Array, operate: Callable[[Array], None]) -> Array:

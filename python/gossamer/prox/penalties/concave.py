@@ -117,6 +117,7 @@ class SCAD(Separable):
         return bent.double() / (1.0 - self.gamma)
 
 
+# --8<-- [start:penalty]
 @dataclass(frozen=True, eq=False)
 class CappedL1(Separable):
     """lam min(|x|, t).
@@ -157,6 +158,8 @@ class CappedL1(Separable):
 
     def _slope(self, a: Tensor) -> Tensor:
         return self._lam * (a <= self.t).double()
+
+    # --8<-- [end:penalty]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from gossamer.prox.penalties.separable import L0, L1, ElasticNet, Lp
 from gossamer.prox.penalties.structured import L1MinusL2, SparseGroupLasso
 from gossamer.prox.penalties.wgsef import WGSEF
 
+# --8<-- [start:names]
 PENALTIES: dict[str, type[Penalty]] = {
     "l1": L1,
     "elastic_net": ElasticNet,
@@ -30,6 +31,7 @@ PENALTIES: dict[str, type[Penalty]] = {
     "l1_ball": L1Ball,
     "simplex": Simplex,
 }
+# --8<-- [end:names]
 
 
 def parse_penalty(name: str | Penalty, **parameters: Any) -> Penalty:
