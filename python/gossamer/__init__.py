@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         PenaltyError,
         ProblemError,
         RecipeError,
+        ScheduleError,
         ShapeError,
         StructureError,
     )
@@ -65,6 +66,7 @@ _HOMES = {
         "PenaltyError",
         "ProblemError",
         "RecipeError",
+        "ScheduleError",
         "ShapeError",
         "StructureError",
     ),
@@ -105,6 +107,7 @@ __all__ = [
     "PenaltyError",
     "ProblemError",
     "RecipeError",
+    "ScheduleError",
     "ShapeError",
     "SparseLinear",
     "SparseWeight",

@@ -15,7 +15,14 @@ from torch import Tensor
 
 from gossamer import codes
 from gossamer.codes import Code
-from gossamer.errors import DeviceError, DTypeError, GossamerError, ShapeError, StructureError
+from gossamer.errors import (
+    DeviceError,
+    DTypeError,
+    GossamerError,
+    ScheduleError,
+    ShapeError,
+    StructureError,
+)
 from gossamer.optim import AcceleratedProxGradient, HalfSpace, ProxAdamW, ProxSGD
 from gossamer.prox import (
     L1,
@@ -32,7 +39,7 @@ from gossamer.prox import (
 from gossamer.prox.checks import share_memory
 from gossamer.prox.groupings import Groups, partition
 from gossamer.prox.path_norm import joint_prox_, path_norm, path_thresholds
-from gossamer.schedules import Linear, ScheduleError
+from gossamer.schedules import Linear
 from support.prox_penalty_cases import ONE_OF_EACH, name
 
 pytestmark = pytest.mark.slow
@@ -312,5 +319,5 @@ def test_operators_where_terms_cancel_or_overflow() -> None:
     assert torch.equal(found, smallest) or not found.signbit()
     largest = torch.tensor([3.4e38, -3.4e38])
     assert torch.equal(LogSum(1.0, eps=1.0).prox_(largest.clone()), largest)
-    almost = Lp(p=1 - 2**-53, lam=1.0).prox_(torch.tensor([1e5], dtype=torch.float64))
+    almost = Lp(lam=1.0, p=1 - 2**-53).prox_(torch.tensor([1e5], dtype=torch.float64))
     assert float(almost) == pytest.approx(1e5 - 1.0, rel=1e-9)

@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from gossamer.errors import PatternError
+from gossamer.errors import PatternError, RecipeError
 from gossamer.masks import add_pruned_, mask_difference
 from gossamer.masks.transposable import TileMethod, transposable_mask
 from gossamer.nn.layers.base import plain_groups
@@ -53,8 +53,8 @@ class FST(Recipe):
         method: how tiles are chosen: "exact" (m = 4), "entropy" or "auto".
 
     Raises:
-        PatternError: the pattern or the sample is not plain N:M, or the method is unknown.
-        RecipeError: a number is out of range.
+        PatternError: the pattern or the sample is not plain N:M.
+        RecipeError: a number out of range, or an unknown method.
 
     Reference:
         Hu et al. 2024, "Accelerating Transformer Pre-training with 2:4 Sparsity",
@@ -86,7 +86,7 @@ class FST(Recipe):
         plain_groups(self.pattern, "FST")
         self.mvue: NM | None = parse_sample(self.mvue, "FST")
         if self.method not in _METHODS:
-            raise PatternError(
+            raise RecipeError(
                 f"FST got method={self.method!r}; the mask must keep exactly n in each row: "
                 f"choose {', '.join(_METHODS)}"
             )

@@ -75,7 +75,7 @@ class ThresholdLinear(MaskedLinear):
         if self.projected:
             return backend.gather(weight, self.structure), self.structure
         margin = self.margin()
-        structure = backend.encode(margin > 0, 1)
+        structure = backend.encode(~(margin <= 0), 1)  # a NaN is kept
         self._hold(structure, Unstructured(1.0 - structure.nnz / max(weight.numel(), 1)))
         return backend.gather(weight.sign() * margin, structure), structure
 
@@ -149,7 +149,7 @@ class _Thresholded(Function):
             rows = autograd.flatten(x)
             if ctx.alpha and not ctx.projected:
                 dweight = (flat.t() @ rows).to(weight.dtype)
-                alive = weight.abs() > threshold.sigmoid()
+                alive = ~(weight.abs() <= threshold.sigmoid())
                 dweight.mul_(torch.where(alive, 1.0, ctx.alpha))
             else:
                 at_kept = backend.sddmm(flat, rows, structure)
