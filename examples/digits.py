@@ -25,7 +25,7 @@ def main(epochs: int = 40) -> tuple[float, int]:
         nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10)
     )
     penalised = [
-        {"params": [layer.weight], "penalty": WGSEF(k="12.5%", groups="neuron", lam=0.002)}
+        {"params": [layer.weight], "penalty": WGSEF(lam=0.002, k="12.5%", groups="neuron")}
         for layer in (model[0], model[2])
     ]
     free = [p for name, p in model.named_parameters() if name not in ("0.weight", "2.weight")]

@@ -66,4 +66,7 @@ def test_every_named_fence_is_run() -> None:
     tests = Path(__file__).read_text(encoding="utf-8")
     for page in sorted((ROOT / "docs").rglob("*.md")):
         for name, _ in FENCE.findall(page.read_text(encoding="utf-8")):
-            assert f'"{page.relative_to(ROOT).as_posix()}", "{name}"' in tests, f"{page}: {name}"
+            if "/" not in name:  # with a folder it is a quotation
+                assert f'"{page.relative_to(ROOT).as_posix()}", "{name}"' in tests, (
+                    f"{page}: {name}"
+                )

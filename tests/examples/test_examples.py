@@ -78,4 +78,7 @@ def test_it_uses_public_names_only(path: Path) -> None:
     assert used
     for module, name in used:
         if module.count(".") < 2:  # below that are attributes of objects
-            assert name in importlib.import_module(module).__all__, f"{module}.{name}"
+            home = importlib.import_module(module)
+            public = getattr(home, "__all__", dir(home))
+            assert name in public, f"{module}.{name}"
+            assert not name.startswith("_"), f"{module}.{name}"
