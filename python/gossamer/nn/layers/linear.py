@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gossamer.errors import DTypeError
 from gossamer.masks import random_mask
-from gossamer.ops import spmm
+from gossamer.ops.verbs import spmm
 from gossamer.patterns import Pattern, as_integer, parse_pattern
 from gossamer.weight import Backward, SparseWeight, Transpose, check_dtype
 
