@@ -1,4 +1,4 @@
-"""What the pages quote and link exists: `make docs` would fail otherwise, and it runs less often."""
+"""What the pages quote and link exists. `make docs` would fail otherwise, but runs less often."""
 
 import re
 
