@@ -44,10 +44,10 @@ class SoftThresholdLinear(SampledLinear):
 
     def pack(self) -> tuple[Tensor, Structure]:
         """The values beta S(W) [nnz], and where they stand."""
-        pattern = plain_groups(self.pattern, "SSTE")
+        pattern = plain_groups(self._pattern, "SSTE")
         weight = self.weight.detach()
         _, structure = select_nm(weight, pattern)
-        self._hold(structure, pattern)
+        self._fix_mask(structure, pattern)
         size = weight.abs()
         # What the mask prunes, zeros elsewhere: the largest of a group is its threshold.
         pruned = add_pruned_(torch.zeros_like(size), size, 1.0, structure)
