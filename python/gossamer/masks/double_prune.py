@@ -93,7 +93,5 @@ def double_prune_mask(weight: Tensor, n: int, m: int, vector: int = 1) -> Tensor
     pattern = NM(n, m, vector)
     rows = magnitude_mask(weight, pattern)
     structure = backend.encode(rows, pattern.panel, n, m)
-    turned, _ = double_prune(backend.gather(weight, structure), structure, n, m)
-    mask = rows.new_zeros(rows.numel())
-    mask[backend.coordinates(turned)] = True
-    return mask.view(rows.shape[1], rows.shape[0]).t().contiguous()
+    transposed, _ = double_prune(backend.gather(weight, structure), structure, n, m)
+    return backend.mask(transposed).t().contiguous()
