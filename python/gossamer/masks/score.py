@@ -273,6 +273,7 @@ def _mask(score: torch.Tensor, pattern: str | Pattern, who: str) -> torch.Tensor
     return _select(rank_keys(score), pattern, rows, cols)
 
 
+# --8<-- [start:selection]
 def _select(slots: torch.Tensor, pattern: Pattern, rows: int, cols: int) -> torch.Tensor:
     high, wide = _slot_size(pattern)
     if isinstance(pattern, NM | GroupedNM):
@@ -280,6 +281,7 @@ def _select(slots: torch.Tensor, pattern: Pattern, rows: int, cols: int) -> torc
     else:
         kept = _top(slots.reshape(1, -1), pattern.count(rows, cols) // (high * wide))
     return _spread(kept.reshape(slots.shape), high, wide)
+    # --8<-- [end:selection]
 
 
 def _top(score: torch.Tensor, k: int) -> torch.Tensor:

@@ -22,6 +22,7 @@ from gossamer.nn.layers.base import plain_groups
 from gossamer.nn.layers.sampled import SampledLinear
 
 
+# --8<-- [start:layer]
 class SoftThresholdLinear(SampledLinear):
     """A `SampledLinear` that multiplies by beta S(W).
 
@@ -55,6 +56,8 @@ class SoftThresholdLinear(SampledLinear):
         soft = (size.view(groups) - threshold).clamp_(min=0).view(size.shape)
         soft.mul_(self.beta.to(soft.dtype)).copysign_(weight)
         return backend.gather(soft, structure), structure
+
+    # --8<-- [end:layer]
 
 
 __all__ = ["SoftThresholdLinear"]
