@@ -11,7 +11,6 @@ import scipy.sparse
 import torch
 
 from gossamer import _core, backend
-from gossamer.bench.tiles_bench import rows
 from gossamer.errors import ArgumentError, DTypeError, PatternError, ShapeError
 from gossamer.masks import (
     check_mask,
@@ -387,14 +386,3 @@ def test_the_binding_checks_what_memory_safety_needs() -> None:
     ):  # fmt: skip
         with pytest.raises((ShapeError, DTypeError)):
             _core.tiles_mask(*good[:at], value, *good[at + 1 :])
-
-
-@pytest.mark.slow
-def test_the_bench_gives_rows_that_meet_their_bars_of_quality() -> None:
-    found = rows(quick=True)
-    keys = "kernel case threads gossamer_seconds rival rival_seconds bar ratio note"
-    assert {" ".join(row) for row in found} == {keys}
-    assert any(row["gossamer_seconds"] for row in found)
-    quality = [row for row in found if "quality" in row["kernel"] and row["bar"] is not None]
-    assert len(quality) == 5
-    assert all(row["ratio"] >= row["bar"] for row in quality)
