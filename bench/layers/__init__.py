@@ -7,7 +7,7 @@ from bench.harness.contest import UnavailableError
 from bench.harness.run import Topic, run_topic
 from bench.layers import jobs, overhead
 from bench.layers.cases import FULL, QUICK
-from bench.layers.picture import pictures
+from bench.layers.picture import draw
 from bench.layers.rivals import load_sparseprop
 from bench.layers.tables import page
 
@@ -31,7 +31,7 @@ TOPIC = Topic(
     FULL,
     QUICK,
     page,
-    pictures,
+    draw,
     "",
     ("sparseprop",),
     _warm_up,

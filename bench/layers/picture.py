@@ -58,7 +58,7 @@ def points(records: Iterable[Record], topic: str) -> dict[str, dict[float, list[
     return found
 
 
-def pictures(results: Results) -> list[Path]:
+def draw(results: Results) -> list[Path]:
     """Draw beside the results' file, if a layer was measured."""
     if not points(results.records, FORWARD):
         return []

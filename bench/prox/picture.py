@@ -26,7 +26,7 @@ COLOURS = {
 ENOUGH = 0.6
 
 
-def pictures(results: Results) -> list[Path]:
+def draw(results: Results) -> list[Path]:
     """Draw beside the results' file, if there is anything to draw."""
     path = results.path.with_suffix(".png")
     return [path] if plot(results, path) else []

@@ -4,7 +4,7 @@ from functools import partial
 
 from bench.harness.run import Topic, run_topic
 from bench.transport.cases import FULL, QUICK
-from bench.transport.pictures import pictures
+from bench.transport.pictures import draw
 from bench.transport.session import GROUP, transport_jobs
 from bench.transport.tables import DISTRIBUTIONS, page
 
@@ -15,7 +15,7 @@ TOPIC = Topic(
     FULL,
     QUICK,
     page,
-    pictures,
+    draw,
     "-transport",
     DISTRIBUTIONS,
 )

@@ -22,7 +22,7 @@ COLOURS = dict(
 )  # fmt: skip
 
 
-def pictures(results: Results) -> list[Path]:
+def draw(results: Results) -> list[Path]:
     """Draw beside the results' file what there is to draw."""
     written = []
     for name, plot in (("sizes", plot_sizes), ("errors", plot_errors)):

@@ -287,7 +287,7 @@ def test_traces_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     }
     with open("/dev/null", "w") as sink:  # noqa: PTH123
         markdown = publish(tables.page(found), found.path, Console(file=sink))
-    written = [found.path, markdown, *pictures.pictures(found)]
+    written = [found.path, markdown, *pictures.draw(found)]
     assert [p.name for p in written] == ["r.json", "r.md", "r-sizes.png", "r-errors.png"]
     for picture in written[2:]:
         assert picture.read_bytes().startswith(b"\x89PNG")

@@ -132,7 +132,7 @@ def test_tables_and_picture(tmp_path: Path) -> None:
     ]
     found = Results(tmp_path / "r.json", MACHINE, {"quick": False}, ["abc"], rows)
     markdown = publish(tables.page(found), found.path, Console(file=StringIO()))
-    written = [found.path, markdown, *picture.pictures(found)]
+    written = [found.path, markdown, *picture.draw(found)]
     assert [path.name for path in written] == ["r.json", "r.md", "r.png"]
     text = written[1].read_text()
     assert "| convex | 1000000 | float64 | 1 | 2 ms | 500 ms (250×) | 14 ms (7×) |" in text

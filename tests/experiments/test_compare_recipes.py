@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from experiments.compare_recipes.training import (
 from gossamer.errors import CheckpointError, GossamerError, RecipeError, ShapeError
 from gossamer.recipes import RECIPES
 from gossamer.train import GPT, GPTConfig, TrainConfig
+from support.dying_training import dying
 from support.training import TEXT
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
@@ -146,12 +146,6 @@ def test_a_recipe_that_fails_is_told_and_the_rest_goes_on(
     monkeypatch.setattr(training, "_trained", trained)
     call(tmp_path, recipes=["ste", "static"])  # what has failed is tried again
     assert "failed" not in (tmp_path / f"{NAME}.md").read_text()
-
-
-def dying(plan: TrainConfig, cell: Training) -> dict[str, Any]:
-    if cell.seed == 1:
-        os._exit(11)
-    return cell.row | {"val_loss": 1.0}
 
 
 def test_a_process_that_dies_takes_nobody_with_it() -> None:
