@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gossamer.errors import (
         ArgumentError,
         CheckpointError,
+        ConvergenceWarning,
         DataError,
         DeviceError,
         DTypeError,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         PenaltyError,
         ProblemError,
         RecipeError,
+        ScheduleError,
         ShapeError,
         StructureError,
     )
@@ -57,6 +59,7 @@ _HOMES = {
     "errors": (
         "ArgumentError",
         "CheckpointError",
+        "ConvergenceWarning",
         "DTypeError",
         "DataError",
         "DeviceError",
@@ -65,6 +68,7 @@ _HOMES = {
         "PenaltyError",
         "ProblemError",
         "RecipeError",
+        "ScheduleError",
         "ShapeError",
         "StructureError",
     ),
@@ -95,6 +99,7 @@ __all__ = [
     "ArgumentError",
     "Block",
     "CheckpointError",
+    "ConvergenceWarning",
     "DTypeError",
     "DataError",
     "DeviceError",
@@ -105,6 +110,7 @@ __all__ = [
     "PenaltyError",
     "ProblemError",
     "RecipeError",
+    "ScheduleError",
     "ShapeError",
     "SparseLinear",
     "SparseWeight",

@@ -8,6 +8,7 @@ without importing this module.
 __all__ = [
     "ArgumentError",
     "CheckpointError",
+    "ConvergenceWarning",
     "DTypeError",
     "DataError",
     "DeviceError",
@@ -16,6 +17,7 @@ __all__ = [
     "PenaltyError",
     "ProblemError",
     "RecipeError",
+    "ScheduleError",
     "ShapeError",
     "StructureError",
     "Unserved",
@@ -46,6 +48,10 @@ class ProblemError(ArgumentError):
     """A transport problem that cannot be solved: a marginal, a cost or an option out of range."""
 
 
+class ScheduleError(ArgumentError):
+    """A schedule with a number that is not finite, or an end before its beginning."""
+
+
 class DTypeError(GossamerError, TypeError):
     """A wrong dtype, or a wrong kind of object."""
 
@@ -72,3 +78,7 @@ class RecipeError(GossamerError, ValueError):
 
 class Unserved(GossamerError, NotImplementedError):  # noqa: N818
     """Valid arguments for which a device has no kernel."""
+
+
+class ConvergenceWarning(UserWarning):
+    """A solver stopped before its tolerance; the message says what to do."""

@@ -13,13 +13,9 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Protocol
 
-from gossamer.errors import DTypeError, GossamerError
+from gossamer.errors import DTypeError, ScheduleError
 
 __all__ = ["Constant", "Cosine", "Cubic", "Linear", "Schedule", "ScheduleError"]
-
-
-class ScheduleError(GossamerError, ValueError):
-    """A schedule that ends before it begins, or runs between numbers that are not finite."""
 
 
 class Schedule(Protocol):

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import DTypeError, ShapeError
+from gossamer.errors import ArgumentError, DTypeError, ShapeError
 from gossamer.pruning.nettrim import sequence
 
 
@@ -86,7 +86,7 @@ def optimal_prune(
         (True, True)
     """
     if neurons is not None and neurons < 1:
-        raise ShapeError(f"optimal_prune got neurons={neurons}; a layer keeps at least 1")
+        raise ArgumentError(f"optimal_prune got neurons={neurons}; a layer keeps at least 1")
     merged = copy.deepcopy(model)
     steps = sequence(merged, "optimal_prune")
     modes = [module.training for _, module in steps]
