@@ -32,6 +32,7 @@ Tensor read_values(const Panels& w, py::handle object, const char* who, bool wri
   return t;
 }
 
+// --8<-- [start:binding]
 void spmm(const Layout& layout, py::handle indices, py::handle indptr, py::handle values,
           py::handle x, py::handle bias, py::handle y) {
   const Panels w = read_panels(layout, indices, indptr);
@@ -50,6 +51,7 @@ void spmm(const Layout& layout, py::handle indices, py::handle indptr, py::handl
   const py::gil_scoped_release release;
   run_spmm(args, dtype);
 }
+// --8<-- [end:binding]
 
 void spmm_t(const Layout& layout, py::handle indices, py::handle indptr, py::handle values,
             py::handle g, py::handle dx) {

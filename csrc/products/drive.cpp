@@ -91,6 +91,7 @@ struct TrimOnExit {
 
 }  // namespace
 
+// --8<-- [start:drive]
 void run_spmm(const SpmmArgs& args, DType dtype) {
   const std::int64_t batch = args.x.rows;
   const Panels& w = args.weight;
@@ -102,6 +103,7 @@ void run_spmm(const SpmmArgs& args, DType dtype) {
       Workspace::get(slice(kernel.scratch(args)) * static_cast<std::size_t>(workers));
   run_tiles(kernel, args, batch, w.panels(), workers, scratch);
 }
+// --8<-- [end:drive]
 
 void run_spmm_t(const SpmmTArgs& args, DType dtype) {
   const std::int64_t batch = args.grad_output.rows;

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         StructureError,
     )
     from gossamer.nn import SparseLinear, densify, sparsify
+    from gossamer.nn.parameter_groups import parameter_groups
     from gossamer.nn.summary import summary
     from gossamer.ops import sddmm, spmm, spmm_t
     from gossamer.patterns import NM, Block, GroupedNM, Pattern, Unstructured, parse_pattern
@@ -72,7 +73,7 @@ _HOMES = {
         "ShapeError",
         "StructureError",
     ),
-    "nn": ("nn", "SparseLinear", "densify", "sparsify", "summary"),
+    "nn": ("nn", "SparseLinear", "densify", "parameter_groups", "sparsify", "summary"),
     "ops": ("ops", "sddmm", "spmm", "spmm_t"),
     "optim": ("optim",),
     "ot": ("ot",),
@@ -129,6 +130,7 @@ __all__ = [
     "optim",
     "optimal_prune",
     "ot",
+    "parameter_groups",
     "parse_pattern",
     "patterns",
     "prox",

@@ -36,6 +36,10 @@ class ArgumentError(GossamerError, ValueError):
     """An argument whose value is out of range or not allowed."""
 
 
+class ScheduleError(ArgumentError):
+    """A schedule that ends before it begins, or has a number that is not finite."""
+
+
 class ShapeError(ArgumentError):
     """Sizes or a number of dimensions that do not fit."""
 
@@ -46,10 +50,6 @@ class PenaltyError(ArgumentError):
 
 class ProblemError(ArgumentError):
     """A transport problem that cannot be solved: a marginal, a cost or an option out of range."""
-
-
-class ScheduleError(ArgumentError):
-    """A schedule with a number that is not finite, or an end before its beginning."""
 
 
 class DTypeError(GossamerError, TypeError):

@@ -14,6 +14,7 @@
 
 #include "core/types.hpp"
 
+// --8<-- [start:choice]
 #if defined(GOSSAMER_ISA_AVX512)
 #include "products/cpu/vec_avx512.hpp"
 #elif defined(GOSSAMER_ISA_AVX2)
@@ -27,6 +28,7 @@
 #else
 #error "compile with -DGOSSAMER_ISA_<NAME>=1"
 #endif
+// --8<-- [end:choice]
 
 namespace gossamer {
 namespace {

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from gossamer import timing
 from gossamer.errors import GossamerError
-from gossamer.nn import SparseLinear
-from gossamer.nn.layers.masked import MaskedLinear
+from gossamer.nn import MaskedLayer
 from gossamer.recipes.base.registry import entry
 from gossamer.train.config import TrainConfig
 from gossamer.train.data import Corpus, Windows, load_corpus, spaced_windows
@@ -195,10 +194,8 @@ def masks(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     found = {}
     for name, layer in layers.items():
         for inner, module in layer.named_modules():
-            if isinstance(module, MaskedLinear):
+            if isinstance(module, MaskedLayer):
                 found[f"{name}.{inner}"] = module.mask().flatten()
-            elif isinstance(module, SparseLinear):
-                found[f"{name}.{inner}"] = module.weight.mask().flatten()
     return found
 
 
@@ -219,10 +216,10 @@ def final_density(model: nn.Module, plan: Plan) -> float:
     """Entries of a finished model's linear layers that are not 0, over those of its dense twin."""
     nonzero = 0
     for module in model.modules():
-        if isinstance(module, SparseLinear):
-            nonzero += int((module.weight.values != 0).sum())
-        elif isinstance(module, MaskedLinear):
-            nonzero += int((module.used_weight() != 0).sum())
+        if isinstance(module, MaskedLayer):
+            stored_dense = module.sparse_weight is None
+            used = module.used_weight() if stored_dense else module.kept_values()
+            nonzero += int((used != 0).sum())
         elif isinstance(module, nn.Linear):
             nonzero += int((module.weight != 0).sum())
     return nonzero / (plan.depth * 12 * plan.width**2)
