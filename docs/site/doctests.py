@@ -1,7 +1,7 @@
-"""Griffe extension: doctests in docstrings become highlighted code.
+"""Griffe extension: docstrings of gossamer in the form that the reader of Google style expects.
 
-Google style knows a section `Examples:`; the docstrings of gossamer say `Example:`, and some hold a
-doctest without a heading. Markdown would read its `>>>` as a quotation.
+`Example:` becomes its section `Examples:`; a doctest without a heading gets a fence, because
+Markdown reads `>>>` as a quotation; `Reference:` becomes a paragraph.
 """
 
 import re
@@ -10,12 +10,14 @@ from typing import Any
 import griffe
 
 DOCTEST = re.compile(r"(?:^>>> .*\n?(?:^(?!\s*$).+\n?)*)", re.MULTILINE)
+REFERENCE = re.compile(r"^References?:\n((?: {4}.*(?:\n|$))+)", re.MULTILINE)
 
 
-def with_fences(text: str) -> str:
-    """The docstring with `Examples:` for `Example:` and a fence around a bare doctest."""
+def rewritten(text: str) -> str:
+    """The docstring in Google style."""
     text = re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)
-    return DOCTEST.sub(lambda found: f"```pycon\n{found[0].rstrip()}\n```\n", text)
+    text = DOCTEST.sub(lambda found: f"```pycon\n{found[0].rstrip()}\n```\n", text)
+    return REFERENCE.sub(lambda found: f"**Reference:** {' '.join(found[1].split())}\n", text)
 
 
 class Doctests(griffe.Extension):
@@ -24,4 +26,4 @@ class Doctests(griffe.Extension):
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Called for each module, class, function and attribute."""
         if obj.docstring:
-            obj.docstring.value = with_fences(obj.docstring.value)
+            obj.docstring.value = rewritten(obj.docstring.value)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gossamer.nn.layers.linear import SparseLinear
 
 
+# --8<-- [start:protocol]
 class MaskedLayer(nn.Module):
     """Base of the linear layers whose weight [out_features, in_features] has a mask.
 
@@ -77,6 +78,8 @@ class MaskedLayer(nn.Module):
     def structure_nbytes(self) -> int:
         """Bytes of everything the layer keeps beside its parameters."""
         raise NotImplementedError
+
+    # --8<-- [end:protocol]
 
     # ---- these follow from them ----------------------------------------------------------------
 
