@@ -119,7 +119,8 @@ def merge_scales(
 
     Raises:
         DTypeError: fits is not floating.
-        ShapeError: fits is not [samples, neurons], or not finite.
+        ShapeError: fits is not [samples, neurons].
+        ArgumentError: fits is not finite.
 
     Example:
         >>> scales, rank = merge_scales(torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0]]))
@@ -128,10 +129,11 @@ def merge_scales(
     """
     if not fits.is_floating_point():
         raise DTypeError(f"merge_scales got fits of {fits.dtype}; floating numbers are needed")
-    if fits.dim() != 2 or not bool(fits.isfinite().all()):
-        raise ShapeError(
-            f"merge_scales got fits {list(fits.shape)}; [samples, neurons] without infinity or "
-            "NaN is needed"
+    if fits.dim() != 2:
+        raise ShapeError(f"merge_scales got fits {list(fits.shape)}; [samples, neurons] is needed")
+    if not bool(fits.isfinite().all()):
+        raise ArgumentError(
+            "merge_scales got fits with infinity or NaN; values without infinity or NaN are needed"
         )
     fits = fits.detach().double()
     lengths = fits.norm(dim=0)
