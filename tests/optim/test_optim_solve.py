@@ -61,6 +61,7 @@ def parameter(cols: int) -> nn.Parameter:
         (ProxSGD, {"lr": 0.3, "momentum": 0.8, "dampening": 0.5}),
     ],
 )
+@pytest.mark.slow
 def test_the_solution_of_a_lasso_is_reached(kind: Any, options: dict[str, Any]) -> None:
     problem, penalty = Regression(60, 20, 30.0), L1(0.02)
     x = parameter(20)

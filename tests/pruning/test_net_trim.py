@@ -41,6 +41,7 @@ def least_l1(x: np.ndarray, y: np.ndarray, relu: bool) -> float:
 
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.slow
 def test_without_slack_it_is_the_linear_program(relu: bool, seed: int) -> None:
     """Fewer samples than inputs: many weights give the outputs, one has the least l1 norm."""
     x, weight = problem(15, 25, 4, seed)
@@ -156,6 +157,7 @@ def test_a_network(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["parallel", "cascade"])
+@pytest.mark.slow
 def test_a_network_without_slack_gives_its_outputs_again(method: str) -> None:
     model = network().eval()
     x = torch.randn(150, 12)
