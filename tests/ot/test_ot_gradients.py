@@ -132,11 +132,11 @@ def test_the_sparse_gradient_is_the_dense_one() -> None:
     result = ot.solve(C, a, b, reg=2e-3, tol=1e-12)
     dense = torch.autograd.grad((result.plan * G).sum(), C)[0]
     for given in (G, lambda i, j: G[i, j]):
-        sparse = result.value_linear_gradient(given, threshold=1e-12)
+        sparse = result.cost_gradient(given, threshold=1e-12)
         assert sparse.layout == torch.sparse_csr
         assert sparse.values().numel() < 0.9 * dense.numel()
         assert float((sparse.to_dense() - dense).norm() / dense.norm()) < 1e-8
-    coarse = result.value_linear_gradient(G)
+    coarse = result.cost_gradient(G)
     assert coarse.values().numel() < sparse.values().numel()
     assert float((coarse.to_dense() - dense).norm() / dense.norm()) < 1e-5
 
