@@ -27,3 +27,12 @@ def test_a_quoted_section_exists(quoted: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_linked_files_exist(page: object) -> None:
     assert not broken_links(ROOT / str(page))
+
+
+NAMED = re.compile(r"\b(?:python|csrc|tests|docs|examples|bench|experiments)/[\w./-]+\.\w+\b")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_named_files_exist(page: object) -> None:
+    named = NAMED.findall((ROOT / str(page)).read_text(encoding="utf-8"))
+    assert not [name for name in named if "NAME" not in name and not (ROOT / name).is_file()]
