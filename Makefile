@@ -53,7 +53,7 @@ docs: $(VENV)/docs.stamp
 	@echo "The site is in build/site; open build/site/index.html."
 
 bench: $(VENV)/bench.stamp
-	$(BIN)/gossamer bench $(BENCH_ARGS)
+	$(BIN)/python -m bench $(BENCH_ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -77,7 +77,7 @@ $(VENV)/packages.stamp: pyproject.toml constraints.txt | $(BIN)/python
 # An editable install: Python files are read where they stand, C++ is built again when it changes.
 $(VENV)/build.stamp: $(VENV)/packages.stamp CMakeLists.txt CMakePresets.json cmake/check_symbols.cmake $(CPP)
 	$(PIP) install -q -c constraints.txt --no-build-isolation \
-	    -C build-dir=build/release -C cmake.args=--preset=release -e '.[test,lint]'
+	    -C build-dir=build/release -C cmake.args=--preset=release -e '.[cli,test,lint]'
 	touch $@
 
 # The site is built from the sources alone: gossamer itself is not imported.

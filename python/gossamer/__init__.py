@@ -25,6 +25,8 @@ if TYPE_CHECKING:
         pruning,
         recipes,
         schedules,
+        timing,
+        train,
     )
     from gossamer.backend import info, isa, isas, use_isa
     from gossamer.errors import (
@@ -89,6 +91,8 @@ _HOMES = {
     "recipes": ("recipes",),
     "schedules": ("schedules",),
     "masks": ("masks",),
+    "timing": ("timing",),
+    "train": ("train",),
     "weight": ("SparseWeight",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -140,6 +144,8 @@ __all__ = [
     "spmm",
     "spmm_t",
     "summary",
+    "timing",
+    "train",
     "use_isa",
 ]
 

@@ -79,6 +79,7 @@ SMALL = st.integers(-3, 3).map(float)
 
 @settings(max_examples=300)
 @given(cases(SMALL), st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]))
+@pytest.mark.slow
 def test_score_selection_is_the_oracle(case, dtype):
     pattern, score = case
     mask = mask_from_score(torch.tensor(score, dtype=dtype), pattern)
@@ -90,6 +91,7 @@ def test_score_selection_is_the_oracle(case, dtype):
 
 @settings(max_examples=300)
 @given(cases(SMALL))
+@pytest.mark.slow
 def test_magnitude_selection_is_the_oracle_of_magnitudes(case):
     pattern, weight = case
     mask = magnitude_mask(torch.tensor(weight), pattern)
@@ -275,6 +277,7 @@ def test_masks_that_break_the_pattern(mask, pattern, parts):
 
 @settings(max_examples=300)
 @given(cases(SMALL), st.data())
+@pytest.mark.slow
 def test_one_flipped_entry_breaks_any_mask(case, data):
     pattern, score = case
     mask = mask_from_score(torch.tensor(score), pattern)
@@ -304,6 +307,7 @@ def test_uniform_gives_every_layer_the_same():
     ),
     st.floats(0, 1),
 )
+@pytest.mark.slow
 def test_erk_meets_the_budget_with_one_eps(shapes, sparsity):
     layers = allocate(shapes, sparsity, "erk")
     assert list(layers) == list(shapes)

@@ -11,7 +11,6 @@ import scipy.sparse
 import torch
 
 from gossamer import _core, backend
-from gossamer.bench.tiles_bench import rows
 from gossamer.errors import ArgumentError, DTypeError, PatternError, ShapeError
 from gossamer.masks import (
     check_mask,
@@ -182,6 +181,7 @@ def entropy_oracle(tile: torch.Tensor, n: int, sharpness: float, steps: int) -> 
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (4, 8), (2, 8)])
+@pytest.mark.slow
 def test_entropy_is_the_published_method(n: int, m: int) -> None:
     weight = torch.randn(8 * m, 8 * m, dtype=torch.float64)
     got = torch.empty(weight.shape, dtype=torch.bool)
@@ -386,13 +386,3 @@ def test_the_binding_checks_what_memory_safety_needs() -> None:
     ):  # fmt: skip
         with pytest.raises((ShapeError, DTypeError)):
             _core.tiles_mask(*good[:at], value, *good[at + 1 :])
-
-
-def test_the_bench_gives_rows_that_meet_their_bars_of_quality() -> None:
-    found = rows(quick=True)
-    keys = "kernel case threads gossamer_seconds rival rival_seconds bar ratio note"
-    assert {" ".join(row) for row in found} == {keys}
-    assert any(row["gossamer_seconds"] for row in found)
-    quality = [row for row in found if "quality" in row["kernel"] and row["bar"] is not None]
-    assert len(quality) == 5
-    assert all(row["ratio"] >= row["bar"] for row in quality)

@@ -248,6 +248,7 @@ def test_top_l0_starts_dense() -> None:
 
 @pytest.mark.parametrize("kind", [*LATE, TopL0, AutoSparse])
 @pytest.mark.parametrize("stop", [5, 15, 19])
+@pytest.mark.slow
 def test_resume_is_bit_equal(kind: type[Recipe], stop: int) -> None:
     whole = kind("75%")
     model, optimizer = start(whole, 20)

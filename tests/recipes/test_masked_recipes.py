@@ -277,6 +277,7 @@ def test_a_layer_too_narrow_for_the_first_window_is_named() -> None:
     assert isinstance(model[0], MaskedLinear)
 
 
+@pytest.mark.slow
 def test_recipes_learn() -> None:
     """Each ends below half of its first loss."""
     for recipe in (STE("2:4"), SRSTE("2:4"), MaskDecay("2:4"), StructureDecay("2:4")):

@@ -7,15 +7,13 @@ there at this moment. The dense column is the same model with every weight full.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from gossamer.nn.layers.base import MaskedLayer
+from gossamer.tables import text_table
 from gossamer.weight import SparseWeight
 
 
@@ -78,24 +76,23 @@ class Summary:
         return self.total / self.dense if self.dense else 1.0
 
     def __str__(self) -> str:
-        table = Table(title="training state", caption=f"{self.ratio:.3f} of dense")
-        table.add_column("layer", overflow="fold")
-        table.add_column("pattern")
-        for column in ("density", "values", "structure", "gradient", "optimizer", "sum", "dense"):
-            table.add_column(column, justify="right", no_wrap=True)
-        for layer in self.layers:
-            table.add_row(
+        rows = [
+            (
                 layer.name or f"({layer.kind})",
                 layer.pattern or "dense",
                 f"{layer.density:.4g}",
                 *_cells(layer),
             )
-        table.add_section()
+            for layer in self.layers
+        ]
         parts = [sum(getattr(layer, part) for layer in self.layers) for part in _PARTS]
-        table.add_row("total", "", "", *(_bytes(part) for part in parts))
-        text = io.StringIO()
-        Console(file=text, width=120, no_color=True).print(table)
-        return text.getvalue().rstrip()
+        total = ("total", "", "", *(_bytes(part) for part in parts))
+        return text_table(
+            "training state",
+            ("layer", "pattern", "density", "values", "structure", "gradient", "optimizer", "sum",
+             "dense"),
+            rows, total, left=2, notes=[f"{self.ratio:.3f} of dense"],
+        )  # fmt: skip
 
 
 _PARTS = ("values", "structure", "gradient", "optimizer", "total", "dense")
