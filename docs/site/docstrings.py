@@ -1,8 +1,9 @@
-"""Griffe extension: gossamer's docstrings and penalties in the form that the site's reader expects.
+"""Griffe extension: gossamer's docstrings and penalties in the form that the site's tools read.
 
-`Example:` becomes the section `Examples:` of Google style; a doctest without a heading gets a fence,
-because Markdown reads `>>>` as a quotation; `Reference:` becomes a paragraph. A class decorated with
-`@penalty` is a dataclass, whose fields are declared by `number`, `budget` and `per_group`.
+`Example:` becomes the section `Examples:` of Google style. A doctest without a heading gets a
+fence, because Markdown reads `>>>` as a quotation. `Reference:` becomes a paragraph. A class
+decorated with `@penalty` is a dataclass, whose fields are declared by `number`, `budget` and
+`per_group`.
 """
 
 import ast

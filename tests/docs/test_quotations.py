@@ -24,6 +24,17 @@ def test_a_quoted_section_exists(quoted: str) -> None:
     assert 0 <= start < end, f"{path} has no section between markers named {section}"
 
 
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs" / "how-to").glob("*.md")), ids=lambda page: page.stem
+)
+def test_a_how_to_quotes_in_every_titled_fence(page: object) -> None:
+    text = (ROOT / str(page)).read_text(encoding="utf-8")
+    titled = re.findall(r'^```\w+ title="([^"]+)"\n(.*)$', text, re.MULTILINE)
+    assert titled
+    for title, line in titled:
+        assert line.startswith(f'--8<-- "{title}:')
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_linked_files_exist(page: object) -> None:
     assert not broken_links(ROOT / str(page))
