@@ -17,7 +17,7 @@ from gossamer.codes import (
     hierarchical_loss,
     top_k,
 )
-from gossamer.errors import ShapeError
+from gossamer.errors import ArgumentError, ShapeError
 
 F64 = torch.float64
 
@@ -80,7 +80,7 @@ def test_start_from_fits_the_data() -> None:
     unit = torch.nn.functional.normalize(torch.randn(4000, 10, dtype=F64))
     back = (model(unit + model.pre_bias) - model.pre_bias).detach().norm(dim=1).mean()
     assert 0.8 < float(back) < 1.25
-    with pytest.raises(ShapeError, match="variance"):
+    with pytest.raises(ArgumentError, match="variance"):
         model.start_from(torch.ones(5, 10, dtype=F64))
 
 
@@ -253,10 +253,10 @@ def test_hierarchical_errors_fall_with_each_latent() -> None:
 
 @pytest.mark.parametrize("levels", [(), (0,), (5,), (1.5,), (-1, 2)])
 def test_levels_out_of_range(levels: tuple[int, ...]) -> None:
-    with pytest.raises(ShapeError, match="levels"):
+    with pytest.raises(ArgumentError, match="levels"):
         small(levels=levels)
     code = Code(torch.ones(2, 4), torch.zeros(2, 4, dtype=torch.long))
-    with pytest.raises(ShapeError, match="levels"):
+    with pytest.raises(ArgumentError, match="levels"):
         hierarchical_loss(torch.ones(2, 3), code, torch.ones(5, 3), None, levels)
 
 
@@ -298,7 +298,7 @@ def test_gradient_selection_is_its_formula() -> None:
      {"aux_weight": math.nan}],
 )  # fmt: skip
 def test_sizes_out_of_range(options: dict[str, float]) -> None:
-    with pytest.raises(ShapeError):
+    with pytest.raises(ArgumentError):
         TopKAutoencoder(**({"d": 10, "n": 40, "k": 4} | options))  # type: ignore[arg-type]
 
 
@@ -307,5 +307,5 @@ def test_bad_batches() -> None:
     for x in (torch.ones(3, 9, dtype=F64), torch.ones(10, dtype=F64), torch.ones(0, 10, dtype=F64)):
         with pytest.raises(ShapeError, match=r"\[batch, 10\]"):
             model(x)
-    with pytest.raises(ShapeError, match="NaN in row 1"):
+    with pytest.raises(ArgumentError, match="NaN in row 1"):
         model(torch.tensor([[0.0] * 10, [math.nan] * 10], dtype=F64))

@@ -18,7 +18,7 @@ from gossamer.codes import core
 from gossamer.codes.core import Code
 from gossamer.codes.functions import decode, prefix_errors, selected
 from gossamer.codes.losses import at_levels, check_levels
-from gossamer.errors import DTypeError, ShapeError
+from gossamer.errors import ArgumentError, DTypeError, ShapeError
 
 
 class Losses(NamedTuple):
@@ -93,13 +93,13 @@ class TopKAutoencoder(nn.Module):
             if type(size) is not int:
                 raise DTypeError(f"TopKAutoencoder got {name}={size!r:.40}; an int is needed")
         if d < 1 or not 1 <= k <= n or aux_k < 0 or dead_tokens < 0:
-            raise ShapeError(
+            raise ArgumentError(
                 f"TopKAutoencoder got d={d}, n={n}, k={k}, aux_k={aux_k}, "
                 f"dead_tokens={dead_tokens}; d at least 1, k in [1, n] and the others not negative "
                 "are needed"
             )
         if not (aux_weight >= 0.0 and beta >= 0.0):
-            raise ShapeError(f"aux_weight={aux_weight}, beta={beta}; neither may be negative")
+            raise ArgumentError(f"aux_weight={aux_weight}, beta={beta}; neither may be negative")
         self.k, self.aux_k, self.aux_weight = k, min(aux_k, n), aux_weight
         self.levels = None if levels is None else check_levels(levels, k)
         self.dead_tokens, self.beta = dead_tokens, beta
@@ -129,7 +129,9 @@ class TopKAutoencoder(nn.Module):
         self._check(sample)
         variance = (sample - sample.mean(0)).square().mean()
         if not (variance > 0):
-            raise ShapeError("start_from got a sample without variance; different rows are needed")
+            raise ArgumentError(
+                "start_from got a sample without variance; different rows are needed"
+            )
         self.input_variance.copy_(variance)
         self.pre_bias.copy_(geometric_median(sample))
         random = torch.Generator().manual_seed(seed)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gossamer.errors import DeviceError, DTypeError, GossamerError, ShapeError
+from gossamer.errors import ArgumentError, DeviceError, DTypeError, GossamerError
 from gossamer.optim.half_space import HalfSpace, group_count, zero_groups
 from gossamer.prox import Penalty
 
@@ -167,7 +167,7 @@ class Proximal(Optimizer):
             if penalty is None or step == 0:  # a step of no length moves nothing
                 continue
             if not step > 0:
-                raise ShapeError(
+                raise ArgumentError(
                     f"parameter group {index} has lr={step:g} and a penalty; a proximal step "
                     "needs a positive lr: change the schedule, or take the penalty away"
                 )
@@ -226,7 +226,7 @@ class Proximal(Optimizer):
             )
         lr = float(group["lr"])
         if not (math.isfinite(lr) and lr > 0):
-            raise ShapeError(
+            raise ArgumentError(
                 f"parameter group {index} got lr={lr:g} and a penalty; a proximal step needs a "
                 "positive lr, such as 1e-3"
             )
