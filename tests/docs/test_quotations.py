@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from gossamer import errors
 from support.fences import ROOT, broken_links
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -47,3 +48,14 @@ NAMED = re.compile(r"\b(?:python|csrc|tests|docs|examples|bench|experiments)/[\w
 def test_named_files_exist(page: object) -> None:
     named = NAMED.findall((ROOT / str(page)).read_text(encoding="utf-8"))
     assert not [name for name in named if "NAME" not in name and not (ROOT / name).is_file()]
+
+
+def test_the_page_on_errors_names_every_class() -> None:
+    text = (ROOT / "docs" / "nan-and-errors.md").read_text(encoding="utf-8")
+    assert not [name for name in errors.__all__ if f"`{name}`" not in text]
+
+
+def test_the_page_on_errors_names_what_each_class_derives_from() -> None:
+    text = (ROOT / "docs" / "nan-and-errors.md").read_text(encoding="utf-8")
+    for name, base in re.findall(r"^\| `(\w+)` \| `(\w+)` \|", text, re.MULTILINE):
+        assert base in [kind.__name__ for kind in getattr(errors, name).__mro__], name
