@@ -27,11 +27,11 @@ DTYPES = (torch.float32, torch.float64)
 class Sparsity(NamedTuple):
     """Zeros of one parameter.
 
-    Args:
-        entries: of the parameter.
-        zeros: entries that are exactly 0.
-        groups: of its penalty's grouping; without a penalty, each entry is one.
-        zero_groups: groups whose entries are all 0.
+    Attributes:
+        entries: number of entries.
+        zeros: number of entries that are exactly 0.
+        groups: number of groups of its penalty; without a penalty each entry is a group.
+        zero_groups: number of groups whose entries are all 0.
     """
 
     entries: int
