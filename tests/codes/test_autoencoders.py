@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def small(**options: object) -> TopKAutoencoder:
     torch.manual_seed(1)
-    model = TopKAutoencoder(d=10, n=40, k=4, dtype=F64, **options)  # type: ignore[arg-type]
+    model = TopKAutoencoder(features=10, latents=40, k=4, dtype=F64, **options)  # type: ignore[arg-type]
     with torch.no_grad():
         model.latent_bias.normal_(std=0.1)
         model.pre_bias.normal_(std=0.1)
@@ -63,7 +63,7 @@ def test_the_autoencoder_is_its_formula() -> None:
 
 
 def test_it_starts_tied_and_with_unit_rows() -> None:
-    model = TopKAutoencoder(d=12, n=30, k=3)
+    model = TopKAutoencoder(features=12, latents=30, k=3)
     norms = model.encoder.norm(dim=1, keepdim=True)
     torch.testing.assert_close(model.decoder, model.encoder / norms)
     torch.testing.assert_close(model.decoder.norm(dim=1), torch.ones(30))
@@ -183,7 +183,7 @@ def test_training_explains_sparse_data() -> None:
     truth = torch.nn.functional.normalize(torch.randn(32, 16))
     places = torch.rand(4096, 32).topk(3).indices
     x = torch.zeros(4096, 32).scatter(1, places, torch.rand(4096, 3) + 0.5) @ truth
-    model = TopKAutoencoder(d=16, n=64, k=3, dead_tokens=2048, aux_k=16)
+    model = TopKAutoencoder(features=16, latents=64, k=3, dead_tokens=2048, aux_k=16)
     model.start_from(x)
     adam = model.adam(lr=3e-3)
     start = explained_variance(x, model(x))
@@ -294,12 +294,12 @@ def test_gradient_selection_is_its_formula() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"d": 0}, {"k": 0}, {"k": 41}, {"n": 0}, {"aux_k": -1}, {"dead_tokens": -1}, {"beta": -1.0},
-     {"aux_weight": math.nan}],
+    [{"features": 0}, {"k": 0}, {"k": 41}, {"latents": 0}, {"aux_k": -1}, {"dead_tokens": -1},
+     {"beta": -1.0}, {"aux_weight": math.nan}],
 )  # fmt: skip
 def test_sizes_out_of_range(options: dict[str, float]) -> None:
     with pytest.raises(ArgumentError):
-        TopKAutoencoder(**({"d": 10, "n": 40, "k": 4} | options))  # type: ignore[arg-type]
+        TopKAutoencoder(**({"features": 10, "latents": 40, "k": 4} | options))  # type: ignore[arg-type]
 
 
 def test_bad_batches() -> None:

@@ -1,8 +1,8 @@
 """What the proximal optimizers share: penalties of parameter groups, their checks and their state.
 
-theta <- prox_{s g}(theta - s * direction): the gradient step and the threshold have one step s. A
-penalty is part of the program, like the function of a LambdaLR: state dicts leave it out and
-loading keeps the optimizer's own; where its schedules stand (`penalty_step`) is state.
+theta <- prox_{s g}(theta - s * direction): the gradient step and the threshold have one step s.
+Penalties are configuration, like the function of a LambdaLR: they are not in state dicts, and
+loading keeps the optimizer's own. Only `penalty_step`, the step of their schedules, is state.
 """
 
 import inspect

@@ -283,13 +283,13 @@ class _Value(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         need_cost, need_a, need_b, _ = ctx.needs_input_grad
         s: Solution = ctx.solution
         return (
-            (grad * s.plan.dense()).to(ctx.dtype) if need_cost else None,
-            grad * s.f if need_a else None,
-            grad * s.g if need_b else None,
+            (grad_output * s.plan.dense()).to(ctx.dtype) if need_cost else None,
+            grad_output * s.f if need_a else None,
+            grad_output * s.g if need_b else None,
             None,
         )
 
