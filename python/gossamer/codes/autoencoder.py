@@ -148,8 +148,8 @@ class TopKAutoencoder(nn.Module):
 
         Args:
             x: [batch, features].
-            input_gradient: gradient-TopK: [batch, features], the gradient of some later loss in x. The k
-                largest of z + beta z |W_dec gradient| are selected and keep their own z.
+            input_gradient: gradient-TopK: [batch, features], the gradient of some later loss in
+                x. The k largest of z + beta z |W_dec gradient| are selected and keep their own z.
 
         Returns:
             Values, not negative, and indices [batch, k], in the order of selection.
