@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gossamer.errors import DTypeError, ShapeError
+from gossamer.errors import ArgumentError, DTypeError, ShapeError
 from gossamer.prox.path_norm import (
     balance_,
     joint_prox_,
@@ -255,12 +255,12 @@ FIXED.flags.writeable = False
         (lambda: joint_prox_(torch.ones(1).expand(2), W, W), ShapeError, "v is expanded"),
         (lambda: joint_prox_(FIXED, W, W), ShapeError, "read-only"),
         (lambda: joint_prox_([1.0, 2.0], W, W), DTypeError, "list"),
-        (lambda: path_norm(V, W, 1.5), ShapeError, r"p is 1.5; a number in \[0, 1\]"),
+        (lambda: path_norm(V, W, 1.5), ArgumentError, r"p is 1.5; a number in \[0, 1\]"),
         (lambda: path_norm(V, V, 0.5), ShapeError, "neurons"),
-        (lambda: path_thresholds(W, 0.0, 0.1), ShapeError, r"p is 0.0; a number in \(0, 1\]"),
-        (lambda: path_thresholds(W, NAN, 0.1), ShapeError, "p is nan"),
-        (lambda: path_thresholds(W, 0.5, -0.1), ShapeError, "step is -0.1"),
-        (lambda: path_thresholds(W, 0.5, 0.1, INF), ShapeError, "eps is inf"),
+        (lambda: path_thresholds(W, 0.0, 0.1), ArgumentError, r"p is 0.0; a number in \(0, 1\]"),
+        (lambda: path_thresholds(W, NAN, 0.1), ArgumentError, "p is nan"),
+        (lambda: path_thresholds(W, 0.5, -0.1), ArgumentError, "step is -0.1"),
+        (lambda: path_thresholds(W, 0.5, 0.1, INF), ArgumentError, "eps is inf"),
         (lambda: reweighted_split_(V, W, W[:1]), ShapeError, "thresholds have shape"),
         (lambda: reweighted_split_(V, W, W, V), ShapeError, "put it inside w"),
     ],
