@@ -33,7 +33,7 @@ PYTHON_NEIGHBOURS = {
     ("timing", "errors"),
     ("weight", "masks"),
 }
-CPP_LAYERS = ["core", "layouts", "products", "transport", "prox", "codes", "masks", "bind"]
+CPP_LAYERS = ["core", "simd", "layouts", "products", "transport", "prox", "codes", "masks", "bind"]
 # The modules that speak to the compiled core, each for its own topic.
 CORE_IMPORTERS = {
     "backend.products",

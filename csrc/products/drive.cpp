@@ -6,6 +6,7 @@
 #include "core/parallel.hpp"
 #include "core/workspace.hpp"
 #include "products/dispatch.hpp"
+#include "simd/bits.hpp"
 
 namespace gossamer {
 namespace {
@@ -76,11 +77,7 @@ void gather_values(const void* from, std::int64_t count, const std::int32_t* per
 void narrow_sums(const float* sums, std::int64_t nnz, bf16* out, int workers) noexcept {
   parallel_for(ceil_div(nnz, piece), workers, [&](std::int64_t task, int) noexcept {
     for (std::int64_t i = task * piece; i < std::min(nnz, (task + 1) * piece); ++i) {
-      std::uint32_t bits;
-      std::memcpy(&bits, sums + i, sizeof bits);
-      const bool nan = sums[i] != sums[i];
-      bits += 0x7fffu + ((bits >> 16) & 1u);
-      out[i].bits = static_cast<std::uint16_t>(nan ? 0x7fc0u : bits >> 16);
+      out[i] = round_bf16(sums[i]);
     }
   });
 }

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "masks/select_table.hpp"
+#include "simd/bits.hpp"
 
 namespace gossamer {
 namespace {
@@ -38,7 +39,7 @@ struct Lanes32 {
   static constexpr int lanes = 16;
   static GOSSAMER_INLINE __m512i key(__m512i bits) noexcept {
     return _mm512_min_epi32(_mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)),
-                            _mm512_set1_epi32(0x7f800001));
+                            _mm512_set1_epi32(FloatBits<float>::nan));
   }
   static GOSSAMER_INLINE __m512i add(__m512i a, __m512i b) noexcept {
     return _mm512_add_epi32(a, b);
@@ -84,7 +85,7 @@ struct Lanes64 {
   static constexpr int lanes = 8;
   static GOSSAMER_INLINE __m512i key(__m512i bits) noexcept {
     return _mm512_min_epi64(_mm512_and_si512(bits, _mm512_set1_epi64(0x7fffffffffffffff)),
-                            _mm512_set1_epi64(0x7ff0000000000001));
+                            _mm512_set1_epi64(FloatBits<double>::nan));
   }
   static GOSSAMER_INLINE __m512i add(__m512i a, __m512i b) noexcept {
     return _mm512_add_epi64(a, b);
