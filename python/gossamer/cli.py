@@ -4,7 +4,6 @@ Heavy imports stand inside the commands, so that `--help` answers at once.
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,10 @@ from rich.table import Table
 from gossamer.errors import GossamerError
 
 INTERRUPTED = 130
+DEMO_PLAN = (
+    "Demo: trains three small GPTs side by side, dense, 2:4:v4 and 90% sparse, on the source of "
+    "Python's\nstandard library. 500 steps each; about 4 minutes on 2 cores. Results: {folder}"
+)
 
 app = typer.Typer(
     help="Gossamer: train networks that are sparse from the first step to the last.",
@@ -60,40 +63,50 @@ def train(
     ] = None,
     compare: Annotated[
         str | None,
-        typer.Option(help="Several, side by side: dense,2:4:v4,rigl@90% or dense+topk,…"),
+        typer.Option(help="Several runs, side by side: dense,2:4:v4,rigl@90% or dense+topk,…"),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="How the mask moves: slope, srste, rigl … with --pattern.")
+        str | None,
+        typer.Option(help="Recipe that moves the mask: slope, srste, rigl … with --pattern."),
     ] = None,
     recipe_option: Annotated[
-        list[str] | None, typer.Option(help="Of the recipe: adapter_rank=16; repeatable.")
+        list[str] | None, typer.Option(help="Option of the recipe: adapter_rank=16; repeatable.")
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(help="Glob on module names that stay dense; repeatable.")
+        list[str] | None, typer.Option(help="Glob on names of modules that stay dense; repeatable.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Windows a step.")] = None,
-    context: Annotated[int | None, typer.Option(help="Tokens a window.")] = None,
-    width: Annotated[int | None, typer.Option(help="Features of the model.")] = None,
-    depth: Annotated[int | None, typer.Option(help="Blocks of the model.")] = None,
-    heads: Annotated[int | None, typer.Option(help="Attention heads a block.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps per run.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Windows per step.")] = None,
+    context: Annotated[int | None, typer.Option(help="Tokens per window.")] = None,
+    width: Annotated[int | None, typer.Option(help="Width of the model.")] = None,
+    depth: Annotated[int | None, typer.Option(help="Number of blocks.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads per block.")] = None,
     experts: Annotated[
-        int | None, typer.Option(help="MLPs a block, in runs named …+topk or …+sinkhorn.")
+        int | None, typer.Option(help="MLPs per block, in runs named …+topk or …+sinkhorn.")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     penalty: Annotated[
-        str | None, typer.Option(help="On the linear layers, by ProxAdamW: l1, lp, mcp, wgsef …")
+        str | None,
+        typer.Option(help="Penalty on the linear layers, by ProxAdamW: l1, lp, mcp, wgsef …"),
     ] = None,
     lam: Annotated[float | None, typer.Option(help="Strength of the penalty.")] = None,
-    k: Annotated[str | None, typer.Option(help="Budget of wgsef: groups, or 25% of them.")] = None,
+    k: Annotated[
+        str | None,
+        typer.Option(help="Budget of wgsef: a number of groups, or a share such as 25%."),
+    ] = None,
     p: Annotated[float | None, typer.Option(help="Exponent of lp.")] = None,
     penalty_groups: Annotated[
-        str | None, typer.Option(help="element, neuron, input, block(4, 4) …")
+        str | None,
+        typer.Option(help="Groups of the penalty: element, neuron, input, block(4, 4) …"),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights and data order.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads; default: torch's choice.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the weights and of the data order.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Number of threads; default: torch's choice.")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16 (autocast).")] = None,
-    level: Annotated[str | None, typer.Option(help="Tokens: byte or char.")] = None,
+    level: Annotated[str | None, typer.Option(help="Kind of token: byte or char.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="File or folder of text; default: Python's own library.")
     ] = None,
@@ -109,7 +122,8 @@ def train(
         bool, typer.Option("--overwrite", help="Replace the run in --out.")
     ] = False,
     demo: Annotated[
-        bool, typer.Option("--demo", help="Preset: dense against sparse in a few minutes.")
+        bool,
+        typer.Option("--demo", help="Preset: dense beside sparse, about 4 minutes on 2 cores."),
     ] = False,
 ) -> None:
     """Train a GPT on real text, dense, sparse, or several side by side."""
@@ -119,9 +133,11 @@ def train(
         raise typer.BadParameter("give --recipe or --compare dense,recipe@pattern, not both")
     if resume and overwrite:
         raise typer.BadParameter("give --resume or --overwrite, not both")
-    from gossamer.train import TrainConfig, resumed_config
+    folder = out or Path("runs", "demo" if demo else "train")
+    if demo and not resume:
+        typer.echo(DEMO_PLAN.format(folder=folder))  # at once: the imports below take seconds
+    from gossamer.train import DEMO, TrainConfig, resumed_config
     from gossamer.train import train as run_training
-    from gossamer.train.loop import DEMO
 
     runs = compare.split(",") if compare is not None else None if pattern is None else [pattern]
     if recipe is not None:
@@ -137,11 +153,10 @@ def train(
         "eval_every": eval_every, "checkpoint_every": checkpoint_every,
     }  # fmt: skip
     wanted = {name: value for name, value in given.items() if value is not None}
-    folder = out or Path("runs", "demo" if demo else "train")
     if resume:
         config = resumed_config(folder, **wanted)
     else:
-        config = replace(DEMO if demo else TrainConfig(), **wanted)
+        config = (DEMO if demo else TrainConfig()).with_options(**wanted)
     result = run_training(config, folder, resume=resume, overwrite=overwrite)
     if result.interrupted:
         typer.echo(

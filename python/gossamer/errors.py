@@ -13,6 +13,8 @@ __all__ = [
     "DeviceError",
     "GossamerError",
     "PatternError",
+    "PenaltyError",
+    "ProblemError",
     "RecipeError",
     "ShapeError",
     "StructureError",
@@ -33,6 +35,14 @@ class ArgumentError(GossamerError, ValueError):
 
 class ShapeError(ArgumentError):
     """Sizes or a number of dimensions that do not fit."""
+
+
+class PenaltyError(ArgumentError):
+    """A penalty's parameter out of range, an unknown penalty or grouping, or NaN in a group."""
+
+
+class ProblemError(ArgumentError):
+    """A transport problem that cannot be solved: a marginal, a cost or an option out of range."""
 
 
 class DTypeError(GossamerError, TypeError):

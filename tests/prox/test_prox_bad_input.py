@@ -29,8 +29,8 @@ from gossamer.prox import (
     TopK,
     TransformedL1,
 )
-from gossamer.prox.entries import share_memory
-from gossamer.prox.groups import Groups, partition
+from gossamer.prox.checks import share_memory
+from gossamer.prox.groupings import Groups, partition
 from gossamer.prox.path_norm import joint_prox_, path_norm, path_thresholds
 from gossamer.schedules import Linear, ScheduleError
 from support.prox_penalty_cases import ONE_OF_EACH, name
@@ -274,7 +274,7 @@ _RACE = """
 import sys, threading, time, torch
 from gossamer import codes
 from gossamer.errors import GossamerError
-from gossamer.prox.groups import l1_ball_, simplex_, top_k_
+from gossamer.prox.operators.vector import l1_ball_, simplex_, top_k_
 x = torch.randn(1 << 18)
 one, two, stop = torch.randn(1 << 18), torch.full((1 << 18,), 1.5), False
 def write():

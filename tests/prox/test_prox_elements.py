@@ -6,7 +6,7 @@ import torch
 
 from gossamer import backend
 from gossamer.errors import DTypeError, ShapeError
-from gossamer.prox.elements import OPS, adamw_step_, elementwise_
+from gossamer.prox.operators.elementwise import OPS, adamw_step_, elementwise_
 
 CASES = [
     ("l1", (0.3,)),

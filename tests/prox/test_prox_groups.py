@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy import optimize
 
-from gossamer.prox import groups as ops
-from gossamer.prox.groups import Groups
+from gossamer.prox import operators as ops
+from gossamer.prox.groupings import Groups, partition
 from support import prox_oracle_groups as oracle
 
 Vector = np.ndarray
@@ -286,9 +286,9 @@ def test_norms_and_scaling_of_regular_groups(
 def test_a_partition_agrees_with_the_regular_groups_it_equals() -> None:
     x = torch.randn(40, 30)
     labels = torch.arange(30).repeat(40)
-    regular, own = Groups(40, 30, 1), ops.partition(labels, 1200)
+    regular, own = Groups(40, 30, 1), partition(labels, 1200)
     lists = [list(range(j, 1200, 30)) for j in range(30)]
-    for a, b in zip(own, ops.partition(lists, 1200), strict=True):
+    for a, b in zip(own, partition(lists, 1200), strict=True):
         assert torch.equal(torch.as_tensor(a), torch.as_tensor(b))
     torch.testing.assert_close(
         ops.group_norms(x, own), ops.group_norms(x, regular), rtol=1e-14, atol=0
@@ -296,7 +296,7 @@ def test_a_partition_agrees_with_the_regular_groups_it_equals() -> None:
     gains = torch.rand(30, dtype=torch.float64)
     one, two = ops.scale_groups_(x.clone(), gains, own), ops.scale_groups_(x, gains, regular)
     assert torch.equal(one, two)
-    with_empty = ops.partition([[1, 0], [], [2]], 3)
+    with_empty = partition([[1, 0], [], [2]], 3)
     assert ops.group_norms(torch.tensor([3.0, 4.0, 2.0]), with_empty).tolist() == [5, 0, 2]
 
 
@@ -314,7 +314,7 @@ def test_scaling_keeps_nan_and_has_one_zero(dtype: type) -> None:
     x = np.array([-1.0, np.nan, -tiny, -0.0, np.inf], dtype)
     for groups, gains in (
         (Groups(1, 5, 1), [0.0, 0.0, 1e-30, 1.0, 0.0]),
-        (ops.partition([0, 1, 2, 3, 4], 5), [0.0, 0.0, 1e-30, 1.0, 0.0]),
+        (partition([0, 1, 2, 3, 4], 5), [0.0, 0.0, 1e-30, 1.0, 0.0]),
     ):
         y = ops.scale_groups_(x.copy(), np.array(gains), groups)
         np.testing.assert_array_equal(np.isnan(y), [False, True, False, False, True])
@@ -349,7 +349,7 @@ def test_metric_operator_of_many_groups() -> None:
         [oracle.metric_group_l2(x[:, j], h[:, j], lam[j]) for j in range(50)], axis=1
     )
     by_hand[:, lam == 0] = x[:, lam == 0]
-    own = ops.partition(np.tile(np.arange(50), 6), 300)
+    own = partition(np.tile(np.arange(50), 6), 300)
     for groups in (Groups(6, 50, 1), own):
         found = ops.metric_group_l2_(x.copy(), h, groups, lam)
         np.testing.assert_allclose(found, by_hand, rtol=1e-12, atol=1e-15)

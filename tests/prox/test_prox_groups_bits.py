@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from gossamer import backend
-from gossamer.prox import groups as ops
-from gossamer.prox.groups import Groups
+from gossamer.prox import operators as ops
+from gossamer.prox.groupings import Groups
 
 
 def every_operator() -> list[torch.Tensor]:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gossamer.errors import DTypeError, GossamerError, ShapeError, StructureError
-from gossamer.prox import groups as ops
-from gossamer.prox.groups import Groups
+from gossamer.prox import operators as ops
+from gossamer.prox.groupings import Groups, partition
 from support import prox_oracle_groups as oracle
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -205,15 +205,15 @@ BAD_CALLS: dict[str, tuple[type[GossamerError], Callable[[], Any]]] = {
     "NaN radius": (ShapeError, lambda: ops.simplex_(ONES, np.nan)),
     "alpha": (ShapeError, lambda: ops.l1_minus_l2_(ONES, 1.0, 1.5)),
     "l1 - l2 lam": (ShapeError, lambda: ops.l1_minus_l2_(ONES, -1.0, 0.5)),
-    "overlap": (StructureError, lambda: ops.partition([[0, 1], [1, 2]], 3)),
-    "incomplete": (StructureError, lambda: ops.partition([[0], [2]], 3)),
-    "outside": (StructureError, lambda: ops.partition([[0, 3], [1, 2, 9]], 4)),
-    "negative label": (StructureError, lambda: ops.partition([0, -1, 1], 3)),
-    "giant label": (StructureError, lambda: ops.partition([0, 2**60, 1], 3)),
-    "few labels": (ShapeError, lambda: ops.partition([0, 1], 3)),
-    "float labels": (DTypeError, lambda: ops.partition(np.ones(3), 3)),
-    "nothing": (ShapeError, lambda: ops.partition([], 0)),
-    "no lists": (GossamerError, lambda: ops.partition([], 3)),
+    "overlap": (StructureError, lambda: partition([[0, 1], [1, 2]], 3)),
+    "incomplete": (StructureError, lambda: partition([[0], [2]], 3)),
+    "outside": (StructureError, lambda: partition([[0, 3], [1, 2, 9]], 4)),
+    "negative label": (StructureError, lambda: partition([0, -1, 1], 3)),
+    "giant label": (StructureError, lambda: partition([0, 2**60, 1], 3)),
+    "few labels": (ShapeError, lambda: partition([0, 1], 3)),
+    "float labels": (DTypeError, lambda: partition(np.ones(3), 3)),
+    "nothing": (ShapeError, lambda: partition([], 0)),
+    "no lists": (GossamerError, lambda: partition([], 3)),
 }
 
 
@@ -227,7 +227,7 @@ def test_bad_calls_raise(name: str) -> None:
 
 def test_a_partition_made_by_hand_cannot_leave_the_tensor() -> None:
     x = torch.ones(4)
-    good = ops.partition([0, 0, 1, 1], 4)
+    good = partition([0, 0, 1, 1], 4)
     gains = torch.ones(2)
     for indptr, indices in (
         ([0, 2, 4], [0, 1, 2, 4]),

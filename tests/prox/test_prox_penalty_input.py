@@ -30,8 +30,8 @@ from gossamer.prox import (
     TransformedL1,
     parse_penalty,
 )
-from gossamer.prox.groupings import means, norms, resolve, size, spread, sums
-from gossamer.prox.groups import partition
+from gossamer.prox.groupings import partition, resolve, size, spread
+from gossamer.prox.reductions import means, norms, sums
 from support.prox_penalty_cases import GROUPED, ONE_OF_EACH, name, normal
 
 # Groupings: each against the indices that a person would write.

@@ -24,7 +24,8 @@ from gossamer.prox import (
     Simplex,
     SparseGroupLasso,
 )
-from gossamer.prox.groups import Groups, scale_groups_, wgsef_gains
+from gossamer.prox.groupings import Groups
+from gossamer.prox.operators.groupwise import scale_groups_, wgsef_gains
 from support.prox_oracle import PHI, Vector, envelope, grid_best, not_worse, objective
 
 

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from gossamer.masks import check_mask
 from gossamer.nn import SparseLinear
+from gossamer.nn.layers.threshold import ThresholdLinear
 from gossamer.patterns import Unstructured
-from gossamer.recipes.autosparse import AutoSparse, ThresholdLinear
+from gossamer.recipes.autosparse import AutoSparse
 from support.learned_course import PATTERNS, batch, masters, net, run, start
 
 

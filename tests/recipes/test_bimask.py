@@ -9,8 +9,9 @@ from torch import nn
 
 from gossamer.errors import PatternError, RecipeError
 from gossamer.masks import double_prune_mask, magnitude_mask
+from gossamer.nn.layers.bimask import BiMaskLinear, overlap
 from gossamer.patterns import parse_pattern
-from gossamer.recipes.bimask import BiMask, BiMaskLinear, overlap
+from gossamer.recipes.bimask import BiMask
 
 PATTERNS = [("2:4", 2, 4), ("1:4", 1, 4), ("2:8", 2, 8), ("1:16", 1, 16)]
 

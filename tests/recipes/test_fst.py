@@ -9,9 +9,9 @@ from torch import nn
 from gossamer.errors import GossamerError, PatternError, RecipeError
 from gossamer.masks import check_mask
 from gossamer.masks.transposable import is_transposable, transposable_mask
+from gossamer.nn.layers.sampled import SampledLinear
 from gossamer.ops import mvue_product
 from gossamer.recipes.fst import FST
-from gossamer.recipes.sampled import SampledLinear
 
 PATTERNS = [("2:4", 2, 4), ("1:4", 1, 4), ("2:8", 2, 8)]
 

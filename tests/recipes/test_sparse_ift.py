@@ -11,12 +11,9 @@ from torch.nn import functional as F
 from gossamer.errors import PatternError, RecipeError
 from gossamer.masks import check_mask
 from gossamer.nn import SparseLinear
+from gossamer.nn.layers.iso_flop import Branches, Doped, Factors, gain
 from gossamer.recipes.sparse_ift import (
-    Branches,
-    Doped,
-    Factors,
     SparseIFT,
-    gain,
     macs,
     pairs,
 )

@@ -8,8 +8,9 @@ from torch import nn
 
 from gossamer.errors import PatternError, RecipeError
 from gossamer.masks import magnitude_mask
+from gossamer.nn.layers.soft_threshold import SoftThresholdLinear
 from gossamer.ops import mvue_product
-from gossamer.recipes.sste import SSTE, SoftThresholdLinear
+from gossamer.recipes.sste import SSTE
 
 PATTERNS = [("2:4", 2, 4), ("1:4", 1, 4), ("2:8", 2, 8), ("4:8", 4, 8), ("1:16", 1, 16)]
 

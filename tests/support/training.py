@@ -9,7 +9,8 @@ from rich.console import Console
 from torch import Tensor
 
 from gossamer.train import TrainConfig, load_checkpoint, read_metrics
-from gossamer.train.compare import CHECKPOINT, METRICS
+from gossamer.train.checkpoint import CHECKPOINT
+from gossamer.train.metrics import METRICS
 
 TEXT = str(Path(argparse.__file__))
 QUIET = Console(quiet=True)

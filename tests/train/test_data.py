@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gossamer.errors import DataError, ShapeError
-from gossamer.train.data import Corpus, Windows, load_corpus, spread
+from gossamer.train.data import Corpus, Windows, load_corpus, spaced_windows
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_validation_windows_are_spread_over_all_the_text(
     length: int, context: int, count: int
 ) -> None:
     length += context
-    inputs, targets = spread(torch.arange(length), context, count)
+    inputs, targets = spaced_windows(torch.arange(length), context, count)
     assert torch.equal(targets, inputs + 1)
     assert len(inputs) <= count
     starts = inputs[:, 0].tolist()

@@ -6,7 +6,7 @@ from torch import nn
 
 from gossamer.errors import ShapeError
 from gossamer.train import GPT, GPTConfig
-from gossamer.train.model import parameter_groups
+from gossamer.train.groups import parameter_groups
 
 SIZES = GPTConfig(vocabulary=11, context=8, width=16, depth=2, heads=2)
 

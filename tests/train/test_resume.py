@@ -15,7 +15,9 @@ from torch import Tensor
 
 from gossamer.errors import CheckpointError
 from gossamer.train import Run, load_checkpoint, read_metrics, train
-from gossamer.train.compare import CHECKPOINT, METRICS, resumed_config
+from gossamer.train.checkpoint import CHECKPOINT
+from gossamer.train.metrics import METRICS
+from gossamer.train.resume import resumed_config
 from support.training import QUIET, TEXT, TINY, fingerprint
 
 Step = Callable[[Run, Tensor, Tensor], float]

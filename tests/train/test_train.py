@@ -10,12 +10,14 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from torch import Tensor, nn
 
-from gossamer.errors import DataError, DTypeError, GossamerError, PatternError, ShapeError
+from gossamer.errors import ArgumentError, DataError, DTypeError, GossamerError, PatternError
 from gossamer.nn import SparseLinear
 from gossamer.train import GPT, GPTConfig, Run, load_checkpoint, read_metrics, train
-from gossamer.train.compare import CHECKPOINT, METRICS, PICTURE
-from gossamer.train.loop import dense_parameters, learning_rate
-from gossamer.train.plot import COLOURS, plot
+from gossamer.train.checkpoint import CHECKPOINT
+from gossamer.train.metrics import METRICS
+from gossamer.train.model import dense_parameters
+from gossamer.train.plot import COLOURS, PICTURE, plot
+from gossamer.train.run import learning_rate
 from support.training import QUIET, TINY
 
 Step = Callable[[Run, Tensor, Tensor], float]
@@ -31,11 +33,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        ({"steps": 0}, ShapeError, "steps=0"),
-        ({"seed": -1}, ShapeError, "seed=-1; it must be at least 0"),
-        ({"threads": 0}, ShapeError, "threads=0"),
-        ({"lr": math.nan}, ShapeError, "lr=nan"),
-        ({"lr": 0.0}, ShapeError, "lr=0.0"),
+        ({"steps": 0}, ArgumentError, "steps=0"),
+        ({"seed": -1}, ArgumentError, "seed=-1; it must be at least 0"),
+        ({"threads": 0}, ArgumentError, "threads=0"),
+        ({"lr": math.nan}, ArgumentError, "lr=nan"),
+        ({"lr": 0.0}, ArgumentError, "lr=0.0"),
         ({"dtype": "float16"}, DTypeError, "'float16'; choose one of .'bfloat16', 'float32'"),
         ({"level": "word"}, DataError, "choose byte or char"),
         ({"runs": ()}, PatternError, "each must be named once"),

@@ -14,15 +14,16 @@ from gossamer.errors import DTypeError, GossamerError
 from gossamer.nn import SparseLinear
 from gossamer.optim import ProxAdamW
 from gossamer.prox import WGSEF, Lp, PenaltyError
-from gossamer.train import Run, TrainConfig, load_checkpoint, read_metrics, train
-from gossamer.train.compare import CHECKPOINT, METRICS, resumed_config
-from gossamer.train.loop import dense_parameters
-from gossamer.train.penalised import penalty_of
+from gossamer.train import PenaltyOptions, Run, TrainConfig, load_checkpoint, read_metrics, train
+from gossamer.train.checkpoint import CHECKPOINT
+from gossamer.train.metrics import METRICS
+from gossamer.train.model import dense_parameters
+from gossamer.train.resume import resumed_config
 from support.training import QUIET, TINY, fingerprint
 
 PENALISED = replace(
     TINY, runs=("dense", "2:4:v4"), steps=30, lr=3e-3, eval_every=10,
-    penalty="wgsef", lam=0.3, k="25%",
+    penalty=PenaltyOptions("wgsef", lam=0.3, k="25%"),
 )  # fmt: skip
 LINEARS = ["attention.qkv", "attention.out", "mlp.up", "mlp.down"]
 
@@ -130,20 +131,20 @@ def test_resuming_equals_no_interruption_bit_for_bit(
 def test_without_strength_the_losses_are_those_of_no_penalty(tmp_path: Path) -> None:
     config = replace(TINY, runs=("dense", "2:4:v4"))
     train(config, tmp_path / "plain", console=QUIET)
-    train(replace(config, penalty="l1", lam=0.0), tmp_path / "zero", console=QUIET)
+    train(replace(config, penalty=PenaltyOptions("l1", lam=0.0)), tmp_path / "zero", console=QUIET)
     for one, other in zip(
         *(read_metrics(tmp_path / name / METRICS) for name in ("plain", "zero")), strict=True
     ):
         assert (one["loss"], one["val_loss"]) == (other["loss"], other["val_loss"])
 
 
-@pytest.mark.parametrize("options", [
-    {"penalty": "l1", "lam": 1e-3}, {"penalty": "lp", "lam": 1e-4, "p": 0.5},
-    {"penalty": "l1", "lam": 3e-3, "penalty_groups": "block(4, 4)"},
+@pytest.mark.parametrize("penalty", [
+    PenaltyOptions("l1", lam=1e-3), PenaltyOptions("lp", lam=1e-4, p=0.5),
+    PenaltyOptions("l1", lam=3e-3, groups="block(4, 4)"),
 ], ids=str)  # fmt: skip
-def test_other_penalties_zero_entries(tmp_path: Path, options: dict[str, Any]) -> None:
-    config = replace(TINY, runs=("dense", "75%"), steps=20, lr=3e-3, **options)
-    if "penalty_groups" in options:
+def test_other_penalties_zero_entries(tmp_path: Path, penalty: PenaltyOptions) -> None:
+    config = replace(TINY, runs=("dense", "75%"), steps=20, lr=3e-3, penalty=penalty)
+    if penalty.groups is not None:
         config = replace(config, runs=("dense",))
     train(config, tmp_path, console=QUIET)
     last = [row for row in read_metrics(tmp_path / METRICS) if row["step"] == 20]
@@ -153,18 +154,19 @@ def test_other_penalties_zero_entries(tmp_path: Path, options: dict[str, Any]) -
 
 # ---- options -------------------------------------------------------------------------------------
 def test_options_make_the_penalty() -> None:
-    config = TrainConfig(penalty="WGSEF", lam=0.1, k="64")
-    penalty = penalty_of(config)
+    options = PenaltyOptions("WGSEF", lam=0.1, k="64")
+    penalty = options.penalty(500)
     assert isinstance(penalty, WGSEF)
     assert (penalty.k, penalty.groups) == (64, "neuron")
     assert [penalty.at(step).lam for step in (0, 50, 100, 150, 499)] == [0.0, 0.0, 0.05, 0.1, 0.1]
-    penalty = penalty_of(TrainConfig(penalty="lp", lam=0.1, p=0.5))
+    penalty = PenaltyOptions("lp", lam=0.1, p=0.5).penalty(500)
     assert isinstance(penalty, Lp)
     assert (penalty.p, penalty.groups) == (0.5, "element")
-    penalty = penalty_of(replace(config, penalty_groups="input"))
-    assert penalty is not None
-    assert penalty.groups == "input"
-    assert penalty_of(TrainConfig()) is None
+    assert replace(options, groups="input").penalty(500).groups == "input"
+    assert TrainConfig().penalty is None
+    config = TrainConfig.from_options(penalty="lp", lam=0.1, p=0.5, penalty_groups="input")
+    assert config.penalty == PenaltyOptions("lp", 0.1, p=0.5, groups="input")
+    assert TrainConfig.from_options(**config.options()) == config
 
 
 @pytest.mark.parametrize(
@@ -184,11 +186,13 @@ def test_options_make_the_penalty() -> None:
 )
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:
     with pytest.raises((PenaltyError, DTypeError), match=message):
-        replace(TINY, **options)
+        TINY.with_options(**options)
 
 
 def test_groups_that_do_not_fit_name_the_parameter(tmp_path: Path) -> None:
-    config = replace(TINY, runs=("dense",), penalty="l1", lam=1.0, penalty_groups="block(7, 7)")
+    config = replace(
+        TINY, runs=("dense",), penalty=PenaltyOptions("l1", lam=1.0, groups="block(7, 7)")
+    )
     with pytest.raises(
         GossamerError, match=r"parameter blocks\.0\.attention\.qkv\.weight: .*block"
     ):

@@ -15,9 +15,13 @@ from typer.testing import CliRunner
 from gossamer.cli import app
 from gossamer.errors import CheckpointError, GossamerError, PatternError, RecipeError
 from gossamer.recipes import RigL, SLoPe
-from gossamer.train import Run, load_checkpoint, read_metrics, save_checkpoint, train
-from gossamer.train.compare import CHECKPOINT, METRICS, PICTURE, resumed_config
-from gossamer.train.recipes import canonical, groups_of, parse_options
+from gossamer.train import Run, RunSpec, load_checkpoint, read_metrics, save_checkpoint, train
+from gossamer.train.checkpoint import CHECKPOINT
+from gossamer.train.groups import recipe_groups
+from gossamer.train.metrics import METRICS
+from gossamer.train.plot import PICTURE
+from gossamer.train.resume import resumed_config
+from gossamer.train.spec import parse_options
 from support.training import QUIET, TEXT, TINY, fingerprint
 
 RUNS = ("dense", "slope-adapters@1:4", "rigl@90%", "srste@2:4:v4", "structure-decay-stepwise@1:4")
@@ -36,7 +40,7 @@ def test_runs_are_written_as_names_and_patterns_are() -> None:
     assert config.runs == (
         "dense", "rigl@90%", "mask-decay-linear@2:4", "2:4", "set@50%+topk"
     )  # fmt: skip
-    assert canonical("slope@2:4:v4") == "slope@2:4:v4"
+    assert str(RunSpec.parse("slope@2:4:v4")) == "slope@2:4:v4"
     assert parse_options(["a-b=1e-3", "c=none", "d=None"]) == {"a_b": 1e-3, "c": "none", "d": None}
 
 
@@ -56,7 +60,7 @@ def test_runs_are_written_as_names_and_patterns_are() -> None:
 )
 def test_options_are_checked(change: dict[str, Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
-        replace(TINY, **change)
+        TINY.with_options(**change)
 
 
 def test_a_pattern_that_a_layer_cannot_hold_names_it(tmp_path: Path) -> None:
@@ -91,7 +95,7 @@ def test_matrices_decay_and_thresholds_norms_and_embeddings_do_not(name: str) ->
         matrix = key.startswith("blocks") and key.endswith((".weight", ".values"))
         expected = 0.1 if matrix and "norm" not in key else 0.0
         assert decays[id(parameter)] == expected, key
-    assert groups_of(run.recipe, run.model, 0.0)  # type: ignore[arg-type]
+    assert recipe_groups(run.recipe, run.model, 0.0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("step", [3, 11])

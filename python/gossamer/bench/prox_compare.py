@@ -45,7 +45,7 @@ from gossamer.bench.prox_cases import (
 from gossamer.bench.prox_contest import Contest, Entrant, measure, package
 from gossamer.bench.prox_step import Build, step_contests
 from gossamer.bench.results import Key, Record, Spread
-from gossamer.prox import groups as group_operators
+from gossamer.prox import operators
 
 GROUP = "prox"
 # ModOpt ends its search at this distance from the budget.
@@ -109,7 +109,7 @@ def _gains(m: int, at: Key) -> Contest:
     norms = _group_norms(m)
     array, k = norms.numpy(), float(kept(m))
     entrants = {
-        GOSSAMER: lambda: Entrant(lambda: group_operators.wgsef_gains(norms, k, STRENGTH)[0]),
+        GOSSAMER: lambda: Entrant(lambda: operators.wgsef_gains(norms, k, STRENGTH)[0]),
         NUMPY: lambda: Entrant(lambda: prox_rivals.wgsef_gains(array, k, STRENGTH)),
         NUMPY_EQUAL: lambda: Entrant(lambda: prox_rivals.wgsef_gains_equal(array, k, STRENGTH)),
     }
@@ -150,7 +150,7 @@ def _passes_job(groups: tuple[int, ...], threads: int) -> Job:
     def count(_: list[str]) -> list[Record]:
         found = []
         for m, at in zip(groups, keys, strict=True):
-            passes = group_operators.wgsef_gains(_group_norms(m), float(kept(m)), STRENGTH)[1]
+            passes = operators.wgsef_gains(_group_norms(m), float(kept(m)), STRENGTH)[1]
             spread = Spread.exactly(float(passes))
             found.append(Record(*at, 1.0, GOSSAMER, COUNT, {GOSSAMER: spread}, {}))
         return found
@@ -163,7 +163,7 @@ def _growth(m: int, at: Key) -> Contest:
     entrants = {}
     for name, size in ((GOSSAMER, m), (FEWER, m // 10)):
         norms, k = _group_norms(size), float(kept(size))
-        run = partial(group_operators.wgsef_gains, norms, k, STRENGTH)
+        run = partial(operators.wgsef_gains, norms, k, STRENGTH)
         entrants[name] = partial(Entrant, run, judged=False)
     return Contest(at, entrants, lambda: None)
 

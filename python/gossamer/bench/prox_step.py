@@ -15,7 +15,7 @@ from gossamer.bench.prox_contest import Contest, Entrant
 from gossamer.bench.results import Key
 from gossamer.bench.upkeep import VOCABULARY
 from gossamer.train import Run
-from gossamer.train.loop import DEMO
+from gossamer.train.config import DEMO
 
 GPT_LIST = "GPT"
 LAM = 0.1

@@ -27,8 +27,10 @@ from gossamer.patterns import NM
 from gossamer.recipes import SRSTE, Recipe
 from gossamer.recipes.slope import SLoPe
 from gossamer.timing import Timing, interleaved, threads
-from gossamer.train.loop import BETAS, CLIP, DEMO, WEIGHT_DECAY
-from gossamer.train.model import GPT, GPTConfig, parameter_groups
+from gossamer.train.config import DEMO
+from gossamer.train.groups import parameter_groups
+from gossamer.train.model import GPT, GPTConfig
+from gossamer.train.run import BETAS, CLIP, WEIGHT_DECAY
 
 DENSE, TWIN = "dense", "masked dense 2:4:v4"
 SRSTE_STEP, SLOPE_STEP, SLOPE_THIN = "SR-STE 2:4:v4", "SLoPe 2:4:v4", "SLoPe 1:8:v4"

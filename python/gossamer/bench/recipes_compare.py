@@ -33,8 +33,8 @@ from gossamer.bench.recipes_run import (
 from gossamer.errors import CheckpointError, GossamerError, RecipeError, ShapeError
 from gossamer.recipes.registry import RECIPES, entry
 from gossamer.train.checkpoint import write_atomically
-from gossamer.train.loop import DENSE
 from gossamer.train.metrics import read_metrics
+from gossamer.train.spec import DENSE
 
 SCHEMA = 1
 INTERRUPTED = 130

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from gossamer.bench.plot import pyplot
 from gossamer.bench.report import Cell, Grid, as_markdown, draw
-from gossamer.train.loop import DENSE
+from gossamer.train.spec import DENSE
 
 Row = Mapping[str, Any]
 Contest = dict[str, list[Row]]

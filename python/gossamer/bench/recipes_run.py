@@ -18,9 +18,10 @@ from gossamer.errors import GossamerError
 from gossamer.nn import SparseLinear
 from gossamer.nn.layers.masked import MaskedLinear
 from gossamer.recipes.registry import entry
-from gossamer.train.data import Corpus, Windows, load_corpus, spread
-from gossamer.train.loop import DENSE, Run, TrainConfig
-from gossamer.train.recipes import AT
+from gossamer.train.config import TrainConfig
+from gossamer.train.data import Corpus, Windows, load_corpus, spaced_windows
+from gossamer.train.run import Run
+from gossamer.train.spec import AT, DENSE
 
 VALIDATION_TOKENS = 16_384
 WATCHED = 10  # steps between two looks at the masks
@@ -174,7 +175,7 @@ def _trained(plan: Plan, cell: Cell) -> Row:
     state = run.state_bytes
     if run.recipe is not None:
         run.recipe.finish(run.model)
-    held_out = spread(corpus.validation, plan.context, VALIDATION_TOKENS // plan.context)
+    held_out = spaced_windows(corpus.validation, plan.context, VALIDATION_TOKENS // plan.context)
     val_loss = run.evaluate(*held_out)
     if not val_loss < float("inf"):
         raise GossamerError(f"the validation loss of the finished model is {val_loss}")

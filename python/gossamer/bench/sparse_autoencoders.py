@@ -25,7 +25,7 @@ from gossamer.bench import codes_bench
 from gossamer.bench.machine import commit, cpu_name, facts
 from gossamer.bench.plot import pyplot
 from gossamer.codes import Code, TopKAutoencoder, decode, explained_variance
-from gossamer.train.data import Windows, load_corpus, spread
+from gossamer.train.data import Windows, load_corpus, spaced_windows
 from gossamer.train.model import GPT, GPTConfig
 
 SIZES = codes_bench.Sizes()
@@ -144,7 +144,7 @@ def activations(plan: Plan) -> tuple[Tensor, Tensor, float]:
     @torch.no_grad()
     def stream(tokens: Tensor, rows: int) -> Tensor:
         found = []
-        inputs, _ = spread(tokens, context, -(-rows // context))
+        inputs, _ = spaced_windows(tokens, context, -(-rows // context))
         for part in torch.split(inputs, 128):
             x = model.tokens(part) + model.positions.weight[: part.shape[1]]
             found.append(model.blocks[0](x).reshape(-1, plan.width))

@@ -16,7 +16,7 @@ from gossamer.bench.rivals import Candidate, candidate, check_close
 from gossamer.nn import densify
 from gossamer.timing import Timing, interleaved
 from gossamer.train import GPT, Run
-from gossamer.train.loop import DEMO
+from gossamer.train.config import DEMO
 
 VOCABULARY = 256
 

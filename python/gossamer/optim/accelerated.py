@@ -17,7 +17,7 @@ from torch import Tensor
 from gossamer.errors import DTypeError, ShapeError
 from gossamer.optim.proximal import Group, Proximal, evaluate, with_program
 from gossamer.prox import Penalty
-from gossamer.prox.entries import is_number
+from gossamer.prox.checks import is_number
 
 Restart = Literal["gradient", "objective"]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from gossamer.optim.half_space import HalfSpace, prox_step_
 from gossamer.optim.proximal import Group, Proximal, evaluate, torch_step, with_program
 from gossamer.prox import Penalty
-from gossamer.prox.elements import adamw_step_
+from gossamer.prox.operators.elementwise import adamw_step_
 
 
 class ProxAdamW(Proximal, torch.optim.AdamW):

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from gossamer.errors import ShapeError
 from gossamer.prox import Penalty
-from gossamer.prox.entries import is_number
-from gossamer.prox.groupings import resolve, spread, sums
+from gossamer.prox.checks import is_number
+from gossamer.prox.groupings import resolve, spread
+from gossamer.prox.reductions import sums
 
 
 @dataclass(frozen=True)

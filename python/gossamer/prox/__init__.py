@@ -10,14 +10,15 @@ computes in compiled code, in place.
 tensor([0.9663, 0.0000])
 """
 
-from gossamer.prox.concave import MCP, SCAD, CappedL1, LogSum, TransformedL1
-from gossamer.prox.constraints import L1Ball, Simplex, TopK
-from gossamer.prox.grouped import L1MinusL2, SparseGroupLasso
-from gossamer.prox.groupings import PenaltyError
-from gossamer.prox.penalty import Penalty
-from gossamer.prox.separable import L0, L1, ElasticNet, Lp
-from gossamer.prox.text import parse_penalty
-from gossamer.prox.wgsef import WGSEF
+from gossamer.errors import PenaltyError
+from gossamer.prox.groupings import Groups, partition
+from gossamer.prox.penalties.base import Penalty
+from gossamer.prox.penalties.concave import MCP, SCAD, CappedL1, LogSum, TransformedL1
+from gossamer.prox.penalties.constraints import L1Ball, Simplex, TopK
+from gossamer.prox.penalties.registry import parse_penalty
+from gossamer.prox.penalties.separable import L0, L1, ElasticNet, Lp
+from gossamer.prox.penalties.structured import L1MinusL2, SparseGroupLasso
+from gossamer.prox.penalties.wgsef import WGSEF
 
 __all__ = [
     "L0",
@@ -27,6 +28,7 @@ __all__ = [
     "WGSEF",
     "CappedL1",
     "ElasticNet",
+    "Groups",
     "L1Ball",
     "L1MinusL2",
     "LogSum",
@@ -38,4 +40,5 @@ __all__ = [
     "TopK",
     "TransformedL1",
     "parse_penalty",
+    "partition",
 ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gossamer.prox.groups import Groups
+from gossamer.prox.groupings import Groups
 
 
 class Operator(Protocol):

@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 
 from gossamer import backend
-from gossamer.errors import DTypeError, GossamerError, ShapeError, StructureError
-from gossamer.prox.groups import Groups, group_norms, partition
+from gossamer.errors import DTypeError, PenaltyError, ShapeError, StructureError
 
 # The fewest axes that a tensor needs.
 _RANKS = {
@@ -40,8 +39,92 @@ _RANKS = {
 _BLOCK = re.compile(r"block\s*\(?\s*(\d{1,9})\s*[,x]\s*(\d{1,9})\s*\)?", re.ASCII)
 
 
-class PenaltyError(GossamerError, ValueError):
-    """A value that no penalty has: lam < 0, p outside (0, 1], an unknown name, NaN in a group."""
+class Groups(NamedTuple):
+    """Which entries of a tensor form groups that live and die together.
+
+    Attributes:
+        outer: the flattened entries are seen as [outer, count, inner], row-major, and the middle
+            index names the group. Irregular groups have outer = inner = 1.
+        count: how many groups.
+        inner: entries in a row that belong to one group.
+        indptr: int64 [count + 1] for irregular groups (made by `partition`), else None.
+        indices: int64 [numel]: group g holds the entries indices[indptr[g]:indptr[g + 1]].
+    """
+
+    outer: int
+    count: int  # type: ignore[assignment]  # not tuple.count, which nobody calls here
+    inner: int
+    indptr: Tensor | None = None
+    indices: Tensor | None = None
+
+
+def partition(
+    groups: Tensor | np.ndarray | Sequence[int] | Sequence[Sequence[int]], numel: int
+) -> Groups:
+    """Groups of one's own choice.
+
+    Args:
+        groups: the group of each entry, whole numbers [numel] in [0, numel); or one list of entry
+            indices for each group. Each entry belongs to exactly one group; groups may be empty.
+        numel: entries of the tensor, flattened row-major.
+
+    Returns:
+        Groups to use with every tensor of that many entries.
+
+    Raises:
+        StructureError: Entries that are in no group or in two, or indices out of range.
+        DTypeError: Labels or indices that are no whole numbers.
+        ShapeError: Another number of labels than entries, or no entries at all.
+
+    >>> partition([[0, 3], [1, 2]], 4).indices
+    tensor([0, 3, 1, 2])
+    """
+    if numel < 1:
+        raise ShapeError(f"got numel={numel}; a partition needs at least one entry")
+    if isinstance(groups, Tensor | np.ndarray) or all(isinstance(g, int) for g in groups):
+        labels = _whole_numbers(groups, "labels")
+        if labels.numel() != numel:
+            raise ShapeError(f"got {labels.numel()} labels for {numel} entries; one each is needed")
+        _check_range(labels, numel, "labels")
+        order = torch.argsort(labels, stable=True)
+        sizes = torch.bincount(labels)
+    else:
+        lists = [_whole_numbers(g, "indices") for g in groups]
+        order = torch.cat(lists)
+        sizes = torch.tensor([len(g) for g in lists])
+        _check_range(order, numel, "indices")
+        seen = torch.bincount(order, minlength=numel)
+        if bool((seen != 1).any()):
+            at = int((seen != 1).nonzero()[0])
+            raise StructureError(
+                f"entry {at} is in {int(seen[at])} groups; each of the {numel} entries must be in "
+                "exactly one"
+            )
+    indptr = torch.zeros(len(sizes) + 1, dtype=torch.int64)
+    torch.cumsum(sizes, 0, out=indptr[1:])
+    return Groups(1, len(sizes), 1, indptr, order)
+
+
+def _whole_numbers(numbers: Any, what: str) -> Tensor:
+    try:
+        found = torch.as_tensor(numbers)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise DTypeError(f"{what} are no whole numbers: {str(error).strip():.200}") from None
+    if found.layout != torch.strided or found.device.type == "meta":
+        raise DTypeError(f"{what} are on {found.device}, {found.layout}; dense ones are needed")
+    if found.numel() == 0:
+        return torch.zeros(0, dtype=torch.int64)
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise DTypeError(f"{what} have dtype {found.dtype}; whole numbers are needed")
+    return found.reshape(-1).to("cpu", torch.int64)
+
+
+def _check_range(numbers: Tensor, numel: int, what: str) -> None:
+    low, high = int(numbers.min()), int(numbers.max())
+    if low < 0 or high >= numel:
+        raise StructureError(
+            f"{what} lie in [{low}, {high}]; they must lie in [0, {numel}), the entries"
+        )
 
 
 def check_grouping(given: Any) -> str | tuple[int, int] | Groups:
@@ -103,7 +186,7 @@ def _check_groups(groups: Groups) -> None:
     if not torch.equal(places, torch.arange(len(places))):
         raise StructureError(
             "the indices of groups overlap or leave entries out; each entry must be in exactly "
-            "one group: make them with gossamer.prox.groups.partition"
+            "one group: make them with gossamer.prox.partition"
         )
     _permutations[id(indices)] = indices
 
@@ -214,54 +297,3 @@ def spread(per_group: Tensor, groups: Groups) -> Tensor:
     flat = per_group.new_empty(len(groups.indices))
     flat[groups.indices] = per_group.repeat_interleave(groups.indptr.diff())
     return flat
-
-
-def sums(entries: Tensor, groups: Groups) -> Tensor:
-    """The sum of the entries [numel] of each group [count]."""
-    if groups.indices is None or groups.indptr is None:
-        return entries.view(groups.outer, groups.count, groups.inner).sum((0, 2))
-    where = torch.arange(groups.count).repeat_interleave(groups.indptr.diff())
-    total = entries.new_zeros(groups.count)
-    return total.index_add_(0, where, entries[groups.indices])
-
-
-def means(positive: Any, groups: Groups) -> Tensor:
-    """The mean of positive entries, of any shape, over each group: float64 [count]."""
-    squares = norms(positive**0.5, groups) ** 2
-    return squares / sums(torch.ones(size(groups), dtype=torch.float64), groups)
-
-
-def norms(x: Any, groups: Groups) -> Tensor:
-    """The L2 norm of each group: float64 [count]; an error where one is not finite."""
-    found = torch.as_tensor(group_norms(x, groups))
-    check_finite(found)
-    return found
-
-
-def check_finite(found: Tensor) -> None:
-    """Raise on NaN or infinity, which an operator would spread. The sum tells, if it is finite."""
-    if not math.isfinite(float(found.sum())) and not torch.isfinite(found).all():
-        raise PenaltyError(
-            "a group holds NaN or infinity, which would spread over all of its entries; "
-            "nothing was changed: look for the step that diverged"
-        )
-
-
-def magnitudes(x: Tensor, groups: Groups) -> Tensor:
-    """The absolute values of single entries (NaN stays NaN), else the norms of the groups."""
-    return x.abs() if single_entries(groups) else norms(x, groups)
-
-
-def single_entries(groups: Groups) -> bool:
-    """Whether each entry is a group."""
-    return groups.indices is None and groups.outer == groups.inner == 1
-
-
-def check_count(per_group: Tensor, count: int, name: str) -> Tensor:
-    """`per_group`, once it holds a number for each group."""
-    if len(per_group) != count:
-        raise ShapeError(
-            f"{name} has {len(per_group)} numbers for {count} groups; "
-            "give one number for each group"
-        )
-    return per_group

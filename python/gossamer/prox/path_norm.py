@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gossamer import _core
 from gossamer.errors import DTypeError, ShapeError
-from gossamer.prox.entries import check_own_places, check_plain, is_number
+from gossamer.prox.checks import check_own_places, check_plain, is_number
 
 __all__ = ["balance_", "joint_prox_", "path_norm", "path_thresholds", "reweighted_split_"]
 

@@ -9,169 +9,17 @@ pruned weights get nothing and the mask settles.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
-from torch.autograd import Function
+from torch import nn
 
-from gossamer import backend
-from gossamer.backend import Structure
-from gossamer.errors import RecipeError, ShapeError
-from gossamer.masks import mask_from_score
-from gossamer.nn import MaskedLinear
-from gossamer.ops import functions
-from gossamer.patterns import Pattern, Unstructured
+from gossamer.errors import RecipeError
+from gossamer.nn.layers.threshold import ThresholdLinear
+from gossamer.patterns import Pattern
 from gossamer.recipes.prune_late import check_share, zero_outside
 from gossamer.recipes.recipe import Recipe
-
-
-class ThresholdLinear(MaskedLinear):
-    """A linear layer whose weight is soft-thresholded by what each output channel learns.
-
-    Args:
-        weight: [out_features, in_features]; the Parameter that is trained.
-        bias: [out_features], or None.
-        pattern: what `project` leaves in the end; until then the mask is unstructured.
-        initial: s at the start; None for the s with which each threshold drops the pattern's
-            share of its weights.
-        per: "channel": one threshold an output, "layer": one for all.
-
-    Attributes:
-        threshold: s, [out_features, 1] or [1, 1].
-        alpha: what a pruned weight gets of its gradient; a 0-d buffer.
-        projected: whether the mask is held and the threshold has no part any more; a 0-d buffer.
-    """
-
-    threshold: nn.Parameter
-    alpha: Tensor
-    projected: Tensor
-
-    def __init__(
-        self,
-        weight: nn.Parameter,
-        bias: nn.Parameter | None,
-        pattern: str | Pattern,
-        initial: float | None = -5.0,
-        per: Literal["channel", "layer"] = "channel",
-    ) -> None:
-        super().__init__(weight, bias, pattern)
-        self.target = self.pattern
-        count = self.out_features if per == "channel" else 1
-        if initial is None:
-            rows = weight.detach().abs().double().reshape(count, -1).sort(dim=1).values
-            # Half-way between the last to be dropped and the first to be kept.
-            around = nn.functional.pad(rows, (1, 1))
-            drop = round(rows.shape[1] * self.target.sparsity)
-            cut = around[:, drop : drop + 2].mean(dim=1, keepdim=True)
-            start = cut.clamp(1e-6, 1.0 - 1e-6).logit()
-        else:
-            start = torch.full((count, 1), float(initial))
-        self.threshold = nn.Parameter(start.to(weight.dtype))
-        self.register_buffer("alpha", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("projected", torch.zeros((), dtype=torch.bool))
-
-    def pack(self) -> tuple[Tensor, Structure]:
-        """The thresholded values [nnz], and where they stand; once projected, those of the mask."""
-        weight = self.weight.detach()
-        if self.projected:
-            return backend.gather(weight, self.structure), self.structure
-        margin = self.margin()
-        structure = backend.encode(margin > 0, 1)
-        self._hold(structure, Unstructured(1.0 - structure.nnz / max(weight.numel(), 1)))
-        return backend.gather(weight.sign() * margin, structure), structure
-
-    def margin(self) -> Tensor:
-        """By how much each weight exceeds its threshold; below 0 where it is pruned."""
-        return self.weight.detach().abs() - self.threshold.detach().sigmoid()
-
-    def project(self) -> Tensor:
-        """Hold the largest entries of w~ that the target pattern allows, as the weight itself.
-
-        Returns:
-            The mask.
-        """
-        margin = self.margin()
-        mask = mask_from_score(margin, self.target)
-        self.weight.data.copy_(self.weight.sign() * margin.clamp_min(0.0) * mask)
-        self.projected.fill_(True)
-        self.moving = False
-        self.set_mask(mask, self.target)
-        return mask
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x [..., in_features] to [..., out_features]."""
-        if x.shape[-1:] != (self.in_features,):
-            raise ShapeError(
-                f"x has shape {tuple(x.shape)}; its last size must be {self.in_features}, the "
-                "layer's in_features"
-            )
-        values, structure = self.pack()
-        bias = self.bias
-        if torch.is_autocast_enabled("cpu"):
-            x, values, bias = functions.autocast(x, values, bias)
-        return _Thresholded.apply(x, self.weight, self.threshold, bias, values, structure, self)  # type: ignore[no-any-return, no-untyped-call]
-
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        """As the base; a held mask gets its transpose."""
-        if isinstance(projected := state_dict.get(prefix + "projected"), Tensor):
-            self.moving = not bool(projected)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-class _Thresholded(Function):
-    """The products on the living entries; pruned ones get alpha of their gradient."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        threshold: Tensor,
-        bias: Tensor | None,
-        values: Tensor,
-        structure: Structure,
-        layer: ThresholdLinear,
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight, threshold, values)
-        ctx.structure, ctx.layer = structure, layer
-        ctx.alpha, ctx.projected = layer.alpha.item(), bool(layer.projected)
-        return functions.run_spmm(x, values, bias, structure)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, threshold, values = ctx.saved_tensors
-        need_x, need_weight, need_threshold, need_bias = ctx.needs_input_grad[:4]
-        structure, flat = ctx.structure, functions.flatten(g)
-        dweight = dthreshold = None
-        if need_weight or need_threshold:
-            rows = functions.flatten(x)
-            if ctx.alpha and not ctx.projected:
-                dweight = (flat.t() @ rows).to(weight.dtype)
-                alive = weight.abs() > threshold.sigmoid()
-                dweight.mul_(torch.where(alive, 1.0, ctx.alpha))
-            else:
-                at_kept = backend.sddmm(flat, rows, structure)
-                dweight = backend.scatter(at_kept, structure).to(weight.dtype)
-            dthreshold = torch.zeros_like(threshold)
-            if not ctx.projected:
-                s = threshold.sigmoid()
-                pull = (dweight * weight.sign()).sum(1, keepdim=True).sum_to_size(s.shape)
-                dthreshold = -s * (1.0 - s) * pull
-        return (
-            ctx.layer.input_gradient(g, values, structure) if need_x else None,
-            dweight if need_weight else None,
-            dthreshold if need_threshold else None,
-            flat.sum(0) if need_bias else None,
-            None,
-            None,
-            None,
-        )
 
 
 @dataclass(eq=False)
@@ -255,4 +103,4 @@ class AutoSparse(Recipe):
             layer.alpha.fill_(self.alpha_at(t))
 
 
-__all__ = ["AutoSparse", "ThresholdLinear"]
+__all__ = ["AutoSparse"]

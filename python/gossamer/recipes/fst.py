@@ -21,9 +21,11 @@ from torch import nn
 from gossamer.errors import PatternError, RecipeError
 from gossamer.masks import add_pruned_, mask_difference
 from gossamer.masks.transposable import TileMethod, transposable_mask
+from gossamer.nn.layers.base import plain_groups
+from gossamer.nn.layers.sampled import SampledLinear
 from gossamer.patterns import NM, Pattern, as_integer
 from gossamer.recipes.recipe import Recipe
-from gossamer.recipes.sampled import SampledLinear, parse_sample, plain_groups
+from gossamer.recipes.sampled import parse_sample
 
 _METHODS = ("auto", "exact", "entropy")
 

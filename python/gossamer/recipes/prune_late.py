@@ -6,32 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gossamer.errors import RecipeError
 from gossamer.masks import Distribution, magnitude_mask
-from gossamer.nn import MaskedLinear, SparseLinear
+from gossamer.nn import MaskedLinear
+from gossamer.nn.layers.dense_first import DenseLinear
 from gossamer.patterns import Pattern
 from gossamer.recipes.recipe import Recipe
-
-
-class DenseLinear(MaskedLinear):
-    """A layer that computes densely (`softness` 1) until its mask is set, then under it.
-
-    Afterwards the gradient is that of the kept entries alone.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x [..., in_features] to [..., out_features]."""
-        if self.softness.item() < 1.0:
-            return super().forward(x)
-        return F.linear(x, self.weight, self.bias)
-
-    def to_sparse(self) -> SparseLinear:
-        """The `SparseLinear` of the same function, or of the largest entries of a dense one."""
-        if self.softness.item() == 1.0:
-            self.set_pattern(self.pattern)
-        return super().to_sparse()
 
 
 @dataclass(eq=False)
@@ -120,4 +101,4 @@ def check_positive(number: float, what: str) -> None:
         raise RecipeError(f"{what}={number}; give a finite number, 0 or above")
 
 
-__all__ = ["DenseLinear", "PruneLate", "check_positive", "check_share", "zero_outside"]
+__all__ = ["PruneLate", "check_positive", "check_share", "zero_outside"]

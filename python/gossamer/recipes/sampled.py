@@ -1,84 +1,11 @@
-"""SampledLinear: a master layer whose weight gradient comes from an unbiased N:M sample.
-
-    dW = mvue(dY)^T X
-
-Of each m consecutive tokens n stay in each column of dY, divided by the probability with which
-they were chosen: right on average, and a sparse product. See `gossamer.ops.gradient_sampling`.
-"""
+"""The sampling pattern that a recipe gives to its layers."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from gossamer.backend import Structure
-from gossamer.errors import PatternError
-from gossamer.nn import MaskedLinear
-from gossamer.ops import mvue_product
-from gossamer.patterns import NM, Pattern, parse_pattern
-
-
-class SampledLinear(MaskedLinear):
-    """A `MaskedLinear` that may sample the gradient of its output.
-
-    Args:
-        weight: see `MaskedLinear`, as for `bias`, `pattern` and `moving`.
-        bias: see `MaskedLinear`.
-        pattern: see `MaskedLinear`.
-        moving: see `MaskedLinear`.
-        sample: n entries of each m tokens of dY; None takes all.
-        seed: of the random numbers.
-        index: of the layer, so that layers draw apart from one another.
-
-    Attributes:
-        draws: number of samples that were taken; it is the step of the sampler, and part of the
-            state, so that a resumed training draws what it would have drawn. A 0-d buffer.
-    """
-
-    draws: Tensor
-
-    def __init__(
-        self,
-        weight: nn.Parameter,
-        bias: nn.Parameter | None,
-        pattern: str | Pattern,
-        moving: bool = True,
-        sample: NM | None = None,
-        seed: int = 0,
-        index: int = 0,
-    ) -> None:
-        super().__init__(weight, bias, pattern, moving)
-        self.sample, self.seed, self.index = sample, seed, index
-        self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
-
-    def used_weight(self) -> Tensor:
-        """The dense matrix [out_features, in_features] that the forward pass multiplies by."""
-        return self.weight.detach() if self.softness.item() == 1.0 else super().used_weight()
-
-    def weight_gradient(self, g: Tensor, x: Tensor, structure: Structure) -> Tensor:
-        """DW [out_features, in_features] of dY [batch, out_features] and x [batch, in_features]."""
-        if self.sample is None:
-            return super().weight_gradient(g, x, structure)
-        n, m, step = self.sample.n, self.sample.m, int(self.draws)
-        self.draws += 1
-        return mvue_product(g, x, n, m, seed=self.seed, step=step, layer=self.index)
-
-
-def plain_groups(pattern: str | Pattern, who: str) -> NM:
-    """The pattern, when it is N:M entry by entry.
-
-    Raises:
-        PatternError: it is another one.
-    """
-    pattern = parse_pattern(pattern)
-    if not isinstance(pattern, NM) or pattern.vector != 1:
-        raise PatternError(
-            f"{who} got pattern {pattern}; its groups are n of m single entries: choose 2:4, 1:4 "
-            "or another n:m without :v4 or :v8"
-        )
-    return pattern
+from gossamer.nn.layers.base import plain_groups
+from gossamer.patterns import NM
 
 
 def parse_sample(sample: Any, who: str) -> NM | None:
@@ -90,4 +17,4 @@ def parse_sample(sample: Any, who: str) -> NM | None:
     return None if sample is None else plain_groups(sample, f"{who}, mvue,")
 
 
-__all__ = ["SampledLinear", "parse_sample", "plain_groups"]
+__all__ = ["parse_sample"]

@@ -21,108 +21,24 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from gossamer.errors import PatternError, RecipeError
 from gossamer.nn import SparseLinear
+from gossamer.nn.layers.iso_flop import (
+    NONLINEARITIES,
+    Branches,
+    Doped,
+    Factors,
+    gain,
+    set_gain,
+    sizes,
+)
 from gossamer.nn.sites import Globs, as_globs, covers, is_dense_linear
 from gossamer.patterns import NM, GroupedNM, Pattern, Unstructured, parse_pattern
 from gossamer.recipes.recipe import Recipe
 
 Kind = Literal["parallel", "factorized", "doped", "wide"]
-NONLINEARITIES = {"none": None, "relu": F.relu, "gelu": F.gelu}
-
-
-class Branches(nn.Module):
-    """The sum of sparse layers of the same sizes, each through a non-linearity.
-
-    Args:
-        linear: the dense layer whose place it takes; its sizes, dtype and bias count.
-        pattern: of each branch.
-        branches: how many.
-        nonlinearity: "none", "relu" or "gelu".
-    """
-
-    bias: nn.Parameter | None
-
-    def __init__(
-        self, linear: nn.Module, pattern: Pattern, branches: int, nonlinearity: str
-    ) -> None:
-        super().__init__()
-        self.in_features, self.out_features, dtype = sizes(linear)
-        self.nonlinearity = nonlinearity
-        self.branches = nn.ModuleList(
-            SparseLinear(self.in_features, self.out_features, False, pattern=pattern, dtype=dtype)
-            for _ in range(branches)
-        )
-        for branch in self.branches:
-            set_gain(branch, gain(linear.weight) / math.sqrt(branches))  # type: ignore[arg-type]
-        self.bias = linear.bias  # type: ignore[assignment]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x [..., in_features] to [..., out_features]."""
-        act = NONLINEARITIES[self.nonlinearity]
-        parts = [branch(x) for branch in self.branches]
-        y: Tensor = sum(parts if act is None else [act(part) for part in parts])  # type: ignore[assignment]
-        return y if self.bias is None else y + self.bias
-
-
-class Factors(nn.Module):
-    """Two sparse layers in a row: U (V x).
-
-    Args:
-        linear: the dense layer whose place it takes.
-        pattern: of both factors.
-        rank: size between them.
-        nonlinearity: between the factors; "none", "relu" or "gelu".
-    """
-
-    def __init__(self, linear: nn.Module, pattern: Pattern, rank: int, nonlinearity: str) -> None:
-        super().__init__()
-        self.in_features, self.out_features, dtype = sizes(linear)
-        self.nonlinearity = nonlinearity
-        self.down = SparseLinear(self.in_features, rank, False, pattern=pattern, dtype=dtype)
-        self.up = SparseLinear(rank, self.out_features, False, pattern=pattern, dtype=dtype)
-        set_gain(self.down, 1.0)
-        set_gain(self.up, gain(linear.weight))  # type: ignore[arg-type]
-        self.up.bias = linear.bias  # type: ignore[assignment]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x [..., in_features] to [..., out_features]."""
-        act = NONLINEARITIES[self.nonlinearity]
-        hidden = self.down(x)
-        y: Tensor = self.up(hidden if act is None else act(hidden))
-        return y
-
-
-class Doped(nn.Module):
-    """A sparse layer and a dense one of low rank, summed.
-
-    Args:
-        linear: the dense layer whose place it takes.
-        pattern: of the sparse part.
-        rank: of the dense part.
-    """
-
-    def __init__(self, linear: nn.Module, pattern: Pattern, rank: int) -> None:
-        super().__init__()
-        self.in_features, self.out_features, dtype = sizes(linear)
-        self.sparse = SparseLinear(
-            self.in_features, self.out_features, False, pattern=pattern, dtype=dtype
-        )
-        self.sparse.bias = linear.bias  # type: ignore[assignment]
-        self.down = nn.Linear(self.in_features, rank, False, dtype=dtype)
-        self.up = nn.Linear(rank, self.out_features, False, dtype=dtype)
-        half = gain(linear.weight) * math.sqrt(0.5)  # type: ignore[arg-type]
-        for part, size in ((self.down, 1.0), (self.up, half), (self.sparse, half)):
-            set_gain(part, size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x [..., in_features] to [..., out_features]."""
-        y: Tensor = self.sparse(x) + self.up(self.down(x))
-        return y
 
 
 @dataclass(eq=False)
@@ -272,13 +188,6 @@ def pairs(model: nn.Module) -> Iterator[tuple[list[str], str, int]]:
             yield [stem + name for name in names], stem + children[j][0], hidden
 
 
-def sizes(linear: nn.Module) -> tuple[int, int, torch.dtype]:
-    """In, out and dtype of an `nn.Linear` or a `Conv1D`."""
-    weight: Tensor = linear.weight  # type: ignore[assignment]
-    rows, cols = weight.shape if isinstance(linear, nn.Linear) else weight.shape[::-1]
-    return cols, rows, weight.dtype
-
-
 def fitting(size: float, pattern: Pattern) -> int:
     """The size nearest to a number that both as rows and as columns fits a pattern."""
     if isinstance(pattern, NM | GroupedNM):
@@ -290,22 +199,4 @@ def fitting(size: float, pattern: Pattern) -> int:
     return max(round(size / unit), 1) * unit
 
 
-@torch.no_grad()
-def gain(weight: Tensor) -> float:
-    """By what a matrix [out, in] multiplies the standard deviation of independent inputs."""
-    return float(weight.double().norm()) / math.sqrt(max(weight.shape[0], 1))
-
-
-@torch.no_grad()
-def set_gain(layer: SparseLinear | nn.Linear, size: float) -> None:
-    """Scale a layer's fresh weights until they have this gain."""
-    if isinstance(layer, nn.Linear):
-        layer.weight.mul_(size / gain(layer.weight))
-        return
-    values = layer.weight.values
-    now = float(values.double().norm()) / math.sqrt(max(layer.out_features, 1))
-    values.mul_(size / now)
-    layer.weight.refresh_transpose()
-
-
-__all__ = ["Branches", "Doped", "Factors", "SparseIFT", "macs", "pairs"]
+__all__ = ["SparseIFT", "macs", "pairs"]

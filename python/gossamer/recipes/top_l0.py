@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from gossamer.masks import mask_from_score
 from gossamer.nn import MaskedLinear
+from gossamer.nn.layers.dense_first import DenseLinear
 from gossamer.patterns import Block, Pattern, Unstructured, parse_pattern
-from gossamer.recipes.prune_late import DenseLinear, check_share
+from gossamer.recipes.prune_late import check_share
 from gossamer.recipes.recipe import Recipe
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gossamer.errors import CheckpointError, GossamerError
 
+CHECKPOINT = "checkpoint.safetensors"  # file name in the folder of a training
 FORMAT = "gossamer-checkpoint-1"
 
 

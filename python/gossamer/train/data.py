@@ -11,15 +11,12 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gossamer.errors import DataError, ShapeError
-
-Level = Literal["byte", "char"]
 
 VALIDATION_SHARE = 0.05
 # Test suites hold files that are broken on purpose; installed packages differ by machine.
@@ -45,7 +42,7 @@ class Corpus:
     fingerprint: str
 
 
-def load_corpus(path: str | Path | None = None, level: Level = "byte", context: int = 1) -> Corpus:
+def load_corpus(path: str | Path | None = None, level: str = "byte", context: int = 1) -> Corpus:
     """Read a corpus and split it into a training and a validation part.
 
     One file in twenty (by size) goes to validation, picked by a checksum of its path; a single
@@ -254,7 +251,7 @@ class Windows:
         return self._starts
 
 
-def spread(tokens: Tensor, context: int, count: int) -> tuple[Tensor, Tensor]:
+def spaced_windows(tokens: Tensor, context: int, count: int) -> tuple[Tensor, Tensor]:
     """Cut windows at even distances: the fixed sample on which validation loss is measured.
 
     Args:
@@ -266,7 +263,7 @@ def spread(tokens: Tensor, context: int, count: int) -> tuple[Tensor, Tensor]:
         Inputs and targets, int64 ``[windows, context]``.
 
     Example:
-        >>> spread(torch.arange(10), context=3, count=2)[0]
+        >>> spaced_windows(torch.arange(10), context=3, count=2)[0]
         tensor([[0, 1, 2],
                 [6, 7, 8]])
     """

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from gossamer.errors import CheckpointError
 from gossamer.train.checkpoint import write_atomically
 
+METRICS = "metrics.jsonl"  # file name in the folder of a training
 Row = dict[str, Any]
 
 

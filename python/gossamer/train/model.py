@@ -205,37 +205,6 @@ class GPT(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Split parameters into those that decay and those that do not, for an optimizer.
-
-    Norm gains, biases and embeddings do not decay; matrices do, and so do the values of sparse
-    weights, which are 1-D: rank alone cannot tell them from a bias.
-
-    Args:
-        model: any module.
-        weight_decay: decay of the first group.
-
-    Returns:
-        Two groups for ``torch.optim``, in the model's order of parameters.
-
-    Example:
-        >>> [len(group["params"]) for group in parameter_groups(nn.Linear(2, 2), 0.1)]
-        [1, 1]
-    """
-    decaying: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    seen: set[int] = set()
-    for module in model.modules():
-        exempt = isinstance(module, nn.LayerNorm | nn.Embedding)
-        for name, parameter in module.named_parameters(recurse=False):
-            if id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            (rest if exempt or name == "bias" else decaying).append(parameter)
-    groups = [(decaying, weight_decay), (rest, 0.0)]
-    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
-
-
 def build_model(sizes: GPTConfig, run: str, exclude: tuple[str, ...] = ()) -> GPT:
     """Build a GPT, sparse from the start if the run names a pattern.
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from gossamer.train.metrics import Row
 
+PICTURE = "loss.png"  # file name in the folder of a training
 # Okabe & Ito's colours, told apart by colour-blind readers too; dense first, in near-black.
 COLOURS = ("#222222", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SHOWN = 0.95  # share of the train losses inside the picture: the first steps would flatten the rest

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from gossamer.train.penalised import Kept
+from gossamer.train.penalty import Kept
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gossamer.prox.penalty import NOT_NEGATIVE, POSITIVE, Number, Range
-from gossamer.prox.separable import Separable
+from gossamer.prox.penalties.base import NOT_NEGATIVE, POSITIVE, Number, Range
+from gossamer.prox.penalties.separable import Separable
 
 
 @dataclass(frozen=True, eq=False)

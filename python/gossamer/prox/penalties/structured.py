@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gossamer.prox.elements import elementwise_
-from gossamer.prox.groupings import PenaltyError, norms
-from gossamer.prox.groups import Groups, l1_minus_l2_
-from gossamer.prox.penalty import NOT_NEGATIVE, SHARE, Number, Penalty, Range
-from gossamer.prox.separable import L1, inverse, radial_distance
+from gossamer.errors import PenaltyError
+from gossamer.prox.groupings import Groups
+from gossamer.prox.operators.elementwise import elementwise_
+from gossamer.prox.operators.vector import l1_minus_l2_
+from gossamer.prox.penalties.base import NOT_NEGATIVE, SHARE, Number, Penalty, Range
+from gossamer.prox.penalties.separable import L1, inverse, radial_distance
+from gossamer.prox.reductions import norms
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,10 +14,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gossamer.prox.grouped import only
-from gossamer.prox.groupings import check_finite, magnitudes, norms, single_entries, spread
-from gossamer.prox.groups import Groups, l1_ball_, simplex_, top_k_
-from gossamer.prox.penalty import POSITIVE, Penalty, Radial, Range, budget
+from gossamer.prox.groupings import Groups, spread
+from gossamer.prox.operators.vector import l1_ball_, simplex_, top_k_
+from gossamer.prox.penalties.base import POSITIVE, Penalty, Radial, Range, budget
+from gossamer.prox.penalties.structured import only
+from gossamer.prox.reductions import check_finite, magnitudes, norms, single_entries
 
 # How far outside of a set, relative to its radius, rounding in float32 puts a projected point.
 _SLACK = 1e-5

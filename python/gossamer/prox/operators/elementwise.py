@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gossamer import _core
 from gossamer.errors import DTypeError, ShapeError
-from gossamer.prox.entries import check_own_places
+from gossamer.prox.checks import check_own_places
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 

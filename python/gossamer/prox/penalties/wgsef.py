@@ -4,7 +4,7 @@
 
 For c = 1 and integer k it is the largest convex function below 1/2 sum_j d_j ||x_j||^2 on vectors
 of at most k non-zero groups (and inf elsewhere). Its operator multiplies each group by a gain
-u_j / (u_j + lam d_j), found in linear time (`gossamer.prox.groups.wgsef_gains`).
+u_j / (u_j + lam d_j), found in linear time (`gossamer.prox.operators.groupwise.wgsef_gains`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gossamer.prox.groupings import PenaltyError, check_count, norms
-from gossamer.prox.groups import Groups, top_k_, wgsef_gains, wgsef_value
-from gossamer.prox.penalty import NOT_NEGATIVE, POSITIVE, Number, Radial, Range, budget
-from gossamer.prox.separable import radial_distance
+from gossamer.errors import PenaltyError
+from gossamer.prox.groupings import Groups
+from gossamer.prox.operators.groupwise import wgsef_gains, wgsef_value
+from gossamer.prox.operators.vector import top_k_
+from gossamer.prox.penalties.base import NOT_NEGATIVE, POSITIVE, Number, Radial, Range, budget
+from gossamer.prox.penalties.separable import radial_distance
+from gossamer.prox.reductions import check_count, norms
 
 
 @dataclass(frozen=True, eq=False)

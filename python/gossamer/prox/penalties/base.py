@@ -23,20 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer.errors import DTypeError, ShapeError
+from gossamer.errors import DTypeError, PenaltyError, ShapeError
 from gossamer.prox import autograd
-from gossamer.prox.entries import check_plain
-from gossamer.prox.groupings import (
-    PenaltyError,
-    check_grouping,
-    means,
-    norms,
-    on_weight,
-    resolve,
-    spread,
-    sums,
-)
-from gossamer.prox.groups import Groups, scale_groups_
+from gossamer.prox.checks import check_plain
+from gossamer.prox.groupings import Groups, check_grouping, on_weight, resolve, spread
+from gossamer.prox.operators.groupwise import scale_groups_
+from gossamer.prox.reductions import means, norms, sums
 from gossamer.schedules import Schedule
 
 Array = TypeVar("Array", Tensor, np.ndarray)

@@ -4,8 +4,9 @@
 
 So `L1(lam, groups="neuron")` is the group lasso and `Lp(p, lam, groups="filter")` group l2^p. Each
 class gives phi, its slope and curvature on magnitudes, and the jump of its operator; the operator
-itself is compiled (`gossamer.prox.elements`). With groups it acts on their norms. In a metric it
-is exact entry by entry, and for `L1` on groups; the others take the mean of each group's metric.
+itself is compiled (`gossamer.prox.operators.elementwise`). With groups it acts on their norms. In a
+metric it is exact per entry, and for `L1` on groups; the others take the mean of each group's
+metric.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer.prox.elements import OPS, elementwise_
-from gossamer.prox.groupings import check_count, magnitudes, norms, spread
-from gossamer.prox.groups import Groups, metric_group_l2_
-from gossamer.prox.penalty import NOT_NEGATIVE, SHARE, Number, Radial, Range, flat64
+from gossamer.prox.groupings import Groups, spread
+from gossamer.prox.operators.elementwise import OPS, elementwise_
+from gossamer.prox.operators.groupwise import metric_group_l2_
+from gossamer.prox.penalties.base import NOT_NEGATIVE, SHARE, Number, Radial, Range, flat64
+from gossamer.prox.reductions import check_count, magnitudes, norms
 
 
 @dataclass(frozen=True, eq=False)

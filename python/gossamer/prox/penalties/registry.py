@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from gossamer.prox.concave import MCP, SCAD, CappedL1, LogSum, TransformedL1
-from gossamer.prox.constraints import L1Ball, Simplex, TopK
-from gossamer.prox.grouped import L1MinusL2, SparseGroupLasso
-from gossamer.prox.penalty import Penalty, PenaltyError
-from gossamer.prox.separable import L0, L1, ElasticNet, Lp
-from gossamer.prox.wgsef import WGSEF
+from gossamer.errors import PenaltyError
+from gossamer.prox.penalties.base import Penalty
+from gossamer.prox.penalties.concave import MCP, SCAD, CappedL1, LogSum, TransformedL1
+from gossamer.prox.penalties.constraints import L1Ball, Simplex, TopK
+from gossamer.prox.penalties.separable import L0, L1, ElasticNet, Lp
+from gossamer.prox.penalties.structured import L1MinusL2, SparseGroupLasso
+from gossamer.prox.penalties.wgsef import WGSEF
 
 PENALTIES: dict[str, type[Penalty]] = {
     "l1": L1,

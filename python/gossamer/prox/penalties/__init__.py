@@ -1,0 +1,1 @@
+"""The penalties, one file per family: `registry` knows them by name."""

@@ -1,0 +1,194 @@
+"""The configuration of a training, and its flat form: the options of the command line."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from gossamer.errors import (
+    ArgumentError,
+    DataError,
+    DTypeError,
+    PatternError,
+    RecipeError,
+)
+from gossamer.prox import PenaltyError
+from gossamer.train.penalty import PenaltyOptions
+from gossamer.train.spec import DENSE, RunSpec
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Options of the penalty, by the names that the command line gives them.
+PENALTY_OPTIONS = {"lam": "lam", "k": "k", "p": "p", "penalty_groups": "groups"}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What is trained, on what, and how.
+
+    Args:
+        runs: what to train side by side, each once, as ``RunSpec`` reads it: ``"dense"``, the text
+            of a pattern, or a recipe and a pattern as in ``"rigl@90%"``; a final ``"+topk"`` or
+            ``"+sinkhorn"`` makes the MLPs mixtures of experts.
+        exclude: globs on module names; a module that one matches stays dense.
+        steps: optimizer steps per run.
+        batch: windows per step.
+        context: tokens per window.
+        width: features of the residual stream.
+        depth: number of blocks.
+        heads: attention heads per block.
+        experts: MLPs per block in the runs that have a router.
+        lr: peak learning rate.
+        seed: seed of the initial weights and of the order of the data.
+        threads: number of torch's threads; None keeps torch's choice.
+        dtype: ``"float32"``, or ``"bfloat16"`` for autocast.
+        level: ``"byte"`` or ``"char"``.
+        data: file or folder of text; None for the source of Python's standard library.
+        eval_every: steps between two measurements of the validation loss.
+        checkpoint_every: steps between two checkpoints; 0 writes one at the end only.
+        penalty: penalty on the weights of the linear layers; ``exclude`` applies to it as well.
+        recipe_options: hyper-parameters of the recipe as ``"name=value"``; they need exactly one
+            run with a recipe.
+
+    Raises:
+        GossamerError: a value is out of its range; the subclass says of which kind it is.
+
+    Example:
+        >>> TrainConfig(runs=("dense", "2:4 : v4")).runs
+        ('dense', '2:4:v4')
+    """
+
+    runs: tuple[str, ...] = ("2:4:v4",)
+    exclude: tuple[str, ...] = ()
+    steps: int = 500
+    batch: int = 16
+    context: int = 128
+    width: int = 512
+    depth: int = 4
+    heads: int = 8
+    experts: int = 8
+    lr: float = 1e-3
+    seed: int = 0
+    threads: int | None = None
+    dtype: str = "float32"
+    level: str = "byte"
+    data: str | None = None
+    eval_every: int = 50
+    checkpoint_every: int = 100
+    penalty: PenaltyOptions | None = None
+    recipe_options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        specs = [RunSpec.parse(run) for run in self.runs]
+        object.__setattr__(self, "runs", tuple(map(str, specs)))
+        if not specs or len(set(specs)) < len(specs):
+            raise PatternError(
+                f"train got the runs {list(self.runs)}; each must be named once: "
+                "write for example dense,2:4:v4,90%"
+            )
+        sizes = ("steps", "batch", "context", "width", "depth", "heads", "experts", "eval_every")
+        for name in sizes:
+            _at_least(name, getattr(self, name), 1)
+        for name in ("seed", "checkpoint_every"):
+            _at_least(name, getattr(self, name), 0)
+        if self.threads is not None:
+            _at_least("threads", self.threads, 1)
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ArgumentError(
+                f"train got lr={self.lr}; it must be a positive number, such as 1e-3"
+            )
+        if self.dtype not in DTYPES:
+            raise DTypeError(f"train got dtype={self.dtype!r}; choose one of {sorted(DTYPES)}")
+        if self.level not in ("byte", "char"):
+            raise DataError(f"train got level={self.level!r}; choose byte or char")
+        self._check_recipes([spec for spec in specs if spec.recipe is not None])
+
+    def _check_recipes(self, specs: list[RunSpec]) -> None:
+        if self.recipe_options and len(specs) != 1:
+            raise RecipeError(
+                f"train got recipe_options={list(self.recipe_options)} with {len(specs)} recipes; "
+                "options belong to one: train one recipe at a time"
+            )
+        if specs and self.penalty is not None:
+            raise RecipeError(
+                f"train got penalty={self.penalty.name!r:.40} and the recipe {specs[0]}; a recipe "
+                "brings its own optimizer steps: give one or the other"
+            )
+        for spec in specs:
+            spec.make_recipe(self.seed, self.recipe_options)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one step trains on."""
+        return self.batch * self.context
+
+    def options(self) -> dict[str, Any]:
+        """Return the flat form: plain values by name, as the command line and checkpoints have it.
+
+        Example:
+            >>> TrainConfig(penalty=PenaltyOptions("l1", lam=0.1)).options()["lam"]
+            0.1
+        """
+        flat = {field.name: getattr(self, field.name) for field in fields(self)}
+        penalty = self.penalty
+        flat["penalty"] = penalty and penalty.name
+        for option, name in PENALTY_OPTIONS.items():
+            flat[option] = penalty and getattr(penalty, name)
+        return flat
+
+    @classmethod
+    def from_options(cls, **options: Any) -> TrainConfig:
+        """Make a configuration from its flat form; an option left out has its default.
+
+        Args:
+            options: values by name, as ``options()`` returns them.
+
+        Raises:
+            GossamerError: a value is out of its range.
+
+        Example:
+            >>> TrainConfig.from_options(steps=10, penalty="l1", lam=0.1).penalty.lam
+            0.1
+        """
+        own = {
+            name: options.pop(option)
+            for option, name in PENALTY_OPTIONS.items()
+            if option in options
+        }
+        name = options.pop("penalty", None)
+        if name is not None:
+            return cls(penalty=PenaltyOptions(name, **own), **options)
+        for option, field in PENALTY_OPTIONS.items():
+            if own.get(field) is not None:
+                raise PenaltyError(
+                    f"train got {option}={own[field]!r:.40} without a penalty; name one as well, "
+                    "such as wgsef"
+                )
+        return cls(**options)
+
+    def with_options(self, **options: Any) -> TrainConfig:
+        """Return a copy with some options changed, given in the flat form."""
+        return self.from_options(**self.options() | options)
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ArgumentError(f"train got {name}={value}; it must be at least {least}")
+
+
+# Dense beside N:M and unstructured, in about four minutes on two cores. The model is so wide that
+# nearly all of a step is matrix products. Byte level keeps the dense head small. Many short windows
+# teach a model most in so few steps.
+DEMO = TrainConfig(
+    runs=(DENSE, "2:4:v4", "90%"),
+    steps=500,
+    batch=16,
+    context=64,
+    width=512,
+    depth=2,
+    heads=8,
+    eval_every=50,
+    checkpoint_every=250,
+)

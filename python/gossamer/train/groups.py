@@ -1,0 +1,135 @@
+"""Parameter groups of an optimizer: what decays, what a recipe asks for, what has a penalty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from gossamer.nn import SparseLinear
+from gossamer.nn.sites import covers
+from gossamer.prox import Penalty
+from gossamer.recipes import Recipe
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Split parameters into those that decay and those that do not, for an optimizer.
+
+    Norm gains, biases and embeddings do not decay; matrices do, and so do the values of sparse
+    weights, which are 1-D: rank alone cannot tell them from a bias.
+
+    Args:
+        model: any module.
+        weight_decay: decay of the first group.
+
+    Returns:
+        Two groups for ``torch.optim``, in the model's order of parameters.
+
+    Example:
+        >>> [len(group["params"]) for group in parameter_groups(nn.Linear(2, 2), 0.1)]
+        [1, 1]
+    """
+    decaying: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    seen: set[int] = set()
+    for module in model.modules():
+        exempt = isinstance(module, nn.LayerNorm | nn.Embedding)
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            (rest if exempt or name == "bias" else decaying).append(parameter)
+    groups = [(decaying, weight_decay), (rest, 0.0)]
+    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+
+
+def recipe_groups(recipe: Recipe, model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups: the recipe's own, each split into what decays and what does not.
+
+    A group for which the recipe names a weight decay keeps it.
+
+    Args:
+        recipe: of the model.
+        model: prepared.
+        weight_decay: of matrices and the values of sparse weights.
+    """
+    exempt = {
+        id(parameter)
+        for group in parameter_groups(model, weight_decay)
+        if group["weight_decay"] == 0.0
+        for parameter in group["params"]  # type: ignore[attr-defined]
+    }
+    given = list(recipe.parameters(model))
+    own = [group for group in given if isinstance(group, Mapping)]
+    loose = [parameter for parameter in given if not isinstance(parameter, Mapping)]
+    split: list[dict[str, Any]] = []
+    for group in [*([{"params": loose}] if loose else []), *own]:
+        parameters = group["params"]
+        parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+        if "weight_decay" in group:
+            split.append({**group, "params": parameters})
+            continue
+        for decay in (weight_decay, 0.0):
+            part = [p for p in parameters if (id(p) in exempt) == (decay == 0.0)]
+            if part:
+                split.append({**group, "params": part, "weight_decay": decay})
+    return split
+
+
+def penalised_groups(
+    model: nn.Module, groups: list[dict[str, object]], penalty: Penalty, exclude: tuple[str, ...]
+) -> list[dict[str, object]]:
+    """Give the linear layers' weights a penalty.
+
+    Args:
+        model: any module.
+        groups: its parameters, as ``parameter_groups`` splits them.
+        penalty: on a weight as a matrix; on a sparse weight it acts on the values.
+        exclude: globs on module names; what they match has no penalty.
+
+    Returns:
+        Groups for ``ProxAdamW`` with named parameters: the penalised ones behind the rest of the
+        group that they were in.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    penalties = {id(p): own for p, own in _penalised(model, penalty, exclude)}
+    split: list[dict[str, object]] = []
+    for group in groups:
+        parameters: Any = group["params"]
+        named = [(names[id(parameter)], parameter) for parameter in parameters]
+        if rest := [pair for pair in named if id(pair[1]) not in penalties]:
+            split.append(group | {"params": rest})
+        split += [
+            group | {"params": [pair], "penalty": penalties[id(pair[1])]}
+            for pair in named
+            if id(pair[1]) in penalties
+        ]
+    return split
+
+
+def follow_groups(scheduler: LambdaLR) -> None:
+    """Let a scheduler know the groups that a recipe has added to its optimizer.
+
+    Their learning rate at that moment is taken for the share that the schedule had then.
+    """
+    first = scheduler.optimizer.param_groups[0]
+    for group in scheduler.optimizer.param_groups[len(scheduler.base_lrs) :]:
+        # A recipe gives new parameters the learning rate of the group that they come from.
+        share = group["lr"] / first["lr"] if first["lr"] else 1.0
+        group.setdefault("initial_lr", first["initial_lr"] * share)
+        scheduler.base_lrs.append(group["initial_lr"])
+        scheduler.lr_lambdas.append(scheduler.lr_lambdas[0])
+
+
+def _penalised(
+    model: nn.Module, penalty: Penalty, exclude: tuple[str, ...]
+) -> Iterator[tuple[Tensor, Penalty]]:
+    for name, module in model.named_modules():
+        if any(covers(glob, name) for glob in exclude):
+            continue
+        if isinstance(module, SparseLinear):
+            yield module.weight.values, penalty.on(module.weight)
+        elif isinstance(module, nn.Linear):
+            yield module.weight, penalty

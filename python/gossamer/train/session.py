@@ -1,0 +1,298 @@
+"""Train one or several runs in one process, step by step in turn, and compare them.
+
+All runs see the same batches and start from the same dense weights. In each round every run takes
+one step, in an order that changes from round to round, and each has a clock that counts its own
+steps only, so that other load on the machine affects all of them alike.
+"""
+
+import signal
+import statistics
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from torch import Tensor
+
+from gossamer.errors import CheckpointError, GossamerError
+from gossamer.timing import rotation, threads
+from gossamer.train.checkpoint import CHECKPOINT, save_checkpoint, write_atomically
+from gossamer.train.config import TrainConfig
+from gossamer.train.data import Windows, load_corpus, spaced_windows
+from gossamer.train.metrics import METRICS, MetricsFile, Row, busiest, read_metrics
+from gossamer.train.plot import PICTURE, plot
+from gossamer.train.report import Reporter, Summary, summary_table
+from gossamer.train.resume import restore_training, training_state
+from gossamer.train.run import Run
+from gossamer.train.spec import DENSE
+
+VALIDATION_TOKENS = 16_384
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of a training.
+
+    Args:
+        summaries: one per run; empty before the first step.
+        step: number of finished steps.
+        interrupted: whether a signal ended it early; its checkpoint then resumes.
+        out: folder of checkpoint, metrics and picture.
+    """
+
+    summaries: list[Summary]
+    step: int
+    interrupted: bool
+    out: Path
+
+
+def train(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Result:
+    """Train the runs of a configuration side by side.
+
+    SIGINT and SIGTERM finish the steps in progress, write a checkpoint and return.
+
+    Args:
+        config: what to train. To resume, ``resumed_config`` returns the one in the checkpoint.
+        out: folder for checkpoint, metrics and picture; created if missing.
+        resume: continue from the checkpoint in ``out``; the outcome is bit-equal to that of a
+            training that was never interrupted, for the same number of threads.
+        overwrite: replace the training that ``out`` holds.
+        console: where to print; standard output by default.
+
+    Returns:
+        The outcome.
+
+    Raises:
+        DataError: there is no usable text.
+        CheckpointError: ``out`` holds another training, or its checkpoint cannot be resumed.
+        GossamerError: a pattern or size does not fit, ``out`` cannot be written, or a loss is not
+            finite.
+    """
+    console = console or Console()
+    out = Path(out)
+    if not (resume or overwrite) and (out / CHECKPOINT).exists():
+        raise CheckpointError(
+            f"{out} holds the checkpoint of another training; continue it with --resume, replace "
+            "it with --overwrite, or choose another --out"
+        )
+    with threads(config.threads), _stop_on_signals() as stop:
+        session = Session(config, out)
+        if resume:
+            session.resume()
+        with session.open_metrics() as metrics:
+            _say(console, session.description)
+            with Reporter(console, config.steps, session.done) as reporter:
+                session.run(stop, metrics, reporter)
+    rows = read_metrics(out / METRICS)
+    summaries = session.summaries(rows)
+    if rows:
+        write_atomically(out / PICTURE, lambda temporary: plot(rows, temporary, session.title))
+        console.print(summary_table(summaries))
+        _say(console, f"{out / METRICS}   {out / PICTURE}   {out / CHECKPOINT}")
+    return Result(summaries, session.done, session.done < config.steps, out)
+
+
+class Session:
+    """The runs of one training, their text and their folder.
+
+    Args:
+        config: what to train.
+        out: folder for checkpoint and metrics.
+
+    Raises:
+        DataError: there is no usable text.
+        GossamerError: a pattern or size does not fit.
+    """
+
+    def __init__(self, config: TrainConfig, out: Path) -> None:
+        self.config, self.out = config, out
+        self.corpus = load_corpus(config.data, config.level, config.context)
+        self.runs = [Run(name, config, self.corpus.vocabulary) for name in config.runs]
+        self.done = 0  # finished steps
+
+    @property
+    def title(self) -> str:
+        """Title of the picture."""
+        return f"GPT, width {self.config.width}, depth {self.config.depth}, on {self.corpus.name}"
+
+    @property
+    def description(self) -> str:
+        """One line on the text and the size of a step."""
+        corpus, level = self.corpus, self.config.level
+        return (
+            f"{corpus.name}: {len(corpus.train):,} {level}s to train on, "
+            f"{len(corpus.validation):,} to validate on; {self.config.tokens_per_step:,} per step"
+        )
+
+    def resume(self) -> None:
+        """Continue from the checkpoint in the folder.
+
+        Raises:
+            CheckpointError: there is none, or it belongs to another training.
+        """
+        path = self.out / CHECKPOINT
+        self.done = restore_training(path, self.config, self.corpus, self.runs)
+
+    def open_metrics(self) -> MetricsFile:
+        """Open the metrics file, and drop what an earlier training left in the folder.
+
+        Raises:
+            GossamerError: the folder cannot be written.
+        """
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            if not self.done:
+                (self.out / CHECKPOINT).unlink(missing_ok=True)
+            return MetricsFile(self.out / METRICS, keep_until=self.done)
+        except OSError as error:
+            raise GossamerError(
+                f"--out {self.out} cannot be written: {error.strerror}; choose another folder"
+            ) from error
+
+    def run(self, stop: threading.Event, metrics: MetricsFile, reporter: Reporter) -> None:
+        """Take the remaining steps; write metrics and checkpoints.
+
+        Args:
+            stop: ends the training after the step in progress.
+            metrics: file of the metrics.
+            reporter: shows the progress.
+        """
+        config = self.config
+        windows = Windows(self.corpus.train, config.context, config.batch, config.seed)
+        count = VALIDATION_TOKENS // config.context
+        held_out = spaced_windows(self.corpus.validation, config.context, count)
+        saved = self.done
+        while self.done < config.steps and not stop.is_set():
+            step = self.done + 1
+            batch = windows.batch(self.done)
+            lrs = {run.name: run.lr for run in self.runs}
+            evaluated = step % config.eval_every == 0 or step == config.steps
+            losses = self._take_turns(batch, evaluated)
+            reporter.step(step, losses)
+            val_losses: dict[str, float] = {}
+            if evaluated:
+                val_losses = {run.name: run.evaluate(*held_out) for run in self.runs}
+                reporter.evaluated(step, val_losses)
+            for run in self.runs:
+                metrics.append(_row(run, step, losses, val_losses, lrs))
+            self.done = step
+            if config.checkpoint_every and step % config.checkpoint_every == 0:
+                self._save(metrics)
+                saved = step
+        if self.done > saved or not self.done:
+            self._save(metrics)
+
+    def _take_turns(self, batch: tuple[Tensor, Tensor], watched: bool) -> dict[str, float]:
+        """Take one step of each run; return the losses in the order of the configuration."""
+        by_name = {run.name: run for run in self.runs}
+        turns = rotation(self.config.runs, self.done)
+        losses = {name: _take(by_name[name], batch, watched) for name in turns}
+        return {name: losses[name] for name in self.config.runs}
+
+    def _save(self, metrics: MetricsFile) -> None:
+        metrics.sync()  # rows first: a checkpoint must never be ahead of its metrics
+        state = training_state(self.config, self.corpus, self.runs, self.done)
+        save_checkpoint(self.out / CHECKPOINT, state)
+
+    def summaries(self, rows: list[Row]) -> list[Summary]:
+        """Summarise each run.
+
+        Args:
+            rows: all metrics of the training.
+
+        Returns:
+            One summary per run; none before the first step.
+        """
+        if not rows:
+            return []
+        medians = {run.name: statistics.median(run.step_seconds) for run in self.runs}
+        evaluated = [row for row in rows if row["val_loss"] is not None]
+        val_losses = {row["run"]: row["val_loss"] for row in evaluated}
+        loads = {row["run"]: row["val_expert_load"] for row in evaluated if "expert_load" in row}
+        return [
+            Summary(
+                run=run.name,
+                step_seconds=medians[run.name],
+                tokens_per_second=self.config.tokens_per_step / medians[run.name],
+                val_loss=val_losses.get(run.name),
+                state_bytes=run.state_bytes,
+                density=run.density,
+                speedup=medians[DENSE] / medians[run.name] if DENSE in medians else None,
+                busiest=busiest(loads[run.name]) if run.name in loads else None,
+                kept=run.kept,
+            )
+            for run in self.runs
+        ]
+
+
+def _take(run: Run, batch: tuple[Tensor, Tensor], watched: bool) -> float:
+    """Take one step; if watched, compare the gradients of a recipe's layers with exact ones."""
+    if run.masks is None or not watched:
+        return run.step(*batch)
+    with run.masks.watch():
+        return run.step(*batch)
+
+
+def _row(
+    run: Run,
+    step: int,
+    losses: Mapping[str, float],
+    val_losses: Mapping[str, float],
+    lrs: Mapping[str, float],
+) -> Row:
+    row: dict[str, Any] = {
+        "run": run.name,
+        "step": step,
+        "loss": losses[run.name],
+        "val_loss": val_losses.get(run.name),
+        "seconds": run.seconds,
+        "tokens_per_second": run.config.tokens_per_step / run.step_seconds[-1],
+        "lr": lrs[run.name],
+    }
+    if run.expert_load:
+        row["expert_load"] = run.expert_load
+        row["val_expert_load"] = run.val_expert_load if run.name in val_losses else None
+    if run.name in val_losses and (kept := run.kept) is not None:
+        row |= asdict(kept)
+    if run.name in val_losses and run.masks is not None:
+        row["masks"] = run.masks.measure()
+    return row
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[threading.Event]:
+    """Turn the first SIGINT or SIGTERM into an event; a second one ends the process as usual."""
+    stop = threading.Event()
+    before: dict[signal.Signals, Any] = {}
+
+    def restore_handlers() -> None:
+        while before:
+            signal.signal(*before.popitem())
+
+    def request(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        restore_handlers()
+
+    # Python lets only the main thread handle signals.
+    if threading.current_thread() is threading.main_thread():
+        for name in (signal.SIGINT, signal.SIGTERM):
+            before[name] = signal.signal(name, request)
+    try:
+        yield stop
+    finally:
+        restore_handlers()

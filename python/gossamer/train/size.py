@@ -1,0 +1,68 @@
+"""Size of a model in training: its density, and the bytes of its training state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.nn import SparseLinear, summary
+from gossamer.nn.layers.masked import MaskedLinear
+from gossamer.recipes import Recipe
+
+
+def density_of(model: nn.Module, recipe: Recipe, dense: int) -> float:
+    """Share of a dense twin's parameters that a prepared model uses.
+
+    Args:
+        model: prepared, and `recipe` attached to it.
+        recipe: of it.
+        dense: parameters of the twin.
+    """
+    kept, _ = kept_entries(recipe.layers)
+    masters = [m for m in model.modules() if isinstance(m, MaskedLinear)]
+    sparse = [m for m in model.modules() if isinstance(m, SparseLinear)]
+    inside = {id(m.weight) for m in masters} | {id(m.weight.values) for m in sparse}
+    rest = sum(p.numel() for p in model.parameters() if id(p) not in inside)
+    return (kept + rest) / dense
+
+
+def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe | None) -> int:
+    """Bytes of training state: parameters, gradients, moments, structure, the recipe's tensors."""
+    total = summary(model, optimizer).total
+    if recipe is not None:
+        total += sum(tensor.nbytes for tensor in _tensors(recipe.state))
+    for module in model.modules():
+        if isinstance(module, MaskedLinear):
+            total += sum(b.nbytes for b in module.buffers(recurse=False))
+            transposed = module._transposed
+            total += sum(t.nbytes for t in _tensors(transposed) if t is not None)
+    return total
+
+
+def kept_entries(layers: Mapping[str, nn.Module]) -> tuple[int, int]:
+    """Entries that prepared layers use in a forward pass, and those that they would have dense."""
+    kept = whole = 0
+    for layer in layers.values():
+        for module in layer.modules():
+            if isinstance(module, MaskedLinear):
+                soft = module.softness.item() > 0.0
+                kept += module.weight.numel() if soft else module.nnz
+                whole += module.weight.numel()
+            elif isinstance(module, SparseLinear):
+                kept += module.weight.nnz
+                whole += module.weight.shape.numel()
+    return kept, whole
+
+
+def _tensors(value: Any) -> Iterable[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)

@@ -1,0 +1,62 @@
+"""Checkpoints that an earlier version wrote, with all options of a training in one flat dict.
+
+Each was written by SIGINT in step 5 of 8; the text and the options are those of ``CONFIG``.
+"""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gossamer.errors import CheckpointError
+from gossamer.train import PenaltyOptions, TrainConfig, load_checkpoint, resumed_config, train
+from gossamer.train.checkpoint import CHECKPOINT
+from gossamer.train.metrics import METRICS
+from support.training import QUIET, fingerprint
+
+WRITTEN = Path(__file__).parent / "written_before"
+CONFIG = TrainConfig(
+    runs=("dense", "2:4"), steps=8, batch=2, context=4, width=8, depth=1, heads=2, threads=1,
+    level="char", data="text.txt", eval_every=4, checkpoint_every=0,
+)  # fmt: skip
+PENALISED = replace(CONFIG, penalty=PenaltyOptions("l1", lam=0.01, groups="neuron"))
+BY_RECIPES = replace(CONFIG, runs=("dense", "rigl@50%", "srste@2:4"))
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_with_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("what is written here, and what is not. " * 60)
+    for name in ("penalty", "recipes"):
+        Path(name).mkdir()
+        shutil.copy(WRITTEN / f"{name}.safetensors", Path(name, CHECKPOINT))
+        shutil.copy(WRITTEN / f"{name}.jsonl", Path(name, METRICS))
+
+
+def test_the_options_are_read() -> None:
+    assert resumed_config("penalty") == PENALISED
+    assert resumed_config("penalty", lam=0.01, penalty_groups="neuron") == PENALISED
+    assert resumed_config("recipes") == BY_RECIPES
+    with pytest.raises(CheckpointError, match=r"trained with lam=0\.01, asked is 0\.1"):
+        resumed_config("penalty", lam=0.1)
+
+
+def test_a_training_goes_on_to_the_same_end() -> None:
+    assert load_checkpoint(Path("penalty", CHECKPOINT))["step"] == 5
+    train(resumed_config("penalty"), "penalty", resume=True, console=QUIET)
+    train(PENALISED, "whole", console=QUIET)
+    assert fingerprint(Path("penalty")) == fingerprint(Path("whole"))
+
+
+def test_recipes_go_on_to_the_same_end_or_are_refused_in_one_sentence() -> None:
+    before = fingerprint(Path("recipes"))
+    refusal = ""
+    try:
+        train(resumed_config("recipes"), "recipes", resume=True, console=QUIET)
+    except CheckpointError as error:
+        refusal = str(error)
+    train(BY_RECIPES, "whole", console=QUIET)
+    assert "\n" not in refusal
+    expected = before if refusal else fingerprint(Path("whole"))
+    assert fingerprint(Path("recipes")) == expected
