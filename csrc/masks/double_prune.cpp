@@ -32,9 +32,9 @@ DoublePrune::DoublePrune(const Panels& weight, const void* values, DType dtype, 
     : weight_(weight),
       transposed_{weight.cols, weight.rows, 1, Panels::max_block_cols, 0, 0, nullptr, nullptr},
       workers_(weight.nnz() < serial_work ? 1 : max_threads()) {
-  require<ShapeError>(1 <= n && n <= m && m <= 64,
-                      "got n=" + std::to_string(n) + " and m=" + std::to_string(m) +
-                          "; 1 <= n <= m <= 64 is needed: the n largest of each m rows stay");
+  require<ArgumentError>(1 <= n && n <= m && m <= 64,
+                         "got n=" + std::to_string(n) + " and m=" + std::to_string(m) +
+                             "; 1 <= n <= m <= 64 is needed: the n largest of each m rows stay");
   require<ShapeError>(weight.nnz() <= std::numeric_limits<std::int32_t>::max(),
                       "the weight has 2^31 values or more; split the layer");
   check_layout(transposed_);
@@ -122,6 +122,7 @@ void DoublePrune::count() noexcept {
     for_each_kept(task, [&](std::int64_t c, std::int64_t, std::int64_t) { ++cells[c]; });
   });
   for (std::size_t i = 1; i < indptr_.size(); ++i) indptr_[i] += indptr_[i - 1];
+  transposed_.entry_count = nnz();
 }
 
 void DoublePrune::fill(std::uint8_t* indices, std::int32_t* perm) const noexcept {

@@ -18,7 +18,8 @@ namespace gossamer {
 // fill() writes. No dense copy: besides its output it takes a byte a value.
 class DoublePrune {
  public:
-  // The structure is checked, values has nnz elements, 1 <= n <= m <= 64. Throws ShapeError.
+  // The structure is checked, values has nnz elements, 1 <= n <= m <= 64. Throws ShapeError,
+  // ArgumentError.
   DoublePrune(const Panels& weight, const void* values, DType dtype, std::int64_t n,
               std::int64_t m);
 

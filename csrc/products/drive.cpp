@@ -88,7 +88,7 @@ struct TrimOnExit {
 
 }  // namespace
 
-void run_spmm(const SpmmArgs& args, DType dtype) {
+void run_spmm(const SpmmArgs& args, DType dtype, const Queue&) {
   const std::int64_t batch = args.x.rows;
   const Panels& w = args.weight;
   if (batch == 0 || w.rows == 0) return;
@@ -100,7 +100,7 @@ void run_spmm(const SpmmArgs& args, DType dtype) {
   run_tiles(kernel, args, batch, w.panels(), workers, scratch);
 }
 
-void run_spmm_t(const SpmmTArgs& args, DType dtype) {
+void run_spmm_t(const SpmmTArgs& args, DType dtype, const Queue&) {
   const std::int64_t batch = args.grad_output.rows;
   const Panels& w = args.weight;
   if (batch == 0 || w.cols == 0) return;
@@ -113,7 +113,7 @@ void run_spmm_t(const SpmmTArgs& args, DType dtype) {
 }
 
 void run_spmm_t_packed(const SpmmTArgs& args, const Panels& transposed, const std::int32_t* perm,
-                       DType dtype) {
+                       DType dtype, const Queue&) {
   const std::int64_t batch = args.grad_output.rows;
   if (batch == 0 || transposed.rows == 0) return;
   const TrimOnExit trim;
@@ -134,7 +134,7 @@ void run_spmm_t_packed(const SpmmTArgs& args, const Panels& transposed, const st
   run_tiles(kernel, product, batch, transposed.panels(), workers, memory + values);
 }
 
-void run_sddmm(SddmmArgs args, void* out, DType dtype) {
+void run_sddmm(SddmmArgs args, void* out, DType dtype, const Queue&) {
   const std::int64_t batch = args.x.rows;
   const Panels& w = args.weight;
   const std::int64_t nnz = w.nnz();

@@ -73,7 +73,7 @@ void top_k(T* x, std::int64_t n, std::int64_t k) {
   });
   std::vector<std::int64_t> count(1 << 11, 0);
   for (const Histogram& part : parts) {
-    require<ShapeError>(!part.nan, "x holds NaN, which has no place among the largest entries");
+    require<ArgumentError>(!part.nan, "x holds NaN, which has no place among the largest entries");
     for (std::size_t digit = 0; digit < count.size(); ++digit) count[digit] += part.count[digit];
   }
   if (k <= 0) {
@@ -181,8 +181,8 @@ Extremes<T> extremes(const T* x, std::int64_t n, bool absolute) {
   Extremes<T> total;
   for (const Extremes<T>& part : parts) {
     if (part.bad >= 0) {
-      throw ShapeError("x holds NaN or infinity at entry " + std::to_string(part.bad) +
-                       "; this operator needs finite numbers");
+      throw ArgumentError("x holds NaN or infinity at entry " + std::to_string(part.bad) +
+                          "; this operator needs finite numbers");
     }
     if (part.most > total.most) total = part;
   }

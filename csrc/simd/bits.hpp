@@ -65,6 +65,15 @@ template <class T>
 GOSSAMER_INLINE T from_bits(Bits<T> bits) noexcept {
   return __builtin_bit_cast(T, bits);
 }
+// By its member: a copy of the struct keeps GCC 12 from some of the vectors.
+template <>
+GOSSAMER_INLINE std::int16_t bits_of(bf16 x) noexcept {
+  return static_cast<std::int16_t>(x.bits);
+}
+template <>
+GOSSAMER_INLINE bf16 from_bits<bf16>(std::int16_t bits) noexcept {
+  return {static_cast<std::uint16_t>(bits)};
+}
 
 // The magnitude as an integer, whose order is that of the absolute values; NaN lie above infinity.
 template <class T>

@@ -299,13 +299,13 @@ _COPIES = cases_of(
 _OUTPUTS = cases_of(
     "output",
     ("read-only", "y = np.zeros((3, 8), 'f4'); y.flags.writeable = False\n"
-     "CORE.spmm(*s, values, x, None, y)", "ShapeError", "y|read-only"),
+     "CORE.products.spmm(x, values, *s, None, y)", "ShapeError", "y|read-only"),
     ("read-only, spmm_t", "y = np.zeros((3, 20), 'f4'); y.flags.writeable = False\n"
-     "CORE.spmm_t(*s, values, g, y)", "ShapeError", "grad_input|read-only"),
+     "CORE.products.spmm_t(g, values, *s, y)", "ShapeError", "grad_input|read-only"),
     ("read-only, sddmm", "y = values.numpy(); y.flags.writeable = False\n"
-     "CORE.sddmm(*s, g, x, y)", "ShapeError", "grad_values|read-only"),
+     "CORE.products.sddmm(g, x, *s, y)", "ShapeError", "grad_values|read-only"),
     ("broadcast by NumPy", "y = np.broadcast_to(np.zeros(8, 'f4'), (3, 8))\n"
-     "CORE.spmm(*s, values, x, None, y)", "ShapeError", "y|read-only"),
+     "CORE.products.spmm(x, values, *s, None, y)", "ShapeError", "y|read-only"),
     ("too small", "y = torch.zeros(3, 7)\nCORE.spmm(*s, values, x, None, y)", "ShapeError",
      "y|3 x 8"),
     ("of another dtype", "y = torch.zeros(3, 8).double()\nCORE.spmm(*s, values, x, None, y)",

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from gossamer import _core
-from gossamer._core import Layout
+from gossamer._core.products import Layout
 from gossamer.errors import DTypeError, ShapeError, StructureError
 
 Array = Any
@@ -110,7 +110,7 @@ def encode(mask: Array, vector: int, n: int = 0, m: int = 0) -> Structure:
         mask = mask.contiguous()
     elif isinstance(mask, np.ndarray):
         mask = np.ascontiguousarray(mask)
-    layout, indices, indptr = _core.encode(
+    layout, indices, indptr = _core.products.encode(
         mask, _small_int(vector, "vector"), _small_int(n, "n"), _small_int(m, "m")
     )
     pointers = None if indptr is None else torch.from_numpy(indptr)
@@ -128,7 +128,7 @@ def validate(structure: Structure, nvalues: int | None = None) -> None:
         StructureError: an index is out of range, out of order or in the wrong group, or a pointer
             or a count is wrong.
     """
-    _core.check_structure(*_checked(structure))
+    _core.products.check_structure(*_checked(structure))
     if nvalues is not None and nvalues != structure.nnz:
         raise StructureError(
             f"got {nvalues} values for a structure of {structure.nnz}; "
@@ -142,7 +142,7 @@ def gather(dense: Array, structure: Structure) -> Array:
     if isinstance(dense, torch.Tensor) and dense.layout is torch.strided:
         dense = dense.detach().contiguous()
     values = _empty((structure.nnz,), dense)
-    _core.gather(*structure, dense, values)
+    _core.products.gather(dense, *structure, values)
     return values
 
 
@@ -151,18 +151,18 @@ def scatter(values: Array, structure: Structure) -> Array:
     layout = _checked(structure).layout
     dense = _empty((layout.rows, layout.cols), values)
     dense[...] = 0
-    _core.scatter(*structure, values, dense)
+    _core.products.scatter(values, *structure, dense)
     return dense
 
 
 def coordinates(structure: Structure) -> torch.Tensor:
     """``row * cols + col`` of each value, int64 [nnz], in the order of the values."""
-    return torch.from_numpy(_core.coordinates(*_checked(structure)))
+    return torch.from_numpy(_core.products.coordinates(*_checked(structure)))
 
 
 def transpose(structure: Structure) -> Transposed:
     """The structure of the transpose, one row a panel. See `Transposed`."""
-    layout, indices, indptr, perm = _core.transpose(*_checked(structure))
+    layout, indices, indptr, perm = _core.products.transpose(*_checked(structure))
     turned = Structure(layout, torch.from_numpy(indices), torch.from_numpy(indptr))
     return Transposed(turned, torch.from_numpy(perm))
 
@@ -184,7 +184,7 @@ def spmm(x: Array, values: Array, structure: Structure, bias: Array | None = Non
             what is needed stand in the message.
     """
     y = _empty((_rows(x), _checked(structure).layout.rows), x)
-    _core.spmm(*structure, values, x, bias, y)
+    _core.products.spmm(x, values, *structure, bias, y)
     return y
 
 
@@ -208,7 +208,7 @@ def spmm_t(
     """
     grad_input = _empty((_rows(grad_output), _checked(structure).layout.cols), grad_output)
     if transposed is None:
-        _core.spmm_t(*structure, values, grad_output, grad_input)
+        _core.products.spmm_t(grad_output, values, *structure, grad_input)
     else:
         if type(transposed) is not Transposed:
             raise DTypeError(
@@ -216,7 +216,7 @@ def spmm_t(
                 "needed: build it with gossamer.backend.transpose"
             )
         turned, perm = _checked(transposed.structure), transposed.perm
-        _core.spmm_t_packed(*structure, values, *turned, perm, grad_output, grad_input)
+        _core.products.spmm_t_packed(grad_output, values, *structure, *turned, perm, grad_input)
     return grad_input
 
 
@@ -235,7 +235,7 @@ def sddmm(grad_output: Array, x: Array, structure: Structure) -> Array:
         ShapeError, DTypeError, DeviceError, StructureError: as `spmm`.
     """
     grad_values = _empty((_checked(structure).nnz,), x)
-    _core.sddmm(*structure, grad_output, x, grad_values)
+    _core.products.sddmm(grad_output, x, *structure, grad_values)
     return grad_values
 
 

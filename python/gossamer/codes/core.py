@@ -60,7 +60,7 @@ def top_k(x: Tensor, k: int, index_dtype: torch.dtype = torch.int64) -> Code:
     k = max(-1, min(int(k), 2**62))
     shape = (x.shape[0], max(0, min(k, x.shape[1])))
     values, indices = x.new_empty(shape), x.new_empty(shape, dtype=index_dtype)
-    row = _core.codes_top_k(x, k, values, indices)
+    row = _core.codes.top_k(x, k, values, indices)
     if row >= 0:
         raise ShapeError(
             f"top_k found a NaN in row {row} of x; NaN has no place in an order: "
@@ -89,7 +89,7 @@ def decode(code: Code, dictionary: Tensor, bias: Tensor | None = None) -> Tensor
     rows = _matrix(code.indices, "indices").shape[0]
     out = dictionary.new_empty(rows, dictionary.shape[1])
     bias = None if bias is None else _plain(bias, "bias").contiguous()
-    _core.codes_decode(code.indices, _values(code), dictionary, bias, out)
+    _core.codes.decode(code.indices, _values(code), dictionary, bias, out)
     return out
 
 
@@ -106,7 +106,7 @@ def dots(indices: Tensor, dictionary: Tensor, g: Tensor) -> Tensor:
     """
     dictionary = _matrix(dictionary, "dictionary").contiguous()
     out = dictionary.new_empty(indices.shape)
-    _core.codes_dots(indices, dictionary, _matrix(g, "g").contiguous(), out)
+    _core.codes.dots(indices, dictionary, _matrix(g, "g").contiguous(), out)
     return out
 
 
@@ -123,7 +123,7 @@ def scatter(code: Code, g: Tensor, latents: int) -> Tensor:
     """
     g = _matrix(g, "g").contiguous()
     out = torch.zeros(latents, g.shape[1], dtype=g.dtype)
-    _core.codes_scatter(code.indices, _values(code), g, out)
+    _core.codes.scatter(code.indices, _values(code), g, out)
     return out
 
 
@@ -165,7 +165,7 @@ def prefix_errors(
         raise ShapeError(f"bias has shape {list(bias.shape)}; {list(x.shape[1:])} is needed")
     residual = (x.clone() if bias is None else x - bias.detach()).contiguous()
     errors = dictionary.new_empty(code.indices.shape)
-    _core.codes_prefix_errors(code.indices, _values(code), dictionary, residual, errors)
+    _core.codes.prefix_errors(code.indices, _values(code), dictionary, residual, errors)
     return errors, residual
 
 
@@ -189,7 +189,7 @@ def prefix_gradients(
     grad_bias = residual.detach().clone()
     grad_values = torch.empty_like(weights)
     grad_dictionary = torch.zeros(dictionary.shape, dtype=dictionary.dtype)
-    _core.codes_prefix_gradients(
+    _core.codes.prefix_gradients(
         code.indices, _values(code), dictionary, weights, grad_bias, grad_values, grad_dictionary
     )
     return grad_values, grad_dictionary, grad_bias

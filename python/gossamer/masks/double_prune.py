@@ -62,7 +62,7 @@ def double_prune(values: Tensor, structure: Structure, n: int, m: int) -> Transp
     # Beyond 64 bits is out of range all the same.
     bound = 2**62
     n, m = max(-bound, min(n, bound)), max(-bound, min(m, bound))
-    layout, indices, indptr, perm = _core.double_prune(*structure, values, n, m)
+    layout, indices, indptr, perm = _core.masks.double_prune(*structure, values, n, m)
     turned = Structure(layout, from_numpy(indices), from_numpy(indptr))
     return Transposed(turned, from_numpy(perm))
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gossamer import _core
-from gossamer._core import Layout
+from gossamer._core.products import Layout
 from gossamer.backend import Structure
 from gossamer.errors import DTypeError, PatternError, ShapeError
 from gossamer.patterns import NM, parse_pattern
@@ -70,7 +70,7 @@ def select_nm(
     else:
         _check_reusable(out, layout, weight)
     values, structure = out
-    _core.select_nm(layout, weight, values.detach(), structure.indices)
+    _core.masks.select(layout, weight, values.detach(), structure.indices)
     torch.autograd.graph.increment_version(values)
     return out
 
@@ -121,7 +121,7 @@ def add_pruned_(out: Tensor, source: Tensor, alpha: float, structure: Structure)
     direct = _lies_row_by_row(y)
     target = y if direct else y.contiguous()
     x = target if same else _side_by_side(x)
-    _core.add_pruned(*structure, target, x, alpha)
+    _core.masks.add_pruned(*structure, target, x, alpha)
     if not direct:
         y.copy_(target)
     torch.autograd.graph.increment_version(out)
@@ -149,7 +149,7 @@ def mask_difference(a: Structure, b: Structure) -> int:
     >>> mask_difference(a, b)
     2
     """
-    return int(_core.mask_difference(*_structure(a, "a"), *_structure(b, "b")))
+    return int(_core.masks.difference(*_structure(a, "a"), *_structure(b, "b")))
 
 
 def _matrix(tensor: object, name: str) -> Tensor:

@@ -99,7 +99,7 @@ def transposable_mask(
         )
     mask = torch.ones(weight.shape, dtype=torch.bool)
     if pattern.n < pattern.m:
-        _core.tiles_mask(
+        _core.masks.transposable(
             weight.detach(), pattern.n, pattern.m, _CODES[method], _SHARPNESS, _ITERATIONS, mask
         )
     return mask

@@ -90,7 +90,7 @@ def mvue(
     kept = features * (padded // pattern.m) * pattern.n
     values = torch.empty(kept, dtype=x.dtype, device="cpu")
     indices = torch.empty(kept, dtype=torch.uint8, device="cpu")
-    _core.mvue_sample(x, layout, method == "approximate", seed, step, layer, values, indices)
+    _core.masks.sample(x, layout, method == "approximate", seed, step, layer, values, indices)
     return values, Structure(layout, indices, None)
 
 

@@ -242,12 +242,14 @@ def solve(
     """
     # Each row starts where it just reaches its cheapest column.
     start = cost.detach().amin(1).double()
-    status, iterations, newton, evaluations, value, error, f, g, plan = _core.semidual_solve(
-        *_arguments(cost, a, b, k, gamma),
-        start,
-        method == "newton",
-        tol * float(a.detach().sum()),
-        max_iter,
+    status, iterations, newton, evaluations, value, error, f, g, plan = (
+        _core.transport.semidual_solve(
+            *_arguments(cost, a, b, k, gamma),
+            start,
+            method == "newton",
+            tol * float(a.detach().sum()),
+            max_iter,
+        )
     )
     rows, cols = torch.from_numpy(f), torch.from_numpy(g)
     middle = rows.mean()
@@ -272,7 +274,7 @@ def semi_dual(f: Tensor, cost: Tensor, a: Tensor, b: Tensor, k: int, gamma: floa
         Value, gradient and the maximisers t_j, the columns of the plan. Of entries that tie at
         the k-th place the lower rows are kept: then the gradient is one of several.
     """
-    value, gradient, g, plan = _core.semidual_evaluate(
+    value, gradient, g, plan = _core.transport.semidual_evaluate(
         *_arguments(cost, a, b, k, gamma), f.detach().contiguous()
     )
     columns = _columns(plan, len(f))

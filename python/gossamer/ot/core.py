@@ -254,7 +254,7 @@ def _solve(
     if warm is not None:
         u.copy_(warm[0].detach().reshape(items, n) / reg[:, None])
         v.copy_(warm[1].detach().reshape(items, m) / reg[:, None])
-    reports = _core.ot_solve(
+    reports = _core.transport.solve(
         _spec(cost),
         items,
         a.detach().double().contiguous().reshape(-1),
@@ -280,7 +280,7 @@ def _solve(
 def plan(cost: Cost, f: Tensor, g: Tensor, reg: float) -> Tensor:
     """The plan at potentials f [n] and g [m]: float64 [n, m]."""
     out = torch.empty(_size(cost), dtype=torch.float64)
-    _core.ot_plan(_spec(cost), reg, _over(f, reg), _over(g, reg), out)
+    _core.transport.plan(_spec(cost), reg, _over(f, reg), _over(g, reg), out)
     return out
 
 
@@ -289,14 +289,14 @@ def reduce_plan(cost: Cost, f: Tensor, g: Tensor, reg: float) -> tuple[Tensor, T
     n, m = _size(cost)
     rows, row_cost = torch.empty(2, n, dtype=torch.float64)
     cols = torch.empty(m, dtype=torch.float64)
-    _core.ot_sums(_spec(cost), reg, _over(f, reg), _over(g, reg), rows, cols, row_cost)
+    _core.transport.sums(_spec(cost), reg, _over(f, reg), _over(g, reg), rows, cols, row_cost)
     return rows, cols, row_cost.sum()
 
 
 def sparse_plan(cost: Cost, f: Tensor, g: Tensor, reg: float, threshold: float) -> Tensor:
     """The entries with P[i, j] >= threshold * sqrt(r[i] c[j]): a sparse CSR tensor [n, m]."""
     _, cols, _ = reduce_plan(cost, f, g, reg)
-    indptr, indices, values = _core.ot_entries(
+    indptr, indices, values = _core.transport.entries(
         _spec(cost), reg, _over(f, reg), _over(g, reg), cols.sqrt(), threshold
     )
     return torch.sparse_csr_tensor(
@@ -362,7 +362,7 @@ def laplacian_solve(
     rhs = q_f - plan @ (q_g / column)
     z_f = torch.empty(n, dtype=torch.float64)
     report = LinearReport(
-        *_core.ot_schur_solve(
+        *_core.transport.schur_solve(
             indptr,
             indices.int(),
             values,

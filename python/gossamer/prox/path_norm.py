@@ -117,7 +117,7 @@ def joint_prox_(v: Array, w: Array, thresholds: Array) -> None:
     for array, who in ((v, "v"), (w, "w")):
         if isinstance(array, Tensor | np.ndarray):  # the others are refused below
             check_own_places(array, who)
-    _core.path_norm_prox(_plain(v), _plain(w), _plain(thresholds))
+    _core.prox.path_norm(_plain(v), _plain(w), _plain(thresholds))
 
 
 def reweighted_split_(v: Tensor, w: Tensor, thresholds: Tensor, bias: Tensor | None = None) -> None:

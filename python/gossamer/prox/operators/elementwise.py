@@ -115,8 +115,8 @@ def elementwise_(
                 "they must be the same"
             )
         steps: Any = _vector(step)
-        return in_place(x, lambda v: _core.prox_elements(v, kind, params, 0.0, steps))
-    return in_place(x, lambda v: _core.prox_elements(v, kind, params, float(step), None))
+        return in_place(x, lambda v: _core.prox.elements(v, kind, params, 0.0, steps))
+    return in_place(x, lambda v: _core.prox.elements(v, kind, params, float(step), None))
 
 
 def _vector(x: Tensor | np.ndarray) -> Tensor | np.ndarray:
@@ -174,7 +174,7 @@ def adamw_step_(
         )
     changed = (param, exp_avg, exp_avg_sq)
     inside = [t if t.is_contiguous() else t.detach().contiguous() for t in changed]
-    _core.prox_adamw(
+    _core.prox.adamw(
         inside[0].detach().view(-1),
         _vector(grad),
         inside[1].view(-1),

@@ -65,7 +65,7 @@ def group_norms(x: Tensor | np.ndarray, groups: Groups) -> Tensor:
     tensor([5., 0.], dtype=torch.float64)
     """
     norms = torch.empty(max(groups.count, 0), dtype=torch.float64)
-    _core.group_norms(_flat(x), *groups, norms)
+    _core.prox.group_norms(_flat(x), *groups, norms)
     return norms
 
 
@@ -89,7 +89,7 @@ def scale_groups_(x: Array, gains: Tensor | np.ndarray, groups: Groups) -> Array
     tensor([0.5000, 0.0000])
     """
     by = _doubles(gains, "gains")
-    return in_place(x, lambda v: _core.scale_groups(v, *groups, by))
+    return in_place(x, lambda v: _core.prox.scale_groups(v, *groups, by))
 
 
 def metric_group_l2_(
@@ -131,7 +131,7 @@ def metric_group_l2_(
         by = _doubles(lam, "lam")
     else:
         by = torch.full((max(groups.count, 0),), float(lam), dtype=torch.float64)
-    return in_place(x, lambda v: _core.metric_group_l2(v, h, *groups, by))
+    return in_place(x, lambda v: _core.prox.metric_group_l2(v, h, *groups, by))
 
 
 def wgsef_gains(
@@ -172,7 +172,7 @@ def wgsef_gains(
     """
     a = _doubles(norms, "norms")
     gains = torch.empty_like(a)
-    passes = _core.wgsef_gains(
+    passes = _core.prox.wgsef_gains(
         a, float(k), float(lam), _optional(d, "d"), _optional(c, "c"), _optional(h, "h"), gains
     )
     return gains, passes
@@ -204,5 +204,5 @@ def wgsef_value(
     """
     a = _doubles(norms, "norms")
     shares = torch.empty_like(a)
-    value = _core.wgsef_value(a, float(k), _optional(d, "d"), _optional(c, "c"), shares)
+    value = _core.prox.wgsef_value(a, float(k), _optional(d, "d"), _optional(c, "c"), shares)
     return value, shares

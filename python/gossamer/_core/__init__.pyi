@@ -1,0 +1,19 @@
+"""Types of the compiled module; `gossamer.backend` is the way to it."""
+
+from gossamer._core import codes as codes
+from gossamer._core import masks as masks
+from gossamer._core import products as products
+from gossamer._core import prox as prox
+from gossamer._core import transport as transport
+
+version: str
+cuda_found: bool
+
+class Unserved(RuntimeError): ...  # noqa: N818
+
+def isas() -> list[str]: ...
+def isa() -> str: ...
+def use_isa(name: str) -> None: ...
+def serving() -> dict[tuple[str, str, str], str]: ...
+def threads() -> int: ...
+def pool_library() -> str: ...
