@@ -22,6 +22,12 @@ settings.register_profile(
 settings.load_profile("gossamer")
 
 
+@pytest.fixture
+def one_thread() -> None:
+    """One thread: quickest and steadiest where matrices are small."""
+    torch.set_num_threads(1)  # _same_start sets it back
+
+
 @pytest.fixture(autouse=True)
 def _same_start() -> Iterator[None]:
     threads, dtype, isa = torch.get_num_threads(), torch.get_default_dtype(), backend.isa()

@@ -61,6 +61,8 @@ def test_train_prints_the_table_and_writes_the_files(tmp_path: Path) -> None:
         (("--resume",), "error: checkpoint"),
     ],
 )
+@pytest.mark.slow
+@pytest.mark.process
 def test_a_mistake_gives_a_clear_error_and_writes_nothing(
     tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:

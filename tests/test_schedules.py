@@ -50,6 +50,7 @@ def test_what_is_refused() -> None:
         Constant("1")  # type: ignore[arg-type]
 
 
+@pytest.mark.process
 def test_no_torch_is_needed() -> None:
     code = "import sys, gossamer.schedules; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

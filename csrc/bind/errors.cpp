@@ -30,9 +30,11 @@ void register_errors(py::module_& m) {
       raise_as("DeviceError", e.what());
     } catch (const StructureError& e) {
       raise_as("StructureError", e.what());
+    } catch (const Unserved& e) {
+      raise_as("Unserved", e.what());
     }
   });
-  py::register_local_exception<Unserved>(m, "Unserved", PyExc_RuntimeError);
+  m.attr("Unserved") = py::module_::import("gossamer.errors").attr("Unserved");
 }
 
 }  // namespace gossamer

@@ -18,6 +18,7 @@ __all__ = [
     "RecipeError",
     "ShapeError",
     "StructureError",
+    "Unserved",
 ]
 
 
@@ -67,3 +68,7 @@ class DataError(GossamerError, ValueError):
 
 class RecipeError(GossamerError, ValueError):
     """A recipe that does not fit its model, its optimizer, its length or its checkpoint."""
+
+
+class Unserved(GossamerError, NotImplementedError):  # noqa: N818
+    """Valid arguments for which a device has no kernel."""

@@ -17,6 +17,8 @@ from support.bad_input_cases import CASES as KERNEL_CASES
 from support.bad_input_cases import Case
 from support.bad_input_model_cases import CASES as MODEL_CASES
 
+pytestmark = [pytest.mark.slow, pytest.mark.process]
+
 CASES = KERNEL_CASES + MODEL_CASES
 PATIENCE = 120.0  # seconds without an answer; a sanitizer needs ten of them to import torch
 

@@ -58,11 +58,9 @@ def operands(weight: Weight, batch: int) -> tuple[torch.Tensor, torch.Tensor, to
     return x, g, random(weight.rows, dtype=dtype, seed=3)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    # Many small products: quickest and steadiest so. test_kernel_bits.py holds that the number of
-    # threads changes no bit.
-    torch.set_num_threads(1)
+# Many small products: quickest and steadiest so. test_kernel_bits.py holds that the number of
+# threads changes no bit.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @cache
@@ -105,6 +103,7 @@ def test_the_list_is_whole() -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize(("verb", "layout", "dtype"), SERVING)
+@pytest.mark.slow
 def test_against_reference(isa: str, verb: str, layout: str, dtype: str) -> None:
     vector = vector_of(layout)
     for shape in SHAPES:
@@ -135,6 +134,7 @@ LARGE = [
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize(("rows", "cols", "kind", "batch"), LARGE)
+@pytest.mark.slow
 def test_large(
     isa: str, layout: str, verb: str, rows: int, cols: int, kind: str, batch: int
 ) -> None:
@@ -219,6 +219,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
+@pytest.mark.process
 def test_environment_variable_forces_a_table() -> None:
     code = "import json; from gossamer import backend; print(json.dumps(backend.info()['isa']))"
     done = run_python(code, GOSSAMER_ISA="emulated")
@@ -226,6 +227,7 @@ def test_environment_variable_forces_a_table() -> None:
     assert json.loads(done.stdout) == "emulated"
 
 
+@pytest.mark.process
 def test_a_wrong_table_name_is_told_at_import() -> None:
     done = run_python("import gossamer.backend", GOSSAMER_ISA="sse9")
     assert done.returncode == 1

@@ -33,9 +33,7 @@ def cases(number: int) -> settings:
     return settings(max_examples=FUZZ or number, derandomize=not FUZZ, database=None)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @dataclass(frozen=True)

@@ -213,6 +213,8 @@ GARBAGE = 600
 
 
 @pytest.mark.parametrize("isa", backend.isas())
+@pytest.mark.slow
+@pytest.mark.process
 def test_garbage_never_kills_the_process(isa: str) -> None:
     worker = SUPPORT / "garbage_worker.py"
     done = subprocess.run(

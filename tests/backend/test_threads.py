@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader
 from gossamer import backend
 from support.kernel_cases import VERBS, Products, Weight, make_weight, random, run_verb, same_bits
 
+pytestmark = pytest.mark.process
+
 BATCH = 192
 
 

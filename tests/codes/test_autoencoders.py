@@ -26,9 +26,7 @@ from gossamer.errors import ShapeError
 F64 = torch.float64
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # these matrices are too small to share
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small(**options: object) -> TopKAutoencoder:

@@ -13,9 +13,7 @@ from gossamer.errors import DTypeError, ShapeError
 F64 = torch.float64
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # these matrices are too small to share
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def problem(m: int = 12, n: int = 30, batch: int = 7) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from gossamer.bench.recipes_compare import NAME, cells, compare, numbers
 from gossamer.bench.recipes_report import sentences
 from gossamer.bench.recipes_run import Cell, Plan, final_density, flipped, masks, measure
 from gossamer.errors import CheckpointError, GossamerError, RecipeError, ShapeError
-from gossamer.recipes.registry import RECIPES
+from gossamer.recipes.base.registry import RECIPES
 from gossamer.train import GPT, GPTConfig
 from support.training import TEXT
 

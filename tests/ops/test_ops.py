@@ -302,7 +302,11 @@ def bad_calls() -> dict[str, tuple[type[Exception], str, Callable[[SparseWeight]
             "leading sizes",
             lambda w: sddmm(torch.ones(2, 7), torch.ones(3, 12), w),
         ),
-        "g of sddmm": (shape, "g has", lambda w: sddmm(torch.ones(2, 5), torch.ones(2, 12), w)),
+        "g of sddmm": (
+            shape,
+            "grad_output has",
+            lambda w: sddmm(torch.ones(2, 5), torch.ones(2, 12), w),
+        ),
         "x of sddmm": (shape, "x has", lambda w: sddmm(torch.ones(2, 7), torch.ones(2, 5), w)),
         "bias size": (shape, "bias", lambda w: spmm(torch.ones(2, 12), w, torch.ones(6))),
         "bias list": (dtype, "bias is list", lambda w: spmm(torch.ones(2, 12), w, [0.0] * 7)),

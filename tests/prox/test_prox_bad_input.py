@@ -35,6 +35,8 @@ from gossamer.prox.path_norm import joint_prox_, path_norm, path_thresholds
 from gossamer.schedules import Linear, ScheduleError
 from support.prox_penalty_cases import ONE_OF_EACH, name
 
+pytestmark = pytest.mark.slow
+
 # Memory that is not there, not plain, or not of one entry alone.
 
 
@@ -295,6 +297,7 @@ writer.join()
 """
 
 
+@pytest.mark.process
 def test_a_thread_that_writes_meanwhile_breaks_no_memory() -> None:
     """As in Hogwild training: the result means little, but nothing beyond it is touched."""
     subprocess.run([sys.executable, "-c", _RACE], check=True, timeout=120)

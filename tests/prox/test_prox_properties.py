@@ -28,6 +28,8 @@ from gossamer.prox.groupings import Groups
 from gossamer.prox.operators.groupwise import scale_groups_, wgsef_gains
 from support.prox_oracle import PHI, Vector, envelope, grid_best, not_worse, objective
 
+pytestmark = pytest.mark.slow
+
 
 def powers(low: float, high: float) -> st.SearchStrategy[float]:
     """Numbers spread evenly over the orders of magnitude from 10^low to 10^high."""

@@ -12,10 +12,7 @@ from torch import Tensor, nn
 from gossamer.pruning import HeadAttention, ShrinkReport, shrink
 from gossamer.train.model import GPT, GPTConfig
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # the networks are tiny
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Residual(nn.Module):

@@ -16,10 +16,7 @@ from gossamer.nn import SparseLinear
 from gossamer.pruning import functions, layers, shrink
 from gossamer.pruning.trace import trace
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Net(nn.Module):

@@ -84,7 +84,7 @@ def test_autosparse_alpha_falls_to_zero(reset: float) -> None:
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_autosparse_projects_to_the_pattern(pattern: str) -> None:
-    recipe = AutoSparse(pattern, initial=None, finetune_share=0.3)
+    recipe = AutoSparse(pattern, initial_threshold=None, finetune_share=0.3)
     model, optimizer = start(recipe, 20)
     groups = optimizer.param_groups
     assert [g["weight_decay"] for g in groups] == [0.01, 0.0]

@@ -83,7 +83,7 @@ def test_choice_maximises_overlap(text, n, m):
 
 @pytest.mark.parametrize("text", ["1:4", "2:8"])
 def test_order_is_chosen_every_so_many_steps(text):
-    recipe, model, optimizer = prepared(text, choose_every=3, candidates=10)
+    recipe, model, optimizer = prepared(text, every=3, candidates=10)
     recipe.attach(model, optimizer, total_steps=12)
     orders = [model[0].order]
     for _ in range(12):
@@ -112,7 +112,7 @@ def test_decay_of_pruned_entries(text):
     weights = []
     for decay in (0.0, 0.5):
         torch.manual_seed(1)
-        recipe, model, optimizer = prepared(text, decay=decay, candidates=2)
+        recipe, model, optimizer = prepared(text, gradient_decay=decay, candidates=2)
         recipe.attach(model, optimizer, total_steps=1)
         start, mask = model[0].weight.detach().clone(), model[0].mask()
         torch.manual_seed(2)
@@ -122,14 +122,14 @@ def test_decay_of_pruned_entries(text):
     expected = weights[0] - 0.1 * 0.5 * torch.where(mask, 0.0, start)
     assert torch.equal(weights[1][mask], weights[0][mask])
     assert torch.allclose(weights[1], expected, atol=1e-7)
-    assert BiMask().decay == 2e-4
+    assert BiMask().gradient_decay == 2e-4
 
 
 @pytest.mark.parametrize("cut", [2, 3, 5])
 def test_resume_is_no_interruption(cut):
     def build(seed):
         torch.manual_seed(seed)
-        recipe, model, _ = prepared("1:4", choose_every=3, candidates=5)
+        recipe, model, _ = prepared("1:4", every=3, candidates=5)
         optimizer = torch.optim.AdamW(recipe.parameters(model), lr=0.05)
         recipe.attach(model, optimizer, total_steps=8)
         return recipe, model, optimizer
@@ -176,8 +176,8 @@ def test_bad_input():
     for build, error in [
         (lambda: BiMask("2:4:v4"), PatternError),
         (lambda: BiMask("50%"), PatternError),
-        (lambda: BiMask(decay=-1.0), RecipeError),
-        (lambda: BiMask(choose_every=0), RecipeError),
+        (lambda: BiMask(gradient_decay=-1.0), RecipeError),
+        (lambda: BiMask(every=0), RecipeError),
         (lambda: BiMask(candidates=-1), RecipeError),
         (lambda: BiMask("2:8").prepare(nn.Linear(12, 4)), PatternError),
     ]:

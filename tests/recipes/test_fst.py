@@ -58,7 +58,7 @@ def test_mask_is_transposable_and_serves_both_products(text, n, m):
 
 @pytest.mark.parametrize("text", ["2:4", "1:4", "2:8"])
 def test_masks_are_refreshed_every_so_many_steps_and_held_between(text):
-    recipe = FST(text, refresh_every=4, dense_finetune=0, decay=0)
+    recipe = FST(text, every=4, dense_finetune_share=0, gradient_decay=0)
     masks, rates = [], []
 
     def observe(t, model):
@@ -83,7 +83,9 @@ def test_decay_goes_into_the_gradient_of_pruned_entries_only(text):
     alpha = 0.3
     models = {}
     for decay in (0.0, alpha):
-        models[decay] = trained(FST(text, decay=decay, mvue=None, dense_finetune=0), 1, lr=0.1)
+        models[decay] = trained(
+            FST(text, gradient_decay=decay, mvue=None, dense_finetune_share=0), 1, lr=0.1
+        )
     start = FST(text).prepare(network())
     for name in (0, 2):
         mask, weight = start[name].mask(), start[name].weight.detach()
@@ -97,7 +99,7 @@ def test_decay_goes_into_the_gradient_of_pruned_entries_only(text):
 
 def test_adam_normalises_the_decay():
     """A decay on the gradient moves a pruned entry by lr in Adam's first step, however small."""
-    recipe = FST("2:4", decay=1e-3, mvue=None, dense_finetune=0)
+    recipe = FST("2:4", gradient_decay=1e-3, mvue=None, dense_finetune_share=0)
     model = recipe.prepare(nn.Sequential(nn.Linear(8, 8)))
     optimizer = torch.optim.Adam(recipe.parameters(model), lr=0.01, eps=1e-12)
     recipe.attach(model, optimizer, total_steps=10)
@@ -110,7 +112,7 @@ def test_adam_normalises_the_decay():
 
 
 def test_last_sixth_is_dense():
-    recipe = FST("1:4", refresh_every=2, mvue="2:4")
+    recipe = FST("1:4", every=2, mvue="2:4")
     seen = []
     model = trained(recipe, 12, observe=lambda t, m: seen.append((t, m[0].density)))
     assert recipe.dense_from == 10
@@ -129,7 +131,7 @@ def test_last_sixth_is_dense():
 
 
 def test_without_dense_end_it_stays_sparse():
-    recipe = FST("2:4", dense_finetune=0)
+    recipe = FST("2:4", dense_finetune_share=0)
     model = trained(recipe, 6)
     assert recipe.dense_from == 6
     assert is_transposable(model[0].mask(), 2, 4)
@@ -138,7 +140,7 @@ def test_without_dense_end_it_stays_sparse():
 
 
 def test_decay_stops_with_the_mask():
-    recipe = FST("2:4", decay=0.5, mvue=None, dense_finetune=5 / 6)
+    recipe = FST("2:4", gradient_decay=0.5, mvue=None, dense_finetune_share=5 / 6)
     model = recipe.prepare(network())
     optimizer = torch.optim.SGD(recipe.parameters(model), lr=0.1)
     recipe.attach(model, optimizer, total_steps=6)
@@ -176,7 +178,7 @@ def test_weight_gradient_is_the_sample_and_draws_move_on():
 def test_sampled_training_gets_where_the_whole_gradient_gets():
     losses = {}
     for sample in (None, "2:4"):
-        recipe = FST("2:4", mvue=sample, refresh_every=10, dense_finetune=0)
+        recipe = FST("2:4", mvue=sample, every=10, dense_finetune_share=0)
         model = trained(recipe, 150, lr=0.3)
         x = torch.randn(400, 16, generator=torch.Generator().manual_seed(1))
         losses[sample] = (model(x) - x[:, :8]).square().mean().item()
@@ -187,7 +189,7 @@ def test_sampled_training_gets_where_the_whole_gradient_gets():
 @pytest.mark.parametrize("cut", [1, 3, 4, 9, 10, 11])
 def test_resume_is_no_interruption(cut):
     def build():
-        recipe = FST("2:4", refresh_every=4)
+        recipe = FST("2:4", every=4)
         model = recipe.prepare(network())
         optimizer = torch.optim.AdamW(recipe.parameters(model), lr=0.05)
         recipe.attach(model, optimizer, total_steps=12)
@@ -220,12 +222,12 @@ def test_bad_input():
         (lambda: FST("50%"), PatternError),
         (lambda: FST(mvue="50%"), PatternError),
         (lambda: FST(method="greedy"), PatternError),
-        (lambda: FST(decay=-1.0), RecipeError),
-        (lambda: FST(decay=float("nan")), RecipeError),
-        (lambda: FST(refresh_every=0), RecipeError),
-        (lambda: FST(dense_finetune=1.0), RecipeError),
+        (lambda: FST(gradient_decay=-1.0), RecipeError),
+        (lambda: FST(gradient_decay=float("nan")), RecipeError),
+        (lambda: FST(every=0), RecipeError),
+        (lambda: FST(dense_finetune_share=1.0), RecipeError),
         (lambda: FST(seed=-1), RecipeError),
-        (lambda: FST(refresh_every=1.5), GossamerError),
+        (lambda: FST(every=1.5), GossamerError),
     ]:
         with pytest.raises(error):
             build()

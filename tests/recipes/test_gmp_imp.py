@@ -9,45 +9,32 @@ from torch import nn
 from gossamer.errors import PatternError, RecipeError
 from gossamer.masks import check_mask, magnitude_mask
 from gossamer.patterns import NM, parse_pattern
+from gossamer.recipes.base.fixed import with_sparsity
 from gossamer.recipes.gmp import GMP
-from gossamer.recipes.held import thinner
 from gossamer.recipes.imp import IMP
+from support.recipe_course import training
 
 PATTERNS = ["90%", "75%:v4", "2:4", "1:4", "2:8:v4", "block 4x4 75%"]
 
 
-def training(recipe, total, optimizer=torch.optim.AdamW, **options):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 16)).double()
-    model = recipe.prepare(model)
-    opt = optimizer(recipe.parameters(model), lr=1e-2, **options)
-    recipe.attach(model, opt, total_steps=total)
-    x, y = torch.randn(16, 32).double(), torch.randn(16, 16).double()
-
-    def step():
-        opt.zero_grad()
-        (model(x) - y).square().mean().backward()
-        opt.step()
-
-    return model, opt, step
-
-
 def test_thinner_patterns_of_each_kind():
-    assert thinner(parse_pattern("90%"), 0.5) == parse_pattern("50%")
-    assert thinner(parse_pattern("50%:v4"), 0.7) == parse_pattern("50%:v4")
-    found = [thinner(NM(1, 4), s).n for s in (0.0, 0.2, 0.25, 0.26, 0.5, 0.51, 0.75, 0.9)]
+    assert with_sparsity(parse_pattern("90%"), 0.5) == parse_pattern("50%")
+    assert with_sparsity(parse_pattern("50%:v4"), 0.7) == parse_pattern("50%:v4")
+    found = [with_sparsity(NM(1, 4), s).n for s in (0.0, 0.2, 0.25, 0.26, 0.5, 0.51, 0.75, 0.9)]
     assert found == [4, 4, 3, 3, 2, 2, 1, 1]
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("options", [{}, {"initial": 0.3, "begin": 0.2, "end": 0.6, "every": 7}])
+@pytest.mark.parametrize(
+    "options", [{}, {"initial_sparsity": 0.3, "begin_share": 0.2, "end_share": 0.6, "every": 7}]
+)
 def test_gmp_follows_the_cubic_and_what_is_pruned_stays_zero(pattern, options):
     recipe = GMP(pattern, **options)
     final = parse_pattern(pattern)
     _, opt, step = training(recipe, 60)
     every = options.get("every", 2)
-    begin, end = int(60 * options.get("begin", 0.0)), int(60 * options.get("end", 0.75))
-    initial = min(options.get("initial", 0.0), final.sparsity)
+    begin, end = int(60 * options.get("begin_share", 0.0)), int(60 * options.get("end_share", 0.75))
+    initial = min(options.get("initial_sparsity", 0.0), final.sparsity)
     gone = [torch.zeros_like(layer.mask()) for layer in recipe.layers.values()]
     for t in range(60):
         if t >= end:
@@ -59,7 +46,7 @@ def test_gmp_follows_the_cubic_and_what_is_pruned_stays_zero(pattern, options):
         for index, layer in enumerate(recipe.layers.values()):
             mask = layer.mask()
             check_mask(mask, layer.pattern)
-            assert layer.pattern == thinner(final, expected), t
+            assert layer.pattern == with_sparsity(final, expected), t
             assert not layer.weight[~mask].any()
             assert not mask[gone[index]].any()
             gone[index] = ~mask
@@ -76,7 +63,7 @@ def test_gmp_follows_the_cubic_and_what_is_pruned_stays_zero(pattern, options):
     [(torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.1}), (torch.optim.Adam, {})],
 )
 def test_momentum_does_not_move_what_was_pruned(optimizer, options):
-    recipe = GMP("90%", end=0.5)
+    recipe = GMP("90%", end_share=0.5)
     _, _, step = training(recipe, 20, optimizer, **options)
     for _ in range(20):
         step()
@@ -85,7 +72,7 @@ def test_momentum_does_not_move_what_was_pruned(optimizer, options):
 
 
 def test_gmp_keeps_the_largest_of_the_step():
-    recipe = GMP("75%", begin=0.5, end=0.5)
+    recipe = GMP("75%", begin_share=0.5, end_share=0.5)
     model, _, step = training(recipe, 10)
     for _ in range(4):
         step()
@@ -152,7 +139,7 @@ def test_imp_prunes_and_goes_back(pattern, rewind_share):
             check_mask(layer.mask(), layer.pattern)
             assert not layer.weight[~layer.mask()].any()
     for finished in range(4):
-        wanted = thinner(final, 1 - final.density ** (finished / 3)).density
+        wanted = with_sparsity(final, 1 - final.density ** (finished / 3)).density
         assert parts[5 * finished] == pytest.approx(wanted, abs=0.01)
         assert parts[5 * finished : 5 * finished + 5] == [parts[5 * finished]] * 5
     assert recipe.layers["0"].pattern == final
@@ -201,9 +188,9 @@ def test_resume_in_the_middle_of_a_part_goes_back_to_the_same_point():
 
 def test_bad_input_says_what_fits():
     with pytest.raises(RecipeError, match="swap the shares"):
-        GMP("90%", begin=0.5, end=0.2)
+        GMP("90%", begin_share=0.5, end_share=0.2)
     with pytest.raises(RecipeError, match="share in"):
-        GMP("90%", initial=2.0)
+        GMP("90%", initial_sparsity=2.0)
     for kind in (GMP, IMP):
         with pytest.raises(PatternError, match="'2:4' or '50%'"):
             kind("2:4:g2")

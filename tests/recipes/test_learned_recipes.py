@@ -13,11 +13,11 @@ from gossamer.errors import RecipeError
 from gossamer.masks import check_mask, magnitude_mask
 from gossamer.patterns import Unstructured
 from gossamer.recipes.autosparse import AutoSparse
+from gossamer.recipes.base.recipe import Recipe
 from gossamer.recipes.hypersparse import HyperSparse, hypersparse_gradient
 from gossamer.recipes.issp import ISSP
 from gossamer.recipes.lobster import Lobster, insensitivity
 from gossamer.recipes.prune_late import PruneLate
-from gossamer.recipes.recipe import Recipe
 from gossamer.recipes.top_l0 import TopL0, top_masks
 from support.learned_course import PATTERNS, batch, masters, net, run, start
 
@@ -50,7 +50,7 @@ def test_hypersparse_gradient_at_the_edges() -> None:
 
 
 def test_hypersparse_weight_grows_by_a_factor() -> None:
-    recipe = HyperSparse("75%", strength=1e-3, growth=100.0, warmup_share=0.2, prune_share=0.7)
+    recipe = HyperSparse("75%", lam=1e-3, growth=100.0, warmup_share=0.2, prune_share=0.7)
     recipe.total_steps = 100
     weights = [recipe.weight_at(t) for t in range(70)]
     assert weights[:20] == [0.0] * 20
@@ -61,7 +61,7 @@ def test_hypersparse_weight_grows_by_a_factor() -> None:
 
 
 def test_hypersparse_adds_to_the_gradients() -> None:
-    recipe = HyperSparse("1:4", strength=0.5, growth=1.0, warmup_share=0.0)
+    recipe = HyperSparse("1:4", lam=0.5, growth=1.0, warmup_share=0.0)
     model, optimizer = start(recipe, 10, torch.optim.SGD, lr=0.1)
     first = masters(model)[0]
     seen: dict[str, Tensor] = {}
@@ -161,7 +161,7 @@ def test_dense_then_pruned_then_held(kind: type[PruneLate], pattern: str) -> Non
 
 @pytest.mark.parametrize("kind", LATE)
 def test_without_pressure_the_dense_phase_is_plain_training(kind: type[PruneLate]) -> None:
-    off = {"shrink": 1.0} if kind is ISSP else {"strength": 0.0}
+    off = {"shrink": 1.0} if kind is ISSP else {"lam" if kind is HyperSparse else "strength": 0.0}
     recipe = kind("1:4", **off)
     model, optimizer = start(recipe, 20)
     run(recipe, model, optimizer, 0, 10)
@@ -272,10 +272,10 @@ def test_resume_is_bit_equal(kind: type[Recipe], stop: int) -> None:
     "make",
     [
         lambda: AutoSparse(alpha=1.5),
-        lambda: AutoSparse(per="row"),
+        lambda: AutoSparse(scope="row"),
         lambda: AutoSparse(finetune_share=-0.1),
         lambda: HyperSparse(warmup_share=2.0),
-        lambda: HyperSparse(strength=-1.0),
+        lambda: HyperSparse(lam=-1.0),
         lambda: HyperSparse(growth=float("nan")),
         lambda: ISSP(shrink=1.1),
         lambda: ISSP(prune_share=-1.0),
@@ -284,7 +284,7 @@ def test_resume_is_bit_equal(kind: type[Recipe], stop: int) -> None:
     ],
 )
 def test_bad_numbers(make: Any) -> None:
-    with pytest.raises(RecipeError, match=r"alpha|per=|share|strength|growth|shrink"):
+    with pytest.raises(RecipeError, match=r"alpha|scope=|share|lam|strength|growth|shrink"):
         make()
 
 

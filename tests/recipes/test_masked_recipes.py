@@ -11,12 +11,10 @@ from gossamer.errors import PatternError, RecipeError
 from gossamer.masks import mask_difference
 from gossamer.nn import MaskedLinear
 from gossamer.patterns import NM, parse_pattern
-from gossamer.recipes import SRSTE, STE, MaskDecay, Recipe, StructureDecay
+from gossamer.recipes import FST, SRSTE, SSTE, STE, BiMask, MaskDecay, Recipe, StructureDecay
+from support.recipe_course import attached, take_step
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # so small a network is slower on two
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def network(width: int = 32) -> nn.Sequential:
@@ -26,12 +24,9 @@ def network(width: int = 32) -> nn.Sequential:
 
 def fit(
     recipe: Recipe, steps: int, lr: float = 0.05, optimizer: type = torch.optim.SGD
-) -> tuple[nn.Sequential, torch.optim.Optimizer]:
+) -> tuple[nn.Module, torch.optim.Optimizer]:
     """A prepared, attached model."""
-    model = recipe.prepare(network(), rescale=True)
-    steps_of = optimizer(recipe.parameters(model), lr=lr)
-    recipe.attach(model, steps_of, total_steps=steps)
-    return model, steps_of
+    return attached(recipe, network(), steps, optimizer, rescale=True, lr=lr)
 
 
 def batches(count: int, width: int = 32) -> list[tuple[Tensor, Tensor]]:
@@ -44,14 +39,6 @@ def batches(count: int, width: int = 32) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> float:
-    optimizer.zero_grad()
-    loss = nn.functional.mse_loss(model(x), y)
-    loss.backward()
-    optimizer.step()
-    return loss.item()
-
-
 @pytest.mark.parametrize("pattern", ["1:4", "2:8", "2:4:v4", "75%", "block 4x4 50%"])
 def test_srste_is_the_papers_formula(pattern: str) -> None:
     lr, decay = 0.1, 0.5
@@ -59,7 +46,7 @@ def test_srste_is_the_papers_formula(pattern: str) -> None:
     model, optimizer = fit(recipe, 4, lr)
     for x, y in batches(4):
         before = model[0].weight.detach().clone()
-        step(model, optimizer, x, y)
+        take_step(model, optimizer, x, y)
         kept = model[0].mask()
         assert kept.sum() == parse_pattern(pattern).count(*before.shape)
         expected = before - lr * (model[0].weight.grad + decay * before * ~kept)
@@ -77,7 +64,7 @@ def test_srste_reads_the_rate_of_the_schedule_and_leaves_frozen_layers_alone() -
     )
     recipe.attach(model, optimizer, total_steps=3)
     before = [model[i].weight.detach().clone() for i in (0, 2)]
-    step(model, optimizer, *batches(1)[0])
+    take_step(model, optimizer, *batches(1)[0])
     assert torch.equal(model[0].weight, before[0])
     assert not torch.equal(model[2].weight, before[1])
     optimizer.zero_grad()
@@ -91,7 +78,7 @@ def test_srste_without_decay_is_ste_bit_for_bit() -> None:
     for recipe in (STE("2:8"), SRSTE("2:8", decay=0.0)):
         model, optimizer = fit(recipe, 20, optimizer=torch.optim.AdamW)
         for x, y in batches(20):
-            step(model, optimizer, x, y)
+            take_step(model, optimizer, x, y)
         ends.append(model)
     assert all(map(torch.equal, *(list(m.parameters()) for m in ends)))
 
@@ -106,7 +93,7 @@ def test_decay_makes_fewer_entries_change_places(optimizer: type) -> None:
         total = 0
         for number, (x, y) in enumerate(batches(80)):
             before = [layer.structure for layer in (model[0], model[2])]
-            step(model, steps_of, x, y)
+            take_step(model, steps_of, x, y)
             if number:
                 after = [layer.structure for layer in (model[0], model[2])]
                 total += sum(map(mask_difference, before, after))
@@ -120,7 +107,7 @@ def test_masked_entries_come_back() -> None:
     first = model[0].mask()
     for x, y in batches(40):
         weight = model[0].weight.detach().clone()
-        step(model, optimizer, x, y)
+        take_step(model, optimizer, x, y)
         groups = weight.abs().view(16, 4, 8)
         largest = torch.zeros_like(groups, dtype=torch.bool)
         largest.scatter_(-1, groups.topk(2).indices, True)
@@ -130,7 +117,7 @@ def test_masked_entries_come_back() -> None:
 
 @pytest.mark.parametrize("kind", ["linear", "exponential"])
 def test_mask_decay_fades_monotonically_from_dense_to_the_pattern(kind: str) -> None:
-    recipe = MaskDecay("2:8", kind=kind, dense_share=0.2, finetune_share=0.25)
+    recipe = MaskDecay("2:8", method=kind, dense_share=0.2, finetune_share=0.25)
     model, optimizer = fit(recipe, 20)
     seen = []
     for x, y in batches(20):
@@ -142,7 +129,7 @@ def test_mask_decay_fades_monotonically_from_dense_to_the_pattern(kind: str) -> 
         soft = torch.where(mask, w, w * seen[-1])
         torch.testing.assert_close(out, nn.functional.linear(x, soft, model[0].bias))
         assert torch.equal(out, dense) == (seen[-1] == 1.0)
-        step(model, optimizer, x, y)
+        take_step(model, optimizer, x, y)
     assert seen[:5] == [1.0] * 5
     assert seen[15:] == [0.0] * 5
     assert all(a > b > 0.0 for a, b in pairwise(seen[4:15]))
@@ -158,7 +145,7 @@ def parse_mask(weight: Tensor, n: int, m: int) -> Tensor:
 
 
 def test_mask_decay_takes_the_papers_rates() -> None:
-    exponential = MaskDecay("1:8", kind="exponential", rate=1e-4, finetune_share=0.0)
+    exponential = MaskDecay("1:8", method="exponential", rate=1e-4, finetune_share=0.0)
     assert exponential.softness_at(10_000, 100_000) == pytest.approx(0.3679, abs=1e-4)
     linear = MaskDecay("1:8", rate=1e-4, finetune_share=0.0)
     assert linear.softness_at(9_999, 100_000) > 0.0 == linear.softness_at(10_000, 100_000)
@@ -174,7 +161,7 @@ def test_mask_decay_hard_is_ste_bit_for_bit() -> None:
         for layer in (model[0], model[2]):
             layer.softness.zero_()
         for x, y in batches(20):
-            step(model, optimizer, x, y)
+            take_step(model, optimizer, x, y)
         ends.append(model)
     assert all(map(torch.equal, *(list(m.parameters()) for m in ends)))
 
@@ -194,7 +181,7 @@ def test_mask_decay_hard_is_ste_bit_for_bit() -> None:
     ],
 )
 def test_windows(target: str, kind: str, windows: str) -> None:
-    recipe = StructureDecay(target, kind=kind)
+    recipe = StructureDecay(target, method=kind)
     assert [str(p) for p in recipe.patterns] == windows.split()
     assert recipe.patterns[-1] == recipe.pattern
     if kind == "stepwise":
@@ -206,7 +193,7 @@ def test_windows(target: str, kind: str, windows: str) -> None:
 
 @pytest.mark.parametrize(("target", "kind"), [("1:8", "stepwise"), ("1:4", "geometric")])
 def test_each_window_holds_its_pattern_for_its_steps(target: str, kind: str) -> None:
-    recipe = StructureDecay(target, kind=kind, dense_share=0.1, finetune_share=0.1)
+    recipe = StructureDecay(target, method=kind, dense_share=0.1, finetune_share=0.1)
     model = recipe.prepare(network(64), exclude="2")
     optimizer = torch.optim.SGD(recipe.parameters(model), lr=0.05)
     recipe.attach(model, optimizer, total_steps=20)
@@ -219,7 +206,7 @@ def test_each_window_holds_its_pattern_for_its_steps(target: str, kind: str) -> 
             n, m = parse_pattern(windows[-1]).n, parse_pattern(windows[-1]).m
             assert bool((layer.mask().view(16, -1, m).sum(-1) == n).all())
             kept.add(layer.nnz)
-        step(model, optimizer, x, y)
+        take_step(model, optimizer, x, y)
     texts = [str(p) for p in recipe.patterns]
     lengths = [windows.count(text) for text in ["dense", *texts]]
     count = len(texts)
@@ -248,17 +235,16 @@ def test_schedules_need_enough_steps() -> None:
     [
         (lambda: SRSTE("2:4", decay=-1.0), "at least 0"),
         (lambda: SRSTE("2:4", decay=float("nan")), "at least 0"),
-        (lambda: MaskDecay("2:4", kind="cubic"), "linear or exponential"),
+        (lambda: MaskDecay("2:4", method="cubic"), "linear or exponential"),
         (lambda: MaskDecay("2:4", rate=0.0), "above 0"),
         (lambda: MaskDecay("2:4", dense_share=1.0), "dense_share"),
         (lambda: MaskDecay("2:4", dense_share=0.5, finetune_share=0.5), "below 1"),
-        (lambda: StructureDecay("90%"), "N:M"),
         (lambda: StructureDecay("2:6"), "power of two"),
         (lambda: StructureDecay("3:8"), "power of two"),
         (lambda: StructureDecay("4:4"), "power of two"),
-        (lambda: StructureDecay("1:16", kind="geometric"), "windows from 1 to 3"),
-        (lambda: StructureDecay("1:8", kind="geometric", windows=0), "windows from 1 to 4"),
-        (lambda: StructureDecay("1:8", kind="sideways"), "stepwise or geometric"),
+        (lambda: StructureDecay("1:16", method="geometric"), "windows from 1 to 3"),
+        (lambda: StructureDecay("1:8", method="geometric", windows=0), "windows from 1 to 4"),
+        (lambda: StructureDecay("1:8", method="sideways"), "stepwise or geometric"),
     ],
 )
 def test_bad_settings_are_refused(make: object, says: str) -> None:
@@ -266,14 +252,20 @@ def test_bad_settings_are_refused(make: object, says: str) -> None:
         make()
 
 
+def test_a_pattern_that_is_not_n_of_m_is_refused_as_by_every_recipe_of_such_patterns() -> None:
+    for recipe in (StructureDecay, FST, BiMask, SSTE):
+        with pytest.raises(PatternError, match=r"90%.*n:m|90%.*N:M"):
+            recipe("90%")
+
+
 def test_a_layer_too_narrow_for_the_first_window_is_named() -> None:
     model = network()
-    recipe = StructureDecay("1:8", kind="geometric")
+    recipe = StructureDecay("1:8", method="geometric")
     with pytest.raises(PatternError, match=r"layer '0'.*8:64.*windows=") as raised:
         recipe.prepare(model)
     assert "multiple of 64" in str(raised.value)
     assert isinstance(model[0], nn.Linear)
-    StructureDecay("1:8", kind="geometric", windows=2).prepare(model)
+    StructureDecay("1:8", method="geometric", windows=2).prepare(model)
     assert isinstance(model[0], MaskedLinear)
 
 
@@ -281,7 +273,7 @@ def test_recipes_learn() -> None:
     """Each ends below half of its first loss."""
     for recipe in (STE("2:4"), SRSTE("2:4"), MaskDecay("2:4"), StructureDecay("2:4")):
         model, optimizer = fit(recipe, 200, 0.01, torch.optim.AdamW)
-        losses = [step(model, optimizer, x, y) for x, y in batches(200)]
+        losses = [take_step(model, optimizer, x, y) for x, y in batches(200)]
         assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
         sparse = recipe.finish(model)
         assert sparse[0].weight.pattern == NM(2, 4)

@@ -17,7 +17,8 @@ from gossamer import backend
 from gossamer.masks import check_mask
 from gossamer.nn import MaskedLinear, SparseLinear
 from gossamer.patterns import NM
-from gossamer.recipes.registry import RECIPES, entry, make
+from gossamer.recipes.base.identity import identity
+from gossamer.recipes.base.registry import RECIPES, entry, make
 from gossamer.train import load_checkpoint, save_checkpoint
 from support.recipe_course import SPARSITY, STEPS, Course, batch, bits, mask_of, network, parts_of
 
@@ -25,12 +26,12 @@ ALL = list(RECIPES)
 POINTS = (5, 12, 18)  # steps done when a training is saved: 17 is where the adapters come
 # Settings with which a recipe does nothing, and the pattern it then keeps.
 NEUTRAL: dict[str, dict[str, Any]] = {
-    "slope": {"refresh_every": 10**6},
+    "slope": {"every": 10**6},
     "ste": {},
     "srste": {"decay": 0.0},
-    "fst": {"decay": 0.0, "refresh_every": 10**6, "dense_finetune": 0.0},
+    "fst": {"gradient_decay": 0.0, "every": 10**6, "dense_finetune_share": 0.0},
     "sste": {},
-    "bimask": {"decay": 0.0, "choose_every": 10**6},
+    "bimask": {"gradient_decay": 0.0, "every": 10**6},
     "static": {},
     "static-erk": {},
     "set": {"every": 10**6},
@@ -44,9 +45,7 @@ NEUTRAL: dict[str, dict[str, Any]] = {
 DENSE_END = ("fst",)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 @cache
@@ -67,7 +66,7 @@ def test_a_recipe_can_be_made_at_every_sparsity(name: str) -> None:
         recipe = make(name, pattern)
         density = recipe.pattern.density  # type: ignore[union-attr]
         assert density == pytest.approx(1 - sparsity / 100, abs=0.03)
-        assert make(name, pattern).name == recipe.name
+        assert identity(make(name, pattern)) == identity(recipe)
     module = importlib.import_module("gossamer.recipes")
     assert getattr(module, entry(name).kind) is type(recipe)
 
@@ -258,6 +257,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ALL)
+@pytest.mark.process
 def test_two_processes_have_the_same_masks_and_weights(
     name: str, ranks: list[dict[str, Any]]
 ) -> None:

@@ -12,7 +12,7 @@ from gossamer.recipes.rigl import RigL
 
 def prepared(pattern="75%", dtype=torch.float64, **options):
     torch.manual_seed(0)
-    recipe = RigL(pattern, every=1, until=1.0, **options)
+    recipe = RigL(pattern, every=1, end_share=1.0, **options)
     model = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 8)).to(dtype)
     recipe.prepare(model)
     opt = torch.optim.SGD(recipe.parameters(model), lr=0.05)
@@ -119,7 +119,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("pattern", ["97%", "1:32"])
 def test_only_a_slab_of_the_dense_gradient_is_in_memory(pattern, monkeypatch):
-    recipe = RigL(pattern, every=1, until=1.0)
+    recipe = RigL(pattern, every=1, end_share=1.0)
     torch.manual_seed(0)
     model = recipe.prepare(nn.Sequential(nn.Linear(256, 512)))
     opt = torch.optim.SGD(recipe.parameters(model), lr=0.1)

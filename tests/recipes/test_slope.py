@@ -69,16 +69,14 @@ class DenseTwin(nn.Module):
         return Doubly.apply(x, self.weight, self.weight.detach() * self.kept) + self.bias
 
 
-@pytest.mark.parametrize("refresh_every", [1, 3])
+@pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize(
     ("dtype", "close"), [(torch.float32, 1e-6), (torch.float64, 1e-13)], ids=["f32", "f64"]
 )
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_equals_dense_adamw(
-    pattern: str, dtype: torch.dtype, close: float, refresh_every: int
-) -> None:
+def test_equals_dense_adamw(pattern: str, dtype: torch.dtype, close: float, every: int) -> None:
     """20 steps on compressed state are 20 of torch's AdamW on masked weights and gradients."""
-    recipe = SLoPe(pattern, refresh_every=refresh_every)
+    recipe = SLoPe(pattern, every=every)
     model = recipe.prepare(network(dtype=dtype))
     dense = network(dtype=dtype)
     for i in (0, 2):
@@ -94,7 +92,7 @@ def test_equals_dense_adamw(
             optimizer.zero_grad()
             loss_of(net, step, dtype).backward()
             optimizer.step()
-        if (step + 1) % refresh_every == 0:
+        if (step + 1) % every == 0:
             for i in (0, 2):
                 dense[i].choose()
         for i in (0, 2):
@@ -128,8 +126,8 @@ def test_optimizer_bits(pattern: str) -> None:
 
 
 def test_refresh_period() -> None:
-    """The choice is renewed every refresh_every steps, and only then."""
-    recipe = SLoPe("2:8", refresh_every=3)
+    """The choice is renewed every every steps, and only then."""
+    recipe = SLoPe("2:8", every=3)
     model = recipe.prepare(network())
     optimizer = torch.optim.AdamW(recipe.parameters(model), lr=0.1)
     recipe.attach(model, optimizer, total_steps=20)
@@ -163,7 +161,7 @@ def train(model, optimizer, scheduler, steps: range) -> None:
 
 
 def options(pattern: str) -> SLoPe:
-    return SLoPe(pattern, adapter_rank=3, adapter_share=0.25, refresh_every=4, seed=1)
+    return SLoPe(pattern, adapter_rank=3, adapter_share=0.25, every=4, seed=1)
 
 
 @pytest.mark.parametrize("pattern", ["1:4", "2:8:v4"])
@@ -285,7 +283,7 @@ def test_one_layer_is_a_model() -> None:
 def test_bad_input() -> None:
     for wrong in (
         {"adapter_rank": -1},
-        {"refresh_every": 0},
+        {"every": 0},
         {"adapter_share": 0.0},
         {"adapter_share": 1.5},
         {"adapter_weight_decay": -1.0},
@@ -307,9 +305,9 @@ def test_bad_input() -> None:
     with pytest.raises(gossamer.GossamerError, match="before the adapters"):
         recipe.load_state_dict(early)
     assert recipe.step == 12
-    other = SLoPe("1:4", adapter_rank=3, adapter_share=0.25, refresh_every=5, seed=1)
+    other = SLoPe("1:4", adapter_rank=3, adapter_share=0.25, every=5, seed=1)
     start(other)
-    with pytest.raises(gossamer.GossamerError, match="refresh_every=4"):
+    with pytest.raises(gossamer.GossamerError, match="every=4"):
         other.load_state_dict(early)
     with pytest.raises(gossamer.GossamerError, match="folded"):
         recipe.finish(parts[0], adapters="both")
@@ -373,6 +371,8 @@ print(resident("VmHWM") - before, summary(model, optimizer).total)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("pattern", ["2:4", "2:4:v4"])
+@pytest.mark.slow
+@pytest.mark.process
 def test_resident_set(pattern: str) -> None:
     """The peak of the resident set grows by what summary() counts, within 5 percent."""
     command = [sys.executable, "-c", RESIDENT, pattern]

@@ -33,7 +33,7 @@ def mlp() -> nn.Module:
 def test_cost_and_sizes_stay(kind: Any, pattern: str) -> None:
     model = mlp()
     before, parameters = macs(model), sum(p.numel() for p in model.parameters())
-    recipe = SparseIFT(pattern, kind=kind)
+    recipe = SparseIFT(pattern, method=kind)
     model = recipe.prepare(model)
     assert abs(macs(model) / before - 1.0) < 0.01
     assert model(torch.randn(2, 3, 128)).shape == (2, 3, 128)
@@ -77,7 +77,7 @@ def test_outputs_start_with_the_variance_of_the_dense_ones(kind: Any, pattern: s
     x = torch.randn(256, 256)
     want = layers(x).std().detach()
     assert gain(layers[0].weight) == pytest.approx(3**0.5, rel=0.02)
-    got = SparseIFT(pattern, kind=kind).prepare(layers)(x).std().detach()
+    got = SparseIFT(pattern, method=kind).prepare(layers)(x).std().detach()
     assert float(got / want) == pytest.approx(1.0, rel=0.06)
 
 
@@ -101,7 +101,7 @@ def test_what_each_kind_computes(nonlinearity: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_moves_everything_and_no_mask(kind: Any) -> None:
-    recipe = SparseIFT("75%", kind=kind)
+    recipe = SparseIFT("75%", method=kind)
     model = recipe.prepare(mlp())
     optimizer = torch.optim.AdamW(recipe.parameters(model), lr=1e-2)
     recipe.attach(model, optimizer, total_steps=3)
@@ -151,13 +151,13 @@ def test_on_a_transformer(kind: Any) -> None:
     before = macs(model)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "left dense")
-        model = SparseIFT("1:4", kind=kind).prepare(model)
+        model = SparseIFT("1:4", method=kind).prepare(model)
     assert abs(macs(model) / before - 1.0) < 0.02
     assert model(torch.zeros(2, 8, dtype=torch.long)).shape == (2, 8, 64)
 
 
 def test_bad_choices() -> None:
-    for options in ({"kind": "tall"}, {"nonlinearity": "tanh"}, {"pattern": "100%"}):
+    for options in ({"method": "tall"}, {"nonlinearity": "tanh"}, {"pattern": "100%"}):
         with pytest.raises(RecipeError, match="SparseIFT got"):
             SparseIFT(**options)
     model = nn.Sequential(nn.Linear(10, 8))

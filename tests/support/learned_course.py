@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.nn import MaskedLinear
-from gossamer.recipes.recipe import Recipe
+from gossamer.recipes.base.recipe import Recipe
+from support.recipe_course import attached
 
 PATTERNS = ["75%", "1:4", "2:8", "2:4:g1", "75%:v4"]
 
@@ -40,10 +41,7 @@ def run(
 def start(
     recipe: Recipe, steps: int, make: Any = torch.optim.AdamW, **options: Any
 ) -> tuple[nn.Module, Any]:
-    model = recipe.prepare(net())
-    optimizer = make(recipe.parameters(model), **{"lr": 1e-2, **options})
-    recipe.attach(model, optimizer, total_steps=steps)
-    return model, optimizer
+    return attached(recipe, net(), steps, make, **options)
 
 
 def masters(model: nn.Module) -> list[MaskedLinear]:

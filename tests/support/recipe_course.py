@@ -11,22 +11,22 @@ from torch import Tensor, nn
 
 from gossamer.nn import MaskedLinear, SparseLinear
 from gossamer.recipes import Recipe
-from gossamer.recipes.registry import RECIPES, make
+from gossamer.recipes.base.registry import RECIPES, make
 
 STEPS = 24
 SPARSITY = 75
 # Schedules that fit into so few steps: every mask moves, every adapter is inserted.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "slope": {"refresh_every": 5},
-    "slope-adapters": {"adapter_rank": 2, "adapter_share": 0.3, "refresh_every": 5},
+    "slope": {"every": 5},
+    "slope-adapters": {"adapter_rank": 2, "adapter_share": 0.3, "every": 5},
     "srste": {"decay": 0.1},
-    "fst": {"decay": 0.1, "refresh_every": 5},
-    "fst-sparse": {"decay": 0.1, "refresh_every": 5},
-    "bimask": {"decay": 0.1, "choose_every": 5, "candidates": 5},
+    "fst": {"gradient_decay": 0.1, "every": 5},
+    "fst-sparse": {"gradient_decay": 0.1, "every": 5},
+    "bimask": {"gradient_decay": 0.1, "every": 5, "candidates": 5},
     "set": {"every": 3},
     "rigl": {"every": 3},
     "gmp": {"every": 2},
-    "hypersparse": {"strength": 1e-3},
+    "hypersparse": {"lam": 1e-3},
 }
 
 
@@ -43,6 +43,44 @@ def batch(t: int, rank: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1000 * rank + t)
     x = torch.randn(16, 32, generator=generator)
     return x, x[:, :8].abs() - x[:, 8:16]
+
+
+def attached(
+    recipe: Recipe,
+    model: nn.Module,
+    steps: int,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
+    rescale: bool = False,
+    **options: Any,
+) -> tuple[nn.Module, Any]:
+    """A prepared model and its optimizer, with the recipe attached."""
+    model = recipe.prepare(model, rescale=rescale)
+    steps_of = optimizer(recipe.parameters(model), **{"lr": 1e-2, **options})
+    recipe.attach(model, steps_of, total_steps=steps)
+    return model, steps_of
+
+
+def take_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> float:
+    """One step on the mean squared error; the loss before it."""
+    optimizer.zero_grad()
+    loss = nn.functional.mse_loss(model(x), y)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def training(
+    recipe: Recipe,
+    steps: int = 20,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
+    **options: Any,
+) -> tuple[nn.Module, Any, Callable[[], float]]:
+    """A model of two layers, its optimizer, and a function that takes one step on one batch."""
+    torch.manual_seed(0)
+    model: nn.Module = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 16)).double()
+    model, steps_of = attached(recipe, model, steps, optimizer, **options)
+    x, y = torch.randn(16, 32).double(), torch.randn(16, 16).double()
+    return model, steps_of, lambda: take_step(model, steps_of, x, y)
 
 
 class Course:

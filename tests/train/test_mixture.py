@@ -31,6 +31,8 @@ from gossamer.train.metrics import METRICS, busiest
 from gossamer.train.model import ROUTERS, Mixture, dense_parameters
 from support.training import QUIET, TEXT, TINY, fingerprint
 
+pytestmark = pytest.mark.slow
+
 SIZES = GPTConfig(vocabulary=11, context=8, width=16, depth=2, heads=2, experts=4, router="topk")
 ROUTED = replace(TINY, runs=("dense", "dense+topk", "2:4:v4+sinkhorn"), experts=4)
 

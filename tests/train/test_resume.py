@@ -20,6 +20,8 @@ from gossamer.train.metrics import METRICS
 from gossamer.train.resume import resumed_config
 from support.training import QUIET, TEXT, TINY, fingerprint
 
+pytestmark = [pytest.mark.slow, pytest.mark.process]
+
 Step = Callable[[Run, Tensor, Tensor], float]
 
 

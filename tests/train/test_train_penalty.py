@@ -21,6 +21,8 @@ from gossamer.train.model import dense_parameters
 from gossamer.train.resume import resumed_config
 from support.training import QUIET, TINY, fingerprint
 
+pytestmark = pytest.mark.slow
+
 PENALISED = replace(
     TINY, runs=("dense", "2:4:v4"), steps=30, lr=3e-3, eval_every=10,
     penalty=PenaltyOptions("wgsef", lam=0.3, k="25%"),

@@ -24,6 +24,8 @@ from gossamer.train.resume import resumed_config
 from gossamer.train.spec import parse_options
 from support.training import QUIET, TEXT, TINY, fingerprint
 
+pytestmark = pytest.mark.slow
+
 RUNS = ("dense", "slope-adapters@1:4", "rigl@90%", "srste@2:4:v4", "structure-decay-stepwise@1:4")
 SMALL = replace(TINY, runs=RUNS, steps=12, depth=1, batch=2, eval_every=5)
 

@@ -5,11 +5,10 @@ from gossamer._core import masks as masks
 from gossamer._core import products as products
 from gossamer._core import prox as prox
 from gossamer._core import transport as transport
+from gossamer.errors import Unserved as Unserved
 
 version: str
 cuda_found: bool
-
-class Unserved(RuntimeError): ...  # noqa: N818
 
 def isas() -> list[str]: ...
 def isa() -> str: ...

@@ -1,39 +1,49 @@
-"""The compiled kernels, one file per topic; the only package that imports the compiled module."""
+"""The compiled kernels as functions on torch tensors and NumPy arrays, without autograd.
 
-from gossamer.backend.products import (
+One file per topic; this is the only package that imports a compiled module. The products and the
+structure are here; the other topics are `backend.masks`, `.prox`, `.codes` and `.transport`.
+`register` lets another compiled module serve another device.
+"""
+
+from gossamer.backend.arrays import check_array
+from gossamer.backend.products import sddmm, spmm, spmm_t
+from gossamer.backend.registry import devices, register, unregister
+from gossamer.backend.runtime import info, isa, isas, use_isa
+from gossamer.backend.structure import (
     Layout,
     Structure,
     Transposed,
     coordinates,
     encode,
     gather,
-    info,
-    isa,
-    isas,
+    mask,
     scatter,
-    sddmm,
-    spmm,
-    spmm_t,
     transpose,
-    use_isa,
     validate,
 )
+from gossamer.errors import Unserved
 
 __all__ = [
     "Layout",
     "Structure",
     "Transposed",
+    "Unserved",
+    "check_array",
     "coordinates",
+    "devices",
     "encode",
     "gather",
     "info",
     "isa",
     "isas",
+    "mask",
+    "register",
     "scatter",
     "sddmm",
     "spmm",
     "spmm_t",
     "transpose",
+    "unregister",
     "use_isa",
     "validate",
 ]

@@ -31,7 +31,7 @@ from gossamer.bench.recipes_run import (
     time_step,
 )
 from gossamer.errors import CheckpointError, GossamerError, RecipeError, ShapeError
-from gossamer.recipes.registry import RECIPES, entry
+from gossamer.recipes.base.registry import RECIPES, entry
 from gossamer.train.checkpoint import write_atomically
 from gossamer.train.metrics import read_metrics
 from gossamer.train.spec import DENSE

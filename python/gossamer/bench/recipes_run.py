@@ -17,7 +17,7 @@ from gossamer import timing
 from gossamer.errors import GossamerError
 from gossamer.nn import SparseLinear
 from gossamer.nn.layers.masked import MaskedLinear
-from gossamer.recipes.registry import entry
+from gossamer.recipes.base.registry import entry
 from gossamer.train.config import TrainConfig
 from gossamer.train.data import Corpus, Windows, load_corpus, spaced_windows
 from gossamer.train.run import Run

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer import _core
+from gossamer.backend import check_array
+from gossamer.backend import codes as kernels
 from gossamer.errors import DTypeError, ShapeError
 
 
@@ -58,9 +59,7 @@ def top_k(x: Tensor, k: int, index_dtype: torch.dtype = torch.int64) -> Code:
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
         raise DTypeError(f"top_k got k={k!r:.40}; a whole number is needed")
     k = max(-1, min(int(k), 2**62))
-    shape = (x.shape[0], max(0, min(k, x.shape[1])))
-    values, indices = x.new_empty(shape), x.new_empty(shape, dtype=index_dtype)
-    row = _core.codes.top_k(x, k, values, indices)
+    values, indices, row = kernels.top_k(x, k, index_dtype)
     if row >= 0:
         raise ShapeError(
             f"top_k found a NaN in row {row} of x; NaN has no place in an order: "
@@ -86,11 +85,9 @@ def decode(code: Code, dictionary: Tensor, bias: Tensor | None = None) -> Tensor
         DTypeError: dtypes differ, or are not supported.
     """
     dictionary = _matrix(dictionary, "dictionary").contiguous()
-    rows = _matrix(code.indices, "indices").shape[0]
-    out = dictionary.new_empty(rows, dictionary.shape[1])
-    bias = None if bias is None else _plain(bias, "bias").contiguous()
-    _core.codes.decode(code.indices, _values(code), dictionary, bias, out)
-    return out
+    _matrix(code.indices, "indices")
+    bias = None if bias is None else check_array(bias, "bias").contiguous()
+    return kernels.decode(code.indices, _values(code), dictionary, bias)
 
 
 def dots(indices: Tensor, dictionary: Tensor, g: Tensor) -> Tensor:
@@ -105,9 +102,7 @@ def dots(indices: Tensor, dictionary: Tensor, g: Tensor) -> Tensor:
         [batch, k], of the dictionary's dtype.
     """
     dictionary = _matrix(dictionary, "dictionary").contiguous()
-    out = dictionary.new_empty(indices.shape)
-    _core.codes.dots(indices, dictionary, _matrix(g, "g").contiguous(), out)
-    return out
+    return kernels.dots(indices, dictionary, _matrix(g, "g").contiguous())
 
 
 def scatter(code: Code, g: Tensor, latents: int) -> Tensor:
@@ -122,9 +117,7 @@ def scatter(code: Code, g: Tensor, latents: int) -> Tensor:
         [latents, d]; rows that no index names are zero.
     """
     g = _matrix(g, "g").contiguous()
-    out = torch.zeros(latents, g.shape[1], dtype=g.dtype)
-    _core.codes.scatter(code.indices, _values(code), g, out)
-    return out
+    return kernels.scatter(code.indices, _values(code), g, latents)
 
 
 def scatter_touched(code: Code, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,12 +154,10 @@ def prefix_errors(
     dictionary = _matrix(dictionary, "dictionary").contiguous()
     x = _matrix(x, "x")
     _matrix(code.indices, "indices")
-    if bias is not None and _plain(bias, "bias").shape != x.shape[1:]:
+    if bias is not None and check_array(bias, "bias").shape != x.shape[1:]:
         raise ShapeError(f"bias has shape {list(bias.shape)}; {list(x.shape[1:])} is needed")
     residual = (x.clone() if bias is None else x - bias.detach()).contiguous()
-    errors = dictionary.new_empty(code.indices.shape)
-    _core.codes.prefix_errors(code.indices, _values(code), dictionary, residual, errors)
-    return errors, residual
+    return kernels.prefix_errors(code.indices, _values(code), dictionary, residual), residual
 
 
 def prefix_gradients(
@@ -187,28 +178,16 @@ def prefix_gradients(
     dictionary = _matrix(dictionary, "dictionary").contiguous()
     weights = _matrix(weights, "weights").contiguous()
     grad_bias = residual.detach().clone()
-    grad_values = torch.empty_like(weights)
-    grad_dictionary = torch.zeros(dictionary.shape, dtype=dictionary.dtype)
-    _core.codes.prefix_gradients(
-        code.indices, _values(code), dictionary, weights, grad_bias, grad_values, grad_dictionary
+    grad_values, grad_dictionary = kernels.prefix_gradients(
+        code.indices, _values(code), dictionary, weights, grad_bias
     )
     return grad_values, grad_dictionary, grad_bias
 
 
 def _values(code: Code) -> Tensor:
-    return _plain(code.values, "values").contiguous()
+    values: Tensor = check_array(code.values, "values")
+    return values.contiguous()
 
 
-def _matrix(x: Tensor, who: str) -> Tensor:
-    x = _plain(x, who)
-    if x.dim() != 2:
-        raise ShapeError(f"{who} has shape {list(x.shape)}; two dimensions are needed")
-    return x
-
-
-def _plain(x: Tensor, who: str) -> Tensor:
-    if not isinstance(x, Tensor):
-        raise DTypeError(f"{who} is a {type(x).__name__}; a torch tensor is needed")
-    if x.layout != torch.strided:
-        raise DTypeError(f"{who} has layout {x.layout}; a dense tensor is needed: .to_dense()")
-    return x.detach()
+def _matrix(x: Tensor, name: str) -> Tensor:
+    return check_array(x, name, rank=2)  # type: ignore[no-any-return]

@@ -9,11 +9,12 @@ s = n / m.
 
 from __future__ import annotations
 
-from torch import Tensor, from_numpy
+from torch import Tensor
 
-from gossamer import _core, backend
+from gossamer import backend
 from gossamer.backend import Structure, Transposed
-from gossamer.errors import DTypeError
+from gossamer.backend import masks as kernels
+from gossamer.backend.structure import check_structure
 from gossamer.masks.score import magnitude_mask
 from gossamer.patterns import NM, as_integer
 
@@ -50,11 +51,7 @@ def double_prune(values: Tensor, structure: Structure, n: int, m: int) -> Transp
         >>> double_prune(torch.tensor([1.0, -3.0]), structure, 1, 2).perm.tolist()
         [1]
     """
-    if type(structure) is not Structure:
-        raise DTypeError(
-            f"double_prune got a structure of type {type(structure).__name__}; a "
-            "gossamer.backend.Structure is needed: build it with gossamer.backend.encode"
-        )
+    check_structure(structure)
     n = as_integer(n, "double_prune got n")
     m = as_integer(m, "double_prune got m")
     if isinstance(values, Tensor):
@@ -62,9 +59,7 @@ def double_prune(values: Tensor, structure: Structure, n: int, m: int) -> Transp
     # Beyond 64 bits is out of range all the same.
     bound = 2**62
     n, m = max(-bound, min(n, bound)), max(-bound, min(m, bound))
-    layout, indices, indptr, perm = _core.masks.double_prune(*structure, values, n, m)
-    turned = Structure(layout, from_numpy(indices), from_numpy(indptr))
-    return Transposed(turned, from_numpy(perm))
+    return kernels.double_prune(values, structure, n, m)
 
 
 def double_prune_mask(weight: Tensor, n: int, m: int, vector: int = 1) -> Tensor:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gossamer import _core
-from gossamer._core.products import Layout
-from gossamer.backend import Structure
+from gossamer.backend import Layout, Structure, check_array
+from gossamer.backend import masks as kernels
+from gossamer.backend.structure import check_structure
 from gossamer.errors import DTypeError, PatternError, ShapeError
 from gossamer.patterns import NM, parse_pattern
 
@@ -56,23 +56,17 @@ def select_nm(
             f"select_nm got pattern {parsed}; it packs N:M patterns: choose one such as 2:4, or "
             "use magnitude_mask and backend.encode"
         )
-    weight = _matrix(weight, "weight")
+    weight = check_array(weight, "weight", rank=2)
     rows, cols = weight.shape
     parsed.check_shape(rows, cols, "select_nm")
     weight = _side_by_side(weight)
     wide = 256 // parsed.m * parsed.m
     layout = Layout(rows, cols, parsed.vector, wide, parsed.n, parsed.m)
-    if out is None:
-        nnz = parsed.count(rows, cols)
-        values = torch.empty(nnz, dtype=weight.dtype, device="cpu")
-        indices = torch.empty(nnz // parsed.vector, dtype=torch.uint8, device="cpu")
-        out = values, Structure(layout, indices, None)
-    else:
+    if out is not None:
         _check_reusable(out, layout, weight)
-    values, structure = out
-    _core.masks.select(layout, weight, values.detach(), structure.indices)
+    values, structure = kernels.select_nm(weight, layout, out)
     torch.autograd.graph.increment_version(values)
-    return out
+    return values, structure
 
 
 def add_pruned_(out: Tensor, source: Tensor, alpha: float, structure: Structure) -> Tensor:
@@ -106,8 +100,8 @@ def add_pruned_(out: Tensor, source: Tensor, alpha: float, structure: Structure)
     >>> add_pruned_(torch.zeros(1, 4), weight, 0.5, structure)
     tensor([[0.5000, 0.0000, 0.0000, 0.2500]])
     """
-    _structure(structure, "structure")
-    y, x = _matrix(out, "out"), _matrix(source, "source")
+    check_structure(structure)
+    y, x = check_array(out, "out", rank=2), check_array(source, "source", rank=2)
     if any(size > 1 and step == 0 for size, step in zip(y.shape, y.stride(), strict=True)):
         raise ShapeError(
             "add_pruned_ got an out whose entries share memory (an expanded tensor); each needs a "
@@ -121,7 +115,7 @@ def add_pruned_(out: Tensor, source: Tensor, alpha: float, structure: Structure)
     direct = _lies_row_by_row(y)
     target = y if direct else y.contiguous()
     x = target if same else _side_by_side(x)
-    _core.masks.add_pruned(*structure, target, x, alpha)
+    kernels.add_pruned(target, x, alpha, structure)
     if not direct:
         y.copy_(target)
     torch.autograd.graph.increment_version(out)
@@ -149,32 +143,7 @@ def mask_difference(a: Structure, b: Structure) -> int:
     >>> mask_difference(a, b)
     2
     """
-    return int(_core.masks.difference(*_structure(a, "a"), *_structure(b, "b")))
-
-
-def _matrix(tensor: object, name: str) -> Tensor:
-    if not isinstance(tensor, Tensor):
-        raise DTypeError(
-            f"{name} is a {type(tensor).__name__}; a torch tensor is needed: convert it with "
-            "torch.as_tensor"
-        )
-    if tensor.layout != torch.strided:
-        raise DTypeError(f"{name} is of layout {tensor.layout}; call .to_dense() first")
-    if tensor.dim() != 2:
-        raise ShapeError(
-            f"{name} has shape {list(tensor.shape)}; 2 dimensions [rows, cols] are needed: "
-            "reshape it"
-        )
-    return tensor.detach()
-
-
-def _structure(structure: object, name: str) -> Structure:
-    if type(structure) is not Structure or not isinstance(structure.layout, Layout):
-        raise DTypeError(
-            f"{name} is a {type(structure).__name__}; a gossamer.backend.Structure is needed: "
-            "build it with select_nm or gossamer.backend.encode"
-        )
-    return structure
+    return kernels.mask_difference(check_structure(a, "a"), check_structure(b, "b"))
 
 
 def _side_by_side(tensor: Tensor) -> Tensor:
@@ -195,7 +164,7 @@ def _check_reusable(out: object, layout: Layout, weight: Tensor) -> None:
             f"out is a {type(out).__name__}; the pair that an earlier select_nm returned is needed"
         )
     values, structure = out
-    found = _structure(structure, "out[1]").layout
+    found = check_structure(structure, "out[1]").layout
     if found != layout or structure.indptr is not None:
         raise ShapeError(
             f"out is of {found}; this selection is of {layout}: pass what select_nm returned for "

@@ -10,8 +10,10 @@ from typing import Literal, get_args
 
 import torch
 
-from gossamer import _core
-from gossamer.errors import DeviceError, DTypeError, PatternError, ShapeError
+from gossamer.backend import check_array
+from gossamer.backend import masks as kernels
+from gossamer.backend.arrays import FLOATS
+from gossamer.errors import PatternError, ShapeError
 from gossamer.patterns import MAX_M, NM
 
 __all__ = ["TileMethod", "is_transposable", "transposable_mask"]
@@ -79,17 +81,9 @@ def transposable_mask(
             f"transposable_mask got method={method!r}; it must be a known one: choose "
             + ", ".join(f'"{name}"' for name in get_args(TileMethod))
         )
-    _check_matrix(weight, pattern, "transposable_mask", "weight")
-    if weight.dtype not in (torch.float32, torch.float64, torch.bfloat16):
-        raise DTypeError(
-            f"transposable_mask got a weight of dtype {weight.dtype}; it must be float32, float64 "
-            "or bfloat16: convert it, for example weight.float()"
-        )
-    if weight.device.type != "cpu":
-        raise DeviceError(
-            f"transposable_mask got a weight on {weight.device}; it must be on the CPU: "
-            "pass weight.cpu()"
-        )
+    name = "transposable_mask: weight"
+    weight = check_array(weight, name, rank=2, dtypes=FLOATS, device=True)
+    _check_tiles(weight, pattern, name)
     if method == "auto":
         method = "exact" if pattern.m == 4 else "entropy"
     if method == "exact" and pattern.m != 4:
@@ -97,12 +91,9 @@ def transposable_mask(
             f'transposable_mask got method="exact" with m={pattern.m}; every tile can be tried '
             'only for m=4: choose method="entropy", a few percent from the best'
         )
-    mask = torch.ones(weight.shape, dtype=torch.bool)
-    if pattern.n < pattern.m:
-        _core.masks.transposable(
-            weight.detach(), pattern.n, pattern.m, _CODES[method], _SHARPNESS, _ITERATIONS, mask
-        )
-    return mask
+    if pattern.n == pattern.m:
+        return torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
+    return kernels.tiles_mask(weight, pattern.n, pattern.m, _CODES[method], _SHARPNESS, _ITERATIONS)
 
 
 def is_transposable(mask: torch.Tensor, n: int, m: int) -> bool:
@@ -125,34 +116,19 @@ def is_transposable(mask: torch.Tensor, n: int, m: int) -> bool:
     True
     """
     pattern = NM(n, m)
-    _check_matrix(mask, pattern, "is_transposable", "mask")
-    if mask.dtype != torch.bool:
-        raise DTypeError(
-            f"is_transposable got a mask of dtype {mask.dtype}; it must be torch.bool, True = "
-            "kept: convert it, for example mask != 0"
-        )
+    check_array(mask, "is_transposable: mask", rank=2, dtypes=(torch.bool,))
+    _check_tiles(mask, pattern, "is_transposable: mask")
     rows, cols = mask.shape
     tiles = mask.reshape(rows // m, m, cols // m, m)
     return all(not bool((tiles.sum(dim=dim) > n).any()) for dim in (1, 3))
 
 
-def _check_matrix(tensor: object, pattern: NM, who: str, name: str) -> None:
-    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
-        given = tensor.layout if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-        raise DTypeError(
-            f"{who} got a {name} that is {given}; it must be a dense torch.Tensor: "
-            "convert it, for example with torch.as_tensor or .to_dense()"
-        )
-    if tensor.dim() != 2:
-        raise ShapeError(
-            f"{who} got a {name} of shape {list(tensor.shape)}; it must have 2 dimensions "
-            f"[rows, cols]: reshape it, for example {name}.flatten(1)"
-        )
+def _check_tiles(tensor: torch.Tensor, pattern: NM, name: str) -> None:
     rows, cols = tensor.shape
     if rows % pattern.m or cols % pattern.m:
         fits = [m for m in range(2, MAX_M + 1) if rows % m == 0 and cols % m == 0]
         hint = f"choose m from {fits}" if fits else "pad it"
         raise ShapeError(
-            f"{who} got a {name} of shape [{rows}, {cols}] with m={pattern.m}; rows and cols must "
-            f"be multiples of m, because a tile has m of each: {hint}"
+            f"{name} has shape [{rows}, {cols}] with m={pattern.m}; rows and cols must be "
+            f"multiples of m, because a tile has m of each: {hint}"
         )

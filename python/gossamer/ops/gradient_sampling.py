@@ -6,20 +6,20 @@ with probability p and is then divided by p is right on average. Groups run down
 matrix dY^T `[features, tokens]`, and the product runs on the kernel of a sparse weight.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from gossamer import _core, backend
-from gossamer.backend import Layout, Structure
+from gossamer import backend
+from gossamer.backend import Layout, Structure, check_array
+from gossamer.backend import masks as kernels
+from gossamer.backend.arrays import FLOATS
 from gossamer.errors import DTypeError, PatternError, ShapeError
 from gossamer.patterns import NM, as_integer
 
 __all__ = ["MvueMethod", "mvue", "mvue_product"]
 
 MvueMethod = Literal["exact", "approximate"]
-
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def mvue(
@@ -71,7 +71,7 @@ def mvue(
     (tensor([ 3., -1.]), 1, 4)
     """
     pattern = NM(n, m)
-    x = _checked(x, "mvue", "x")
+    x = check_array(x, "mvue: x", rank=2, dtypes=FLOATS)
     if method not in ("exact", "approximate"):
         raise PatternError(f'mvue got method={method!r}; choose "exact" or "approximate"')
     if method == "approximate" and pattern.n > 2:
@@ -87,11 +87,7 @@ def mvue(
     width = 256 // pattern.m * pattern.m  # of a block: whole groups whose column ids fit a byte
     padded = -(-tokens // pattern.m) * pattern.m
     layout = Layout(features, padded, 1, width, pattern.n, pattern.m)
-    kept = features * (padded // pattern.m) * pattern.n
-    values = torch.empty(kept, dtype=x.dtype, device="cpu")
-    indices = torch.empty(kept, dtype=torch.uint8, device="cpu")
-    _core.masks.sample(x, layout, method == "approximate", seed, step, layer, values, indices)
-    return values, Structure(layout, indices, None)
+    return kernels.mvue_sample(x, layout, method == "approximate", seed, step, layer)
 
 
 def mvue_product(
@@ -129,8 +125,8 @@ def mvue_product(
     tensor([[1., 0.],
             [0., 1.]])
     """
-    grad_output = _checked(grad_output, "mvue_product", "grad_output")
-    x = _checked(x, "mvue_product", "x")
+    grad_output = check_array(grad_output, "mvue_product: grad_output", rank=2, dtypes=FLOATS)
+    x = check_array(x, "mvue_product: x", rank=2, dtypes=FLOATS)
     if x.shape[0] != grad_output.shape[0]:
         raise ShapeError(
             f"mvue_product got grad_output of {grad_output.shape[0]} tokens and x of {x.shape[0]}; "
@@ -154,18 +150,3 @@ def _key(value: int, what: str) -> int:
     if not 0 <= number < 2**64:
         raise PatternError(f"{what}={number}; it must be in [0, 2**64): pass a number such as 0")
     return number
-
-
-def _checked(tensor: Any, who: str, name: str) -> torch.Tensor:
-    if not isinstance(tensor, torch.Tensor) or tensor.dtype not in _DTYPES:
-        kind = getattr(tensor, "dtype", type(tensor).__name__)
-        raise DTypeError(
-            f"{who} got {name} of type {kind}; a torch tensor of float32, float64 or bfloat16 is "
-            "needed: convert it, for example with .float()"
-        )
-    if tensor.dim() != 2:
-        raise ShapeError(
-            f"{who} got {name} of shape {list(tensor.shape)}; [tokens, features] is needed: "
-            "flatten the leading dimensions"
-        )
-    return tensor.detach()

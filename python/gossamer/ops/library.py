@@ -1,12 +1,13 @@
 """torch.ops.gossamer.{spmm, spmm_t, sddmm}: the verbs as torch.compile and torch.export see them.
 
-Declared with define/impl (the decorator form costs twice as much a call); the structure travels as
-plain tensors and integers, in one order everywhere:
+The ops are declared with define/impl because the decorator form costs twice as much per call. The
+structure is passed as plain tensors and integers, always in the order
 
     indices, indptr, layout, t_indices, t_indptr, t_layout, t_perm
 
-Each op has a CPU kernel, a fake (shapes only), an autograd rule made of the other two, an autocast
-rule, and a refusal under vmap.
+Each op has one kernel for every device (the backend chooses the compiled module), a fake kernel
+(shapes only), an autograd rule made of the other two ops, an autocast rule, and a vmap rule that
+raises an error.
 """
 
 from __future__ import annotations
@@ -17,18 +18,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gossamer import backend
 from gossamer.backend import Layout, Structure, Transposed
 from gossamer.errors import DTypeError
-from gossamer.ops.functions import (
-    autocast,
-    flatten,
-    pruned_values,
-    refuse_vmap,
-    run_sddmm,
-    run_spmm,
-    run_spmm_t,
-    unflatten,
-)
+from gossamer.ops.autocast import autocast, without_autocast
+from gossamer.ops.autograd import flatten, pruned_values, refuse_vmap, unflatten
 from gossamer.weight import SparseWeight
 
 _STRUCTURE = (
@@ -37,9 +31,9 @@ _STRUCTURE = (
 )
 _LIBRARY = torch.library.Library("gossamer", "DEF")  # type: ignore[no-untyped-call]
 _define: Callable[[str], object] = _LIBRARY.define
-_define(f"spmm(Tensor x, Tensor values, Tensor? bias, {_STRUCTURE}) -> Tensor")
-_define(f"spmm_t(Tensor g, Tensor values, {_STRUCTURE}) -> Tensor")
-_define(f"sddmm(Tensor g, Tensor x, {_STRUCTURE}) -> Tensor")
+_define(f"spmm(Tensor x, Tensor values, {_STRUCTURE}, Tensor? bias) -> Tensor")
+_define(f"spmm_t(Tensor grad_output, Tensor values, {_STRUCTURE}) -> Tensor")
+_define(f"sddmm(Tensor grad_output, Tensor x, {_STRUCTURE}) -> Tensor")
 
 
 class _Parts(NamedTuple):
@@ -54,21 +48,21 @@ class _Parts(NamedTuple):
     t_perm: Tensor | None
 
 
-def spmm(x: Tensor, weight: SparseWeight, bias: Tensor | None) -> Tensor:
+def spmm(x: Tensor, weight: SparseWeight, bias: Tensor | None = None) -> Tensor:
     """`gossamer.spmm` through the registered op; x [..., cols]."""
-    y = torch.ops.gossamer.spmm(flatten(x), weight.values, bias, *_parts(weight))
+    y = torch.ops.gossamer.spmm(flatten(x), weight.values, *_parts(weight), bias)
     return unflatten(y, x)
 
 
-def spmm_t(g: Tensor, weight: SparseWeight) -> Tensor:
-    """`gossamer.spmm_t` through the registered op; g [..., rows]."""
-    y = torch.ops.gossamer.spmm_t(flatten(g), weight.values, *_exact(weight))
-    return unflatten(y, g)
+def spmm_t(grad_output: Tensor, weight: SparseWeight) -> Tensor:
+    """`gossamer.spmm_t` through the registered op; grad_output [..., rows]."""
+    y = torch.ops.gossamer.spmm_t(flatten(grad_output), weight.values, *_exact(weight))
+    return unflatten(y, grad_output)
 
 
-def sddmm(g: Tensor, x: Tensor, weight: SparseWeight) -> Tensor:
-    """`gossamer.sddmm` through the registered op; g [..., rows], x [..., cols]."""
-    y: Tensor = torch.ops.gossamer.sddmm(flatten(g), flatten(x), *_exact(weight))
+def sddmm(grad_output: Tensor, x: Tensor, weight: SparseWeight) -> Tensor:
+    """`gossamer.sddmm` through the registered op; grad_output [..., rows], x [..., cols]."""
+    y: Tensor = torch.ops.gossamer.sddmm(flatten(grad_output), flatten(x), *_exact(weight))
     return y
 
 
@@ -104,37 +98,43 @@ def _transposed(p: _Parts) -> Transposed | None:
     return Transposed(Structure(Layout(*p.t_layout), p.t_indices, p.t_indptr), p.t_perm)
 
 
-# CPU kernels
+# Kernels, for every device. Vectors must be contiguous.
 
 
-def _spmm_cpu(x: Tensor, values: Tensor, bias: Tensor | None, *parts: Any) -> Tensor:
-    return run_spmm(x, values, bias, _structure(_Parts(*parts)))
+def _spmm(x: Tensor, values: Tensor, *parts_and_bias: Any) -> Tensor:
+    *parts, bias = parts_and_bias
+    b = None if bias is None else bias.contiguous()
+    y: Tensor = backend.spmm(x, values.contiguous(), _structure(_Parts(*parts)), b)
+    return y
 
 
-def _spmm_t_cpu(g: Tensor, values: Tensor, *parts: Any) -> Tensor:
+def _spmm_t(grad_output: Tensor, values: Tensor, *parts: Any) -> Tensor:
     p = _Parts(*parts)
-    return run_spmm_t(g, values, _structure(p), _transposed(p))
+    y: Tensor = backend.spmm_t(grad_output, values.contiguous(), _structure(p), _transposed(p))
+    return y
 
 
-def _sddmm_cpu(g: Tensor, x: Tensor, *parts: Any) -> Tensor:
-    return run_sddmm(g, x, _structure(_Parts(*parts)))
+def _sddmm(grad_output: Tensor, x: Tensor, *parts: Any) -> Tensor:
+    grad: Tensor = backend.sddmm(grad_output, x, _structure(_Parts(*parts)))
+    return grad
 
 
-# Fakes: layout is (rows, cols, vector, block_cols, n, m), and a block stores vector values an index
+# Fakes. layout is (rows, cols, vector, block_cols, n, m); each index stores `vector` values.
 
 
-def _spmm_fake(x: Tensor, values: Tensor, bias: Tensor | None, *parts: Any) -> Tensor:
+def _spmm_fake(x: Tensor, values: Tensor, *parts_and_bias: Any) -> Tensor:
+    *parts, bias = parts_and_bias
     _same_dtype(x, values, bias)
     return x.new_empty(x.shape[0], _Parts(*parts).layout[0])
 
 
-def _spmm_t_fake(g: Tensor, values: Tensor, *parts: Any) -> Tensor:
-    _same_dtype(g, values)
-    return g.new_empty(g.shape[0], _Parts(*parts).layout[1])
+def _spmm_t_fake(grad_output: Tensor, values: Tensor, *parts: Any) -> Tensor:
+    _same_dtype(grad_output, values)
+    return grad_output.new_empty(grad_output.shape[0], _Parts(*parts).layout[1])
 
 
-def _sddmm_fake(g: Tensor, x: Tensor, *parts: Any) -> Tensor:
-    _same_dtype(g, x)
+def _sddmm_fake(grad_output: Tensor, x: Tensor, *parts: Any) -> Tensor:
+    _same_dtype(grad_output, x)
     p = _Parts(*parts)
     return x.new_empty(p.indices.shape[0] * p.layout[2])
 
@@ -147,32 +147,32 @@ def _same_dtype(first: Tensor, *others: Tensor | None) -> None:
             )
 
 
-# Autograd rules. Autocast is off inside them, as in torch.amp.custom_bwd: a gradient has the dtype
-# of its forward pass, wherever backward() is called.
+# Autograd rules. They disable autocast, as torch.amp.custom_bwd does: a gradient has the dtype of
+# its forward pass, wherever backward() is called.
 
 
 def _spmm_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, values, _, *parts = inputs
+    x, values, *parts, _ = inputs
     need_x, need_values = ctx.needs_input_grad[:2]
     _save(ctx, x if need_values else None, values if need_x else None, _Parts(*parts))
 
 
 def _spmm_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     x, values, parts = _saved(ctx)
-    need_x, need_values, need_bias = ctx.needs_input_grad[:3]
+    need_x, need_values, *_, need_bias = ctx.needs_input_grad
     ops = torch.ops.gossamer
     exact = parts
     if parts.t_perm is not None and len(parts.t_perm) < len(parts.indices) * parts.layout[2]:
         exact = _without_transpose(parts)
         if need_x and torch.is_grad_enabled():
             values, parts = pruned_values(values, parts.t_perm), exact
-    with torch.autocast("cpu", enabled=False):
+    with without_autocast(g):
         grads = (
             ops.spmm_t(g, values, *parts) if need_x else None,
             ops.sddmm(g, x, *exact) if need_values else None,
-            g.sum(0) if need_bias else None,
         )
-    return *grads, *_NONE
+        grad_bias = g.sum(0) if need_bias else None
+    return *grads, *_NONE, grad_bias
 
 
 def _spmm_t_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -185,9 +185,9 @@ def _spmm_t_backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
     g, values, parts = _saved(ctx)
     need_g, need_values = ctx.needs_input_grad[:2]
     ops = torch.ops.gossamer
-    with torch.autocast("cpu", enabled=False):
+    with without_autocast(g):
         grads = (
-            ops.spmm(u, values, None, *parts) if need_g else None,
+            ops.spmm(u, values, *parts, None) if need_g else None,
             ops.sddmm(g, u, *parts) if need_values else None,
         )
     return *grads, *_NONE
@@ -203,9 +203,9 @@ def _sddmm_backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
     g, x, parts = _saved(ctx)
     need_g, need_x = ctx.needs_input_grad[:2]
     ops = torch.ops.gossamer
-    with torch.autocast("cpu", enabled=False):
+    with without_autocast(g):
         grads = (
-            ops.spmm(x, u, None, *parts) if need_g else None,
+            ops.spmm(x, u, *parts, None) if need_g else None,
             ops.spmm_t(g, u, *parts) if need_x else None,
         )
     return *grads, *_NONE
@@ -230,15 +230,15 @@ def _saved(ctx: Any) -> tuple[Any, Any, _Parts]:
     )
 
 
-def _autocast_rule(name: str, floats: int) -> Callable[..., Tensor]:
-    """Cast the first `floats` arguments as eager calls do, then run the op without autocast."""
+def _autocast_rule(name: str, device: str) -> Callable[..., Tensor]:
+    """Return the op with its floating arguments cast as eager calls cast them."""
+    key = getattr(torch._C.DispatchKey, f"Autocast{device.upper()}")
 
-    def rule(*args: Any) -> Tensor:
-        cast = autocast(*args[:floats])
-        with torch._C._ExcludeDispatchKeyGuard(
-            torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
-        ):
-            out: Tensor = getattr(torch.ops.gossamer, name)(*cast, *args[floats:])
+    def rule(a: Tensor, b: Tensor, *rest: Any) -> Tensor:
+        parts, bias = rest[: len(_Parts._fields)], rest[len(_Parts._fields) :]
+        a, b, *bias = autocast(a, b, *bias, device=device)
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
+            out: Tensor = getattr(torch.ops.gossamer, name)(a, b, *parts, *bias)
         return out
 
     return rule
@@ -253,17 +253,18 @@ def _vmap_refusal(name: str) -> Callable[..., Any]:
 
 def _register() -> None:
     rules: dict[str, tuple[Callable[..., Any], ...]] = {
-        "spmm": (_spmm_cpu, _spmm_fake, _spmm_context, _spmm_backward),
-        "spmm_t": (_spmm_t_cpu, _spmm_t_fake, _spmm_t_context, _spmm_t_backward),
-        "sddmm": (_sddmm_cpu, _sddmm_fake, _sddmm_context, _sddmm_backward),
+        "spmm": (_spmm, _spmm_fake, _spmm_context, _spmm_backward),
+        "spmm_t": (_spmm_t, _spmm_t_fake, _spmm_t_context, _spmm_t_backward),
+        "sddmm": (_sddmm, _sddmm_fake, _sddmm_context, _sddmm_backward),
     }
     impl: Callable[..., object] = _LIBRARY.impl
-    for name, (cpu, fake, context, backward) in rules.items():
+    for name, (kernel, fake, context, backward) in rules.items():
         op = f"gossamer::{name}"
-        impl(name, cpu, "CPU")
+        impl(name, kernel, "CompositeExplicitAutograd")
         torch.library.register_fake(op, fake, lib=_LIBRARY)
         torch.library.register_autograd(op, backward, setup_context=context, lib=_LIBRARY)
-        impl(name, _autocast_rule(name, 3 if name == "spmm" else 2), "AutocastCPU")
+        for device in ("cpu", "cuda"):
+            impl(name, _autocast_rule(name, device), f"Autocast{device.upper()}")
         torch.library.register_vmap(op, _vmap_refusal(name), lib=_LIBRARY)
 
 

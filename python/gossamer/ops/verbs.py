@@ -1,8 +1,8 @@
-"""spmm, spmm_t and sddmm as users call them: which road a call takes, and its clear errors.
+"""Public spmm, spmm_t and sddmm: argument checks and choice of the execution path.
 
-A plain CPU tensor in eager mode takes the autograd functions (`functions`), everything that traces
-(torch.compile, export, fake and meta tensors) the registered ops
-(`library`), a NumPy array the kernels without autograd.
+A plain tensor in eager mode takes the autograd functions (`gossamer.ops.autograd`). Everything that
+traces (torch.compile, export, fake and meta tensors) takes the registered ops
+(`gossamer.ops.library`). A NumPy array takes the first path without autograd.
 """
 
 from __future__ import annotations
@@ -14,29 +14,31 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.backend import Transposed
+from gossamer.backend.registry import is_registered
 from gossamer.errors import DeviceError, DTypeError, ShapeError
-from gossamer.ops import functions, library
+from gossamer.ops import autograd, library
+from gossamer.ops.autocast import autocast, is_autocast
 from gossamer.weight import SparseWeight
 
 Array = TypeVar("Array", Tensor, np.ndarray[Any, Any])
 
 _PLAIN = (Tensor, nn.Parameter)
-_NAMES = {"spmm": ("x",), "spmm_t": ("g",), "sddmm": ("g", "x")}
+_NAMES = {"spmm": ("x",), "spmm_t": ("grad_output",), "sddmm": ("grad_output", "x")}
 
 
 def spmm(x: Array, weight: SparseWeight, bias: Array | None = None) -> Array:
-    """Y = X W^T + b: the forward product of a linear layer.
+    """Compute Y = X W^T + b, the forward product of a linear layer.
 
     Args:
-        x: [..., cols] of the values' dtype, any strides.
-        weight: the sparse matrix W [rows, cols].
-        bias: [rows] of the same dtype.
+        x: Tensor or array [..., cols] of the values' dtype, any strides.
+        weight: The sparse matrix W [rows, cols].
+        bias: [rows] of the same dtype, or None.
 
     Returns:
-        [..., rows], a torch tensor for a tensor, a NumPy array for an array.
+        [..., rows], a tensor for a tensor, a NumPy array for an array.
 
     Raises:
-        ShapeError, DTypeError, DeviceError: an argument does not fit the weight.
+        ShapeError, DTypeError, DeviceError: An argument does not fit the weight.
 
     Example:
         >>> import torch, gossamer
@@ -49,24 +51,24 @@ def spmm(x: Array, weight: SparseWeight, bias: Array | None = None) -> Array:
         return cast(Array, _general("spmm", weight, left, bias=bias))
     values, b = _values(weight), cast(Any, bias)
     _check_bias(b)
-    if torch.is_autocast_enabled("cpu"):
-        left, values, b = functions.autocast(left, values, b)
+    if is_autocast(left):
+        left, values, b = autocast(left, values, b, device=left.device.type)
     _check_last("x", left, weight.shape[1], weight)
-    return functions.spmm(left, values, b, weight.structure, weight.transposed)  # type: ignore[return-value]
+    return autograd.spmm(left, values, weight.structure, b, weight.transposed)  # type: ignore[return-value]
 
 
-def spmm_t(g: Array, weight: SparseWeight) -> Array:
-    """G W: the gradient of a linear layer's input.
+def spmm_t(grad_output: Array, weight: SparseWeight) -> Array:
+    """Compute G W, the gradient of a linear layer's input.
 
     Args:
-        g: [..., rows] of the values' dtype, any strides.
-        weight: the sparse matrix W [rows, cols].
+        grad_output: Tensor or array [..., rows] of the values' dtype, any strides.
+        weight: The sparse matrix W [rows, cols].
 
     Returns:
-        [..., cols], a torch tensor for a tensor, a NumPy array for an array.
+        [..., cols], a tensor for a tensor, a NumPy array for an array.
 
     Raises:
-        ShapeError, DTypeError, DeviceError: an argument does not fit the weight.
+        ShapeError, DTypeError, DeviceError: An argument does not fit the weight.
 
     Example:
         >>> import torch, gossamer
@@ -74,29 +76,29 @@ def spmm_t(g: Array, weight: SparseWeight) -> Array:
         >>> gossamer.spmm_t(torch.tensor([[10.0]]), weight).tolist()
         [[0.0, -30.0, 20.0, 0.0]]
     """
-    left: Any = g
+    left: Any = grad_output
     if not _is_plain(left):
         return cast(Array, _general("spmm_t", weight, left))
     values = _values(weight)
-    if torch.is_autocast_enabled("cpu"):
-        left, values = functions.autocast(left, values)
-    _check_last("g", left, weight.shape[0], weight)
-    return functions.spmm_t(left, values, weight.structure, _exact(weight))  # type: ignore[return-value]
+    if is_autocast(left):
+        left, values = autocast(left, values, device=left.device.type)
+    _check_last("grad_output", left, weight.shape[0], weight)
+    return autograd.spmm_t(left, values, weight.structure, _exact(weight))  # type: ignore[return-value]
 
 
-def sddmm(g: Array, x: Array, weight: SparseWeight) -> Array:
-    """G^T X at the kept entries only: the gradient of a linear layer's weight.
+def sddmm(grad_output: Array, x: Array, weight: SparseWeight) -> Array:
+    """Compute G^T X at the kept entries, the gradient of a linear layer's weight.
 
     Args:
-        g: [..., rows], any strides.
+        grad_output: Tensor or array [..., rows], any strides.
         x: [..., cols] with the same leading sizes and dtype, any strides.
-        weight: gives the structure; its values are not read.
+        weight: The weight whose structure is used; its values are not read.
 
     Returns:
         [nnz] in the order of `weight.values`, a torch tensor for tensors, else a NumPy array.
 
     Raises:
-        ShapeError, DTypeError, DeviceError: an argument does not fit the weight.
+        ShapeError, DTypeError, DeviceError: An argument does not fit the weight.
 
     Example:
         >>> import torch, gossamer
@@ -104,33 +106,33 @@ def sddmm(g: Array, x: Array, weight: SparseWeight) -> Array:
         >>> gossamer.sddmm(torch.tensor([[10.0]]), torch.tensor([[1.0, 2.0, 3.0, 4.0]]), weight)
         tensor([20., 30.])
     """
-    left, right = cast(Any, g), cast(Any, x)
+    left, right = cast(Any, grad_output), cast(Any, x)
     if not (_is_plain(left) and _is_plain(right)):
         return cast(Array, _general("sddmm", weight, left, right))
     _values(weight)
-    if torch.is_autocast_enabled("cpu"):
-        left, right = functions.autocast(left, right)
+    if is_autocast(left):
+        left, right = autocast(left, right, device=left.device.type)
     _check_pair(left, right, weight)
-    return functions.sddmm(left, right, weight.structure, _exact(weight))  # type: ignore[return-value]
+    return autograd.sddmm(left, right, weight.structure, _exact(weight))  # type: ignore[return-value]
 
 
 def _is_plain(x: Any) -> bool:
-    """Whether x takes the eager road: strided memory on the CPU, and nobody traces.
+    """Return whether x takes the eager path: strided memory on a registered device, no tracing.
 
-    A lazily negated view is not plain, for its memory holds the wrong sign: the dispatcher
-    resolves it on the other road.
+    A lazily negated view does not: its memory holds the wrong sign, and the dispatcher resolves it
+    on the other path.
     """
     return not (
         torch.compiler.is_compiling()
         or type(x) not in _PLAIN
-        or not x.is_cpu
+        or not (x.is_cpu or is_registered(x))
         or x.layout is not torch.strided
         or x.is_neg()
     )
 
 
 def _general(verb: str, weight: SparseWeight, *args: Any, bias: Any = None) -> Any:
-    """The other roads, behind the same checks."""
+    """Take one of the other paths, after the same checks."""
     _values(weight)
     if all(isinstance(arg, np.ndarray) for arg in args):
         return _on_arrays(verb, weight, args, bias)
@@ -140,18 +142,18 @@ def _general(verb: str, weight: SparseWeight, *args: Any, bias: Any = None) -> A
                 f"{name} is {type(arg).__name__}; {verb} takes torch tensors or NumPy arrays, "
                 "all of one kind"
             )
-        if arg.is_cuda:
+        if not (arg.is_meta or is_registered(arg)):
             raise DeviceError(
                 f"{name} is on {arg.device}; this build has CPU kernels only: use {name}.cpu()"
             )
         if arg.layout is not torch.strided:
             raise DTypeError(f"{name} has layout {arg.layout}; use {name}.to_dense()")
     if verb == "sddmm":
-        g, x = args
-        _check_pair(g, x, weight)
-        return library.sddmm(g, x, weight)
+        grad_output, x = args
+        _check_pair(grad_output, x, weight)
+        return library.sddmm(grad_output, x, weight)
     if verb == "spmm_t":
-        _check_last("g", args[0], weight.shape[0], weight)
+        _check_last("grad_output", args[0], weight.shape[0], weight)
         return library.spmm_t(args[0], weight)
     _check_last("x", args[0], weight.shape[1], weight)
     _check_bias(bias)
@@ -159,7 +161,7 @@ def _general(verb: str, weight: SparseWeight, *args: Any, bias: Any = None) -> A
 
 
 def _on_arrays(verb: str, weight: SparseWeight, args: tuple[Any, ...], bias: Any) -> Any:
-    """NumPy in, NumPy out; no autograd."""
+    """Map NumPy arrays to a NumPy array, without autograd."""
     tensors = [_tensor_of(arg) for arg in args]
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         if verb == "spmm":
@@ -172,7 +174,7 @@ def _on_arrays(verb: str, weight: SparseWeight, args: tuple[Any, ...], bias: Any
 
 
 def _tensor_of(array: Any) -> Tensor:
-    """A view of the array, or a copy where torch cannot hold a view (read-only, reversed)."""
+    """Return a view of the array, or a copy if torch cannot view it (read-only, reversed)."""
     if isinstance(array, Tensor):
         return array
     if not isinstance(array, np.ndarray):
@@ -197,7 +199,7 @@ def _values(weight: SparseWeight) -> Tensor:
 
 
 def _exact(weight: SparseWeight) -> Transposed | None:
-    """The transpose, unless it is pruned: that one is for the backward pass of spmm alone."""
+    """Return the transpose, or None if it is pruned: only the backward pass of spmm uses that."""
     return None if weight.backward == "double_pruned" else weight.transposed
 
 
@@ -206,12 +208,13 @@ def _check_bias(bias: Any) -> None:
         raise DTypeError(f"bias is {type(bias).__name__}; it must be a tensor, as x is")
 
 
-def _check_pair(g: Tensor, x: Tensor, weight: SparseWeight) -> None:
-    _check_last("g", g, weight.shape[0], weight)
+def _check_pair(grad_output: Tensor, x: Tensor, weight: SparseWeight) -> None:
+    _check_last("grad_output", grad_output, weight.shape[0], weight)
     _check_last("x", x, weight.shape[1], weight)
-    if g.shape[:-1] != x.shape[:-1]:
+    if grad_output.shape[:-1] != x.shape[:-1]:
         raise ShapeError(
-            f"g is {tuple(g.shape)} and x is {tuple(x.shape)}; their leading sizes must agree"
+            f"grad_output is {tuple(grad_output.shape)} and x is {tuple(x.shape)}; their leading "
+            "sizes must agree: pass the two of one forward pass"
         )
 
 

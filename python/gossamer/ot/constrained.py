@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gossamer import _core
+from gossamer.backend import transport as kernels
 from gossamer.ot.gradients import warn
 from gossamer.ot.problem import Problem, ProblemError, check_values, from_cost
 
@@ -242,20 +242,17 @@ def solve(
     """
     # Each row starts where it just reaches its cheapest column.
     start = cost.detach().amin(1).double()
-    status, iterations, newton, evaluations, value, error, f, g, plan = (
-        _core.transport.semidual_solve(
-            *_arguments(cost, a, b, k, gamma),
-            start,
-            method == "newton",
-            tol * float(a.detach().sum()),
-            max_iter,
-        )
+    status, iterations, newton, evaluations, value, error, f, g, plan = kernels.semidual_solve(
+        *_arguments(cost, a, b, k, gamma),
+        start,
+        method == "newton",
+        tol * float(a.detach().sum()),
+        max_iter,
     )
-    rows, cols = torch.from_numpy(f), torch.from_numpy(g)
-    middle = rows.mean()
-    columns = _columns(plan, len(f))
+    middle = f.mean()
+    columns = Columns(*plan, len(f))
     return Solution(
-        status, iterations, newton, evaluations, value, error, rows - middle, cols + middle, columns
+        status, iterations, newton, evaluations, value, error, f - middle, g + middle, columns
     )
 
 
@@ -274,11 +271,10 @@ def semi_dual(f: Tensor, cost: Tensor, a: Tensor, b: Tensor, k: int, gamma: floa
         Value, gradient and the maximisers t_j, the columns of the plan. Of entries that tie at
         the k-th place the lower rows are kept: then the gradient is one of several.
     """
-    value, gradient, g, plan = _core.transport.semidual_evaluate(
+    value, gradient, g, plan = kernels.semidual_evaluate(
         *_arguments(cost, a, b, k, gamma), f.detach().contiguous()
     )
-    columns = _columns(plan, len(f))
-    return SemiDual(value, torch.from_numpy(gradient), torch.from_numpy(g), columns)
+    return SemiDual(value, gradient, g, Columns(*plan, len(f)))
 
 
 class _Value(torch.autograd.Function):
@@ -308,11 +304,6 @@ def _arguments(
     # Transposed, so that the kernel reads each column as one run of memory.
     by_column = cost.detach().t().contiguous()
     return by_column, a.detach().contiguous(), b.detach().contiguous(), min(k, len(cost)), gamma
-
-
-def _columns(plan: tuple[Any, Any, Any], rows: int) -> Columns:
-    indptr, row, mass = map(torch.from_numpy, plan)
-    return Columns(indptr, row, mass, rows)
 
 
 def _give(problem: Problem, x: Tensor) -> Any:

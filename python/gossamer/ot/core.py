@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gossamer import _core
+from gossamer.backend import transport as kernels
 
 
 class Points(NamedTuple):
@@ -254,14 +254,14 @@ def _solve(
     if warm is not None:
         u.copy_(warm[0].detach().reshape(items, n) / reg[:, None])
         v.copy_(warm[1].detach().reshape(items, m) / reg[:, None])
-    reports = _core.transport.solve(
+    reports = kernels.solve(
         _spec(cost),
         items,
         a.detach().double().contiguous().reshape(-1),
         b.detach().double().contiguous().reshape(-1),
         reg,
         torch.tensor(spreads, dtype=torch.float64),
-        *rho,
+        rho,
         method,
         tol,
         max_iter,
@@ -279,30 +279,25 @@ def _solve(
 
 def plan(cost: Cost, f: Tensor, g: Tensor, reg: float) -> Tensor:
     """The plan at potentials f [n] and g [m]: float64 [n, m]."""
-    out = torch.empty(_size(cost), dtype=torch.float64)
-    _core.transport.plan(_spec(cost), reg, _over(f, reg), _over(g, reg), out)
-    return out
+    return kernels.plan(_spec(cost), reg, _over(f, reg), _over(g, reg))
 
 
 def reduce_plan(cost: Cost, f: Tensor, g: Tensor, reg: float) -> tuple[Tensor, Tensor, Tensor]:
     """Row sums [n], column sums [m] and sum_ij C P of the plan, which is never stored."""
-    n, m = _size(cost)
-    rows, row_cost = torch.empty(2, n, dtype=torch.float64)
-    cols = torch.empty(m, dtype=torch.float64)
-    _core.transport.sums(_spec(cost), reg, _over(f, reg), _over(g, reg), rows, cols, row_cost)
+    rows, cols, row_cost = kernels.sums(_spec(cost), reg, _over(f, reg), _over(g, reg))
     return rows, cols, row_cost.sum()
 
 
 def sparse_plan(cost: Cost, f: Tensor, g: Tensor, reg: float, threshold: float) -> Tensor:
     """The entries with P[i, j] >= threshold * sqrt(r[i] c[j]): a sparse CSR tensor [n, m]."""
     _, cols, _ = reduce_plan(cost, f, g, reg)
-    indptr, indices, values = _core.transport.entries(
+    indptr, indices, values = kernels.entries(
         _spec(cost), reg, _over(f, reg), _over(g, reg), cols.sqrt(), threshold
     )
     return torch.sparse_csr_tensor(
-        torch.from_numpy(indptr),
-        torch.from_numpy(indices).long(),
-        torch.from_numpy(values),
+        indptr,
+        indices.long(),
+        values,
         size=_size(cost),
         check_invariants=False,
     )
@@ -360,23 +355,19 @@ def laplacian_solve(
     column = torch.where(column > 0, column, torch.inf)
     q_f, q_g = q_f.detach().double(), q_g.detach().double()
     rhs = q_f - plan @ (q_g / column)
-    z_f = torch.empty(n, dtype=torch.float64)
-    report = LinearReport(
-        *_core.transport.schur_solve(
-            indptr,
-            indices.int(),
-            values,
-            rest.contiguous(),
-            column,
-            singular,
-            rhs,
-            tol,
-            10 * n + 1000 if max_iter is None else max_iter,
-            z_f,
-        )
+    z_f, report = kernels.schur_solve(
+        indptr,
+        indices.int(),
+        values,
+        rest.contiguous(),
+        column,
+        singular,
+        rhs,
+        tol,
+        10 * n + 1000 if max_iter is None else max_iter,
     )
     z_g = (q_g - plan.mT @ z_f) / column
     if singular:
         shift = (z_f.sum() - z_g.sum()) / (n + m)
         z_f, z_g = z_f - shift, z_g + shift
-    return z_f, z_g, report
+    return z_f, z_g, LinearReport(*report)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gossamer import _core
+from gossamer.backend import prox as kernels
 from gossamer.errors import DTypeError, ShapeError
 from gossamer.prox.checks import check_own_places, check_plain, is_number
 
@@ -117,7 +117,7 @@ def joint_prox_(v: Array, w: Array, thresholds: Array) -> None:
     for array, who in ((v, "v"), (w, "w")):
         if isinstance(array, Tensor | np.ndarray):  # the others are refused below
             check_own_places(array, who)
-    _core.prox.path_norm(_plain(v), _plain(w), _plain(thresholds))
+    kernels.path_norm(*(a.detach() if isinstance(a, Tensor) else a for a in (v, w, thresholds)))
 
 
 def reweighted_split_(v: Tensor, w: Tensor, thresholds: Tensor, bias: Tensor | None = None) -> None:
@@ -195,10 +195,6 @@ def balance_(v: Tensor, w: Tensor, bias: Tensor | None = None) -> None:
         w.mul_(factor[:, None])
         if bias is not None:
             bias.mul_(factor)
-
-
-def _plain(array: Array) -> Array:
-    return array.detach() if isinstance(array, Tensor) else array
 
 
 def _check_p(p: float, zero: bool = False) -> None:

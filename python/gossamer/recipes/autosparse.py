@@ -2,8 +2,8 @@
 
     w~ = sign(w) max(|w| - sigmoid(s), 0),   dw = dw~ f,   ds = -sigmoid'(s) sum of dw~ sign(w) f
 
-with f = 1 where w~ lives and f = alpha where it is pruned. Alpha is annealed to 0, after which
-pruned weights get nothing and the mask settles.
+with f = 1 where w~ is kept and f = alpha where it is pruned. Alpha is annealed to 0; from then on
+pruned weights have no gradient and the mask settles.
 """
 
 from __future__ import annotations
@@ -11,33 +11,34 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from gossamer.errors import RecipeError
 from gossamer.nn.layers.threshold import ThresholdLinear
 from gossamer.patterns import Pattern
-from gossamer.recipes.prune_late import check_share, zero_outside
-from gossamer.recipes.recipe import Recipe
+from gossamer.recipes.base.checks import check_choice, check_share
+from gossamer.recipes.base.fixed import zero_outside
+from gossamer.recipes.base.recipe import Recipe
 
 
 @dataclass(eq=False)
 class AutoSparse(Recipe):
-    """Learnable thresholds with annealed gradients of what they prune.
+    """Learnable thresholds; the gradients of pruned weights are annealed.
 
-    The pattern's sparsity is a target, not a constraint: the thresholds find their own. In the
-    last steps (`finetune_share`) the weights are projected to the pattern and trained under its
-    mask, which the paper does not do, so that the density is the one that was asked for.
+    The pattern's sparsity is a target, not a constraint: training finds the thresholds. For the
+    last steps (`finetune_share`) the weights are projected onto the pattern and trained under its
+    mask, so that the density is the requested one; the paper does not do this.
 
     Args:
-        pattern: of the projection in the end.
-        alpha: alpha_0, the share of its gradient that a pruned weight gets at first.
-        initial: s at the start (the paper's is -5, a threshold of 0.0067); None for the s with
-            which each threshold drops the pattern's share of the first weights.
-        per: "channel": one threshold an output, "layer": one for all.
+        pattern: the pattern of the final projection.
+        distribution: how layers share the sparsity of the final projection: "uniform" or "erk".
+        alpha: alpha_0 in [0, 1], the share of its gradient that a pruned weight gets at the start.
+        initial_threshold: s at the start (paper: -5, a threshold of 0.0067); None takes the s at
+            which each threshold drops the pattern's share of the initial weights.
+        scope: "channel": one threshold per output; "layer": one per layer.
         reset_share: share of the steps after which alpha is 0.
-        finetune_share: share of the steps after the projection; 0 for none.
+        finetune_share: share of the steps, at the end, after the projection; 0 for none.
 
     Raises:
         RecipeError: a share, or alpha, outside [0, 1].
@@ -48,31 +49,32 @@ class AutoSparse(Recipe):
     """
 
     alpha: float = 0.75
-    initial: float | None = -5.0
-    per: Literal["channel", "layer"] = "channel"
+    initial_threshold: float | None = -5.0
+    scope: Literal["channel", "layer"] = "channel"
     reset_share: float = 0.9
     finetune_share: float = 0.1
+
+    renamed: ClassVar[dict[str, str]] = {"initial": "initial_threshold", "per": "scope"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("alpha", "reset_share", "finetune_share"):
             check_share(getattr(self, name), f"AutoSparse got {name}")
-        if self.per not in ("channel", "layer"):
-            raise RecipeError(f"AutoSparse got per={self.per!r}; choose 'channel' or 'layer'")
+        check_choice(self.scope, "AutoSparse got scope", ("channel", "layer"))
 
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
-        """A layer with thresholds."""
-        return ThresholdLinear.from_dense(linear, pattern, self.initial, self.per)
+        """A layer with learnable thresholds."""
+        return ThresholdLinear.from_dense(linear, pattern, self.initial_threshold, self.scope)
 
     def parameters(self, model: nn.Module) -> Iterable[Any]:
-        """Two groups: the thresholds, without weight decay, and all others."""
+        """Return two groups: all other parameters, and the thresholds without weight decay."""
         own = [m.threshold for m in model.modules() if isinstance(m, ThresholdLinear)]
         ids = {id(p) for p in own}
         rest = [p for p in model.parameters() if id(p) not in ids]
         return [{"params": rest}, {"params": own, "weight_decay": 0.0}]
 
     def alpha_at(self, t: int) -> float:
-        """Alpha at step t: the slower of a cosine and a sigmoid, 0 from the reset on."""
+        """Return alpha at step t: the slower of a cosine and a sigmoid, 0 from the reset on."""
         share = t / self.total_steps
         if share >= self.reset_share:
             return 0.0
@@ -82,17 +84,17 @@ class AutoSparse(Recipe):
 
     @property
     def project_step(self) -> int | None:
-        """How many steps come before the projection; None without one."""
+        """Number of steps before the projection; None without one."""
         if not self.finetune_share:
             return None
         return max(self.total_steps - round(self.finetune_share * self.total_steps), 1)
 
     def start(self) -> None:
-        """The first step has alpha_0."""
+        """Set alpha for the first step."""
         self._set_alpha(0)
 
     def after_step(self, t: int) -> None:
-        """Anneal; project when the time has come."""
+        """Anneal alpha, and project at `project_step`."""
         self._set_alpha(t + 1)
         if t + 1 == self.project_step:
             for _, _, layer in self.of_type(ThresholdLinear):

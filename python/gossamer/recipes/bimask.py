@@ -4,36 +4,37 @@
     backward:  dX = dY (M_b * M_f * W),   M_b the n largest of every m rows of a column
 
 The groups of M_b are of rows in another order, a permutation chosen so that as few entries as
-possible are lost: of `candidates` random ones the best every `choose_every` steps. The weight
-gradient is dense (straight through) and what M_f prunes decays as in SR-STE.
+possible are lost: every `every` steps the best of `candidates` random ones. The weight gradient is
+dense (straight through); what M_f prunes decays through the gradient, as in `FST`.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from gossamer.errors import RecipeError
 from gossamer.masks import add_pruned_
 from gossamer.nn.layers.base import plain_groups
 from gossamer.nn.layers.bimask import BiMaskLinear
-from gossamer.patterns import Pattern, as_integer
-from gossamer.recipes.recipe import Recipe
+from gossamer.patterns import Pattern
+from gossamer.recipes.base.checks import check_count, check_number
+from gossamer.recipes.base.recipe import Recipe
 
 
 @dataclass(eq=False)
 class BiMask(Recipe):
-    """N:M forward, column N:M backward under a chosen permutation of rows, over a dense master.
+    """N:M along rows forward and along columns backward, over a dense weight.
 
     Args:
         pattern: N:M without shared rows.
-        decay: lambda of SR-STE: decay (1 - M_f) W is added to the gradient.
-        choose_every: steps between two choices of the permutation.
+        distribution: "uniform", because N:M patterns have a fixed density.
+        gradient_decay: lambda; lambda (1 - M_f) W is added to the gradient.
+        every: steps between two choices of the permutation.
         candidates: random permutations that each choice tries.
-        seed: of the permutations.
+        seed: seed of the permutations.
 
     Raises:
         PatternError: the pattern is not plain N:M.
@@ -41,7 +42,7 @@ class BiMask(Recipe):
 
     Reference:
         Zhang et al. 2023, "Bi-directional Masks for Efficient N:M Sparse Training",
-        arXiv 2302.06058; the permutation in use is a candidate too, so that a choice never loses.
+        arXiv 2302.06058. Here the present permutation is a candidate too, so no choice is worse.
 
     Example:
         >>> import torch
@@ -50,47 +51,43 @@ class BiMask(Recipe):
         [2, 2, 2, 2]
     """
 
-    decay: float = 2e-4
-    choose_every: int = 100
+    gradient_decay: float = 2e-4
+    every: int = 100
     candidates: int = 100
     seed: int = 0
+
+    renamed: ClassVar[dict[str, str]] = {"decay": "gradient_decay", "choose_every": "every"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         plain_groups(self.pattern, "BiMask")
-        for name in ("choose_every", "candidates", "seed"):
-            setattr(self, name, as_integer(getattr(self, name), f"BiMask got {name}"))
-        for name, good, needed in (
-            ("decay", 0 <= self.decay < math.inf, "a number that is not negative"),
-            ("choose_every", self.choose_every >= 1, "at least 1"),
-            ("candidates", self.candidates >= 0, "at least 0"),
-        ):
-            if not good:
-                raise RecipeError(f"BiMask got {name}={getattr(self, name)}; it must be {needed}")
+        check_number(self.gradient_decay, "BiMask got gradient_decay")
+        check_count(self.every, "BiMask got every")
+        check_count(self.candidates, "BiMask got candidates", least=0)
 
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
-        """A layer with a mask for each direction."""
+        """A layer with one mask per direction."""
         return BiMaskLinear.from_dense(linear, plain_groups(pattern, "BiMask"))
 
     def start(self) -> None:
-        """The first choice of permutations."""
+        """Choose the first permutations."""
         self._choose(0)
 
     @property
     def overlaps(self) -> dict[str, float]:
-        """By layer, the share of the forward mask that the last choice kept backward."""
+        """Share of the forward mask that the last choice keeps backward, by layer."""
         shares = self.state.get("overlaps")
         return {} if shares is None else dict(zip(self.layers, shares.tolist(), strict=True))
 
     def before_step(self, t: int) -> None:
-        """Add the decay of what the forward mask prunes to the gradients."""
+        """Add the decay of the pruned weights to the gradients."""
         for _, _, layer in self.of_type(BiMaskLinear):
-            if self.decay and layer.weight.grad is not None:
-                add_pruned_(layer.weight.grad, layer.weight, self.decay, layer.structure)
+            if self.gradient_decay and layer.weight.grad is not None:
+                add_pruned_(layer.weight.grad, layer.weight, self.gradient_decay, layer.structure)
 
     def after_step(self, t: int) -> None:
-        """Choose permutations anew."""
-        if (t + 1) % self.choose_every == 0:
+        """Choose the permutations, every `every` steps."""
+        if (t + 1) % self.every == 0:
             self._choose(t + 1)
 
     def _choose(self, t: int) -> None:

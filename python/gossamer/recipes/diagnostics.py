@@ -27,7 +27,7 @@ from gossamer.masks import double_prune
 from gossamer.masks.n_of_m import mask_difference
 from gossamer.nn import MaskedLinear, SparseLinear
 from gossamer.patterns import Pattern, parse_pattern
-from gossamer.recipes.recipe import Recipe
+from gossamer.recipes.base.recipe import Recipe
 
 __all__ = ["Diagnostics", "flips_between", "lost_by_double_pruning"]
 
@@ -47,7 +47,8 @@ class Diagnostics:
         Zhou et al. 2021 (SAD), Hu et al. 2024 (flip rate), Mozaffari et al. 2024 (double pruning).
 
     Example:
-        >>> recipe = Recipe("2:4")
+        >>> from gossamer.recipes import STE
+        >>> recipe = STE("2:4")
         >>> model = recipe.prepare(nn.Sequential(nn.Linear(8, 4)))
         >>> recipe.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), total_steps=10)
         >>> found = Diagnostics(recipe).measure()

@@ -1,12 +1,12 @@
-"""DSL: kept entries move between layers, too, and their total never changes.
+"""DSL: kept entries also move between layers, and their total never changes.
 
-At an update the n smallest kept entries of all layers together are dropped and the n candidates of
-largest gradient, of all layers together, grow: n = f(t) times the total, f as in `RigL`. So layers
+An update drops the n smallest kept entries of all layers together and grows the n candidates with
+the largest gradient of all layers together: n = f(t) times the total, f as in `RigL`. So layers
 whose entries matter less become sparser.
 
-After Wang et al. 2024, whose abstract and summaries were at hand, not their algorithm: from there
-are the fixed total, the sparsity of the layers that adjusts to the weights, growth by gradient,
-and the cosine. That both rankings run over all layers at once, and the floor, are derived here.
+From the abstract and summaries of Wang et al. 2024 (not their algorithm) are the fixed total, the
+sparsity per layer that follows the weights, growth by gradient, and the cosine. Ranking over all
+layers at once and the floor are ours.
 """
 
 from __future__ import annotations
@@ -22,32 +22,33 @@ from gossamer.masks import random_mask
 from gossamer.nn import MaskedLinear
 from gossamer.nn.layers.linear import dense_weight
 from gossamer.patterns import NM, GroupedNM, Pattern
-from gossamer.recipes.held import held_layer, hold
+from gossamer.recipes.base.checks import check_share, refuse_patterns
+from gossamer.recipes.base.fixed import apply_mask, fixed_mask
+from gossamer.recipes.base.slots import Best, RowScores, Slots, candidates, drop
 from gossamer.recipes.rigl import RigL
 from gossamer.recipes.set import SLAB
-from gossamer.recipes.slots import Best, RowScores, Slots, candidates, drop
-from gossamer.recipes.static import check_kind, check_share
 
 
 @dataclass(eq=False)
 class DSL(RigL):
-    """Drop the smallest kept entries of all layers, and grow those of the largest gradient.
+    """Drop the smallest kept entries of all layers, and grow those with the largest gradient.
 
-    Layers are `MaskedLinear`: a dense weight that is 0 wherever it is masked, since the number of
-    kept entries of a layer changes. Dropped entries may grow back and then keep their value; other
-    new ones start at 0. The gradient is computed as in `RigL`, a slab of rows at a time.
+    Layers are `MaskedLinear` with a dense weight that is 0 outside the mask, because the number of
+    kept entries of a layer changes. A dropped entry may grow back, and then keeps its value; other
+    new entries start at 0. The gradient is computed as in `RigL`, a slab of rows at a time.
 
     Args:
-        pattern: unstructured or of blocks, or its text: the sparsity of all layers together.
-        distribution: of the first masks, as in `SET`.
-        seed: of the first masks.
-        fraction: share of all kept entries that is dropped at first; 0 moves nothing.
-        every: steps from one update to the next, as in `SET`.
-        until: share of the training after which the masks rest.
-        floor: share of its first kept entries that a layer keeps in any case, so that none dies.
+        pattern: an unstructured or block pattern, or its text; its sparsity is that of all layers
+            together.
+        distribution: "uniform" or "erk", for the first masks; None is "erk".
+        seed: seed of the first masks.
+        fraction: share of all kept entries that the first update drops; 0 moves nothing.
+        every: steps between two updates; None is 100, or fewer so that 10 updates fit.
+        end_share: point of the training, as a share of the steps, after which masks are fixed.
+        floor: share of its first kept entries that a layer always keeps.
 
     Raises:
-        PatternError: no such pattern, or N:M, whose layers all have one density.
+        PatternError: an unknown pattern, or N:M, which gives all layers one density.
         RecipeError: a number out of range.
 
     Reference:
@@ -64,37 +65,37 @@ class DSL(RigL):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_kind(
+        refuse_patterns(
             self.pattern,
             NM | GroupedNM,
             "its layers all keep the same share, and DSL moves entries between layers",
             "a pattern such as '90%' or 'block 16x16 90%'",
         )
-        self.floor = check_share(self.floor, "DSL got floor")
+        check_share(self.floor, "DSL got floor")
 
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
         """A dense weight under a random mask."""
         rows, cols = dense_weight(linear).shape
-        layer = held_layer(linear, pattern, pattern)
+        layer = fixed_mask(linear, pattern, pattern)
         layer.set_mask(random_mask((rows, cols), pattern, self.mask_seed(index)))
         return layer
 
     def start(self) -> None:
-        """Set to 0 what the first masks leave out; note how much each layer keeps in any case."""
+        """Zero what the first masks drop, and note how much each layer always keeps."""
         super().start()
         for _, name, layer in self.of_type(MaskedLinear):
-            hold(layer, layer.mask(), layer.pattern, self.optimizer)
+            apply_mask(layer, layer.mask(), layer.pattern, self.optimizer)
             slots = _slots(layer)
-            first = layer.nnz // (slots.high * slots.wide)
+            first = layer.nnz // (slots.height * slots.width)
             self.state[f"floor/{name}"] = min(first, max(1, int(self.floor * first)))
 
     def watched(self) -> Iterator[tuple[str, nn.Module, nn.Parameter, tuple[int, int]]]:
-        """The (name, layer, parameter, shape) of each layer whose gradient is needed."""
+        """Yield the (name, layer, parameter, shape) of each layer whose gradient is needed."""
         for _, name, layer in self.of_type(MaskedLinear):
             yield name, layer, layer.weight, (layer.out_features, layer.in_features)
 
     def update(self, t: int, share: float) -> None:
-        """Drop a share of all kept entries and grow as many, within and between layers."""
+        """Drop a share of all kept entries, and grow as many in any layer."""
         moving: list[tuple[MaskedLinear, Slots, Tensor, RowScores]] = []
         sizes = []
         for index, name, layer in self.of_type(MaskedLinear):
@@ -130,7 +131,7 @@ class DSL(RigL):
         for (layer, slots, ids, _), stay in zip(moving, stays, strict=True):
             here = (best.ids >= base) & (best.ids < base + slots.count)
             kept = torch.cat([ids[stay], best.ids[here] - base])
-            hold(layer, slots.mask(kept), _of_count(slots, len(kept)), self.optimizer)
+            apply_mask(layer, slots.mask(kept), _of_count(slots, len(kept)), self.optimizer)
             base += slots.count
 
 
@@ -139,7 +140,7 @@ def _slots(layer: MaskedLinear) -> Slots:
 
 
 def _of_count(slots: Slots, kept: int) -> Pattern:
-    """The pattern of a kind that keeps just so many slots."""
+    """The pattern that keeps exactly so many slots."""
     pattern = slots.pattern
     if isinstance(pattern, NM | GroupedNM):
         return pattern

@@ -1,4 +1,4 @@
-"""GMP: gradual magnitude pruning. The sparsity rises along a cubic, and the smallest go.
+"""GMP: gradual magnitude pruning. The sparsity rises along a cubic; the smallest entries go.
 
     s(t) = s_end + (s_start - s_end) (1 - (t - t0) / (t1 - t0))^3,  from t0 to t1
 
@@ -8,6 +8,7 @@ Zhu and Gupta 2017, equation 1. Training starts dense, so it costs more than tra
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -15,9 +16,10 @@ from gossamer.errors import RecipeError
 from gossamer.masks import magnitude_mask
 from gossamer.nn import MaskedLinear
 from gossamer.patterns import Pattern
-from gossamer.recipes.held import check_thins, held_layer, hold, target_of, thinner
-from gossamer.recipes.recipe import Recipe
-from gossamer.recipes.static import check_count, check_share, steps_between, steps_needed
+from gossamer.recipes.base.checks import check_count, check_share, refuse_grouped
+from gossamer.recipes.base.fixed import apply_mask, fixed_mask, target_of, with_sparsity
+from gossamer.recipes.base.recipe import Recipe
+from gossamer.recipes.base.updates import steps_between, steps_needed
 from gossamer.schedules import Cubic
 
 
@@ -25,22 +27,22 @@ from gossamer.schedules import Cubic
 class GMP(Recipe):
     """Prune gradually by magnitude, from an initial sparsity to the pattern's.
 
-    At each update the entries of a layer are ranked anew by magnitude. What is pruned is exactly 0
-    and has no gradient, so that it does not come back. An N:M pattern goes from m:m to n:m, an
-    entry a group at a time.
+    Each update ranks the entries of a layer by magnitude. Pruned entries are exactly 0 and have no
+    gradient, so they do not come back. An N:M pattern goes from m:m to n:m, one entry per group at
+    a time.
 
     Args:
-        pattern: of the end, or its text.
-        initial: sparsity at first; a layer never has more than in the end.
-        begin: share of the training at which the sparsity begins to rise.
-        end: share of the training from which on the sparsity is the pattern's.
-        every: steps from one update to the next; None is 100, or a twentieth of the steps from
-            begin to end where that is less. The last update is at `end` in any case.
-        distribution: how layers share the sparsity in the end: "uniform" or "erk".
+        pattern: the final pattern, or its text.
+        distribution: how layers share the final sparsity: "uniform" or "erk".
+        initial_sparsity: sparsity at the start, at most the final one of each layer.
+        begin_share: point, as a share of the steps, at which the sparsity begins to rise.
+        end_share: point, as a share of the steps, at which the sparsity is the final one.
+        every: steps between two updates; None is 100, or fewer so that 20 updates fit. The last
+            update is always at `end_share`.
 
     Raises:
-        PatternError: no such pattern.
-        RecipeError: a share outside [0, 1], or the end before the beginning.
+        PatternError: an unknown pattern.
+        RecipeError: a share outside [0, 1], or an end before the beginning.
 
     Reference:
         Zhu and Gupta 2017, "To prune, or not to prune", equation 1.
@@ -53,53 +55,58 @@ class GMP(Recipe):
     """
 
     pattern: str | Pattern = "90%"
-    initial: float = 0.0
-    begin: float = 0.0
-    end: float = 0.75
+    initial_sparsity: float = 0.0
+    begin_share: float = 0.0
+    end_share: float = 0.75
     every: int | None = None
-    distribution: str = "uniform"
+
+    renamed: ClassVar[dict[str, str]] = {
+        "initial": "initial_sparsity",
+        "begin": "begin_share",
+        "end": "end_share",
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_thins(self.pattern, "GMP")
-        for name in ("initial", "begin", "end"):
-            setattr(self, name, check_share(getattr(self, name), f"GMP got {name}"))
-        if self.end < self.begin:
+        refuse_grouped(self.pattern, "GMP")
+        for name in ("initial_sparsity", "begin_share", "end_share"):
+            check_share(getattr(self, name), f"GMP got {name}")
+        if self.end_share < self.begin_share:
             raise RecipeError(
-                f"GMP got begin={self.begin}, end={self.end}; it must end at or after its "
-                "beginning: swap the shares"
+                f"GMP got begin_share={self.begin_share}, end_share={self.end_share}; it must end "
+                "at or after its beginning: swap the shares"
             )
         if self.every is not None:
-            self.every = check_count(self.every, "GMP got every")
+            check_count(self.every, "GMP got every")
 
     def minimum_steps(self) -> int:
-        """So many that an update falls between beginning and end."""
-        return steps_needed(self.every, self.end - self.begin)
+        """Smallest number of steps that contains an update between beginning and end."""
+        return steps_needed(self.every, self.end_share - self.begin_share)
 
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
         """A dense weight under a mask of the initial sparsity."""
-        return held_layer(linear, thinner(pattern, self.initial), pattern)
+        return fixed_mask(linear, with_sparsity(pattern, self.initial_sparsity), pattern)
 
     def start(self) -> None:
-        """Set to 0 what the initial mask leaves out."""
+        """Zero what the initial mask drops."""
         self._prune(0)
 
     def after_step(self, t: int) -> None:
-        """Prune, when the next step is one of an update."""
+        """Prune if the next step has an update."""
         first, last = self._span()
         updates = steps_between(self.every, last - first, 20)
         if t + 1 == last or (first <= t + 1 < last and (t + 1 - first) % updates == 0):
             self._prune(t + 1)
 
     def sparsity(self, t: int, final: float) -> float:
-        """The sparsity at step t of a layer that ends with a given one."""
-        return Cubic(min(self.initial, final), final, *self._span())(t)
+        """Return the sparsity at step t of a layer whose final sparsity is `final`."""
+        return Cubic(min(self.initial_sparsity, final), final, *self._span())(t)
 
     def _span(self) -> tuple[int, int]:
-        return int(self.begin * self.total_steps), int(self.end * self.total_steps)
+        return int(self.begin_share * self.total_steps), int(self.end_share * self.total_steps)
 
     def _prune(self, t: int) -> None:
         for _, _, layer in self.of_type(MaskedLinear):
             target = target_of(layer)
-            pattern = thinner(target, self.sparsity(t, target.sparsity))
-            hold(layer, magnitude_mask(layer.weight, pattern), pattern, self.optimizer)
+            pattern = with_sparsity(target, self.sparsity(t, target.sparsity))
+            apply_mask(layer, magnitude_mask(layer.weight, pattern), pattern, self.optimizer)

@@ -1,36 +1,37 @@
-"""HyperSparse: a regulariser that presses the weights that will be pruned, and spares the others.
+"""HyperSparse: a regulariser that shrinks the weights that will be pruned, and spares the others.
 
     dR/dw = sign(w) s sech^2(s |w|) sum|w| / sum tanh(s |w|),   s = atanh(1 / sqrt 3) / kappa
 
 where kappa is the largest magnitude that will be pruned. It is the gradient of
-sum tanh(s |w|) * sg(sum|w| / sum tanh(s |w|)), with s held too (sg: no gradient through it). The
-steepest fall of tanh's slope stands at kappa: below it the pressure is that of an L1 norm, above
-it dies out.
+sum tanh(s |w|) * sg(sum|w| / sum tanh(s |w|)) with s constant (sg: no gradient). The slope of tanh
+falls fastest at kappa: below kappa the regulariser acts like an L1 norm, above it vanishes.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from gossamer.nn import MaskedLinear
-from gossamer.recipes.prune_late import PruneLate, check_positive, check_share
+from gossamer.recipes.base.checks import check_number, check_share
+from gossamer.recipes.prune_late import PruneLate
 
 ALIGNMENT = math.atanh(1.0 / math.sqrt(3.0))
 
 
 def hypersparse_gradient(weight: Tensor, kept: int) -> Tensor:
-    """The gradient of the regulariser.
+    """Return the gradient of the regulariser.
 
     Args:
-        weight: any shape, floating.
-        kept: how many entries will not be pruned.
+        weight: floating-point, any shape.
+        kept: number of entries that will be kept.
 
     Returns:
-        Like `weight`; zero where nothing is to be pruned, or only zeros.
+        A tensor like `weight`; zero if nothing, or only zeros, will be pruned.
 
     Reference:
         Glandorf et al. 2023, "HyperSparse Neural Networks: Shifting Exploration to Exploitation
@@ -54,21 +55,21 @@ def hypersparse_gradient(weight: Tensor, kept: int) -> Tensor:
 
 @dataclass(eq=False)
 class HyperSparse(PruneLate):
-    """Adaptive regularised training: a growing pressure on what will be pruned, then prune, tune.
+    """Adaptive regularised training: a growing regulariser, then pruning and fine-tuning.
 
-    The weight of the regulariser grows by a constant factor a step between the warm-up and the
-    pruning: from `strength` to `strength * growth`. The paper grows it by 1.05 an epoch until the
-    pruned network is as good as the dense one; here its end is a share of the steps (`is_ready`
-    can be overridden). The quantile kappa is of each layer's own weights.
+    The coefficient of the regulariser grows by a constant factor per step between the warm-up and
+    the pruning: from `lam` to `lam * growth`. The paper lets it grow by 1.05 per epoch until the
+    pruned network is as good as the dense one; here it ends at a share of the steps (`is_ready`
+    can be overridden). kappa is computed per layer.
 
     Args:
-        pattern: which entries live after the pruning.
+        pattern: which entries are kept by the pruning.
+        distribution: how layers share the sparsity: "uniform" or "erk".
         prune_share: share of the steps before the pruning, in [0, 1].
-        distribution: how layers share the sparsity, "uniform" or "erk".
-        warmup_share: share of the steps without pressure.
-        strength: weight of the regulariser at its start; it is added to the gradients, so an
-            optimizer that normalises them asks for another than SGD does.
-        growth: by what the weight has grown at the end.
+        warmup_share: share of the steps, at the beginning, without the regulariser.
+        lam: coefficient of the regulariser at its start, at least 0. The regulariser is added to
+            the gradients, so optimizers that normalise gradients need another value than SGD.
+        growth: factor by which the coefficient has grown at the end.
 
     Reference:
         Glandorf et al. 2023, "HyperSparse Neural Networks: Shifting Exploration to Exploitation
@@ -76,22 +77,24 @@ class HyperSparse(PruneLate):
     """
 
     warmup_share: float = 0.2
-    strength: float = 5e-6
+    lam: float = 5e-6
     growth: float = 1000.0
+
+    renamed: ClassVar[dict[str, str]] = {"strength": "lam"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share(self.warmup_share, "HyperSparse got warmup_share")
-        check_positive(self.strength, "HyperSparse got strength")
-        check_positive(self.growth, "HyperSparse got growth")
+        check_number(self.lam, "HyperSparse got lam")
+        check_number(self.growth, "HyperSparse got growth")
 
     def weight_at(self, t: int) -> float:
-        """The weight of the regulariser at step t."""
+        """Return the coefficient of the regulariser at step t."""
         begin = round(self.warmup_share * self.total_steps)
         if t < begin:
             return 0.0
         share = (t - begin) / max(self.prune_step - 1 - begin, 1)
-        return self.strength * math.pow(self.growth, min(share, 1.0))
+        return self.lam * math.pow(self.growth, min(share, 1.0))
 
     def before_step(self, t: int) -> None:
         """Add the regulariser's gradient."""

@@ -1,9 +1,9 @@
 """IMP: iterative magnitude pruning with rewinding.
 
-Training is cut into rounds of equal length. After round r the smallest entries of a layer are
-pruned until its density is d^(r / rounds), d the pattern's; then weights and optimizer go back to
-where they were early in the first round. Frankle et al. 2020: tickets are found by training dense
-first, so this costs rounds + 1 trainings and saves none.
+Training is cut into rounds + 1 parts of equal length. After part r each layer is pruned by
+magnitude to density d^(r / rounds), d the pattern's; then weights and optimizer are set back to an
+early step of the first part. The first part is dense, so training is not cheaper than dense.
+Frankle et al. 2020.
 """
 
 from __future__ import annotations
@@ -17,30 +17,31 @@ from torch import Tensor, nn
 from gossamer.masks import magnitude_mask
 from gossamer.nn import MaskedLinear
 from gossamer.patterns import Pattern
-from gossamer.recipes.held import check_thins, held_layer, hold, target_of, thinner
-from gossamer.recipes.recipe import Recipe
-from gossamer.recipes.static import check_count, check_share
+from gossamer.recipes.base.checks import check_count, check_share, refuse_grouped
+from gossamer.recipes.base.fixed import apply_mask, fixed_mask, target_of, with_sparsity
+from gossamer.recipes.base.recipe import Recipe
 
 
 @dataclass(eq=False)
 class IMP(Recipe):
-    """Train, prune by magnitude, rewind, and again.
+    """Train, prune by magnitude, rewind, and repeat.
 
-    The total steps are cut into rounds + 1 parts of equal length, the last with the remainder:
-    one trains dense, then one each at a density that falls by the same factor from part to part.
-    Every Parameter of the optimizer is rewound, and the optimizer's state of it, step counts of
-    Adam included. The learning rate is the scheduler's of the user, who gives it the parts'
-    length (`part`) as a period to rewind it too; buffers, such as those of batch normalisation,
-    are not rewound. The state dict holds a copy of the parameters and of their state.
+    The steps are cut into rounds + 1 parts of equal length; the last part has the remainder. The
+    first part is dense, and the density falls by the same factor from part to part. Every
+    Parameter of the optimizer is rewound, with its optimizer state (Adam's step counts included).
+    The learning rate is not rewound; use a scheduler with period `part` if it should be. Buffers,
+    such as those of batch normalisation, are not rewound. The state dict holds a copy of the
+    parameters and of their state.
 
     Args:
-        pattern: of the end, or its text. With N:M, a part keeps the least n that is enough.
-        rounds: how often there is pruning.
-        rewind_share: the step to go back to, as a share of one part; 0 is the start.
-        distribution: how layers share the sparsity in the end: "uniform" or "erk".
+        pattern: the final pattern, or its text. With N:M, each part keeps the least n that is
+            enough for its density.
+        distribution: how layers share the final sparsity: "uniform" or "erk".
+        rounds: number of prunings.
+        rewind_share: step to go back to, as a share of one part; 0 is the start.
 
     Raises:
-        PatternError: no such pattern.
+        PatternError: an unknown pattern.
         RecipeError: a number out of range.
 
     Reference:
@@ -55,44 +56,43 @@ class IMP(Recipe):
     pattern: str | Pattern = "90%"
     rounds: int = 4
     rewind_share: float = 0.1
-    distribution: str = "uniform"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_thins(self.pattern, "IMP")
-        self.rounds = check_count(self.rounds, "IMP got rounds")
-        self.rewind_share = check_share(self.rewind_share, "IMP got rewind_share")
+        refuse_grouped(self.pattern, "IMP")
+        check_count(self.rounds, "IMP got rounds")
+        check_share(self.rewind_share, "IMP got rewind_share")
 
     def minimum_steps(self) -> int:
-        """One step for each part."""
+        """One step per part."""
         return self.rounds + 1
 
     @property
     def part(self) -> int:
-        """Steps from one pruning to the next."""
+        """Steps between two prunings."""
         return self.total_steps // (self.rounds + 1)
 
     @property
     def rewind_step(self) -> int:
-        """The step whose beginning weights and optimizer go back to."""
+        """The step to whose beginning weights and optimizer are set back."""
         return min(int(self.rewind_share * self.part), self.part - 1)
 
     def density(self, finished: int, final: float) -> float:
-        """The density of a layer that ends with a given one, after so many prunings."""
+        """Return a layer's density after `finished` prunings, if its final density is `final`."""
         return float(final ** (finished / self.rounds))
 
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
-        """A dense weight, all of it kept at first."""
-        return held_layer(linear, thinner(pattern, 0.0), pattern)
+        """A dense weight under a mask that keeps everything."""
+        return fixed_mask(linear, with_sparsity(pattern, 0.0), pattern)
 
     def start(self) -> None:
-        """Keep everything; remember the start when that is what is gone back to."""
+        """Keep everything; remember the start if training is rewound to it."""
         self._prune(0)
         if self.rewind_step == 0:
             self._remember()
 
     def after_step(self, t: int) -> None:
-        """Remember the weights, or prune and rewind, before the next step."""
+        """Remember the weights, or prune and rewind, when the next step begins."""
         finished, rest = divmod(t + 1, self.part)
         if rest == 0 and 1 <= finished <= self.rounds:
             self._prune(finished)
@@ -104,8 +104,8 @@ class IMP(Recipe):
         for _, _, layer in self.of_type(MaskedLinear):
             target = target_of(layer)
             sparsity = 1.0 - self.density(finished, target.density)
-            pattern = target if finished == self.rounds else thinner(target, sparsity)
-            hold(layer, magnitude_mask(layer.weight, pattern), pattern, self.optimizer)
+            pattern = target if finished == self.rounds else with_sparsity(target, sparsity)
+            apply_mask(layer, magnitude_mask(layer.weight, pattern), pattern, self.optimizer)
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         groups = self.optimizer.param_groups if self.optimizer is not None else []
@@ -129,7 +129,7 @@ class IMP(Recipe):
             parameter.copy_(self.state[f"{where}/value"])
             state = self._optimizer_state(parameter)
             if not any(name.startswith(f"{where}/state/") for name in self.state):
-                # At the start an optimizer had no state: let it begin anew.
+                # At the start the optimizer had no state.
                 state.clear()
             for name, value in state.items():
                 saved = self.state.get(f"{where}/state/{name}")
@@ -138,5 +138,5 @@ class IMP(Recipe):
                 elif saved is not None:
                     state[name] = saved
         for _, _, layer in self.of_type(MaskedLinear):
-            # What was remembered is denser than the mask.
-            hold(layer, layer.mask(), layer.pattern, self.optimizer)
+            # The remembered weights are denser than the mask.
+            apply_mask(layer, layer.mask(), layer.pattern, self.optimizer)

@@ -1,4 +1,4 @@
-"""ISSP: shrink the smallest weights a little after every step, instead of zeroing them."""
+"""ISSP: after every step, shrink the smallest weights slightly instead of zeroing them."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import torch
 
 from gossamer.masks import magnitude_mask
 from gossamer.nn import MaskedLinear
-from gossamer.recipes.prune_late import PruneLate, check_share
+from gossamer.recipes.base.checks import check_share
+from gossamer.recipes.prune_late import PruneLate
 
 
 @dataclass(eq=False)
 class ISSP(PruneLate):
-    """Iterative soft shrinkage: after each step, what would be pruned is multiplied by `shrink`.
+    """Iterative soft shrinkage: after each step, pruning candidates are multiplied by `shrink`.
 
-    Which entries that are is decided anew after each step by their magnitude, so that one which
-    the loss needs can grow back. At the end of the phase they are pruned for good.
+    The candidates are chosen by magnitude after each step, so an entry that the loss needs can
+    grow back. At the end of the phase they are pruned.
 
     Args:
-        pattern: which entries live after the pruning.
+        pattern: which entries are kept by the pruning.
+        distribution: how layers share the sparsity: "uniform" or "erk".
         prune_share: share of the steps before the pruning, in [0, 1].
-        distribution: how layers share the sparsity, "uniform" or "erk".
-        shrink: in [0, 1]; 0 is iterative hard thresholding.
+        shrink: factor in [0, 1]; 0 is iterative hard thresholding.
 
     Reference:
         Wang et al. 2023, "Iterative Soft Shrinkage Learning for Efficient Image
@@ -35,7 +36,7 @@ class ISSP(PruneLate):
         super().__post_init__()
         check_share(self.shrink, "ISSP got shrink")
 
-    def press(self, t: int) -> None:
+    def regularise(self, t: int) -> None:
         """Shrink the smallest entries of each layer."""
         for _, _, layer in self.of_type(MaskedLinear):
             weight = layer.weight

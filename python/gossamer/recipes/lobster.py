@@ -1,9 +1,9 @@
-"""Lobster: weights that the loss does not feel decay, then the smallest are pruned.
+"""Lobster: weights with a small gradient decay, then the smallest are pruned.
 
     w <- w - eta dL/dw - lambda w max(0, 1 - |dL/dw|)
 
-as in LOBSTER (Tartaglione et al.), whose released code does the same and, when asked, divides the
-sensitivity |dL/dw| by its largest value in the tensor. A weight of large gradient is left alone.
+as in LOBSTER (Tartaglione et al.). Their code can also divide the sensitivity |dL/dw| by its
+largest value in the tensor. A weight with a large gradient does not decay.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gossamer.nn import MaskedLinear
-from gossamer.recipes.prune_late import PruneLate, check_positive
+from gossamer.recipes.base.checks import check_number
+from gossamer.recipes.prune_late import PruneLate
 
 
 def insensitivity(gradient: Tensor, rescaled: bool = False) -> Tensor:
-    """How little the loss feels each weight, in [0, 1].
+    """Return max(0, 1 - |dL/dw|), how little the loss depends on each weight, in [0, 1].
 
     Args:
         gradient: dL/dw, any shape.
-        rescaled: divide |dL/dw| by its largest value: 0 for the most sensitive weight.
+        rescaled: divide |dL/dw| by its largest value first.
+
+    Returns:
+        A tensor like `gradient`.
 
     Example:
         >>> import torch
@@ -36,18 +40,18 @@ def insensitivity(gradient: Tensor, rescaled: bool = False) -> Tensor:
 
 @dataclass(eq=False)
 class Lobster(PruneLate):
-    """Loss-based sensitivity regularisation, then prune and tune.
+    """Loss-based sensitivity regularisation, then pruning and fine-tuning.
 
-    The paper prunes by a threshold on the magnitude again and again; here it is once, to the
-    pattern, so that the density is the one that was asked for.
+    The paper prunes repeatedly by a threshold on the magnitude; here the weights are pruned once,
+    to the pattern, so that the density is the requested one.
 
     Args:
-        pattern: which entries live after the pruning.
+        pattern: which entries are kept by the pruning.
+        distribution: how layers share the sparsity: "uniform" or "erk".
         prune_share: share of the steps before the pruning, in [0, 1].
-        distribution: how layers share the sparsity, "uniform" or "erk".
-        strength: lambda times the steps of the dense phase: a weight that the loss does not feel
-            at all has shrunk to exp(-strength) of itself at its end, however long it is.
-        rescaled: compare sensitivities with the largest of the layer, not with 1.
+        strength: lambda times the number of dense steps, at least 0: a weight without gradient
+            shrinks to exp(-strength) of itself in the dense phase, whatever its length.
+        rescaled: divide sensitivities by the largest of the layer.
 
     Reference:
         Tartaglione et al. 2022, "LOss-Based SensiTivity rEgulaRization: towards deep sparse
@@ -59,10 +63,10 @@ class Lobster(PruneLate):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self.strength, "Lobster got strength")
+        check_number(self.strength, "Lobster got strength")
 
-    def press(self, t: int) -> None:
-        """Decay each weight by its insensitivity; the gradients of the step are still there."""
+    def regularise(self, t: int) -> None:
+        """Decay each weight by its insensitivity, from the gradients of the step."""
         rate = min(self.strength / self.prune_step, 1.0)
         for _, _, layer in self.of_type(MaskedLinear):
             gradient = layer.weight.grad

@@ -1,39 +1,38 @@
-"""PruneLate: train dense under a pressure, prune once, tune what is left. The base of several."""
+"""PruneLate: train dense with a regulariser, prune once, fine-tune. The base of several recipes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gossamer.errors import RecipeError
-from gossamer.masks import Distribution, magnitude_mask
+from gossamer.masks import magnitude_mask
 from gossamer.nn import MaskedLinear
 from gossamer.nn.layers.dense_first import DenseLinear
 from gossamer.patterns import Pattern
-from gossamer.recipes.recipe import Recipe
+from gossamer.recipes.base.checks import check_share
+from gossamer.recipes.base.fixed import apply_mask
+from gossamer.recipes.base.recipe import Recipe
 
 
 @dataclass(eq=False)
 class PruneLate(Recipe):
-    """Train dense for a share of the steps, prune by magnitude, tune what is left.
+    """Train dense for a share of the steps, prune by magnitude, fine-tune.
 
-    A subclass adds a pressure in `before_step` (on the gradients) or in `press` (on the weights),
-    both of which it asks `self.pruned` first. The papers stop their dense phase by an accuracy
-    that they watch; here it is a share of the steps, unless a subclass overrides `is_ready`.
+    A subclass adds a regulariser in `before_step` (on the gradients; check `self.pruned` there) or
+    in `regularise` (on the weights). The papers end the dense phase by a measured accuracy; here
+    it is a share of the steps, unless a subclass overrides `is_ready`.
 
     Args:
-        pattern: which entries live after the pruning.
-        prune_share: share of the steps that are trained dense, in [0, 1].
-        distribution: how layers share the sparsity, "uniform" or "erk".
+        pattern: which entries are kept by the pruning.
+        distribution: how layers share the sparsity: "uniform" or "erk".
+        prune_share: share of the steps before the pruning, in [0, 1].
 
     Raises:
         RecipeError: a share outside [0, 1].
     """
 
     prune_share: float = 0.7
-    distribution: Distribution = "uniform"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,7 +45,7 @@ class PruneLate(Recipe):
 
     @property
     def prune_step(self) -> int:
-        """How many steps are trained dense: at least one, at most all."""
+        """Number of dense steps: at least one, at most all."""
         return min(max(round(self.prune_share * self.total_steps), 1), self.total_steps)
 
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
@@ -59,46 +58,20 @@ class PruneLate(Recipe):
         """Whether to prune after step t."""
         return t + 1 >= self.prune_step
 
-    def press(self, t: int) -> None:
+    def regularise(self, t: int) -> None:
         """Called after each step of the dense phase, before the pruning."""
 
     def after_step(self, t: int) -> None:
-        """Press, and prune when the time has come."""
+        """Regularise, and prune at the end of the dense phase."""
         if self.pruned:
             return
-        self.press(t)
+        self.regularise(t)
         if self.is_ready(t):
             self.state["pruned"] = True
             for _, _, layer in self.of_type(MaskedLinear):
                 mask = magnitude_mask(layer.weight, layer.pattern)
-                layer.set_mask(mask)
+                apply_mask(layer, mask, None, self.optimizer)
                 layer.softness.zero_()
-                zero_outside(layer.weight, mask, self.optimizer)
 
 
-def zero_outside(
-    weight: nn.Parameter, mask: Tensor, optimizer: torch.optim.Optimizer | None
-) -> None:
-    """Zero what a mask drops: of a weight, its gradient and the optimizer's state of it.
-
-    With momentum left over, an optimizer would move the dropped entries away from zero again.
-    """
-    states = optimizer.state.get(weight, {}).values() if optimizer is not None else ()
-    for tensor in (weight.data, weight.grad, *states):
-        if isinstance(tensor, Tensor) and tensor.shape == mask.shape:
-            tensor.masked_fill_(~mask, 0.0)
-
-
-def check_share(share: float, what: str) -> None:
-    """Raise RecipeError unless a share of the steps is in [0, 1]."""
-    if not 0.0 <= share <= 1.0:
-        raise RecipeError(f"{what}={share}; give a share of the steps, between 0 and 1")
-
-
-def check_positive(number: float, what: str) -> None:
-    """Raise RecipeError unless a number is finite and not negative."""
-    if not 0.0 <= number < float("inf"):
-        raise RecipeError(f"{what}={number}; give a finite number, 0 or above")
-
-
-__all__ = ["PruneLate", "check_positive", "check_share", "zero_outside"]
+__all__ = ["PruneLate"]

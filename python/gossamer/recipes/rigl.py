@@ -1,8 +1,8 @@
 """RigL: SET that grows where the gradient is largest.
 
-Grown are the candidates of largest |dL/dW|, the dense gradient dY^T X of the whole step, averaged
-over processes. Evci et al. 2020. It is computed at the updates only, a slab of rows at a time;
-their steps keep the input and the output's gradient of each layer until the optimizer steps.
+The candidates with the largest |dL/dW| grow. The dense gradient dY^T X of the whole step, averaged
+over processes, is computed at updates only, a slab of rows at a time; steps with an update keep
+each layer's input and output gradient until the optimizer's step. Evci et al. 2020.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from typing import Any
 from torch import nn
 
 from gossamer.nn import SparseLinear
-from gossamer.recipes.capture import Capture
+from gossamer.recipes.base.capture import Capture
+from gossamer.recipes.base.slots import RowScores, Slots
 from gossamer.recipes.set import SET
-from gossamer.recipes.slots import RowScores, Slots
 
 
 @dataclass(eq=False)
 class RigL(SET):
-    """Drop the smallest kept entries now and then, and grow those of the largest gradient.
+    """Drop the smallest kept entries at intervals, and grow those with the largest gradient.
 
-    As `SET` in everything but what grows. The published code leaves the gradient step out when it
-    moves the mask; here it is taken first, so that there is one step a batch. The gradient is that
-    of the weights before it.
+    Like `SET`, except for what grows. The published code skips the optimizer's step when it moves
+    the mask; here the step is taken first, so that every batch has one. The gradient is that at
+    the weights before the step.
 
     Args:
-        pattern: of the kept entries, or its text.
-        distribution: as in `SET`.
-        seed: of the first masks.
-        fraction: share of the kept entries that is dropped at first; 0 moves nothing.
-        every: steps from one update to the next, as in `SET`.
-        until: share of the training after which the masks rest.
+        pattern: pattern of the kept entries, or its text.
+        distribution: "uniform" or "erk"; None is "erk" unless the pattern is N:M.
+        seed: seed of the first masks.
+        fraction: share of the kept entries that the first update drops; 0 moves nothing.
+        every: steps between two updates; None is 100, or fewer so that 10 updates fit.
+        end_share: point of the training, as a share of the steps, after which masks are fixed.
 
     Raises:
-        PatternError: as `SET`.
+        PatternError: an unknown pattern, or "erk" for an N:M pattern.
         RecipeError: a number out of range.
 
     Reference:
@@ -61,26 +61,26 @@ class RigL(SET):
         self._hooks: list[Any] = []
 
     def start(self) -> None:
-        """Watch the layers' inputs and output gradients."""
+        """Capture the layers' inputs and output gradients."""
         for name, layer, parameter, shape in self.watched():
             capture = Capture(parameter, shape, lambda: bool(self.share(self.step)))
             self.captures[name] = capture
             self._hooks.append(layer.register_forward_hook(capture))
 
     def watched(self) -> Iterator[tuple[str, nn.Module, nn.Parameter, tuple[int, int]]]:
-        """The (name, layer, parameter, shape) of each layer whose gradient is needed."""
+        """Yield the (name, layer, parameter, shape) of each layer whose gradient is needed."""
         for _, name, layer in self.of_type(SparseLinear):
             rows, cols = layer.weight.shape
             yield name, layer, layer.weight.values, (rows, cols)
 
     def after_step(self, t: int) -> None:
-        """Move the masks, and let go of what the layers saw in the step."""
+        """Move the masks, and drop what was captured in the step."""
         super().after_step(t)
         for capture in self.captures.values():
             capture.pairs.clear()
 
     def scores(self, t: int, index: int, name: str, slots: Slots) -> RowScores | None:
-        """The magnitudes of the dense gradient; None when the layer took no part in the step."""
+        """Return the magnitudes of the dense gradient; None if the layer had none in this step."""
         return self.captures[name].scores(self.average)
 
     def _forget(self) -> None:

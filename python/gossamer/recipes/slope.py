@@ -1,16 +1,15 @@
 """SLoPe: static N:M masks, a double-pruned backward pass, and low-rank adapters at the end.
 
 Only the kept entries are stored, with their gradients and moments; there is no dense copy. The
-gradient of a layer's input comes from the weight pruned down its columns as well, whose choice is
-renewed every `refresh_every` steps. For the last share of the steps each layer gets a low-rank
-adapter.
+gradient of a layer's input comes from the weight pruned along its columns as well; that choice is
+repeated every `every` steps. For the last share of the steps each layer has a low-rank adapter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -18,8 +17,9 @@ from gossamer.errors import RecipeError
 from gossamer.nn.layers.adapted import AdaptedLinear
 from gossamer.nn.layers.linear import SparseLinear
 from gossamer.nn.surgery import replace_modules
-from gossamer.patterns import NM, Pattern, as_integer
-from gossamer.recipes.recipe import Recipe
+from gossamer.patterns import NM, Pattern
+from gossamer.recipes.base.checks import check_count, check_number
+from gossamer.recipes.base.recipe import Recipe
 from gossamer.weight.transpose import Backward
 
 # Marks the optimizer's group that waits for the adapters.
@@ -28,29 +28,30 @@ _RESERVED = "adapters"
 
 @dataclass(eq=False)
 class SLoPe(Recipe):
-    """Sparse from the first step to the last, with adapters for the last of them.
+    """Sparse from the first step to the last, with adapters for the last share of the steps.
 
-    The mask is that of the largest initial weights, which is a random one, and never moves.
+    The mask keeps the largest initial weights, which are random, and never moves.
 
-    Give `recipe.parameters(model)` to the optimizer: it reserves an empty group for the adapters,
-    so that learning-rate schedules know it from the start. Without it a group is added when they
-    are inserted, which most of torch's schedulers refuse to go on with.
+    Pass `recipe.parameters(model)` to the optimizer: it reserves an empty group for the adapters,
+    so that learning-rate schedules know the group from the start. Otherwise a group is added when
+    the adapters are inserted, and most of torch's schedulers then fail.
 
     Args:
-        pattern: of the weights; any pattern, but double pruning is for N:M.
-        adapter_rank: r of the adapters; 0 for none.
-        adapter_share: of all steps, at the end, in which there are adapters; at least one step.
-        adapter_weight_decay: of the adapters.
-        refresh_every: steps between two choices of the double-pruned entries: 1 is what the paper
-            trains by, 100 its fast kernels.
+        pattern: the pattern of the weights; double pruning needs N:M.
+        distribution: how layers share the sparsity: "uniform" or "erk".
+        adapter_rank: rank of the adapters; 0 for none.
+        adapter_share: share of the steps, at the end, with adapters; at least one step.
+        adapter_weight_decay: weight decay of the adapters.
+        every: steps between two choices of the double-pruned entries; published: 1 in training,
+            100 in the fast kernels.
         backward: "double_pruned", "exact" or "transposable", see `gossamer.SparseWeight`. None is
-            "double_pruned" for N:M with one row a panel and "exact" for all others: with 4 or 8
-            rows a panel the exact product needs no transpose, and is the faster one.
-        seed: of the adapters.
+            "double_pruned" for N:M with one row per panel and "exact" otherwise: with 4 or 8 rows
+            per panel the exact product needs no transpose and is faster.
+        seed: seed of the adapters.
 
     Raises:
-        RecipeError: a value that is out of range.
-        PatternError: no such pattern.
+        RecipeError: a value out of range.
+        PatternError: an unknown pattern.
 
     Reference:
         Mozaffari et al. 2025, "SLoPe: Double-Pruned Sparse Plus Lazy Low-Rank Adapter
@@ -69,27 +70,22 @@ class SLoPe(Recipe):
     adapter_rank: int = 0
     adapter_share: float = 0.01
     adapter_weight_decay: float = 0.01
-    refresh_every: int = 100
+    every: int = 100
     backward: Backward | None = None
     seed: int = 0
 
+    renamed: ClassVar[dict[str, str]] = {"refresh_every": "every"}
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("adapter_rank", 0), ("refresh_every", 1)):
-            given = as_integer(getattr(self, name), f"SLoPe got {name}")
-            if given < least:
-                raise RecipeError(f"SLoPe got {name}={given}; it must be at least {least}")
-        self.seed = as_integer(self.seed, "SLoPe got seed")
+        check_count(self.adapter_rank, "SLoPe got adapter_rank", least=0)
+        check_count(self.every, "SLoPe got every")
         if not 0.0 < self.adapter_share <= 1.0:
             raise RecipeError(
                 f"SLoPe got adapter_share={self.adapter_share!r:.40}; it must be in (0, 1], the "
                 "share of the steps with adapters: choose 0.01, or adapter_rank=0 for none"
             )
-        if not self.adapter_weight_decay >= 0.0:
-            raise RecipeError(
-                f"SLoPe got adapter_weight_decay={self.adapter_weight_decay!r:.40}; it must be 0 "
-                "or more"
-            )
+        check_number(self.adapter_weight_decay, "SLoPe got adapter_weight_decay")
         if self.backward not in (None, *get_args(Backward)):
             raise RecipeError(
                 f"SLoPe got backward={self.backward!r:.40}; it is one of "
@@ -98,7 +94,7 @@ class SLoPe(Recipe):
 
     @property
     def insertion(self) -> int | None:
-        """The first step with adapters, None when there are none."""
+        """The first step with adapters; None without adapters."""
         if not self.adapter_rank:
             return None
         return self.total_steps - max(1, round(self.adapter_share * self.total_steps))
@@ -117,7 +113,7 @@ class SLoPe(Recipe):
         return layer
 
     def parameters(self, model: nn.Module) -> Iterable[Any]:
-        """The parameters of a prepared model, and an empty group for the adapters to come."""
+        """Return the parameters of a prepared model, and an empty group for the adapters."""
         groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
         if self.adapter_rank:
             groups.append(
@@ -126,14 +122,14 @@ class SLoPe(Recipe):
         return groups
 
     def start(self) -> None:
-        """Choose the double-pruned entries by the weights of this moment."""
+        """Choose the double-pruned entries from the initial weights."""
         self._refresh()
         if self.insertion == 0:
             self._insert()
 
     def after_step(self, t: int) -> None:
-        """Renew the choice in its time, and insert the adapters in theirs."""
-        if (t + 1) % self.refresh_every == 0:
+        """Choose the double-pruned entries, and insert the adapters, when due."""
+        if (t + 1) % self.every == 0:
             self._refresh()
         if t + 1 == self.insertion:
             self._insert()
@@ -141,7 +137,7 @@ class SLoPe(Recipe):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume. Attach first, load this, then the model's state, then the optimizer's.
 
-        Adapters that were there when it was saved are inserted here, so that the two fit.
+        Adapters of the checkpoint are inserted here, so that model and checkpoint fit.
         """
         there = any(layer.adapter is not None for _, _, layer in self.of_type(AdaptedLinear))
         step = state.get("step")
@@ -158,18 +154,18 @@ class SLoPe(Recipe):
     def finish(
         self, model: nn.Module, adapters: Literal["folded", "merged"] = "folded"
     ) -> nn.Module:
-        """Turn the trained model into one for inference, in place; detaches.
+        """Detach, and turn the trained model into one for inference in place.
 
         Args:
-            model: trained by this recipe.
-            adapters: "folded" leaves each layer sparse plus low rank, 1 / r folded into R;
-                "merged" makes layers with an adapter `nn.Linear`, the sum in one dense weight.
+            model: a model trained by this recipe.
+            adapters: "folded" keeps each layer sparse plus low rank, with 1 / r folded into R;
+                "merged" replaces layers with an adapter by `nn.Linear`, with the dense sum.
 
         Returns:
-            The model. Layers without an adapter are plain `SparseLinear` with exact backward.
+            The model. Layers without an adapter are `SparseLinear` with exact backward.
 
         Raises:
-            RecipeError: no such way.
+            RecipeError: `adapters` is neither of the two.
         """
         if adapters not in ("folded", "merged"):
             raise RecipeError(f"finish got adapters={adapters!r:.40}; it is 'folded' or 'merged'")
@@ -190,7 +186,7 @@ class SLoPe(Recipe):
             layer.weight.refresh_transpose()
 
     def _insert(self) -> None:
-        """Add the adapters and tell the optimizer of them."""
+        """Insert the adapters, and add them to the optimizer."""
         assert self.optimizer is not None  # noqa: S101
         fresh: list[nn.Parameter] = []
         values: nn.Parameter | None = None
@@ -202,7 +198,7 @@ class SLoPe(Recipe):
         if values is None:
             return
         if self._group is not None:
-            # DistributedDataParallel knows the parameters of its beginning only.
+            # DistributedDataParallel knows only the parameters that it was built with.
             for parameter in fresh:
                 parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                     self._share_gradient
@@ -223,7 +219,7 @@ class SLoPe(Recipe):
 
 
 def _adapted(layer: SparseLinear) -> AdaptedLinear:
-    """The layer as one that can have an adapter; shares everything."""
+    """A layer of the same parameters that can have an adapter."""
     if isinstance(layer, AdaptedLinear):
         return layer
     return AdaptedLinear.of_parts(layer.weight, layer.bias).train(layer.training)

@@ -1,15 +1,15 @@
 """SparseIFT: iso-FLOP transformations: dense layers become larger ones whose sparsity pays for it.
 
-With sparsity s and k = 1 / (1 - s), a layer of d_in x d_out becomes (multiply-adds a row of input
-stay d_in d_out, up to rounding)
+With sparsity s and k = 1 / (1 - s), a layer of d_in x d_out becomes, at d_in d_out multiply-adds
+per row of input (up to rounding),
 
     parallel     k sparse branches, summed
     factorized   two sparse factors, d_lr = d_in d_out / ((1 - s) (d_in + d_out)) between them
     doped        one sparse layer, and a dense one of rank s d_in d_out / (d_in + d_out) beside it
-    wide         two layers in a row get k times as many hidden units between them
+    wide         two consecutive layers with k times as many hidden units between them
 
-The outside sizes of the model never change. The paper's wide layers are wider by sqrt(k) on both
-sides; where only the hidden side can grow, it takes k.
+Inputs and outputs of the model keep their sizes. The paper's wide layers grow by sqrt(k) on both
+sides; here only the hidden side grows, by k.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal, get_args
 
 from torch import nn
 
@@ -36,56 +36,55 @@ from gossamer.nn.layers.iso_flop import (
 )
 from gossamer.nn.sites import Globs, as_globs, covers, is_dense_linear
 from gossamer.patterns import NM, GroupedNM, Pattern, Unstructured, parse_pattern
-from gossamer.recipes.recipe import Recipe
+from gossamer.recipes.base.checks import check_choice
+from gossamer.recipes.base.recipe import Recipe
 
-Kind = Literal["parallel", "factorized", "doped", "wide"]
+Method = Literal["parallel", "factorized", "doped", "wide"]
 
 
 @dataclass(eq=False)
 class SparseIFT(Recipe):
-    """Replace dense layers by larger sparse ones of the same cost, and train those.
+    """Replace dense layers by larger sparse ones of the same cost.
 
-    The new weights are drawn anew, from torch's generator, and scaled so that outputs start with
-    the variance that the dense weights gave them; masks are random and fixed.
+    The new weights are drawn from torch's generator and scaled so that outputs start with the
+    variance of the dense layer; masks are random and fixed.
 
-    "wide" needs two linear layers of one module in a row (what stands between them must have no
-    weights), the first of which widens; its neighbours of the same sizes (a gate) grow with it.
-    Layers of no such pair are left dense: exclude them, or be warned.
+    "wide" needs two consecutive linear layers of one module, without weights between them, the
+    first of which widens; layers of the same sizes beside it (a gate) grow with it. Other layers
+    are left dense, with a warning unless they are excluded.
 
     Args:
-        pattern: of the sparse layers; its sparsity says how much larger they become.
-        kind: "parallel", "factorized", "doped" or "wide".
-        nonlinearity: of the branches ("parallel") or between the factors ("factorized"): "none",
-            "relu" or "gelu". With "none" they could be merged into one matrix.
+        pattern: the pattern of the sparse layers; its sparsity sets how much larger they are.
+        distribution: how layers share the sparsity: "uniform" or "erk".
+        method: "parallel", "factorized", "doped" or "wide".
+        nonlinearity: non-linearity of the branches ("parallel") or between the factors
+            ("factorized"): "none", "relu" or "gelu". With "none" they could be merged into one
+            matrix.
 
     Raises:
-        RecipeError: an unknown kind or non-linearity, or sparsity 1.
+        RecipeError: an unknown method or non-linearity, or sparsity 1.
 
     Reference:
         Thangarasa et al. 2023, "Sparse-IFT: Sparse Iso-FLOP Transformations for Maximizing
         Training Efficiency".
 
     Example:
-        >>> recipe = SparseIFT("75%", kind="parallel")
+        >>> recipe = SparseIFT("75%", method="parallel")
         >>> model = recipe.prepare(nn.Sequential(nn.Linear(16, 8)))
         >>> len(model[0].branches), macs(model[0])
         (4, 128)
     """
 
-    kind: Kind = "parallel"
+    method: Method = "parallel"
     nonlinearity: Literal["none", "relu", "gelu"] = "none"
+
+    id = "sparse-ift"
+    renamed: ClassVar[dict[str, str]] = {"kind": "method"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kind not in ("parallel", "factorized", "doped", "wide"):
-            raise RecipeError(
-                f"SparseIFT got kind={self.kind!r}; choose 'parallel', 'factorized', 'doped' or "
-                "'wide'"
-            )
-        if self.nonlinearity not in NONLINEARITIES:
-            raise RecipeError(
-                f"SparseIFT got nonlinearity={self.nonlinearity!r}; choose 'none', 'relu' or 'gelu'"
-            )
+        check_choice(self.method, "SparseIFT got method", get_args(Method))
+        check_choice(self.nonlinearity, "SparseIFT got nonlinearity", tuple(NONLINEARITIES))
         if parse_pattern(self.pattern).density == 0.0:
             raise RecipeError("SparseIFT got a pattern that keeps nothing; keep something")
         self._hidden: dict[str, tuple[int, int]] = {}
@@ -97,12 +96,12 @@ class SparseIFT(Recipe):
         exclude: Globs = (),
         rescale: bool = False,
     ) -> nn.Module:
-        """As the base; for "wide" only the layers of a pair are taken.
+        """Replace the linear layers, as the base does; "wide" replaces layers of a pair only.
 
         Raises:
-            PatternError: a layer does not fit, or no two layers make a pair.
+            PatternError: a layer does not fit, or no two layers form a pair.
         """
-        if self.kind != "wide":
+        if self.method != "wide":
             return super().prepare(model, include, exclude, rescale)
         self.check_fresh(model)
         pattern = parse_pattern(self.pattern)
@@ -123,23 +122,23 @@ class SparseIFT(Recipe):
         if not self._hidden:
             raise PatternError(
                 "SparseIFT found no two linear layers in a row, the first of which widens, among "
-                f"{', '.join(taken) or 'no layers'}; choose another kind"
+                f"{', '.join(taken) or 'no layers'}; choose another method"
             )
         if left := [name for name in taken if name not in self._hidden]:
-            told = f"left dense, since no pair has them: {', '.join(left)}"
-            warnings.warn(told, UserWarning, stacklevel=2)
+            note = f"left dense, because they are in no pair: {', '.join(left)}"
+            warnings.warn(note, UserWarning, stacklevel=2)
         return super().prepare(model, list(self._hidden), exclude, rescale)
 
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
-        """What a dense layer becomes."""
+        """Build the sparse layers of the same cost."""
         inputs, outputs, dtype = sizes(linear)
         dense = inputs * outputs
-        if self.kind == "parallel":
+        if self.method == "parallel":
             return Branches(linear, pattern, round(1.0 / pattern.density), self.nonlinearity)
-        if self.kind == "factorized":
+        if self.method == "factorized":
             rank = fitting(dense / (pattern.density * (inputs + outputs)), pattern)
             return Factors(linear, pattern, rank, self.nonlinearity)
-        if self.kind == "doped":
+        if self.method == "doped":
             rank = max(round(pattern.sparsity * dense / (inputs + outputs)), 1)
             return Doped(linear, pattern, rank)
         inputs, outputs = self._hidden[name]

@@ -1,36 +1,36 @@
-"""SRSTE: the straight-through estimator, with masked weights drawn to zero.
+"""SRSTE: the straight-through estimator, with decay of the masked weights.
 
     W <- W - lr (dL/dW~ + lambda (1 - E) W)
 
-The pull is on the weights and not on the gradients: an optimizer that divides by the gradient's
-size (Adam) would divide the pull as well. `FST` is the recipe that decays gradients.
+The decay acts on the weights, not on the gradients: an optimizer that divides by the gradient's
+size (Adam) would also divide the decay. `FST` adds it to the gradients.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from gossamer.errors import RecipeError
 from gossamer.masks.n_of_m import add_pruned_
 from gossamer.nn import MaskedLinear
-from gossamer.recipes.recipe import Recipe
+from gossamer.recipes.base.checks import check_number
+from gossamer.recipes.ste import STE
 
 
 @dataclass(eq=False)
-class SRSTE(Recipe):
-    """A moving mask over a dense weight whose masked entries decay.
+class SRSTE(STE):
+    """`STE` with decoupled decay of the masked entries.
 
     A decayed entry needs a stronger gradient to come back, so fewer entries change places than
-    with `STE`, which this is at decay=0.
+    with `STE`. With decay=0 it is `STE`.
 
     Args:
         pattern: which entries take part.
-        decay: lambda; a masked entry loses lr * lambda of itself a step. At least 0.
+        distribution: how layers share the sparsity: "uniform" or "erk".
+        decay: lambda, at least 0; a masked entry loses the share lr * lambda of itself per step.
 
     Raises:
-        PatternError: no such pattern.
-        RecipeError: a negative decay, or one that is no number.
+        PatternError: an unknown pattern.
+        RecipeError: a negative or infinite decay.
 
     Reference:
         Zhou et al. 2021, "Learning N:M fine-grained structured sparse neural networks from
@@ -45,14 +45,10 @@ class SRSTE(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.decay, int | float) or not 0.0 <= self.decay < math.inf:
-            raise RecipeError(
-                f"SRSTE got decay={self.decay!r:.80}; a number of at least 0 is needed: "
-                "the paper's is 2e-4, and 0 is plain STE"
-            )
+        check_number(self.decay, "SRSTE got decay")
 
     def before_step(self, t: int) -> None:
-        """Shrink what the last forward pass left out."""
+        """Decay the entries that the last forward pass masked."""
         if not self.decay:
             return
         for _, _, layer in self.of_type(MaskedLinear):

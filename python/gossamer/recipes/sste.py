@@ -3,10 +3,10 @@
     S(w)_i = sign(w_i) max(|w_i| - t, 0),  t = the largest magnitude that its group prunes
     forward: beta S(W)       gradient of W: that of beta S(W), as it is
 
-At the moment in which two entries change places both are zero: the weight that is used is a
-continuous function of the weight that is trained, which a hard mask is not. beta restores the scale
-once, <W, S(W)> / |S(W)|^2 when the layer is made, 1.48 for a Gaussian at 2:4, and is frozen:
-computed anew each step it drifts upwards and the masks flip without end.
+Two entries that change places are both zero at that moment: the used weight is a continuous
+function of the trained one, unlike under a hard mask. beta restores the scale: it is
+<W, S(W)> / |S(W)|^2 when the layer is built (1.48 for a Gaussian at 2:4), and is then frozen,
+because with a new beta per step the scale drifts upwards and the masks never settle.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gossamer.errors import RecipeError
 from gossamer.nn.layers.base import plain_groups
 from gossamer.nn.layers.soft_threshold import SoftThresholdLinear
-from gossamer.patterns import NM, Pattern, as_integer
-from gossamer.recipes.recipe import Recipe
-from gossamer.recipes.sampled import parse_sample
+from gossamer.patterns import NM, Pattern
+from gossamer.recipes.base.checks import check_seed, parse_sample
+from gossamer.recipes.base.recipe import Recipe
 
 
 @dataclass(eq=False)
 class SSTE(Recipe):
-    """Soft-thresholded N:M weights over a dense master; no decay, no schedule.
+    """Soft-thresholded N:M weights over a dense weight; no decay, no schedule.
 
     Args:
         pattern: N:M without shared rows.
-        mvue: n:m of an unbiased sample of dY along the tokens, from which the weight gradient is
-            taken; the published method uses 2:4. None takes the whole dY.
-        seed: of the samples.
+        distribution: "uniform", because N:M patterns have a fixed density.
+        mvue: n:m of an unbiased sample of dY along the tokens, for the weight gradient; published:
+            2:4. None takes the whole dY.
+        seed: seed of the samples, in [0, 2**64).
 
     Raises:
         PatternError: the pattern or the sample is not plain N:M.
@@ -57,12 +57,10 @@ class SSTE(Recipe):
         super().__post_init__()
         plain_groups(self.pattern, "SSTE")
         self.mvue: NM | None = parse_sample(self.mvue, "SSTE")
-        self.seed = as_integer(self.seed, "SSTE got seed")
-        if not 0 <= self.seed < 2**64:
-            raise RecipeError(f"SSTE got seed={self.seed}; it must be in [0, 2**64)")
+        check_seed(self.seed, "SSTE got seed")
 
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
-        """A layer that multiplies by beta S(W), with the beta of its weight now."""
+        """A layer that multiplies by beta S(W), with beta of the present weight."""
         kept = plain_groups(pattern, "SSTE")
         return SoftThresholdLinear.from_dense(linear, kept, True, self.mvue, self.seed, index)
 

@@ -1,35 +1,44 @@
-"""STE: train a dense weight, compute with its largest entries, send the gradient straight through.
+"""STE: train a dense weight, compute with its largest entries, pass the gradient straight through.
 
-W~ = E W,  E picked anew from |W| in every forward pass;  W <- W - lr dL/dW~
+W~ = E W,  E picked from |W| in every forward pass;  W <- W - lr dL/dW~
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gossamer.recipes.recipe import Recipe
+from torch import nn
+
+from gossamer.nn import MaskedLinear
+from gossamer.patterns import Pattern
+from gossamer.recipes.base.recipe import Recipe
 
 
 @dataclass(eq=False)
 class STE(Recipe):
-    """A moving mask over a dense weight whose masked entries train on.
+    """A mask that follows the magnitudes of a dense weight; masked entries keep training.
 
-    An entry outside the mask gets the gradient it would have if it took part; when it grows larger
-    than one inside, the two change places. Nothing holds that exchange back: see `SRSTE`.
+    An entry outside the mask gets the gradient that it would have inside; when it grows larger
+    than an entry inside, the two change places. `SRSTE` slows that exchange down.
 
     Args:
-        pattern: which entries take part: N:M, with a vector or not, unstructured or blocks.
+        pattern: which entries take part: any pattern or its text.
+        distribution: how layers share the sparsity: "uniform" or "erk".
 
     Raises:
-        PatternError: no such pattern.
+        PatternError: an unknown pattern.
 
     Reference:
         Bengio et al. 2013, "Estimating or propagating gradients through stochastic neurons".
 
     Example:
-        >>> STE("2:4:v4")
-        STE(pattern=NM(n=2, m=4, vector=4))
+        >>> STE("2:4:v4").prepare(nn.Linear(8, 4)).density
+        0.5
     """
+
+    def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
+        """A layer that picks its mask in every forward pass."""
+        return MaskedLinear.from_dense(linear, pattern)
 
 
 __all__ = ["STE"]

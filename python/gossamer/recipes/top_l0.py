@@ -12,19 +12,20 @@ from gossamer.masks import mask_from_score
 from gossamer.nn import MaskedLinear
 from gossamer.nn.layers.dense_first import DenseLinear
 from gossamer.patterns import Block, Pattern, Unstructured, parse_pattern
-from gossamer.recipes.prune_late import check_share
-from gossamer.recipes.recipe import Recipe
+from gossamer.recipes.base.checks import check_share
+from gossamer.recipes.base.recipe import Recipe
 
 
 def top_masks(weights: Sequence[Tensor], pattern: Unstructured | Block) -> list[Tensor]:
-    """The masks of the largest entries (or tiles, by their norm) of several weights together.
+    """Return the masks of the largest entries (or tiles, by norm) of several weights together.
 
     Args:
-        weights: matrices that fit the pattern.
-        pattern: how much of all of them together is kept.
+        weights: matrices whose sizes fit the pattern.
+        pattern: its density is that of all weights together.
 
     Returns:
-        A bool mask for each; ties go to the earlier weight, then to the lower index.
+        One bool mask per weight; of equal entries the one of the earlier weight, then of the lower
+        index is kept.
 
     Example:
         >>> weights = [torch.tensor([[1.0, 9.0, 2.0, 3.0]]), torch.tensor([[5.0, 7.0, 6.0, 8.0]])]
@@ -33,7 +34,7 @@ def top_masks(weights: Sequence[Tensor], pattern: Unstructured | Block) -> list[
     """
     high, wide = (pattern.rows, pattern.cols) if isinstance(pattern, Block) else (pattern.vector, 1)
     scores = [
-        # float64: the squares of small float32 entries stay apart.
+        # float64: squares of small float32 entries stay different.
         w.detach().double().view(w.shape[0] // high, high, -1, wide).square().sum((1, 3))
         for w in weights
     ]
@@ -49,17 +50,18 @@ def top_masks(weights: Sequence[Tensor], pattern: Unstructured | Block) -> list[
 
 @dataclass(eq=False)
 class TopL0(Recipe):
-    """After every step, all layers together are projected onto the l0 ball of the pattern.
+    """Project all layers together onto the l0 ball of the pattern after every step.
 
-    The gradient is the whole dense one, so that a zeroed weight returns when one step makes it
-    large enough: with small steps that is seldom, so the training starts dense. Which layer keeps
-    how much is found by the training; the sum is exact. For N:M patterns a ball over all layers
-    has no meaning: each layer is projected onto its pattern.
+    The gradient is dense, so a zeroed weight returns when one step makes it large enough. With
+    small steps that is rare, so training starts dense. Training decides how many entries each
+    layer keeps; their sum is exact. With N:M patterns each layer is projected by itself.
 
     Args:
-        pattern: how much is kept of all layers together; each has a pattern of its own kind
-            with its own sparsity.
-        begin_share: share of the steps that are trained dense, in [0, 1].
+        pattern: its density is that of all layers together; each layer then has a pattern of the
+            same class with its own sparsity.
+        distribution: how layers share the sparsity before the first projection.
+        begin_share: point, as a share of the steps, at which projections begin; training is dense
+            before.
 
     Raises:
         RecipeError: a share outside [0, 1].
@@ -76,18 +78,18 @@ class TopL0(Recipe):
         check_share(self.begin_share, "TopL0 got begin_share")
 
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
-        """A layer that computes densely, then under a held mask; its gradient is dense."""
+        """A layer that computes densely until its first mask; its gradient is dense."""
         layer = DenseLinear.from_dense(linear, pattern, moving=False)
         layer.softness.fill_(1.0)
         return layer
 
     def start(self) -> None:
-        """Project the weights that the training starts from, if it does not start dense."""
+        """Project the initial weights if training does not start dense."""
         if not round(self.begin_share * self.total_steps):
             self._project()
 
     def after_step(self, t: int) -> None:
-        """Project, from the last dense step on."""
+        """Project, beginning with the last dense step."""
         if t + 1 >= round(self.begin_share * self.total_steps):
             self._project()
 

@@ -64,7 +64,8 @@ class Run:
     """
 
     def __init__(self, name: str, config: TrainConfig, vocabulary: int) -> None:
-        self.name, self.config = name, config
+        self.name = name
+        self.config = config
         torch.manual_seed(config.seed)
         spec = RunSpec.parse(name)
         sizes = GPTConfig(

@@ -116,7 +116,8 @@ class Session:
     """
 
     def __init__(self, config: TrainConfig, out: Path) -> None:
-        self.config, self.out = config, out
+        self.config = config
+        self.out = out
         self.corpus = load_corpus(config.data, config.level, config.context)
         self.runs = [Run(name, config, self.corpus.vocabulary) for name in config.runs]
         self.done = 0  # finished steps

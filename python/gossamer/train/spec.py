@@ -15,7 +15,7 @@ from typing import Any
 from gossamer.errors import PatternError, RecipeError
 from gossamer.patterns import parse_pattern
 from gossamer.recipes import Recipe
-from gossamer.recipes.registry import RECIPES, entry, make
+from gossamer.recipes.base.registry import RECIPES, entry, make
 from gossamer.train.model import ROUTERS
 
 DENSE = "dense"
@@ -117,8 +117,8 @@ def parse_options(options: Iterable[str]) -> dict[str, Any]:
         RecipeError: a text has another form, or a name is given twice.
 
     Example:
-        >>> parse_options(["adapter_rank=16", "kind=cubic"])
-        {'adapter_rank': 16, 'kind': 'cubic'}
+        >>> parse_options(["adapter_rank=16", "method=cubic"])
+        {'adapter_rank': 16, 'method': 'cubic'}
     """
     found: dict[str, Any] = {}
     for text in options:

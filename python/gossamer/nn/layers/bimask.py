@@ -16,7 +16,7 @@ from gossamer.backend import Structure
 from gossamer.masks import double_prune, select_nm
 from gossamer.nn.layers.base import plain_groups
 from gossamer.nn.layers.masked import MaskedLinear
-from gossamer.ops import functions
+from gossamer.ops import autograd
 from gossamer.patterns import NM
 
 
@@ -40,7 +40,7 @@ class BiMaskLinear(MaskedLinear):
         permuted = backend.scatter(values, structure)[self.order]
         kept, turned = select_nm(permuted, pattern)
         transposed = double_prune(kept, turned, pattern.n, pattern.m)
-        return functions.run_spmm_t(g[..., self.order], kept, turned, transposed)
+        return autograd.run_spmm_t(g[..., self.order], kept, turned, transposed)
 
     def backward_mask(self) -> Tensor:
         """What the backward product uses of the forward mask, bool [out_features, in_features]."""

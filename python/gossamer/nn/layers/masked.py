@@ -23,7 +23,8 @@ from gossamer.errors import ShapeError, StructureError
 from gossamer.masks import check_mask, magnitude_mask
 from gossamer.masks.n_of_m import add_pruned_, select_nm
 from gossamer.nn.layers.linear import SparseLinear, copy_parameter, dense_weight
-from gossamer.ops import functions
+from gossamer.ops import autograd
+from gossamer.ops.autocast import autocast, is_autocast
 from gossamer.patterns import NM, Pattern, parse_pattern
 from gossamer.weight import SparseWeight, check_dense
 from gossamer.weight.descriptor import describe, group_of, pattern_of
@@ -173,21 +174,21 @@ class MaskedLinear(nn.Module):
                 f"x has shape {tuple(x.shape)}; its last size must be {self.in_features}, the "
                 "layer's in_features"
             )
-        bias, mixed = self.bias, torch.is_autocast_enabled("cpu")
+        bias, mixed = self.bias, is_autocast(x)
         if self.softness.item() > 0.0:
             used = self.used_weight()
             if mixed:
-                x, used, bias = functions.autocast(x, used, bias)
+                x, used, bias = autocast(x, used, bias, device=x.device.type)
             return _Soft.apply(x, self.weight, bias, used)  # type: ignore[no-any-return, no-untyped-call]
         values, structure = self.pack()
         if mixed:
-            x, values, bias = functions.autocast(x, values, bias)
+            x, values, bias = autocast(x, values, bias, device=x.device.type)
         return _Masked.apply(x, self.weight, bias, values, structure, self)  # type: ignore[no-any-return, no-untyped-call]
 
     def input_gradient(self, g: Tensor, values: Tensor, structure: Structure) -> Tensor:
         """DX [..., in_features] of dY [..., out_features]."""
         transposed = self._transposed if structure.indices is self.indices else None
-        return functions.run_spmm_t(g, values, structure, transposed)
+        return autograd.run_spmm_t(g, values, structure, transposed)
 
     def weight_gradient(self, g: Tensor, x: Tensor, structure: Structure) -> Tensor:
         """DW [out_features, in_features] of dY [batch, out_features] and x [batch, in_features]."""
@@ -295,7 +296,7 @@ class _Masked(Function):
             x if needs[1] else None, values if needs[0] else None, structure.indices
         )
         ctx.structure, ctx.layer = structure, layer
-        return functions.run_spmm(x, values, bias, structure)
+        return autograd.run_spmm(x, values, structure, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -303,10 +304,10 @@ class _Masked(Function):
         x, values, _ = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         structure, layer = ctx.structure, ctx.layer
-        flat = functions.flatten(g)
+        flat = autograd.flatten(g)
         return (
             layer.input_gradient(g, values, structure) if need_x else None,
-            layer.weight_gradient(flat, functions.flatten(x), structure) if need_weight else None,
+            layer.weight_gradient(flat, autograd.flatten(x), structure) if need_weight else None,
             flat.sum(0) if need_bias else None,
             None,
             None,
@@ -327,10 +328,10 @@ class _Soft(Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, used = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        flat = functions.flatten(g)
+        flat = autograd.flatten(g)
         return (
             g @ used.to(g.dtype) if need_x else None,
-            flat.t() @ functions.flatten(x) if need_weight else None,
+            flat.t() @ autograd.flatten(x) if need_weight else None,
             flat.sum(0) if need_bias else None,
             None,
         )

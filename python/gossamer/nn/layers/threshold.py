@@ -19,7 +19,8 @@ from gossamer.backend import Structure
 from gossamer.errors import ShapeError
 from gossamer.masks import mask_from_score
 from gossamer.nn.layers.masked import MaskedLinear
-from gossamer.ops import functions
+from gossamer.ops import autograd
+from gossamer.ops.autocast import autocast, is_autocast
 from gossamer.patterns import Pattern, Unstructured
 
 
@@ -105,8 +106,8 @@ class ThresholdLinear(MaskedLinear):
             )
         values, structure = self.pack()
         bias = self.bias
-        if torch.is_autocast_enabled("cpu"):
-            x, values, bias = functions.autocast(x, values, bias)
+        if is_autocast(x):
+            x, values, bias = autocast(x, values, bias, device=x.device.type)
         return _Thresholded.apply(x, self.weight, self.threshold, bias, values, structure, self)  # type: ignore[no-any-return, no-untyped-call]
 
     def _load_from_state_dict(
@@ -135,17 +136,17 @@ class _Thresholded(Function):
         ctx.save_for_backward(x, weight, threshold, values)
         ctx.structure, ctx.layer = structure, layer
         ctx.alpha, ctx.projected = layer.alpha.item(), bool(layer.projected)
-        return functions.run_spmm(x, values, bias, structure)
+        return autograd.run_spmm(x, values, structure, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, threshold, values = ctx.saved_tensors
         need_x, need_weight, need_threshold, need_bias = ctx.needs_input_grad[:4]
-        structure, flat = ctx.structure, functions.flatten(g)
+        structure, flat = ctx.structure, autograd.flatten(g)
         dweight = dthreshold = None
         if need_weight or need_threshold:
-            rows = functions.flatten(x)
+            rows = autograd.flatten(x)
             if ctx.alpha and not ctx.projected:
                 dweight = (flat.t() @ rows).to(weight.dtype)
                 alive = weight.abs() > threshold.sigmoid()

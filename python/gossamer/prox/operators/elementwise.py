@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer import _core
+from gossamer.backend import prox as kernels
 from gossamer.errors import DTypeError, ShapeError
 from gossamer.prox.checks import check_own_places
 
@@ -115,8 +115,8 @@ def elementwise_(
                 "they must be the same"
             )
         steps: Any = _vector(step)
-        return in_place(x, lambda v: _core.prox.elements(v, kind, params, 0.0, steps))
-    return in_place(x, lambda v: _core.prox.elements(v, kind, params, float(step), None))
+        return in_place(x, lambda v: kernels.elements(v, kind, params, steps))
+    return in_place(x, lambda v: kernels.elements(v, kind, params, float(step)))
 
 
 def _vector(x: Tensor | np.ndarray) -> Tensor | np.ndarray:
@@ -174,20 +174,20 @@ def adamw_step_(
         )
     changed = (param, exp_avg, exp_avg_sq)
     inside = [t if t.is_contiguous() else t.detach().contiguous() for t in changed]
-    _core.prox.adamw(
+    kernels.adamw(
         inside[0].detach().view(-1),
         _vector(grad),
         inside[1].view(-1),
         inside[2].view(-1),
-        beta1,
-        beta2,
-        eps,
-        lr,
-        1.0 - beta1**step,
-        (1.0 - beta2**step) ** 0.5,
-        1.0 - lr * weight_decay,
-        kind,
-        params,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        lr=lr,
+        bias1=1.0 - beta1**step,
+        root_bias2=(1.0 - beta2**step) ** 0.5,
+        shrink=1.0 - lr * weight_decay,
+        kind=kind,
+        params=params,
     )
     for tensor, result in zip(changed, inside, strict=True):
         if result is not tensor:

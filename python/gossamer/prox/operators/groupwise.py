@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer import _core
+from gossamer.backend import prox as kernels
 from gossamer.errors import DTypeError, ShapeError
 from gossamer.prox.groupings import Groups
 from gossamer.prox.operators.elementwise import in_place
@@ -64,9 +64,7 @@ def group_norms(x: Tensor | np.ndarray, groups: Groups) -> Tensor:
     >>> group_norms(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), Groups(1, 2, 2))
     tensor([5., 0.], dtype=torch.float64)
     """
-    norms = torch.empty(max(groups.count, 0), dtype=torch.float64)
-    _core.prox.group_norms(_flat(x), *groups, norms)
-    return norms
+    return kernels.group_norms(_flat(x), groups)
 
 
 def scale_groups_(x: Array, gains: Tensor | np.ndarray, groups: Groups) -> Array:
@@ -89,7 +87,7 @@ def scale_groups_(x: Array, gains: Tensor | np.ndarray, groups: Groups) -> Array
     tensor([0.5000, 0.0000])
     """
     by = _doubles(gains, "gains")
-    return in_place(x, lambda v: _core.prox.scale_groups(v, *groups, by))
+    return in_place(x, lambda v: kernels.scale_groups(v, groups, by))
 
 
 def metric_group_l2_(
@@ -131,7 +129,7 @@ def metric_group_l2_(
         by = _doubles(lam, "lam")
     else:
         by = torch.full((max(groups.count, 0),), float(lam), dtype=torch.float64)
-    return in_place(x, lambda v: _core.prox.metric_group_l2(v, h, *groups, by))
+    return in_place(x, lambda v: kernels.metric_group_l2(v, h, groups, by))
 
 
 def wgsef_gains(
@@ -171,11 +169,9 @@ def wgsef_gains(
     tensor([0.0000, 0.0000, 0.0000, 0.0000, 0.2500], dtype=torch.float64)
     """
     a = _doubles(norms, "norms")
-    gains = torch.empty_like(a)
-    passes = _core.prox.wgsef_gains(
-        a, float(k), float(lam), _optional(d, "d"), _optional(c, "c"), _optional(h, "h"), gains
+    return kernels.wgsef_gains(
+        a, float(k), float(lam), _optional(d, "d"), _optional(c, "c"), _optional(h, "h")
     )
-    return gains, passes
 
 
 def wgsef_value(
@@ -203,6 +199,4 @@ def wgsef_value(
     24.5
     """
     a = _doubles(norms, "norms")
-    shares = torch.empty_like(a)
-    value = _core.prox.wgsef_value(a, float(k), _optional(d, "d"), _optional(c, "c"), shares)
-    return value, shares
+    return kernels.wgsef_value(a, float(k), _optional(d, "d"), _optional(c, "c"))

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor
 
-from gossamer import _core
+from gossamer.backend import prox as kernels
 from gossamer.errors import DTypeError
 from gossamer.prox.operators.elementwise import in_place
 
@@ -37,7 +37,7 @@ def top_k_(x: Array, k: int) -> Array:
     if not isinstance(k, int | np.integer):
         raise DTypeError(f"got k={k!r}; a whole number is needed")
     at_most = min(int(k), 2**62)
-    return in_place(x, lambda v: _core.prox.top_k(v, max(at_most, -1)))
+    return in_place(x, lambda v: kernels.top_k(v, max(at_most, -1)))
 
 
 def l1_ball_(x: Array, radius: float) -> Array:
@@ -60,7 +60,7 @@ def l1_ball_(x: Array, radius: float) -> Array:
     >>> l1_ball_(torch.tensor([3.0, -1.0, 0.5]), 2.0)
     tensor([2., 0., 0.])
     """
-    return in_place(x, lambda v: _core.prox.l1_ball(v, float(radius)))
+    return in_place(x, lambda v: kernels.l1_ball(v, float(radius)))
 
 
 def simplex_(x: Array, radius: float) -> Array:
@@ -83,7 +83,7 @@ def simplex_(x: Array, radius: float) -> Array:
     >>> simplex_(torch.tensor([1.0, 0.5, -2.0]), 1.0)
     tensor([0.7500, 0.2500, 0.0000])
     """
-    return in_place(x, lambda v: _core.prox.simplex(v, float(radius)))
+    return in_place(x, lambda v: kernels.simplex(v, float(radius)))
 
 
 def l1_minus_l2_(x: Array, lam: float, alpha: float) -> Array:
@@ -107,4 +107,4 @@ def l1_minus_l2_(x: Array, lam: float, alpha: float) -> Array:
     >>> l1_minus_l2_(torch.tensor([0.5, -2.0]), lam=1.0, alpha=1.0)
     tensor([ 0., -2.])
     """
-    return in_place(x, lambda v: _core.prox.l1_minus_l2(v, float(lam), float(alpha)))
+    return in_place(x, lambda v: kernels.l1_minus_l2(v, float(lam), float(alpha)))

@@ -1,9 +1,10 @@
-"""Slots of a weight: what lives or dies as one, and which of them die and grow.
+"""Slots of a weight: the units that are dropped and grown as one.
 
-A slot is an entry, a column of V rows, or a tile; it has a number, row-major. The score of a slot
-is the sum over its entries. Of equal scores the slot with the lower number is kept, or grown.
-Nothing here is as large as the weight, masks apart: kept slots are lists of numbers, and the
-scores of the others come a slab of rows at a time.
+A slot is an entry, a column of V rows, or a tile; slots are numbered row-major. The score of a slot
+is the sum over its entries. Of equal scores the slot with the lower number is kept or grown. Apart
+from masks nothing here is as large as the weight: kept slots are lists of numbers, and scores come
+by slabs of rows. A NaN counts as the largest magnitude of a kept slot, and as the lowest score of
+a candidate.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from gossamer.patterns import NM, Block, Pattern
 
-# Maps (first row, row behind the last) to the scores [rows, cols] of those rows.
+# Maps (first row, row after the last) to the scores [rows, cols] of those rows.
 RowScores = Callable[[int, int], Tensor]
 
 
@@ -25,13 +26,13 @@ class Slots:
     """The slots of a weight [rows, cols] of a pattern.
 
     Args:
-        rows: of the weight.
-        cols: of the weight.
-        pattern: that the weight obeys.
+        rows: rows of the weight.
+        cols: columns of the weight.
+        pattern: the pattern of the weight.
 
     Example:
         >>> slots = Slots(4, 8, NM(2, 4, vector=4))
-        >>> slots.count, slots.high, slots.wide
+        >>> slots.count, slots.height, slots.width
         (8, 4, 1)
     """
 
@@ -40,103 +41,103 @@ class Slots:
     pattern: Pattern
 
     @property
-    def high(self) -> int:
+    def height(self) -> int:
         """Rows of a slot."""
         return self.pattern.rows if isinstance(self.pattern, Block) else self.pattern.vector
 
     @property
-    def wide(self) -> int:
+    def width(self) -> int:
         """Columns of a slot."""
         return self.pattern.cols if isinstance(self.pattern, Block) else 1
 
     @property
     def count(self) -> int:
-        """The number of slots of the weight."""
-        return self.rows * self.cols // (self.high * self.wide)
+        """Number of slots of the weight."""
+        return self.rows * self.cols // (self.height * self.width)
 
     def kept(self, values: Tensor, coordinates: Tensor) -> tuple[Tensor, Tensor]:
-        """The kept slots, ascending, and the magnitude of each in float64.
+        """Return the kept slots, ascending, and the magnitude of each in float64.
 
         Args:
             values: [nnz], the kept entries.
-            coordinates: int64 [nnz], row-major, where each stands.
+            coordinates: int64 [nnz], the row-major position of each.
         """
         size = values.abs().double().nan_to_num(nan=torch.inf)
-        row = coordinates // (self.cols * self.high)
-        slot = row * (self.cols // self.wide) + coordinates % self.cols // self.wide
+        row = coordinates // (self.cols * self.height)
+        slot = row * (self.cols // self.width) + coordinates % self.cols // self.width
         ids, order = slot.sort(stable=True)
-        if self.high * self.wide > 1:
-            # A slot lives as a whole: as many entries each, which the sort has put together.
-            ids = ids[:: self.high * self.wide]
-            return ids, size[order].view(-1, self.high * self.wide).sum(1)
+        if self.height * self.width > 1:
+            # A kept slot has all its entries, which the sort has put side by side.
+            ids = ids[:: self.height * self.width]
+            return ids, size[order].view(-1, self.height * self.width).sum(1)
         return ids, size[order]
 
     def mask(self, ids: Tensor) -> Tensor:
-        """The bool mask [rows, cols] that keeps these slots."""
+        """Return the bool mask [rows, cols] that keeps these slots."""
         flat = torch.zeros(self.count, dtype=torch.bool)
         flat[ids] = True
-        tiles = flat.view(self.rows // self.high, 1, self.cols // self.wide, 1)
-        shape = (self.rows // self.high, self.high, self.cols // self.wide, self.wide)
+        tiles = flat.view(self.rows // self.height, 1, self.cols // self.width, 1)
+        shape = (self.rows // self.height, self.height, self.cols // self.width, self.width)
         return tiles.expand(shape).reshape(self.rows, self.cols)
 
     def slabs(self, entries: int) -> list[tuple[int, int]]:
-        """Ranges of rows, of about so many entries, that cut no slot."""
-        step = max(entries // max(self.cols * self.high, 1), 1) * self.high
+        """Return ranges of rows with about `entries` entries each that cut no slot."""
+        step = max(entries // max(self.cols * self.height, 1), 1) * self.height
         return [(row, min(row + step, self.rows)) for row in range(0, self.rows, step)]
 
     def sums(self, scores: Tensor) -> Tensor:
-        """The scores of the slots of a slab, flat, from those of its entries [rows, cols]."""
-        if self.high * self.wide == 1:
+        """Return the scores of a slab's slots, flat, from those of its entries [rows, cols]."""
+        if self.height * self.width == 1:
             return scores.reshape(-1)
-        tiles = scores.view(-1, self.high, self.cols // self.wide, self.wide)
+        tiles = scores.view(-1, self.height, self.cols // self.width, self.width)
         return tiles.sum((1, 3), dtype=torch.float64).view(-1)
 
     def number(self, row: int) -> int:
-        """The number of the first slot of a row that begins slots."""
-        return row // self.high * (self.cols // self.wide)
+        """Return the number of the first slot that begins in a row."""
+        return row // self.height * (self.cols // self.width)
 
 
 class Best:
-    """The slots of highest score among those that were offered, at most `room` of them.
+    """The slots with the highest scores of all that were offered, at most `capacity`.
 
-    Slots are offered in ascending order, so that of equal scores the lower number stays.
+    Slots are offered in ascending order, so that of equal scores the lower number is kept.
 
     Args:
-        room: how many are kept.
+        capacity: number of slots to keep.
     """
 
-    def __init__(self, room: int) -> None:
-        self.room = room
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
         self.ids = torch.empty(0, dtype=torch.int64)
         self.scores = torch.empty(0)
 
     def offer(self, scores: Tensor, first: int) -> None:
-        """Offer the slots from a number on; those of score -inf are no candidates.
+        """Offer consecutive slots; a score of -inf excludes a slot.
 
         Args:
             scores: [slots], without NaN.
-            first: the number of the first of them; above all that were offered before.
+            first: number of the first slot; larger than all numbers offered before.
         """
-        if not self.room or not scores.numel():
+        if not self.capacity or not scores.numel():
             return
         least = torch.tensor(-torch.inf, dtype=scores.dtype)
-        if len(self.ids) == self.room:
+        if len(self.ids) == self.capacity:
             least = self.scores[-1]
         fresh = (scores > least).nonzero().flatten()
-        if len(fresh) > self.room:
-            bar = scores[fresh].topk(self.room, sorted=False).values.min()
+        if len(fresh) > self.capacity:
+            bar = scores[fresh].topk(self.capacity, sorted=False).values.min()
             fresh = fresh[scores[fresh] >= bar]
         every = torch.cat([self.scores.to(scores.dtype), scores[fresh]])
-        top = every.argsort(descending=True, stable=True)[: self.room]
+        top = every.argsort(descending=True, stable=True)[: self.capacity]
         self.scores, self.ids = every[top], torch.cat([self.ids, fresh + first])[top]
 
 
 def drop(size: Tensor, count: int) -> Tensor:
-    """Which slots stay, as a bool tensor, when the `count` smallest are dropped.
+    """Return which slots are kept, as a bool tensor, when the `count` smallest are dropped.
 
     Args:
-        size: [slots]; without NaN.
-        count: how many are dropped; of equal ones the later first.
+        size: [slots], without NaN.
+        count: number of slots to drop; of equal ones the later is dropped first.
     """
     stays = torch.ones(len(size), dtype=torch.bool)
     stays[size.argsort(descending=True, stable=True)[len(size) - count :]] = False
@@ -144,16 +145,16 @@ def drop(size: Tensor, count: int) -> Tensor:
 
 
 def grow(slots: Slots, stay: Tensor, dropped: Tensor, scores: RowScores, slab: int) -> Tensor:
-    """As many slots as were dropped, those of the highest scores: their numbers.
+    """Return the numbers of the slots to grow: as many as were dropped, with the highest scores.
 
-    Candidates are all slots that do not stay, so that a dropped one may come back. An N:M pattern
-    grows in each group of m as many as were dropped there, another anywhere in the weight.
+    Candidates are all slots that are not kept, so that a dropped one may come back. An N:M pattern
+    grows as many slots in each group of m as were dropped there, other patterns anywhere.
 
     Args:
-        slots: of the weight.
-        stay: int64, ascending: the slots that stay.
-        dropped: int64: the slots that were dropped.
-        scores: of a slab of rows; NaN is never better than a number.
+        slots: the slots of the weight.
+        stay: int64, ascending: the kept slots.
+        dropped: int64: the dropped slots.
+        scores: returns the scores of a slab of rows; NaN ranks lowest.
         slab: entries of a slab.
     """
     pattern = slots.pattern
@@ -175,7 +176,7 @@ def grow(slots: Slots, stay: Tensor, dropped: Tensor, scores: RowScores, slab: i
 
 
 def candidates(slots: Slots, stay: Tensor, scores: Tensor, first: int) -> Tensor:
-    """The scores of a slab's slots, -inf where a slot stays, and no NaN."""
+    """Return the scores of a slab's slots, without NaN; -inf where a slot is kept."""
     lowest = torch.finfo(scores.dtype).min
     score = slots.sums(scores.nan_to_num(nan=lowest, posinf=torch.inf, neginf=lowest))
     begin, end = torch.searchsorted(stay, torch.tensor([first, first + len(score)])).tolist()

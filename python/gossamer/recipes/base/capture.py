@@ -1,7 +1,7 @@
-"""Capture: what a layer saw in a step, from which slabs of its dense gradient are computed.
+"""Capture: inputs and output gradients of a layer in one step, for slabs of its dense gradient.
 
-dW[rows] = sum over calls of dY[:, rows]^T X. The input and the gradient of the output are kept of
-the calls of one step only, and no more than a slab of rows of the dense gradient exists at a time.
+dW[rows] = sum over calls of dY[:, rows]^T X. Inputs and output gradients are kept for the calls of
+one step only, and only one slab of rows of the dense gradient exists at a time.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.recipes.slots import RowScores
+from gossamer.recipes.base.slots import RowScores
 
 
 class Capture:
-    """A forward hook that keeps the pairs (X, dY) of a layer while it is wanted.
+    """A forward hook that keeps the pairs (X, dY) of a layer in the steps that need them.
 
     A copied or pickled layer has a capture that does nothing.
 
     Args:
-        parameter: of the layer; when it has no gradient yet, earlier pairs are of no step.
+        parameter: the layer's Parameter; if its `.grad` is None or zero, pairs captured so far
+            belong to an abandoned step and are dropped.
         shape: (rows, cols) of the dense gradient.
-        wanted: whether this step's pairs are wanted.
+        wanted: returns whether to capture in this step.
     """
 
     def __init__(
@@ -38,12 +39,12 @@ class Capture:
         self.pairs: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, layer: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
-        """Called behind every forward pass."""
+        """Called after every forward pass."""
         if self.parameter is None or not y.requires_grad or not self.wanted():
             return
         gradient = self.parameter.grad
         if gradient is None or not gradient.any():
-            # Gradients that were thrown away (a skipped step) belong to no step.
+            # The pairs belong to an abandoned step.
             self.pairs.clear()
         x = args[0].detach()
         y.register_hook(lambda g: self.pairs.append((x, g.detach())))  # type: ignore[no-untyped-call]
@@ -52,13 +53,13 @@ class Capture:
         return Capture, (None, self.shape, _never)
 
     def scores(self, average: Callable[[Tensor], Tensor]) -> RowScores | None:
-        """The magnitudes of the dense gradient, a slab of rows at a time.
+        """Return the magnitudes of the dense gradient, by slabs of rows.
 
         Args:
-            average: makes a slab the mean over all processes, in place.
+            average: replaces a slab by its mean over all processes.
 
         Returns:
-            None when no process has seen a gradient.
+            A function of a range of rows; None if no process captured a gradient.
         """
         if not average(torch.tensor(float(len(self.pairs)))).item():
             return None

@@ -1,13 +1,13 @@
-"""The verbs as autograd functions, for eager calls on plain CPU tensors.
+"""spmm, spmm_t and sddmm as autograd functions, for eager calls on plain tensors.
 
     spmm     Y = X W^T + b         dX = spmm_t(dY)    dvalues = sddmm(dY, X)   db = sum of dY
     spmm_t   G' = G W              dG = spmm(dG')     dvalues = sddmm(G, dG')
     sddmm    u = (G^T X) at kept   dG = spmm_du(X)    dX = spmm_t_du(G)
 
-Each one's gradients are the other two, so that any order of derivative is built from them. A
-transpose that lacks entries (a double-pruned weight) serves dX = dY W^{R,C} of spmm alone. Under
-torch.compile the ops of `gossamer.ops.library` are used instead. Leading dimensions are flattened
-here, inside the node: one autograd node a call.
+The gradients of each verb are the other two verbs, so derivatives of any order exist. A transpose
+that lacks entries (of a double-pruned weight) serves only dX = dY W^{R,C} of spmm. Calls under
+torch.compile take the registered ops of `gossamer.ops.library` instead. The leading dimensions are
+flattened inside the node, so each call makes one autograd node.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.autograd import Function
 
 from gossamer import backend
 from gossamer.backend import Structure, Transposed
-from gossamer.errors import DTypeError, GossamerError
+from gossamer.errors import GossamerError
 
 # Private, but what torch.autograd.Function.apply itself asks on every call.
 transforming = torch._C._are_functorch_transforms_active
@@ -29,45 +29,53 @@ transforming = torch._C._are_functorch_transforms_active
 def spmm(
     x: Tensor,
     values: Tensor,
-    bias: Tensor | None,
     structure: Structure,
-    transposed: Transposed | None,
+    bias: Tensor | None = None,
+    transposed: Transposed | None = None,
 ) -> Tensor:
-    """Map x [..., cols] to [..., rows]; the autograd node is skipped when nothing asks for one."""
+    """Map x [..., cols] to [..., rows]; make an autograd node only if an input needs a gradient."""
     if transforming():
-        return _apply(_SpmmTransformed, x, values, bias, structure, transposed)
+        return _apply(_SpmmTransformed, x, values, structure, bias, transposed)
     if torch.is_grad_enabled() and (
         values.requires_grad or x.requires_grad or (bias is not None and bias.requires_grad)
     ):
-        return _apply(_Spmm, x, values, bias, structure, transposed)
-    return run_spmm(x, values, bias, structure)
+        return _apply(_Spmm, x, values, structure, bias, transposed)
+    return run_spmm(x, values, structure, bias)
 
 
 def spmm_t(
-    g: Tensor, values: Tensor, structure: Structure, transposed: Transposed | None
+    grad_output: Tensor,
+    values: Tensor,
+    structure: Structure,
+    transposed: Transposed | None = None,
 ) -> Tensor:
-    """Map g [..., rows] to [..., cols]."""
+    """Map grad_output [..., rows] to [..., cols]."""
     if transforming():
-        return _apply(_SpmmTTransformed, g, values, structure, transposed)
-    if torch.is_grad_enabled() and (values.requires_grad or g.requires_grad):
-        return _apply(_SpmmT, g, values, structure, transposed)
-    return run_spmm_t(g, values, structure, transposed)
+        return _apply(_SpmmTTransformed, grad_output, values, structure, transposed)
+    if torch.is_grad_enabled() and (values.requires_grad or grad_output.requires_grad):
+        return _apply(_SpmmT, grad_output, values, structure, transposed)
+    return run_spmm_t(grad_output, values, structure, transposed)
 
 
-def sddmm(g: Tensor, x: Tensor, structure: Structure, transposed: Transposed | None) -> Tensor:
-    """Map g [..., rows] and x [..., cols] to [nnz]."""
+def sddmm(
+    grad_output: Tensor,
+    x: Tensor,
+    structure: Structure,
+    transposed: Transposed | None = None,
+) -> Tensor:
+    """Map grad_output [..., rows] and x [..., cols] to [nnz]."""
     if transforming():
-        return _apply(_SddmmTransformed, g, x, structure, transposed)
-    if torch.is_grad_enabled() and (g.requires_grad or x.requires_grad):
-        return _apply(_Sddmm, g, x, structure, transposed)
-    return run_sddmm(g, x, structure)
+        return _apply(_SddmmTransformed, grad_output, x, structure, transposed)
+    if torch.is_grad_enabled() and (grad_output.requires_grad or x.requires_grad):
+        return _apply(_Sddmm, grad_output, x, structure, transposed)
+    return run_sddmm(grad_output, x, structure)
 
 
-# The kernels with leading dimensions, without autograd. Matrices go in with the strides they have;
-# vectors (an upstream gradient of sddmm may have stride 0) must be contiguous.
+# The kernels with leading dimensions, without autograd. Matrices are passed with their own strides.
+# Vectors must be contiguous: an upstream gradient of sddmm may have stride 0.
 
 
-def run_spmm(x: Tensor, values: Tensor, bias: Tensor | None, structure: Structure) -> Tensor:
+def run_spmm(x: Tensor, values: Tensor, structure: Structure, bias: Tensor | None = None) -> Tensor:
     """Y = X W^T + b of x [..., cols]."""
     b = None if bias is None else bias.contiguous()
     y: Tensor = backend.spmm(flatten(x), values.contiguous(), structure, b)
@@ -75,16 +83,19 @@ def run_spmm(x: Tensor, values: Tensor, bias: Tensor | None, structure: Structur
 
 
 def run_spmm_t(
-    g: Tensor, values: Tensor, structure: Structure, transposed: Transposed | None
+    grad_output: Tensor,
+    values: Tensor,
+    structure: Structure,
+    transposed: Transposed | None = None,
 ) -> Tensor:
-    """G W of g [..., rows]."""
-    y: Tensor = backend.spmm_t(flatten(g), values.contiguous(), structure, transposed)
-    return unflatten(y, g)
+    """G W of grad_output [..., rows]."""
+    y: Tensor = backend.spmm_t(flatten(grad_output), values.contiguous(), structure, transposed)
+    return unflatten(y, grad_output)
 
 
-def run_sddmm(g: Tensor, x: Tensor, structure: Structure) -> Tensor:
+def run_sddmm(grad_output: Tensor, x: Tensor, structure: Structure) -> Tensor:
     """G^T X at the kept entries."""
-    grad: Tensor = backend.sddmm(flatten(g), flatten(x), structure)
+    grad: Tensor = backend.sddmm(flatten(grad_output), flatten(x), structure)
     return grad
 
 
@@ -111,26 +122,6 @@ def unflatten(y: Tensor, like: Tensor) -> Tensor:
     return y if like.dim() == 2 else y.view(*like.shape[:-1], y.shape[1])
 
 
-def autocast(*tensors: Tensor | None) -> Any:
-    """The tensors as the active CPU autocast wants them: float32 becomes bfloat16.
-
-    float64 stays, as in every torch op under autocast.
-
-    Raises:
-        DTypeError: autocast is to float16, which has no kernel.
-    """
-    dtype = torch.get_autocast_dtype("cpu")
-    if dtype == torch.float16:
-        raise DTypeError(
-            "autocast to float16 was asked for; the kernels have bfloat16: use "
-            "torch.autocast('cpu', dtype=torch.bfloat16)"
-        )
-    return [
-        t if t is None or t.dtype == torch.float64 or not t.is_floating_point() else t.to(dtype)
-        for t in tensors
-    ]
-
-
 def refuse_vmap(name: str) -> GossamerError:
     """The error of a call under vmap."""
     return GossamerError(
@@ -144,8 +135,8 @@ def _apply(function: type[Function], *args: Any) -> Tensor:
     return y
 
 
-# Saved are a tensor only for a gradient that is asked for, and the indices always: when the mask
-# moves between forward and backward, the indices' version has changed and autograd says so.
+# A tensor is saved only if a gradient needs it. The indices are always saved: if the mask changes
+# between forward and backward, their version has changed and autograd raises an error.
 
 
 def _save(
@@ -164,29 +155,29 @@ class _Spmm(Function):
         ctx: Any,
         x: Tensor,
         values: Tensor,
-        bias: Tensor | None,
         structure: Structure,
+        bias: Tensor | None,
         transposed: Transposed | None,
     ) -> Tensor:
         _save(ctx, x, values, structure, transposed)
-        return run_spmm(x, values, bias, structure)
+        return run_spmm(x, values, structure, bias)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, values, _ = ctx.saved_tensors
-        need_x, need_values, need_bias, _, _ = ctx.needs_input_grad
+        need_x, need_values, _, need_bias, _ = ctx.needs_input_grad
         structure, transposed = ctx.structure, ctx.transposed
         exact = transposed
         if is_pruned(transposed, structure.nnz):
             exact = None
             if need_x and torch.is_grad_enabled():
-                # Somebody will differentiate dX as well: of the weight that it is computed from.
+                # dX is differentiated too: use the weight that dX is computed from.
                 values, transposed = pruned_values(values, transposed.perm), None
         return (
             spmm_t(g, values, structure, transposed) if need_x else None,
             sddmm(g, x, structure, exact) if need_values else None,
-            flatten(g).sum(0) if need_bias else None,
             None,
+            flatten(g).sum(0) if need_bias else None,
             None,
         )
 
@@ -209,7 +200,7 @@ class _SpmmT(Function):
         need_g, need_values, _, _ = ctx.needs_input_grad
         structure, transposed = ctx.structure, ctx.transposed
         return (
-            spmm(u, values, None, structure, transposed) if need_g else None,
+            spmm(u, values, structure, None, transposed) if need_g else None,
             sddmm(g, u, structure, transposed) if need_values else None,
             None,
             None,
@@ -230,25 +221,25 @@ class _Sddmm(Function):
         need_g, need_x, _, _ = ctx.needs_input_grad
         structure, transposed = ctx.structure, ctx.transposed
         return (
-            spmm(x, u, None, structure, transposed) if need_g else None,
+            spmm(x, u, structure, None, transposed) if need_g else None,
             spmm_t(g, u, structure, transposed) if need_x else None,
             None,
             None,
         )
 
 
-# torch.func (grad, vjp, jacrev) wants the context set up apart from the forward pass, which costs
-# several microseconds a call; so only calls under a transform take this form.
+# torch.func (grad, vjp, jacrev) needs a separate setup_context, which costs several microseconds
+# per call, so only calls under a transform use these classes.
 
 
 class _SpmmTransformed(_Spmm):
     forward = staticmethod(  # type: ignore[assignment]
-        lambda x, values, bias, structure, transposed: run_spmm(x, values, bias, structure)
+        lambda x, values, structure, bias, transposed: run_spmm(x, values, structure, bias)
     )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, values, _, structure, transposed = inputs
+        x, values, structure, _, transposed = inputs
         _save(ctx, x, values, structure, transposed)
 
     @staticmethod

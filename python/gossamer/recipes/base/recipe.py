@@ -1,67 +1,85 @@
-"""Recipe: the base of all recipes.
+"""Recipe: the base class of all recipes.
 
-A recipe is a dataclass of hyper-parameters with three hooks: what a linear layer becomes, what is
-done before a step of the optimizer (the gradients are there), and what is done after it. It is
-attached through torch's own optimizer hooks, so the optimizer stays itself, and schedulers,
-clipping and gradient scaling work as ever.
+A recipe is a dataclass of hyper-parameters with three hooks: `layer` replaces a linear layer,
+`before_step` runs before a step of the optimizer (gradients are there), `after_step` after it. It
+is attached through torch's optimizer hooks: the optimizer is not wrapped, so schedulers, clipping
+and gradient scaling work unchanged.
 """
 
 from __future__ import annotations
 
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import RecipeError
+from gossamer.errors import PatternError, RecipeError
 from gossamer.masks import Distribution
 from gossamer.nn import MaskedLinear, SparseLinear
 from gossamer.nn.sites import Globs
 from gossamer.nn.surgery import replace_linears, replace_modules
-from gossamer.patterns import Pattern, as_integer, parse_pattern
-from gossamer.recipes.fields import check_fields
+from gossamer.patterns import NM, GroupedNM, Pattern, as_integer, parse_pattern
+from gossamer.recipes.base.checks import check_choice, check_fields
+from gossamer.recipes.base.identity import describe, difference, identity, recipe_id
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
-# Which recipe made a layer, and which one is attached to it now. Neither belongs to the layer's
-# state: a copied or loaded model is prepared, but nobody is attached to it.
+# The identity of the recipe that made a layer, and the recipe that is attached to it now. Neither
+# belongs to the layer's state: a copied or loaded model is prepared, but not attached.
 _MADE_BY = "_gossamer_recipe"
 _ATTACHED: weakref.WeakKeyDictionary[nn.Module, Recipe] = weakref.WeakKeyDictionary()
 
 
 @dataclass(eq=False)
-class Recipe:
-    """The base of all recipes; on its own it makes layers of a moving mask and does nothing else.
+class Recipe(ABC):
+    """The base class of all recipes.
 
-    A subclass is a dataclass with fields of its own behind `pattern` and overrides, as it needs,
-    the hooks `layer`, `before_step` and `after_step`, and `start`, which is called once when it is
-    attached. Steps are counted from 0. What must survive a checkpoint beyond the model and the
-    optimizer goes into `self.state`: tensors, numbers and texts by name.
+    A subclass is a dataclass that adds its own fields and overrides the hooks it needs: `layer`
+    (always), `start` (called once by `attach`), `before_step` and `after_step`. Steps are counted
+    from 0. Whatever a checkpoint must keep beyond the model and the optimizer goes into
+    `self.state`: tensors, numbers and texts by name.
 
     Args:
-        pattern: which entries may live in the end, or its text.
+        pattern: which entries are kept in the end: a pattern or its text.
+        distribution: how layers share the sparsity. "uniform": every layer has the same. "erk":
+            smaller layers stay denser (see `gossamer.masks.allocate`). None is the recipe's usual
+            one. N:M patterns have a fixed density: only "uniform" is allowed.
+
+    Attributes:
+        id: identifies the class in checkpoints; without one it is the first registered name.
+        renamed: present name by former name of a field, so that checkpoints and options with the
+            former name are still read.
 
     Raises:
-        PatternError: no such pattern.
+        PatternError: an unknown pattern, or "erk" for an N:M pattern.
+        RecipeError: an unknown distribution.
+        DTypeError: a field has another type than its annotation.
 
     Example:
         >>> import torch
-        >>> recipe = Recipe("2:4")
+        >>> from gossamer.recipes import STE
+        >>> recipe = STE("2:4")
         >>> model = recipe.prepare(torch.nn.Sequential(torch.nn.Linear(8, 4)))
         >>> optimizer = torch.optim.SGD(recipe.parameters(model), lr=0.1)
         >>> recipe.attach(model, optimizer, total_steps=10)
-        >>> recipe.layers
-        {'0': MaskedLinear(in_features=8, out_features=4, bias=True, pattern=2:4, moving=True)}
+        >>> list(recipe.layers)
+        ['0']
     """
 
     pattern: str | Pattern = "2:4"
+    distribution: Distribution | None = field(default="uniform", kw_only=True)
+
+    id: ClassVar[str] = ""
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self) -> None:
         check_fields(self)
         self.pattern: Pattern = parse_pattern(self.pattern)
+        self._check_distribution()
         self.state: dict[str, Any] = {}
         self.layers: dict[str, nn.Module] = {}
         self.step = 0
@@ -72,36 +90,35 @@ class Recipe:
 
     # ---- the hooks -----------------------------------------------------------------------------
 
+    @abstractmethod
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
-        """What an `nn.Linear` becomes.
+        """Build the layer that replaces a linear layer.
 
         Args:
-            name: of the layer in the model.
-            linear: `nn.Linear` or `Conv1D`; may be taken apart.
-            pattern: of this layer, whose share of a global sparsity it has.
-            index: of the layer, from 0.
+            name: name of the layer in the model.
+            linear: an `nn.Linear` or `Conv1D`; its parameters may be reused.
+            pattern: the layer's pattern, with its share of the sparsity.
+            index: number of the layer, from 0.
         """
-        return MaskedLinear.from_dense(linear, pattern)
 
-    def start(self) -> None:
-        """Called once by `attach`, when `layers`, `optimizer` and `total_steps` are known."""
+    def start(self) -> None:  # noqa: B027
+        """Called once by `attach`, when `layers`, `optimizer` and `total_steps` are set."""
 
-    def before_step(self, t: int) -> None:
-        """Called before the optimizer's step t, from 0; without autograd."""
+    def before_step(self, t: int) -> None:  # noqa: B027
+        """Called before the optimizer's step t, counted from 0, without autograd."""
 
-    def after_step(self, t: int) -> None:
-        """Called after the optimizer's step t; without autograd."""
+    def after_step(self, t: int) -> None:  # noqa: B027
+        """Called after the optimizer's step t, without autograd."""
 
     def minimum_steps(self) -> int:
-        """The fewest steps that the schedule fits into."""
+        """Smallest number of steps that the schedule fits into."""
         return 1
 
-    # ---- what a user calls ---------------------------------------------------------------------
+    def usual_distribution(self) -> Distribution:
+        """The distribution that None stands for."""
+        return "uniform"
 
-    @property
-    def name(self) -> str:
-        """The class and its hyper-parameters: what a checkpoint is compared with."""
-        return repr(self)
+    # ---- what a user calls ---------------------------------------------------------------------
 
     def prepare(
         self,
@@ -110,22 +127,22 @@ class Recipe:
         exclude: Globs = (),
         rescale: bool = False,
     ) -> nn.Module:
-        """Replace the linear layers of a model, in place. Build the optimizer afterwards.
+        """Replace the linear layers of a model in place. Build the optimizer afterwards.
 
         Args:
-            model: any module; when it is a linear layer itself, use what is returned.
-            include: globs of modules to be taken, as in `gossamer.sparsify`.
-            exclude: globs of modules to be left dense.
-            rescale: scale the kept entries of layers that store nothing else until each weight has
-                the Frobenius norm that it had when dense. For training from scratch (Evci et al.
-                2022); it would spoil trained weights.
+            model: any module; if it is a linear layer itself, use the returned one.
+            include: globs of modules to replace, as in `gossamer.sparsify`.
+            exclude: globs of modules to leave dense.
+            rescale: scale each weight of a layer that stores kept entries only, so that its
+                Frobenius norm stays that of the dense weight. For training from scratch (Evci et
+                al. 2022); it would damage trained weights.
 
         Returns:
             The model.
 
         Raises:
             PatternError: a layer does not fit the pattern; the model is unchanged.
-            RecipeError: the model was prepared already.
+            RecipeError: a recipe has prepared the model already.
         """
         self.check_fresh(model)
 
@@ -135,14 +152,15 @@ class Recipe:
             if rescale and isinstance(layer, SparseLinear) and layer.weight.nnz:
                 with torch.no_grad():
                     layer.weight.values.mul_(norm / layer.weight.values.norm())
-            object.__setattr__(layer, _MADE_BY, self.name)
+            object.__setattr__(layer, _MADE_BY, mine)
             return layer
 
-        distribution: Distribution = getattr(self, "distribution", "uniform")
+        mine = identity(self)
+        distribution = self.distribution or self.usual_distribution()
         return replace_linears(model, make, self.pattern, include, exclude, distribution)
 
     def parameters(self, model: nn.Module) -> Iterable[Any]:
-        """The parameters of a prepared model, or groups of them, for an optimizer."""
+        """Return the parameters of a prepared model, or parameter groups, for an optimizer."""
         return list(model.parameters())
 
     def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int) -> None:
@@ -150,14 +168,14 @@ class Recipe:
 
         Args:
             model: the prepared model, or the DistributedDataParallel around it.
-            optimizer: holds the parameters of the prepared layers. Its `step` is called without a
-                closure.
-            total_steps: of the whole training.
+            optimizer: an optimizer that holds the parameters of the prepared layers; call its
+                `step` without a closure.
+            total_steps: number of steps of the whole training.
 
         Raises:
-            RecipeError: the model was not prepared by this recipe, something is attached to it
+            RecipeError: the model was not prepared by this recipe, a recipe is attached to it
                 already, the optimizer misses parameters, or the schedule is longer than the
-                training. Nothing changed then.
+                training; nothing changes.
         """
         total_steps = as_integer(total_steps, f"{type(self).__name__}.attach got total_steps")
         group = getattr(model, "process_group", None)
@@ -186,7 +204,7 @@ class Recipe:
             _ATTACHED[layer] = self
 
     def detach(self) -> None:
-        """Leave optimizer and model to themselves; the masks stay as they are."""
+        """Remove the hooks from the optimizer; the model and its masks stay as they are."""
         for handle in self._handles:
             handle.remove()
         for layer in self.layers.values():
@@ -194,10 +212,10 @@ class Recipe:
         self._forget()
 
     def finish(self, model: nn.Module) -> nn.Module:
-        """Turn the trained model into one that stores kept entries only, in place.
+        """Detach, and replace masked layers by `SparseLinear` in place.
 
         Returns:
-            The model, whose layers are `SparseLinear`; detached from the recipe.
+            The model, which stores kept entries only.
         """
         self.detach()
         return replace_modules(
@@ -205,27 +223,35 @@ class Recipe:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the recipe beside the model and the optimizer."""
+        """Return what a checkpoint keeps of the recipe: id, fields, steps and `state`."""
         copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.state.items()}
-        return {
-            "recipe": self.name, "total_steps": self.total_steps, "step": self.step,
-            "state": copies,
+        return identity(self) | {
+            "total_steps": self.total_steps, "step": self.step, "state": copies,
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume. Attach first, load this, then the model's state, then the optimizer's.
 
+        A field that the checkpoint misses counts as its default; one that is unknown here is
+        ignored.
+
         Raises:
-            RecipeError: the state is of another recipe, pattern or length; nothing changed.
+            RecipeError: the state belongs to another recipe, other fields or another number of
+                steps; nothing changes.
         """
         if not self.layers:
             raise RecipeError("load_state_dict was called before attach; attach the recipe first")
-        for key, mine in (("recipe", self.name), ("total_steps", self.total_steps)):
-            if key not in state or state[key] != mine:
-                raise RecipeError(
-                    f"the checkpoint's {key} is {state.get(key)!r}, this training's {mine!r}; "
-                    "resume with the recipe, the pattern and the steps that were saved"
-                )
+        # Older versions saved the repr of the recipe, without fields.
+        differs = difference(state if "fields" in state else state.get("recipe"), self)
+        what = "recipe"
+        if differs is None and state.get("total_steps") != self.total_steps:
+            what = "total_steps"
+            differs = f"is {state.get(what)!r}, this training's {self.total_steps!r}"
+        if differs is not None:
+            raise RecipeError(
+                f"the checkpoint's {what} {differs}; resume with the recipe, the pattern and the "
+                "steps that were saved"
+            )
         saved = state.get("state")
         if not isinstance(state.get("step"), int) or not isinstance(saved, Mapping):
             raise RecipeError("the checkpoint of the recipe is damaged; use another copy")
@@ -235,22 +261,22 @@ class Recipe:
     # ---- what subclasses use -------------------------------------------------------------------
 
     def check_fresh(self, model: nn.Module) -> None:
-        """Raise RecipeError when a recipe has prepared a layer of the model."""
+        """Raise RecipeError if a recipe has prepared a layer of the model."""
         for name, module in model.named_modules():
             if (maker := getattr(module, _MADE_BY, None)) is not None:
                 raise RecipeError(
-                    f"layer {name!r} was prepared by {maker}; a model is prepared once: "
+                    f"layer {name!r} was prepared by {describe(maker)}; a model is prepared once: "
                     "prepare a fresh copy of the dense model"
                 )
 
     def of_type(self, kind: type[Layer]) -> Iterator[tuple[int, str, Layer]]:
-        """The (index, name, layer) of each layer of a class."""
+        """Yield the (index, name, layer) of each layer of a class."""
         for index, (name, layer) in enumerate(self.layers.items()):
             if isinstance(layer, kind):
                 yield index, name, layer
 
     def lr_of(self, parameter: nn.Parameter) -> float:
-        """The learning rate of a parameter at this step."""
+        """Return the learning rate of a parameter at this step."""
         groups = self.optimizer.param_groups if self.optimizer is not None else []
         for group in groups:
             if any(p is parameter for p in group["params"]):
@@ -258,33 +284,47 @@ class Recipe:
         raise RecipeError("the optimizer no longer holds a parameter of a prepared layer")
 
     def average(self, tensor: Tensor) -> Tensor:
-        """The mean over all processes of a DistributedDataParallel model, in place."""
+        """Replace a tensor by its mean over all processes of a DistributedDataParallel model."""
         if self._group is not None and torch.distributed.get_world_size(self._group) > 1:
             torch.distributed.all_reduce(tensor, group=self._group)
             tensor /= torch.distributed.get_world_size(self._group)
         return tensor
 
     def generator(self, t: int, index: int, seed: int) -> torch.Generator:
-        """Random numbers that depend on nothing but seed, step and layer."""
+        """Return a generator that depends on the seed, the step and the layer alone."""
         mixed = ((seed * 0x9E3779B97F4A7C15 + t) * 0xBF58476D1CE4E5B9 + index) % 2**63
         return torch.Generator("cpu").manual_seed(mixed)
 
     # ---- inside --------------------------------------------------------------------------------
+
+    def _check_distribution(self) -> None:
+        fixed = isinstance(self.pattern, NM | GroupedNM)
+        if self.distribution is None:
+            self.distribution = "uniform" if fixed else self.usual_distribution()
+        who = type(self).__name__
+        check_choice(self.distribution, f"{who} got distribution", get_args(Distribution))
+        if fixed and self.distribution != "uniform":
+            raise PatternError(
+                f"{who} got distribution={self.distribution!r} with pattern {self.pattern}, whose "
+                "density is the same everywhere: choose 'uniform', or a pattern such as '90%'"
+            )
 
     def _made_here(self, model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         makers = set()
         found = False
         for name, module in model.named_modules():
             maker = getattr(module, _MADE_BY, None)
-            if maker == self.name:
+            if maker is None:
+                continue
+            if difference(maker, self) is None:
                 found = True
                 yield name, module
-            elif maker is not None:
-                makers.add(maker)
+            else:
+                makers.add(describe(maker))
         if not found:
             by = f"it was prepared by {', '.join(sorted(makers))}" if makers else "it was not"
             raise RecipeError(
-                f"attach needs a model prepared by {self.name}; {by}: "
+                f"attach needs a model prepared by {describe(identity(self))}; {by}: "
                 "call prepare(model) of the same recipe before the optimizer is built"
             )
 
@@ -296,8 +336,8 @@ class Recipe:
         for name, layer in layers.items():
             if layer in _ATTACHED:
                 raise RecipeError(
-                    f"layer {name!r} has a recipe attached already ({_ATTACHED[layer].name}); "
-                    "detach() that one first"
+                    f"layer {name!r} has a recipe attached already "
+                    f"({recipe_id(type(_ATTACHED[layer]))}); detach() that one first"
                 )
 
     def _check_optimizer(

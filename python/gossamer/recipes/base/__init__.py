@@ -1,0 +1,1 @@
+"""What recipes share: the base class, the registry, checks, update steps, slots and captures."""

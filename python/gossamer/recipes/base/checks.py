@@ -1,0 +1,196 @@
+"""Checks of a recipe's fields: types from the dataclass, ranges and choices from each recipe.
+
+Every check takes `what`, the beginning of its message, such as "SET got fraction".
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+import types
+from collections.abc import Sequence
+from dataclasses import fields
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from gossamer.errors import DTypeError, PatternError, RecipeError
+from gossamer.nn.layers.base import plain_groups
+from gossamer.patterns import NM, GroupedNM, Pattern
+
+__all__ = [
+    "check_choice",
+    "check_count",
+    "check_fields",
+    "check_number",
+    "check_phases",
+    "check_seed",
+    "check_share",
+    "parse_sample",
+    "refuse_grouped",
+    "refuse_patterns",
+]
+
+_WORDS = {float: "a number", int: "an integer", str: "a text", type(None): "None"}
+
+
+def check_fields(recipe: Any) -> None:
+    """Check the type of each field except the pattern; ranges are checked by each recipe.
+
+    Numbers of other types (NumPy scalars, an int where a float is declared) are replaced by plain
+    ones in place.
+
+    Args:
+        recipe: an instance of a dataclass.
+
+    Raises:
+        DTypeError: a field has another type than its annotation.
+    """
+    hints = get_type_hints(type(recipe))
+    for field in fields(recipe):
+        if not field.init or field.name == "pattern":
+            continue
+        value, kinds = getattr(recipe, field.name), list(_kinds(hints[field.name]))
+        kind = next((kind for kind in kinds if _fits(value, kind)), None)
+        if kind is None:
+            needed = " or ".join(dict.fromkeys(_WORDS.get(k, k.__name__) for k in kinds))
+            raise DTypeError(
+                f"{type(recipe).__name__} got {field.name}={value!r:.80}; it must be {needed}"
+            )
+        if kind is int:
+            setattr(recipe, field.name, operator.index(value))
+        elif kind is float:
+            setattr(recipe, field.name, _as_float(value))
+
+
+def check_share(value: float, what: str, below_one: bool = False) -> float:
+    """Return a share.
+
+    Args:
+        value: the share.
+        what: beginning of the message.
+        below_one: refuse 1 as well.
+
+    Raises:
+        RecipeError: the value is not in [0, 1], or not in [0, 1) with `below_one`.
+    """
+    if not 0.0 <= value <= 1.0 or (below_one and value == 1.0):
+        interval = "[0, 1)" if below_one else "[0, 1]"
+        raise RecipeError(f"{what}={value!r:.80}; it must be a share in {interval}: pass, say, 0.5")
+    return value
+
+
+def check_phases(who: str, dense_share: float, finetune_share: float) -> None:
+    """Check the shares of the first and the last phase of a training.
+
+    Raises:
+        RecipeError: a share is not in [0, 1), or nothing is left between the two phases.
+    """
+    check_share(dense_share, f"{who} got dense_share", below_one=True)
+    check_share(finetune_share, f"{who} got finetune_share", below_one=True)
+    if dense_share + finetune_share >= 1.0:
+        raise RecipeError(
+            f"{who} got dense_share={dense_share} and finetune_share={finetune_share}; their sum "
+            "must be below 1, so that steps are left for the transition: choose smaller shares"
+        )
+
+
+def check_number(value: float, what: str, positive: bool = False) -> float:
+    """Return a finite number of at least 0, or above 0 with `positive`.
+
+    Raises:
+        RecipeError: the number is negative, infinite or NaN, or 0 with `positive`.
+    """
+    if not 0.0 <= value < math.inf or (positive and value == 0.0):
+        needed = "above 0" if positive else "at least 0"
+        raise RecipeError(f"{what}={value!r:.80}; it must be a finite number, {needed}")
+    return value
+
+
+def check_count(value: int, what: str, least: int = 1) -> int:
+    """Return an integer of at least `least`.
+
+    Raises:
+        RecipeError: the integer is smaller.
+    """
+    if value < least:
+        raise RecipeError(f"{what}={value}; it must be at least {least}: pass a larger number")
+    return value
+
+
+def check_seed(value: int, what: str) -> int:
+    """Return a seed.
+
+    Raises:
+        RecipeError: the seed is not in [0, 2**64).
+    """
+    if not 0 <= value < 2**64:
+        raise RecipeError(f"{what}={value}; it must be at least 0 and below 2**64: pass 0")
+    return value
+
+
+def check_choice(value: object, what: str, choices: Sequence[str]) -> None:
+    """Raise RecipeError unless the value is one of the choices."""
+    if value not in choices:
+        raise RecipeError(f"{what}={value!r:.80}; choose {' or '.join(choices)}")
+
+
+def parse_sample(sample: str | NM | None, who: str) -> NM | None:
+    """Return the sampling pattern of a recipe; None means no sampling.
+
+    Raises:
+        PatternError: the sample is neither None nor N:M without shared rows.
+    """
+    return None if sample is None else plain_groups(sample, f"{who}, mvue,")
+
+
+def refuse_patterns(
+    pattern: str | Pattern, refused: type[Pattern] | UnionType, why: str, fitting: str
+) -> None:
+    """Raise PatternError when a recipe cannot use patterns of this class.
+
+    Args:
+        pattern: the recipe's pattern.
+        refused: classes of patterns.
+        why: what goes wrong with them.
+        fitting: patterns to use instead.
+    """
+    if isinstance(pattern, refused):
+        raise PatternError(f"pattern {pattern} was given; {why}: choose {fitting}, or 'static'")
+
+
+def refuse_grouped(pattern: str | Pattern, who: str) -> None:
+    """Raise PatternError for a `GroupedNM`, whose balance single moves or prunings break."""
+    refuse_patterns(
+        pattern,
+        GroupedNM,
+        f"{who} would break the balance of its choices",
+        "a pattern such as '2:4' or '50%'",
+    )
+
+
+def _kinds(hint: Any) -> list[type]:
+    if get_origin(hint) in (Union, types.UnionType):
+        return [kind for part in get_args(hint) for kind in _kinds(part)]
+    if get_origin(hint) is Literal:
+        return list(dict.fromkeys(type(value) for value in get_args(hint)))
+    return [hint if isinstance(hint, type) else object]
+
+
+def _fits(value: Any, kind: type) -> bool:
+    if kind is float:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if kind is int and not isinstance(value, bool):
+        try:
+            operator.index(value)
+        except TypeError:
+            return False
+        return True
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond float64
+        return math.copysign(math.inf, value)

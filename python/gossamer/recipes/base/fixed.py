@@ -1,0 +1,92 @@
+"""Fixed masks over dense weights, for recipes that change the density of their layers.
+
+The layers are `MaskedLinear` with a fixed mask and the gradient of the kept entries. Whatever the
+mask drops is exactly 0: the weight, its gradient and the optimizer's state, so that no momentum
+and no optimizer step brings it back.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.nn import MaskedLinear
+from gossamer.patterns import Block, Pattern, Unstructured
+
+__all__ = ["apply_mask", "fixed_mask", "target_of", "with_sparsity", "zero_outside"]
+
+_TARGET = "_gossamer_target"
+
+
+def fixed_mask(linear: nn.Module, pattern: Pattern, target: Pattern) -> MaskedLinear:
+    """Build a layer with a fixed mask of `pattern`; `target` is the final pattern."""
+    layer = MaskedLinear.from_dense(linear, pattern, moving=False, gradient="kept")
+    object.__setattr__(layer, _TARGET, target)
+    return layer
+
+
+def target_of(layer: MaskedLinear) -> Pattern:
+    """Return the final pattern of a layer."""
+    target: Pattern = layer.__dict__[_TARGET]
+    return target
+
+
+def with_sparsity(target: Pattern, sparsity: float) -> Pattern:
+    """Return a pattern of the same class as `target` with another sparsity.
+
+    Args:
+        target: the final pattern.
+        sparsity: clamped to [0, sparsity of the target]. An N:M pattern takes the least n whose
+            sparsity is at most this.
+
+    Example:
+        >>> from gossamer.patterns import NM
+        >>> with_sparsity(NM(1, 4), 0.3)
+        NM(n=3, m=4, vector=1)
+    """
+    sparsity = min(max(sparsity, 0.0), target.sparsity)
+    if isinstance(target, Unstructured | Block):
+        return replace(target, sparsity=sparsity)
+    # Rounded first: 2.0000000001 of 4 are 2.
+    kept = math.ceil(round(target.m * (1.0 - sparsity), 9))
+    return replace(target, n=max(kept, target.n))
+
+
+def apply_mask(
+    layer: MaskedLinear,
+    mask: Tensor,
+    pattern: Pattern | None,
+    optimizer: torch.optim.Optimizer | None,
+) -> None:
+    """Set a layer's mask, and zero what it drops.
+
+    Args:
+        layer: a layer with a fixed mask.
+        mask: bool [rows, cols], True = kept.
+        pattern: pattern of the mask; None is the layer's own.
+        optimizer: the optimizer that holds the weight, or None.
+    """
+    layer.set_mask(mask, pattern)
+    zero_outside(layer.weight, mask, optimizer)
+
+
+def zero_outside(
+    weight: nn.Parameter, mask: Tensor, optimizer: torch.optim.Optimizer | None
+) -> None:
+    """Zero what a mask drops: in a weight, its gradient and the optimizer's state.
+
+    With momentum left over, an optimizer would move the dropped entries away from zero again.
+
+    Args:
+        weight: [rows, cols].
+        mask: bool [rows, cols], True = kept.
+        optimizer: the optimizer that holds the weight, or None.
+    """
+    state = optimizer.state.get(weight, {}) if optimizer is not None else {}
+    for tensor in (weight.detach(), weight.grad, *state.values()):
+        if isinstance(tensor, Tensor) and tensor.shape == mask.shape:
+            # Not a product: NaN times 0 is NaN.
+            tensor.masked_fill_(~mask, 0.0)
