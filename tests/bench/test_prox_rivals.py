@@ -89,8 +89,8 @@ def test_skglm_agrees(step: float, x: Vector) -> None:
         ElasticNet(0.8, rho=0.6): them.L1_plus_L2(0.8, 0.6),
         MCP(0.8, gamma=3.0): them.MCPenalty(0.8, 3.0),
         SCAD(0.8, gamma=3.7): them.SCAD(0.8, 3.7),
-        Lp(p=0.5, lam=0.8): them.L0_5(0.8),
-        Lp(p=2 / 3, lam=0.8): them.L2_3(0.8),
+        Lp(lam=0.8, p=0.5): them.L0_5(0.8),
+        Lp(lam=0.8, p=2 / 3): them.L2_3(0.8),
         LogSum(0.8, eps=0.5): them.LogSumPenalty(0.8, 0.5),
         L1(0.8, weights=np.linspace(0, 2, x.size)): them.WeightedL1(0.8, np.linspace(0, 2, x.size)),
     }
@@ -123,7 +123,7 @@ def test_skglm_takes_mcp_for_convex_beyond_its_range(x: Vector) -> None:
 def test_skglm_divides_by_the_norm_of_a_zero_group() -> None:
     funcs = quiet_import("skglm.utils.prox_funcs")
     rows = np.array([[3.0, 4.0], [0.0, 0.0]])
-    mine = Lp(p=0.5, lam=1.0, groups="neuron").prox(rows)
+    mine = Lp(lam=1.0, p=0.5, groups="neuron").prox(rows)
     same(mine[0], funcs.prox_block_2_05(rows[0], 1.0))
     assert np.array_equal(mine[1], [0.0, 0.0])
     with contextlib.suppress(ZeroDivisionError):

@@ -38,7 +38,7 @@ ADAMW_OPTIONS: list[dict[str, Any]] = [
     {"foreach": True},
     {"fused": True},
 ]
-OFF: list[Penalty | None] = [None, L1(0.0), WGSEF(k=2, lam=0.0, groups="neuron"), Lp(0.5, 0.0)]
+OFF: list[Penalty | None] = [None, L1(0.0), WGSEF(k=2, lam=0.0, groups="neuron"), Lp(0.0, 0.5)]
 
 
 def network(dtype: torch.dtype = torch.float32) -> nn.Sequential:
@@ -139,7 +139,7 @@ def test_step_hooks_run_once_and_closures_are_called_once(kind: Any) -> None:
 PROXES: list[tuple[Penalty, oracle.Prox]] = [
     (L1(0.3), oracle.soft(0.3)),
     (L0(0.02), oracle.hard(0.02)),
-    (Lp(0.5, 0.05), oracle.half(0.05)),
+    (Lp(0.05, 0.5), oracle.half(0.05)),
 ]
 
 
@@ -219,7 +219,7 @@ def test_the_threshold_of_sgd_is_the_move_of_a_constant_gradient(options: dict[s
 
 @pytest.mark.parametrize("penalty", [
     L1(0.3), L0(0.02), MCP(0.2, 3.0), SCAD(0.2, 3.7), ElasticNet(0.3, 0.5),
-    L1(0.3, groups="neuron"), Lp(0.5, 0.1, groups="neuron"),
+    L1(0.3, groups="neuron"), Lp(0.1, 0.5, groups="neuron"),
     SparseGroupLasso(0.1, 0.1, groups="neuron"),
 ], ids=str)  # fmt: skip
 def test_a_constant_metric_is_the_euclidean_operator(penalty: Penalty) -> None:
@@ -259,7 +259,7 @@ def test_the_group_operator_is_optimal_in_the_metric() -> None:
 
 # ---- zeros and what is not a number --------------------------------------------------------------
 @pytest.mark.parametrize(
-    "penalty", [L1(0.5), L0(0.1), Lp(0.5, 0.2), L1(0.8, groups="neuron")], ids=str
+    "penalty", [L1(0.5), L0(0.1), Lp(0.2, 0.5), L1(0.8, groups="neuron")], ids=str
 )
 @pytest.mark.parametrize("kind", [ProxSGD, ProxAdamW])
 def test_zeros_are_exact_positive_and_stay(kind: Any, penalty: Penalty) -> None:
@@ -285,7 +285,7 @@ def test_zeros_are_exact_positive_and_stay(kind: Any, penalty: Penalty) -> None:
 def test_nan_gradients_reach_the_parameter_or_are_refused(kind: Any) -> None:
     gradient = torch.zeros(4, 3)
     gradient[2, 1] = torch.nan
-    for penalty in (L1(0.5), Lp(0.5, 0.2)):
+    for penalty in (L1(0.5), Lp(0.2, 0.5)):
         weight = nn.Parameter(torch.ones(4, 3))
         got = follow(kind([weight], lr=0.1, penalty=penalty), weight, [gradient])
         assert torch.equal(got.isnan(), gradient.isnan())

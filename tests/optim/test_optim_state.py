@@ -31,7 +31,7 @@ def groups(model: nn.Module) -> list[dict[str, Any]]:
     return [
         {"params": [first.weight], "penalty": wgsef, "half_space": HalfSpace(start=13)},
         {"params": [second.weight], "penalty": L1(Linear(0.0, 0.01, 2, 18))},
-        {"params": [first.bias], "penalty": Lp(0.5, 1e-4)},
+        {"params": [first.bias], "penalty": Lp(1e-4, 0.5)},
         {"params": [second.bias]},
     ]
 

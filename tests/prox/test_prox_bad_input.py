@@ -312,5 +312,5 @@ def test_operators_where_terms_cancel_or_overflow() -> None:
     assert torch.equal(found, smallest) or not found.signbit()
     largest = torch.tensor([3.4e38, -3.4e38])
     assert torch.equal(LogSum(1.0, eps=1.0).prox_(largest.clone()), largest)
-    almost = Lp(p=1 - 2**-53, lam=1.0).prox_(torch.tensor([1e5], dtype=torch.float64))
+    almost = Lp(lam=1.0, p=1 - 2**-53).prox_(torch.tensor([1e5], dtype=torch.float64))
     assert float(almost) == pytest.approx(1e5 - 1.0, rel=1e-9)

@@ -6,55 +6,21 @@ import torch
 
 from gossamer import backend
 from gossamer.errors import DTypeError, ShapeError
-from gossamer.prox.operators.elementwise import OPS, adamw_step_, elementwise_
+from gossamer.prox.operators.elementwise import adamw_step_, elementwise_
+from gossamer.prox.penalties.registry import PENALTIES
+from gossamer.prox.penalties.separable import Separable
+from support.prox_oracle import PHI, ROWS
 
-CASES = [
-    ("l1", (0.3,)),
-    ("elastic_net", (0.3, 0.6)),
-    ("l0", (0.3,)),
-    ("lp", (0.3, 0.4)),
-    ("lp", (0.3, 0.5)),
-    ("lp", (0.3, 2 / 3)),
-    ("lp", (0.3, 0.97)),
-    ("mcp", (0.3, 3.0)),
-    ("mcp", (0.3, 0.4)),
-    ("scad", (0.3, 3.7)),
-    ("scad", (0.3, 2.1)),
-    ("capped_l1", (0.3, 0.8)),
-    ("capped_l1", (0.3, 0.1)),
-    ("transformed_l1", (0.3, 1.0)),
-    ("transformed_l1", (0.3, 0.2)),
-    ("log_sum", (0.3, 1.0)),
-    ("log_sum", (0.3, 0.1)),
-]
+CASES = [(kind, params) for kind, row in ROWS.items() for params in row.cases]
 
 
 def penalty(kind: str, params: tuple[float, ...], z: np.ndarray) -> np.ndarray:
-    a, lam = np.abs(z), params[0]
-    b = params[1] if len(params) > 1 else 0.0
-    if kind == "l1":
-        return lam * a
-    if kind == "elastic_net":
-        return lam * (b * a + (1 - b) * a**2 / 2)
-    if kind == "l0":
-        return lam * (a != 0)
-    if kind == "lp":
-        return lam * a**b
-    if kind == "mcp":
-        return np.where(a <= b * lam, lam * a - a**2 / (2 * b), b * lam**2 / 2)
-    if kind == "scad":
-        middle = (2 * b * lam * a - a**2 - lam**2) / (2 * (b - 1))
-        return np.where(a <= lam, lam * a, np.where(a <= b * lam, middle, lam**2 * (b + 1) / 2))
-    if kind == "capped_l1":
-        return lam * np.minimum(a, b)
-    if kind == "transformed_l1":
-        return lam * (b + 1) * a / (b + a)
-    assert kind == "log_sum"
-    return lam * np.log1p(a / b)
+    return PHI[kind](np.abs(z), *params)
 
 
 def test_every_operator_has_a_case() -> None:
-    assert {kind for kind, _ in CASES} == set(OPS)
+    separable = {name for name, kind in PENALTIES.items() if issubclass(kind, Separable)}
+    assert {kind for kind, _ in CASES} == separable
 
 
 @pytest.mark.parametrize("step", [0.05, 1.0, 6.0])

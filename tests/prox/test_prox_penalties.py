@@ -75,10 +75,10 @@ def test_no_penalty_is_no_change() -> None:
     x = normal(3, 4)
     for penalty in (
         L1(0.0),
-        Lp(0.5, 0.0),
+        Lp(0.0, 0.5),
         L0(0.0),
         MCP(0.0, 2.0),
-        WGSEF(1, 0.0),
+        WGSEF(0.0, 1),
         L1(0.0, groups="input"),
     ):
         assert torch.equal(penalty.prox(x), x)
@@ -113,35 +113,35 @@ def test_wgsef_by_numbers() -> None:
     x = normal(20, 3)
     sizes = x.norm(dim=1)
     # A huge lam: (1 + lam) prox tends to the k largest groups.
-    hard = 1e9 * WGSEF(4, 1e9, groups="neuron").prox(x)
+    hard = 1e9 * WGSEF(1e9, 4, groups="neuron").prox(x)
     assert torch.allclose(hard, TopK(4, groups="neuron").prox(x), rtol=1e-6)
     # k = m: ridge; k = 1: half the squared group lasso.
-    assert torch.allclose(WGSEF("100%", 0.5, groups="neuron").prox(x), x / 1.5, rtol=1e-14)
-    assert WGSEF(1, 1.0, groups="neuron").value(x) == pytest.approx(float(sizes.sum() ** 2 / 2))
-    assert WGSEF(20, 1.0, groups="neuron").value(x) == pytest.approx(float((x**2).sum() / 2))
+    assert torch.allclose(WGSEF(0.5, "100%", groups="neuron").prox(x), x / 1.5, rtol=1e-14)
+    assert WGSEF(1.0, 1, groups="neuron").value(x) == pytest.approx(float(sizes.sum() ** 2 / 2))
+    assert WGSEF(1.0, 20, groups="neuron").value(x) == pytest.approx(float((x**2).sum() / 2))
     # k-sparse: the unbiased form is 0, and keeps a vector as it is.
     kept = TopK(4, groups="neuron").prox(x)
-    unbiased = WGSEF(4, 0.9, groups="neuron", unbiased=True)
+    unbiased = WGSEF(0.9, 4, groups="neuron", unbiased=True)
     assert unbiased.value(kept) == pytest.approx(0.0, abs=1e-13)
     assert torch.allclose(unbiased.prox(kept), kept, rtol=1e-14)
     # Unsaturated groups: exactly four survive iff lam times the fourth reaches the fifth.
     low, high = sorted(sizes.tolist(), reverse=True)[4:2:-1]
-    over = WGSEF(4, low / high * 1.001, groups="neuron", unbiased=True).prox(x)
+    over = WGSEF(low / high * 1.001, 4, groups="neuron", unbiased=True).prox(x)
     assert torch.allclose(over, kept, rtol=1e-12)
-    under = WGSEF(4, low / high * 0.999, groups="neuron", unbiased=True).prox(x)
+    under = WGSEF(low / high * 0.999, 4, groups="neuron", unbiased=True).prox(x)
     assert int((under.norm(dim=1) > 0).sum()) > 4
     # A share with costs is a share of the cost.
-    share = WGSEF("50%", 1.0, c=[3.0, 1.0]).prox(torch.tensor([1.0, 1.0]))
-    assert torch.equal(share, WGSEF(2.0, 1.0, c=[3.0, 1.0]).prox(torch.tensor([1.0, 1.0])))
+    share = WGSEF(1.0, "50%", c=[3.0, 1.0]).prox(torch.tensor([1.0, 1.0]))
+    assert torch.equal(share, WGSEF(1.0, 2.0, c=[3.0, 1.0]).prox(torch.tensor([1.0, 1.0])))
     # k = 0 leaves nothing.
-    assert WGSEF(0, 1.0).prox(x).count_nonzero() == 0
-    assert WGSEF(0, 1.0).value(x) == math.inf
+    assert WGSEF(1.0, 0).prox(x).count_nonzero() == 0
+    assert WGSEF(1.0, 0).value(x) == math.inf
 
 
 def test_wgsef_in_a_metric_of_single_entries_is_exact() -> None:
     x, h = normal(6), torch.rand(6).double() + 0.5
     for unbiased in (False, True):
-        penalty = WGSEF(2, 0.4, unbiased=unbiased)
+        penalty = WGSEF(0.4, 2, unbiased=unbiased)
         z = penalty.prox_(x.clone(), metric=h)
 
         def total(y: torch.Tensor, penalty: Penalty = penalty) -> float:
@@ -155,7 +155,7 @@ def test_wgsef_in_a_metric_of_single_entries_is_exact() -> None:
 
 def test_unbiased_wgsef_beyond_the_convex_range_keeps_the_largest() -> None:
     x = torch.tensor([3.0, -1.0, 0.0, 2.0, 0.5], dtype=torch.float64)
-    penalty = WGSEF(2, 2.0, unbiased=True)
+    penalty = WGSEF(2.0, 2, unbiased=True)
     kept = torch.tensor([3.0, 0.0, 0.0, 2.0, 0.0], dtype=torch.float64)
     assert torch.equal(penalty.prox(x), kept)
     assert torch.equal(penalty.prox(x, step=0.5), kept)
@@ -172,7 +172,7 @@ def test_unbiased_wgsef_beyond_the_convex_range_keeps_the_largest() -> None:
 
 
 def test_schedules_are_resolved_by_at() -> None:
-    penalty = WGSEF(Linear(8, 2, begin_step=0, end_step=6), Linear(0, 1, begin_step=0, end_step=4))
+    penalty = WGSEF(Linear(0, 1, begin_step=0, end_step=4), Linear(8, 2, begin_step=0, end_step=6))
     now = penalty.at(3)
     assert (now.k, now.lam) == (5.0, 0.75)
     assert L1(1.0).at(7) is not None
@@ -200,9 +200,9 @@ def test_names() -> None:
 
 def test_element_ops() -> None:
     assert MCP(1.0, gamma=3.0).element_op() == ("mcp", (1.0, 3.0))
-    assert Lp(p=0.5, lam=2.0).element_op() == ("lp", (2.0, 0.5))
-    assert Lp(p=1.0, lam=2.0).element_op() == ("l1", (2.0,))
-    for penalty in (L1(1.0, weights=[1.0]), L0(1.0, groups="layer"), TopK(1), WGSEF(1, 1.0)):
+    assert Lp(lam=2.0, p=0.5).element_op() == ("lp", (2.0, 0.5))
+    assert Lp(lam=2.0, p=1.0).element_op() == ("l1", (2.0,))
+    for penalty in (L1(1.0, weights=[1.0]), L0(1.0, groups="layer"), TopK(1), WGSEF(1.0, 1)):
         assert penalty.element_op() is None
 
 
@@ -214,7 +214,7 @@ def test_on_a_sparse_weight(pattern: str, grouping: str) -> None:
     weight = SparseWeight.from_dense(dense, pattern)
     for penalty in (
         L1(0.4, groups=grouping),
-        Lp(0.5, 0.4, groups=grouping),
+        Lp(0.4, 0.5, groups=grouping),
         TopK(3, groups=grouping),
     ):
         expected = penalty.prox(weight.to_dense().detach())
@@ -230,7 +230,7 @@ def test_weights_follow_a_sparse_weight() -> None:
     for penalty in (
         L1(0.4, weights=torch.rand(8, 8)),
         L1(0.4, weights=torch.rand(8), groups="neuron"),
-        WGSEF(2.5, 0.4, groups="neuron", d=torch.rand(8) + 0.1, c=torch.rand(8) + 0.1),
+        WGSEF(0.4, 2.5, groups="neuron", d=torch.rand(8) + 0.1, c=torch.rand(8) + 0.1),
     ):
         expected = penalty.prox(weight.to_dense().detach())
         moved = copy.deepcopy(weight)
@@ -277,7 +277,7 @@ def test_values_of_constraints() -> None:
         (SCAD(1.0, gamma=5.0), 0.25),
         (TransformedL1(2.0, a=2.0), 3.0),
         (LogSum(2.0, eps=2.0), 0.5),
-        (WGSEF(1, 0.5, unbiased=True), 0.5),
+        (WGSEF(0.5, 1, unbiased=True), 0.5),
         (ElasticNet(1.0, rho=0.5), 0.0),
     ],
 )
@@ -297,7 +297,7 @@ def test_weak_convexity_is_the_least_that_makes_it_convex(penalty: Penalty, rho:
 
 
 @pytest.mark.parametrize(
-    "penalty", [L0(1.0), Lp(0.5, 1.0), CappedL1(1.0, t=1.0), TopK(1), L1MinusL2(1.0)]
+    "penalty", [L0(1.0), Lp(1.0, 0.5), CappedL1(1.0, t=1.0), TopK(1), L1MinusL2(1.0)]
 )
 def test_not_weakly_convex(penalty: Penalty) -> None:
     assert penalty.weak_convexity() == math.inf
@@ -325,7 +325,7 @@ def test_distance_is_zero_at_a_proximal_point_and_grows_away_from_it(penalty: Pe
     [
         L1(0.5, groups="neuron"),
         SparseGroupLasso(0.3, 0.4),
-        WGSEF(1, 0.5, groups="neuron"),
+        WGSEF(0.5, 1, groups="neuron"),
         L1Ball(2.0, groups="neuron"),
         L1Ball(2.0),
         Simplex(2.0),
@@ -346,7 +346,7 @@ def test_distance_of_convex_penalties_is_to_the_nearest_subgradient(penalty: Pen
 
 def test_distance_outside_of_a_set_and_in_bad_shapes() -> None:
     x = torch.tensor([3.0, 4.0])
-    for penalty in (TopK(1), L1Ball(1.0), Simplex(1.0), WGSEF(0, 1.0)):
+    for penalty in (TopK(1), L1Ball(1.0), Simplex(1.0), WGSEF(1.0, 0)):
         assert penalty.subdiff_distance(x, x) == math.inf
     with pytest.raises(ShapeError, match="the same"):
         L1(1.0).subdiff_distance(x, torch.ones(3))

@@ -131,8 +131,8 @@ def test_groupings_that_are_none(grouping: Any, error: type[Exception]) -> None:
         (lambda: L0(math.inf), "lam=inf"),
         (lambda: L1(1.0, weights=[1.0, -1.0]), "weights=-1.0"),
         (lambda: L1(1.0, weights=[1.0, math.nan]), "weights=nan"),
-        (lambda: Lp(p=0.0, lam=1.0), r"p=0.0; it must be finite and in \(0, 1\]"),
-        (lambda: Lp(p=1.5, lam=1.0), "p=1.5"),
+        (lambda: Lp(lam=1.0, p=0.0), r"p=0.0; it must be finite and in \(0, 1\]"),
+        (lambda: Lp(lam=1.0, p=1.5), "p=1.5"),
         (lambda: ElasticNet(1.0, rho=1.5), "rho=1.5"),
         (lambda: MCP(1.0, gamma=0.0), "gamma=0.0"),
         (lambda: SCAD(1.0, gamma=2.0), "gamma=2.0"),
@@ -142,19 +142,19 @@ def test_groupings_that_are_none(grouping: Any, error: type[Exception]) -> None:
         (lambda: L1MinusL2(1.0, alpha=2.0), "alpha=2.0"),
         (lambda: L1MinusL2(1.0, groups="neuron"), "as a whole"),
         (lambda: SparseGroupLasso(1.0, group_lam=-1.0), "group_lam=-1.0"),
-        (lambda: WGSEF(-1, 1.0), "k=-1.0"),
-        (lambda: WGSEF(math.inf, 1.0), "k=inf"),
-        (lambda: WGSEF("25", 1.0), "a share"),
-        (lambda: WGSEF("125%", 1.0), "a share"),
-        (lambda: WGSEF(1, 1.0, d=[1.0, 0.0]), "d=0.0"),
-        (lambda: WGSEF(1, 1.0, d=[1.0], unbiased=True), "drop d"),
+        (lambda: WGSEF(1.0, -1), "k=-1.0"),
+        (lambda: WGSEF(1.0, math.inf), "k=inf"),
+        (lambda: WGSEF(1.0, "25"), "a share"),
+        (lambda: WGSEF(1.0, "125%"), "a share"),
+        (lambda: WGSEF(1.0, 1, d=[1.0, 0.0]), "d=0.0"),
+        (lambda: WGSEF(1.0, 1, d=[1.0], unbiased=True), "drop d"),
         (lambda: TopK(math.nan), "k=nan"),
         (lambda: L1Ball(0.0), "radius=0.0"),
         (lambda: Simplex(1.0, groups="neuron"), "as a whole"),
         (lambda: L1(1.0).prox_(torch.ones(2), step=-1.0), "step=-1.0"),
         (lambda: L1(1.0).prox_(torch.ones(2), metric=torch.tensor([1.0, 0.0])), "not positive"),
         (lambda: L1(1.0).prox_(torch.ones(2), metric=torch.tensor([1.0, math.nan])), "metric"),
-        (lambda: WGSEF(1.5, 2.0, unbiased=True).prox_(torch.ones(2)), "smaller lam or step"),
+        (lambda: WGSEF(2.0, 1.5, unbiased=True).prox_(torch.ones(2)), "smaller lam or step"),
         (lambda: parse_penalty("l3"), "choose one of l1, "),
         (lambda: parse_penalty("lp", lam=1.0), "needs p"),
         (lambda: parse_penalty("l1", lam=1.0, gamma=2.0), "does not take gamma"),
@@ -220,7 +220,7 @@ def test_a_metric_must_look_like_the_entries() -> None:
     ]:
         with pytest.raises(error, match="metric"):
             L1(1.0).prox_(x, metric=wrong)  # type: ignore[arg-type]
-    for penalty in (L1(1.0, weights=[1.0, 2.0]), WGSEF(1, 1.0, c=[1.0, 2.0])):
+    for penalty in (L1(1.0, weights=[1.0, 2.0]), WGSEF(1.0, 1, c=[1.0, 2.0])):
         with pytest.raises(ShapeError, match="2 numbers for 4 groups"):
             penalty.prox_(x)
     assert (x == 1).all()

@@ -26,7 +26,7 @@ from gossamer.prox import (
 )
 from gossamer.prox.groupings import Groups
 from gossamer.prox.operators.groupwise import scale_groups_, wgsef_gains
-from support.prox_oracle import PHI, Vector, envelope, grid_best, not_worse, objective
+from support.prox_oracle import PHI, ROWS, Vector, envelope, grid_best, not_worse, objective
 
 pytestmark = pytest.mark.slow
 
@@ -37,17 +37,13 @@ def powers(low: float, high: float) -> st.SearchStrategy[float]:
 
 
 PARAMETERS: dict[str, dict[str, st.SearchStrategy[float]]] = {
-    "l1": {},
-    "elastic_net": {"rho": st.floats(0, 1)},
-    "l0": {},
-    "lp": {"p": st.floats(0.02, 0.99)},
-    "mcp": {"gamma": powers(-1, 1.5)},
-    "scad": {"gamma": powers(0.31, 1.5)},
-    "capped_l1": {"t": powers(-2, 1)},
-    "transformed_l1": {"a": powers(-2, 2)},
-    "log_sum": {"eps": powers(-2, 2)},
+    kind: {
+        name: powers(*span[:2]) if span[2:] else st.floats(*span[:2])
+        for name, span in row.spans.items()
+    }
+    for kind, row in ROWS.items()
 }
-CONCAVE = ["l0", "lp", "mcp", "scad", "capped_l1", "transformed_l1", "log_sum"]
+CONCAVE = [kind for kind, row in ROWS.items() if row.concave]
 
 seeds = st.integers(0, 2**32 - 1)
 lams = powers(-3, 1.5)
@@ -147,7 +143,7 @@ def test_wgsef_is_never_worse_than_its_neighbours(
     lam: float, k: int, seed: int, unbiased: bool
 ) -> None:
     x, rng = entries(seed, 12)
-    penalty = WGSEF(k, lam, groups="neuron", unbiased=unbiased)
+    penalty = WGSEF(lam, k, groups="neuron", unbiased=unbiased)
     z = penalty.prox_(x.reshape(6, 2).copy()).ravel()
 
     def total(points: Vector) -> Vector:
@@ -241,7 +237,7 @@ def test_fenchel_of_wgsef(lam: float, k: int, seed: int, weighted: bool) -> None
     x, rng = entries(seed, 20)
     x = x.reshape(10, 2) * (rng.random((10, 1)) < 0.9)
     d = rng.uniform(0.3, 3, 10) if weighted else None
-    penalty = WGSEF(k, lam, groups="neuron", d=d)
+    penalty = WGSEF(lam, k, groups="neuron", d=d)
     z = penalty.prox_(x.copy())
     y = x - z
     squares = (y**2).sum(-1) / (1.0 if d is None else d)
@@ -271,7 +267,7 @@ def test_fenchel_of_projections(radius: float, seed: int) -> None:
 @given(p=st.floats(0.05, 0.95), lam=powers(-12, 2), seed=seeds)
 def test_lp_in_float32_is_near_float64(p: float, lam: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    penalty = Lp(p, lam)
+    penalty = Lp(lam, p)
     threshold = penalty.gap() * (2 - p) / (2 - 2 * p)
     x = (threshold * 10.0 ** rng.uniform(-0.5, 4, 16) * rng.choice([-1, 1], 16)).astype(np.float32)
     x[:4] = (threshold * (1 + 10.0 ** rng.uniform(-6, -1, 4))).astype(np.float32)
@@ -290,9 +286,9 @@ def test_limits_are_soft_thresholding(lam: float, step: float, seed: int) -> Non
     x, _ = entries(seed, 8, scale=1 + lam * step)
     soft = prox.L1(lam).prox_(x.copy(), step)
     tolerance = 1e-5 * (1 + np.abs(x).max() + lam * step)
-    for penalty in (Lp(1 - 1e-9, lam), MCP(lam, 1e9), SCAD(lam, 1e9)):
+    for penalty in (Lp(lam, 1 - 1e-9), MCP(lam, 1e9), SCAD(lam, 1e9)):
         assert np.abs(penalty.prox_(x.copy(), step) - soft).max() <= tolerance
-    assert np.array_equal(Lp(1.0, lam).prox_(x.copy(), step), soft)
+    assert np.array_equal(Lp(lam, 1.0).prox_(x.copy(), step), soft)
 
 
 @pytest.mark.parametrize("kind", CONCAVE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ def l0(a: Vector, lam: float) -> Vector:
     return lam * (a > 0)
 
 
-def lp(a: Vector, p: float, lam: float) -> Vector:
+def lp(a: Vector, lam: float, p: float) -> Vector:
     return lam * a**p
 
 
@@ -47,20 +47,45 @@ def transformed_l1(x: Vector, lam: float, a: float) -> Vector:
 
 
 def log_sum(a: Vector, lam: float, eps: float) -> Vector:
-    return lam * np.log(1 + a / eps)
+    return lam * np.log1p(a / eps)
 
 
-PHI: dict[str, Callable[..., Vector]] = {
-    "l1": l1,
-    "elastic_net": elastic_net,
-    "l0": l0,
-    "lp": lp,
-    "mcp": mcp,
-    "scad": scad,
-    "capped_l1": capped_l1,
-    "transformed_l1": transformed_l1,
-    "log_sum": log_sum,
+class Row(NamedTuple):
+    """What the tests need to know of a separable penalty.
+
+    Attributes:
+        phi: the penalty of magnitudes, with its parameters in order.
+        spans: beside lam, what each parameter is drawn from: (low, high), or (low, high, "log") for
+            powers of ten.
+        cases: parameters that the compiled operator is tested with.
+        example: parameters beside lam of one penalty of the class.
+        concave: whether phi is concave.
+    """
+
+    phi: Callable[..., Vector]
+    spans: dict[str, tuple[float, float] | tuple[float, float, str]]
+    cases: list[tuple[float, ...]]
+    example: dict[str, float]
+    concave: bool = True
+
+
+# A new separable penalty adds its formula above and its row here: every test finds it.
+ROWS: dict[str, Row] = {
+    "l1": Row(l1, {}, [(0.3,)], {}, concave=False),
+    "elastic_net": Row(elastic_net, {"rho": (0, 1)}, [(0.3, 0.6)], {"rho": 0.4}, concave=False),
+    "l0": Row(l0, {}, [(0.3,)], {}),
+    "lp": Row(
+        lp, {"p": (0.02, 0.99)}, [(0.3, 0.4), (0.3, 0.5), (0.3, 2 / 3), (0.3, 0.97)], {"p": 0.5}
+    ),
+    "mcp": Row(mcp, {"gamma": (-1, 1.5, "log")}, [(0.3, 3.0), (0.3, 0.4)], {"gamma": 2.5}),
+    "scad": Row(scad, {"gamma": (0.31, 1.5, "log")}, [(0.3, 3.7), (0.3, 2.1)], {"gamma": 3.5}),
+    "capped_l1": Row(capped_l1, {"t": (-2, 1, "log")}, [(0.3, 0.8), (0.3, 0.1)], {"t": 0.8}),
+    "transformed_l1": Row(
+        transformed_l1, {"a": (-2, 2, "log")}, [(0.3, 1.0), (0.3, 0.2)], {"a": 1.0}
+    ),
+    "log_sum": Row(log_sum, {"eps": (-2, 2, "log")}, [(0.3, 1.0), (0.3, 0.1)], {"eps": 0.8}),
 }
+PHI: dict[str, Callable[..., Vector]] = {name: row.phi for name, row in ROWS.items()}
 
 
 def objective(kind: str, parameters: dict[str, float], step: float, x: Any, z: Any) -> Vector:

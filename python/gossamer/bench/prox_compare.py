@@ -200,7 +200,7 @@ def _entries(m: int, form: str, at: Key) -> Contest:
 PENALTIES: dict[str, Callable[..., Any]] = {
     "l1": prox.L1,
     "l0": prox.L0,
-    "lp": lambda p, lam: prox.Lp(p=p, lam=lam),
+    "lp": lambda p, lam: prox.Lp(lam=lam, p=p),
     "elastic net": prox.ElasticNet,
     "mcp": prox.MCP,
     "scad": prox.SCAD,

@@ -175,7 +175,7 @@ def penalty(method: str, strength: float, k: Cubic) -> prox.Penalty:
     if method == LASSO:
         return prox.L1(strength, groups="neuron")
     if method == LP:
-        return prox.Lp(p=0.5, lam=strength, groups="neuron")
+        return prox.Lp(lam=strength, p=0.5, groups="neuron")
     return prox.WGSEF(k=k, lam=strength, groups="neuron", unbiased=method == UNBIASED)
 
 

@@ -6,39 +6,13 @@ A penalty is a value object: what it is (`Lp`, `WGSEF`, ...), how strong, and on
 computes in compiled code, in place.
 
 >>> import torch
->>> Lp(p=2 / 3, lam=0.1).prox_(torch.tensor([1.0, 0.1]), step=0.5)
+>>> Lp(0.1, p=2 / 3).prox_(torch.tensor([1.0, 0.1]), step=0.5)
 tensor([0.9663, 0.0000])
 """
 
-from gossamer.errors import PenaltyError
-from gossamer.prox.groupings import Groups, partition
-from gossamer.prox.penalties.base import Penalty
-from gossamer.prox.penalties.concave import MCP, SCAD, CappedL1, LogSum, TransformedL1
-from gossamer.prox.penalties.constraints import L1Ball, Simplex, TopK
-from gossamer.prox.penalties.registry import parse_penalty
-from gossamer.prox.penalties.separable import L0, L1, ElasticNet, Lp
-from gossamer.prox.penalties.structured import L1MinusL2, SparseGroupLasso
-from gossamer.prox.penalties.wgsef import WGSEF
-
-__all__ = [
-    "L0",
-    "L1",
-    "MCP",
-    "SCAD",
-    "WGSEF",
-    "CappedL1",
-    "ElasticNet",
-    "Groups",
-    "L1Ball",
-    "L1MinusL2",
-    "LogSum",
-    "Lp",
-    "Penalty",
-    "PenaltyError",
-    "Simplex",
-    "SparseGroupLasso",
-    "TopK",
-    "TransformedL1",
-    "parse_penalty",
-    "partition",
-]
+from gossamer.errors import PenaltyError as PenaltyError
+from gossamer.prox.groupings import Groups as Groups
+from gossamer.prox.groupings import partition as partition
+from gossamer.prox.penalties import *  # noqa: F403  (the classes that the families export)
+from gossamer.prox.penalties.base import Penalty as Penalty
+from gossamer.prox.penalties.registry import parse_penalty as parse_penalty

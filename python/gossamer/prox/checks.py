@@ -5,6 +5,7 @@ Every check raises before anything is changed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer.errors import DeviceError, DTypeError, ShapeError
+from gossamer.errors import DeviceError, DTypeError, PenaltyError, ShapeError
 
 
 def check_plain(x: object, who: str = "x") -> None:
@@ -100,4 +101,37 @@ def check_own_places(x: Tensor | np.ndarray[Any, Any], who: str = "x") -> None:
         )
 
 
-__all__ = ["check_own_places", "check_plain", "is_number", "share_memory"]
+def check_entries(x: object) -> None:
+    """Raise unless `x` is a tensor or array that can be changed in place."""
+    check_plain(x)
+    if not isinstance(x, Tensor | np.ndarray):
+        raise DTypeError(f"got {type(x).__name__}, which cannot be changed: give an array")
+    if str(x.dtype).removeprefix("torch.") not in ("float32", "float64"):
+        raise DTypeError(f"got dtype {x.dtype}; float32 or float64 is needed: convert it first")
+    if math.prod(x.shape) == 0:
+        raise ShapeError(f"got an empty tensor, shape {tuple(x.shape)}; give at least one entry")
+    if isinstance(x, np.ndarray) and not x.flags.writeable:
+        raise ShapeError("the array is read-only, and the operator works in place: copy it first")
+
+
+def check_metric(metric: Any, x: Any) -> None:
+    """Raise unless `metric` holds a positive number per entry of `x`, in its library and dtype."""
+    if type(metric) is not type(x) and not (isinstance(metric, Tensor) and isinstance(x, Tensor)):
+        raise DTypeError(
+            f"metric is {type(metric).__name__}, x {type(x).__name__}; use one library"
+        )
+    check_plain(metric, "metric")
+    if metric.dtype != x.dtype or tuple(metric.shape) != tuple(x.shape):
+        raise ShapeError(
+            f"metric is {metric.dtype} {tuple(metric.shape)}, x {x.dtype} {tuple(x.shape)}; give "
+            "one number for each entry, of its dtype"
+        )
+    if not (metric > 0).all():
+        raise PenaltyError("the metric holds a number that is not positive; all must be > 0")
+
+
+def flat64(x: Any) -> Tensor:
+    """The entries as a float64 vector, row-major; a copy or a view."""
+    if isinstance(x, Tensor):
+        return x.detach().double().reshape(-1)
+    return torch.from_numpy(np.array(x, dtype=np.float64)).reshape(-1)

@@ -1,6 +1,6 @@
 """The compiled operators, on numbers alone: penalties with names and schedules call them."""
 
-from gossamer.prox.operators.elementwise import OPS, adamw_step_, elementwise_
+from gossamer.prox.operators.elementwise import adamw_step_, elementwise_
 from gossamer.prox.operators.groupwise import (
     group_norms,
     metric_group_l2_,
@@ -11,7 +11,6 @@ from gossamer.prox.operators.groupwise import (
 from gossamer.prox.operators.vector import l1_ball_, l1_minus_l2_, simplex_, top_k_
 
 __all__ = [
-    "OPS",
     "adamw_step_",
     "elementwise_",
     "group_norms",

@@ -24,19 +24,6 @@ from gossamer.prox.checks import check_own_places
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
-# What each operator is called, and the names of its parameters, in order.
-OPS: dict[str, tuple[str, ...]] = {
-    "l1": ("lam",),
-    "elastic_net": ("lam", "rho"),
-    "l0": ("lam",),
-    "lp": ("lam", "p"),
-    "mcp": ("lam", "gamma"),
-    "scad": ("lam", "gamma"),
-    "capped_l1": ("lam", "t"),
-    "transformed_l1": ("lam", "a"),
-    "log_sum": ("lam", "eps"),
-}
-
 
 def in_place(x: Array, operate: Callable[[Array], None]) -> Array:
     """Runs ``operate`` on the entries of ``x`` as a contiguous vector, and writes them back.
@@ -92,8 +79,8 @@ def elementwise_(
 
     Args:
         x: float32 or float64, any shape and strides.
-        kind: a name in ``OPS``.
-        params: the penalty's parameters, in the order of ``OPS``.
+        kind: the name of a separable penalty, such as "mcp".
+        params: its parameters, in the order of the class's fields: `lam` first.
         step: a number, or one for each entry in ``x``'s shape and dtype (the inverse of a
             diagonal metric).
 
@@ -157,7 +144,7 @@ def adamw_step_(
         eps: added to the root.
         weight_decay: decoupled: the parameter is scaled by ``1 - lr * weight_decay``.
         step: 1 for the first.
-        kind: a name in ``OPS``.
+        kind: the name of a separable penalty, such as "mcp".
         params: the penalty's parameters.
 
     Raises:

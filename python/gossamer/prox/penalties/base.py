@@ -14,37 +14,22 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from numbers import Real
-from typing import Any, ClassVar, NamedTuple, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer.errors import DTypeError, PenaltyError, ShapeError
+from gossamer.errors import PenaltyError, ShapeError
 from gossamer.prox import autograd
-from gossamer.prox.checks import check_plain
+from gossamer.prox.checks import check_entries, check_metric, check_plain, flat64
 from gossamer.prox.groupings import Groups, check_grouping, on_weight, resolve, spread
 from gossamer.prox.operators.groupwise import scale_groups_
+from gossamer.prox.penalties.fields import NOT_NEGATIVE, Kind, checked_number, kinds
 from gossamer.prox.reductions import means, norms, sums
-from gossamer.schedules import Schedule
 
 Array = TypeVar("Array", Tensor, np.ndarray)
-Number: TypeAlias = float | Schedule
-
-
-class Range(NamedTuple):
-    """What a parameter may be, and how to say so."""
-
-    holds: Callable[[float], bool]
-    text: str
-
-
-NOT_NEGATIVE = Range(lambda v: v >= 0, ">= 0")
-POSITIVE = Range(lambda v: v > 0, "> 0")
-SHARE = Range(lambda v: 0 <= v <= 1, "in [0, 1]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,61 +49,16 @@ class Penalty(ABC):
 
     groups: Any = field(default="element", kw_only=True)
 
-    # The parameters that are numbers, and their ranges.
-    RANGES: ClassVar[dict[str, Range]] = {}
-    # Those that may be schedules.
-    SCHEDULED: ClassVar[tuple[str, ...]] = ("lam", "group_lam", "k")
-    # The parameters that hold a number for each group, or None; kept as float64 vectors.
-    PER_GROUP: ClassVar[dict[str, Range]] = {}
+    # The name in `gossamer.prox.parse_penalty`, set when the class is registered.
+    name: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", check_grouping(self.groups))
-        for name, allowed in self.RANGES.items():
-            value = getattr(self, name)
-            if name in self.SCHEDULED and callable(value):
-                continue
-            object.__setattr__(self, name, self._number(value, name, allowed))
-        for name, allowed in self.PER_GROUP.items():
-            if (given := getattr(self, name)) is not None:
-                object.__setattr__(self, name, self._vector(given, name, allowed))
-
-    def _number(self, value: object, name: str, allowed: Range) -> float:
         who = type(self).__name__
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise DTypeError(f"{who} got {name}={value!r:.80}; a number is needed")
-        try:
-            number = float(value)
-        except OverflowError:  # a whole number beyond float64
-            number = math.inf
-        if not (math.isfinite(number) and allowed.holds(number)):
-            raise PenaltyError(f"{who} got {name}={number}; it must be finite and {allowed.text}")
-        return number
-
-    def _vector(self, given: Any, name: str, allowed: Range) -> Tensor:
-        try:
-            vector = flat64(given).clone()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise DTypeError(
-                f"{type(self).__name__} got {name} that is no vector: {error}"
-            ) from None
-        for number in (vector.min().item(), vector.max().item()) if len(vector) else ():
-            self._number(number, name, allowed)
-        return vector
-
-    def _budget(self, k: object) -> object:
-        """`k` as a float, a checked share such as "25%", or a schedule."""
-        if isinstance(k, str):
-            try:
-                percent = float(k.strip().removesuffix("%")) if k.strip().endswith("%") else -1.0
-            except ValueError:
-                percent = -1.0
-            if not 0 <= percent <= 100:
-                raise PenaltyError(
-                    f"{type(self).__name__} got k={k!r:.80}; give a number of groups, or a share "
-                    'from "0%" to "100%"'
-                )
-            return k.strip()
-        return k if callable(k) else self._number(k, "k", NOT_NEGATIVE)
+        for name, kind in kinds(type(self)).items():
+            value = getattr(self, name)
+            if not (kind.scheduled and callable(value)):
+                object.__setattr__(self, name, kind.check(value, who, name))
 
     def at(self, t: int) -> Self:
         """The penalty at training step `t`: every schedule replaced by its number.
@@ -150,7 +90,7 @@ class Penalty(ABC):
                 [0.0000, 0.0000]])
         """
         groups, kept = on_weight(self.groups, weight)
-        given = {name: getattr(self, name) for name in self.PER_GROUP}
+        given = {name: getattr(self, name) for name, kind in self._kinds() if kind.per_group}
         chosen = {name: v[kept] for name, v in given.items() if v is not None and kept is not None}
         return dataclasses.replace(self, groups=groups, **chosen)
 
@@ -180,10 +120,10 @@ class Penalty(ABC):
             DTypeError: `x` is no float32 or float64 tensor or array.
         """
         self._resolved()
-        step = self._number(step, "step", NOT_NEGATIVE)
+        step = checked_number(step, type(self).__name__, "step", NOT_NEGATIVE)
         check_entries(x)
         if metric is not None:
-            _check_metric(metric, x)
+            check_metric(metric, x)
         with torch.no_grad():
             self._prox_(x, step, metric)
         return x
@@ -279,7 +219,11 @@ class Penalty(ABC):
         return resolve(self.groups, tuple(x.shape))
 
     def _schedules(self) -> list[str]:
-        return [name for name in self.SCHEDULED if callable(getattr(self, name, None))]
+        kinds = self._kinds()
+        return [name for name, kind in kinds if kind.scheduled and callable(getattr(self, name))]
+
+    def _kinds(self) -> list[tuple[str, Kind]]:
+        return list(kinds(type(self)).items())
 
     def _resolved(self) -> None:
         if waiting := self._schedules():
@@ -322,59 +266,9 @@ class Radial(Penalty):
         return spread(gain, groups) * grad + spread(turned, groups) * x
 
 
-def budget(k: Any, whole: float, *, counts: bool = True) -> float:
+def resolved_budget(k: Any, whole: float, *, counts: bool = True) -> float:
     """A number as it is; a share of `whole`, which is at least one group if `whole` counts them."""
     if not isinstance(k, str):
         return float(k)
     share = float(k.removesuffix("%")) / 100.0
     return float(max(1, math.floor(share * whole + 0.5))) if counts and share else share * whole
-
-
-def check_entries(x: object) -> None:
-    """Raise unless `x` is a tensor or array that can be changed in place."""
-    check_plain(x)
-    if not isinstance(x, Tensor | np.ndarray):
-        raise DTypeError(f"got {type(x).__name__}, which cannot be changed: give an array")
-    if str(x.dtype).removeprefix("torch.") not in ("float32", "float64"):
-        raise DTypeError(f"got dtype {x.dtype}; float32 or float64 is needed: convert it first")
-    if math.prod(x.shape) == 0:
-        raise ShapeError(f"got an empty tensor, shape {tuple(x.shape)}; give at least one entry")
-    if isinstance(x, np.ndarray) and not x.flags.writeable:
-        raise ShapeError("the array is read-only, and the operator works in place: copy it first")
-
-
-def _check_metric(metric: Any, x: Any) -> None:
-    if type(metric) is not type(x) and not (isinstance(metric, Tensor) and isinstance(x, Tensor)):
-        raise DTypeError(
-            f"metric is {type(metric).__name__}, x {type(x).__name__}; use one library"
-        )
-    check_plain(metric, "metric")
-    if metric.dtype != x.dtype or tuple(metric.shape) != tuple(x.shape):
-        raise ShapeError(
-            f"metric is {metric.dtype} {tuple(metric.shape)}, x {x.dtype} {tuple(x.shape)}; give "
-            "one number for each entry, of its dtype"
-        )
-    if not (metric > 0).all():
-        raise PenaltyError("the metric holds a number that is not positive; all must be > 0")
-
-
-def flat64(x: Any) -> Tensor:
-    """The entries as a float64 vector, row-major; a copy or a view."""
-    if isinstance(x, Tensor):
-        return x.detach().double().reshape(-1)
-    return torch.from_numpy(np.array(x, dtype=np.float64)).reshape(-1)
-
-
-__all__ = [
-    "NOT_NEGATIVE",
-    "POSITIVE",
-    "SHARE",
-    "Number",
-    "Penalty",
-    "PenaltyError",
-    "Radial",
-    "Range",
-    "budget",
-    "check_entries",
-    "flat64",
-]

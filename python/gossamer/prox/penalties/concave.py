@@ -7,17 +7,18 @@ has two local minimisers; the better one is taken, and of two equal ones zero.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from gossamer.prox.penalties.base import NOT_NEGATIVE, POSITIVE, Number, Range
+from gossamer.prox.penalties.fields import NOT_NEGATIVE, POSITIVE, Number, Range, number
+from gossamer.prox.penalties.registry import penalty
 from gossamer.prox.penalties.separable import Separable
 
+__all__ = ["MCP", "SCAD", "CappedL1", "LogSum", "TransformedL1"]
 
-@dataclass(frozen=True, eq=False)
+
+@penalty
 class MCP(Separable):
     """The minimax concave penalty: lam |x| - x^2 / (2 gamma) up to gamma lam, then constant.
 
@@ -39,10 +40,8 @@ class MCP(Separable):
     tensor([0.0000, 1.5000, 4.0000])
     """
 
-    lam: Number
-    gamma: float
-    KIND = "mcp"
-    RANGES: ClassVar[dict[str, Range]] = {"lam": NOT_NEGATIVE, "gamma": POSITIVE}
+    lam: Number = number(NOT_NEGATIVE, scheduled=True)
+    gamma: float = number(POSITIVE)
 
     def gap(self, step: float = 1.0) -> float:
         """Lam sqrt(s gamma) from the step gamma on, else 0."""
@@ -64,7 +63,7 @@ class MCP(Separable):
         return (a < self.gamma * self._lam).double() / -self.gamma
 
 
-@dataclass(frozen=True, eq=False)
+@penalty
 class SCAD(Separable):
     """Smoothly clipped absolute deviation: lam |x| up to lam, a parabola, constant from gamma lam.
 
@@ -84,13 +83,8 @@ class SCAD(Separable):
     tensor([0.5000, 2.0000, 4.0000])
     """
 
-    lam: Number
-    gamma: float
-    KIND = "scad"
-    RANGES: ClassVar[dict[str, Range]] = {
-        "lam": NOT_NEGATIVE,
-        "gamma": Range(lambda v: v > 2, "> 2"),
-    }
+    lam: Number = number(NOT_NEGATIVE, scheduled=True)
+    gamma: float = number(Range(lambda v: v > 2, "> 2"))
 
     def gap(self, step: float = 1.0) -> float:
         """Lam sqrt(s (gamma + 1)) beyond the step gamma + 1, else 0."""
@@ -117,7 +111,7 @@ class SCAD(Separable):
         return bent.double() / (1.0 - self.gamma)
 
 
-@dataclass(frozen=True, eq=False)
+@penalty
 class CappedL1(Separable):
     """lam min(|x|, t).
 
@@ -137,10 +131,8 @@ class CappedL1(Separable):
     tensor([0., 1., 4.])
     """
 
-    lam: Number
-    t: float
-    KIND = "capped_l1"
-    RANGES: ClassVar[dict[str, Range]] = {"lam": NOT_NEGATIVE, "t": POSITIVE}
+    lam: Number = number(NOT_NEGATIVE, scheduled=True)
+    t: float = number(POSITIVE)
 
     def gap(self, step: float = 1.0) -> float:
         """sqrt(2 s lam t) where s lam > 2 t, else 0."""
@@ -159,7 +151,7 @@ class CappedL1(Separable):
         return self._lam * (a <= self.t).double()
 
 
-@dataclass(frozen=True, eq=False)
+@penalty
 class TransformedL1(Separable):
     """lam (a + 1) |x| / (a + |x|): between l0 (a to 0) and l1 (a to infinity).
 
@@ -179,10 +171,8 @@ class TransformedL1(Separable):
     tensor([0.0000, 2.8662])
     """
 
-    lam: Number
-    a: float
-    KIND = "transformed_l1"
-    RANGES: ClassVar[dict[str, Range]] = {"lam": NOT_NEGATIVE, "a": POSITIVE}
+    lam: Number = number(NOT_NEGATIVE, scheduled=True)
+    a: float = number(POSITIVE)
 
     def gap(self, step: float = 1.0) -> float:
         """sqrt(2 s lam (a + 1)) - a where that is positive, else 0."""
@@ -204,7 +194,7 @@ class TransformedL1(Separable):
         return -2.0 * self._lam * (self.a + 1.0) * self.a / (self.a + a) ** 3
 
 
-@dataclass(frozen=True, eq=False)
+@penalty
 class LogSum(Separable):
     """lam sum_j log(1 + |x_j| / eps).
 
@@ -225,10 +215,8 @@ class LogSum(Separable):
     tensor([0.0000, 2.6861])
     """
 
-    lam: Number
-    eps: float
-    KIND = "log_sum"
-    RANGES: ClassVar[dict[str, Range]] = {"lam": NOT_NEGATIVE, "eps": POSITIVE}
+    lam: Number = number(NOT_NEGATIVE, scheduled=True)
+    eps: float = number(POSITIVE)
 
     def gap(self, step: float = 1.0) -> float:
         """The output at the threshold where lam s > eps^2, else 0: the root of an equation.

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gossamer.prox.groupings import Groups, spread
 from gossamer.prox.operators.vector import l1_ball_, simplex_, top_k_
-from gossamer.prox.penalties.base import POSITIVE, Penalty, Radial, Range, budget
+from gossamer.prox.penalties.base import Penalty, Radial, resolved_budget
+from gossamer.prox.penalties.fields import POSITIVE, budget, number
+from gossamer.prox.penalties.registry import penalty
 from gossamer.prox.penalties.structured import only
 from gossamer.prox.reductions import check_finite, magnitudes, norms, single_entries
+
+__all__ = ["L1Ball", "Simplex", "TopK"]
 
 # How far outside of a set, relative to its radius, rounding in float32 puts a projected point.
 _SLACK = 1e-5
 
 
-@dataclass(frozen=True, eq=False)
+@penalty
 class TopK(Radial):
     """At most k entries, or groups, that are not zero.
 
@@ -45,18 +48,14 @@ class TopK(Radial):
     tensor([ 0., -3.,  2.])
     """
 
-    k: Any
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "k", self._budget(self.k))
+    k: Any = budget()
 
     def weak_convexity(self) -> float:
         """Infinite: the set is not convex."""
         return math.inf
 
     def _count(self, groups: Groups) -> int:
-        return int(budget(self.k, groups.count))
+        return int(resolved_budget(self.k, groups.count))
 
     def _prox_(self, x: Any, step: float, metric: Any) -> None:
         groups = self._groups(x)
@@ -67,7 +66,7 @@ class TopK(Radial):
             super()._prox_(x, step, metric)
 
     def _shrunk(self, sizes: Tensor, step: float, metric: Tensor | None) -> Tensor:
-        count = min(int(budget(self.k, len(sizes))), len(sizes))
+        count = min(int(resolved_budget(self.k, len(sizes))), len(sizes))
         return top_k_(sizes.clone(), count) if count else torch.zeros_like(sizes)
 
     def _tangent(self, sizes: Tensor, shrunk: Tensor, step: float, v: Tensor) -> Tensor:
@@ -86,7 +85,7 @@ class TopK(Radial):
         return torch.where(spread(kept, groups), grad**2, 0.0).sum()
 
 
-@dataclass(frozen=True, eq=False)
+@penalty
 class L1Ball(Radial):
     """sum_j ||x_j|| <= radius: the l1 ball, or with groups the l2,1 ball.
 
@@ -105,8 +104,7 @@ class L1Ball(Radial):
     tensor([ 1.5000, -0.5000,  0.0000])
     """
 
-    radius: float
-    RANGES: ClassVar[dict[str, Range]] = {"radius": POSITIVE}
+    radius: float = number(POSITIVE)
 
     def _prox_(self, x: Any, step: float, metric: Any) -> None:
         if single_entries(self._groups(x)):
@@ -146,7 +144,7 @@ class L1Ball(Radial):
         ).sum()
 
 
-@dataclass(frozen=True, eq=False)
+@penalty
 class Simplex(Penalty):
     """x >= 0 with sum radius.
 
@@ -165,8 +163,7 @@ class Simplex(Penalty):
     tensor([0.6250, 0.3750, 0.0000])
     """
 
-    radius: float = 1.0
-    RANGES: ClassVar[dict[str, Range]] = {"radius": POSITIVE}
+    radius: float = number(POSITIVE, default=1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,35 +1,36 @@
-"""Penalties by name, for command lines and configuration files."""
+"""Every penalty by its name: the decorator that registers a class, and the parser of names.
+
+A penalty's name is its class name in snake case, `MCP` -> "mcp", `LogSum` -> "log_sum". The same
+name stands for the penalty in command lines and configurations, and for its compiled operator if it
+has one.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import re
+from typing import Any, TypeVar, dataclass_transform
 
 from gossamer.errors import PenaltyError
 from gossamer.prox.penalties.base import Penalty
-from gossamer.prox.penalties.concave import MCP, SCAD, CappedL1, LogSum, TransformedL1
-from gossamer.prox.penalties.constraints import L1Ball, Simplex, TopK
-from gossamer.prox.penalties.separable import L0, L1, ElasticNet, Lp
-from gossamer.prox.penalties.structured import L1MinusL2, SparseGroupLasso
-from gossamer.prox.penalties.wgsef import WGSEF
+from gossamer.prox.penalties.fields import budget, number, per_group
 
-PENALTIES: dict[str, type[Penalty]] = {
-    "l1": L1,
-    "elastic_net": ElasticNet,
-    "l0": L0,
-    "lp": Lp,
-    "mcp": MCP,
-    "scad": SCAD,
-    "capped_l1": CappedL1,
-    "transformed_l1": TransformedL1,
-    "log_sum": LogSum,
-    "l1_minus_l2": L1MinusL2,
-    "sparse_group_lasso": SparseGroupLasso,
-    "wgsef": WGSEF,
-    "top_k": TopK,
-    "l1_ball": L1Ball,
-    "simplex": Simplex,
-}
+PENALTIES: dict[str, type[Penalty]] = {}
+
+_P = TypeVar("_P", bound=Penalty)
+
+
+@dataclass_transform(
+    eq_default=False,
+    frozen_default=True,
+    field_specifiers=(number, budget, per_group, dataclasses.field),
+)
+def penalty(kind: type[_P]) -> type[_P]:
+    """Make a class of penalties a frozen dataclass, and register it by its name."""
+    made = dataclasses.dataclass(frozen=True, eq=False)(kind)
+    made.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.__name__).lower()
+    PENALTIES[made.name] = made
+    return made
 
 
 def parse_penalty(name: str | Penalty, **parameters: Any) -> Penalty:

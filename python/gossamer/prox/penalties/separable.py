@@ -2,7 +2,7 @@
 
     g(x) = sum_j phi(||x_j||)       groups="element": phi(|x_i|)
 
-So `L1(lam, groups="neuron")` is the group lasso and `Lp(p, lam, groups="filter")` group l2^p. Each
+So `L1(lam, groups="neuron")` is the group lasso and `Lp(lam, p, groups="filter")` group l2^p. Each
 class gives phi, its slope and curvature on magnitudes, and the jump of its operator; the operator
 itself is compiled (`gossamer.prox.operators.elementwise`). With groups it acts on their norms. In a
 metric it is exact per entry, and for `L1` on groups; the others take the mean of each group's
@@ -14,24 +14,27 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gossamer.prox.checks import flat64
 from gossamer.prox.groupings import Groups, spread
-from gossamer.prox.operators.elementwise import OPS, elementwise_
+from gossamer.prox.operators.elementwise import elementwise_
 from gossamer.prox.operators.groupwise import metric_group_l2_
-from gossamer.prox.penalties.base import NOT_NEGATIVE, SHARE, Number, Radial, Range, flat64
+from gossamer.prox.penalties.base import Radial
+from gossamer.prox.penalties.fields import NOT_NEGATIVE, SHARE, Number, Range, number, per_group
+from gossamer.prox.penalties.registry import penalty
 from gossamer.prox.reductions import check_count, magnitudes, norms
+
+__all__ = ["L0", "L1", "ElasticNet", "Lp"]
 
 
 @dataclass(frozen=True, eq=False)
 class Separable(Radial):
     """A sum of phi over magnitudes; a subclass gives phi on a float64 tensor a >= 0."""
-
-    KIND: ClassVar[str]
 
     @abstractmethod
     def _phi(self, a: Tensor) -> Tensor: ...
@@ -45,7 +48,8 @@ class Separable(Radial):
         return torch.zeros_like(a)
 
     def _op(self) -> tuple[str, tuple[float, ...]]:
-        return self.KIND, tuple(getattr(self, name) for name in OPS[self.KIND])
+        numbers = [name for name, kind in self._kinds() if kind.operator]
+        return self.name, tuple(getattr(self, name) for name in numbers)
 
     def element_op(self) -> tuple[str, tuple[float, ...]] | None:
         """The kind and parameters of the entry-by-entry operator; None for larger groups."""
@@ -92,7 +96,7 @@ def radial_distance(x: Tensor, grad: Tensor, groups: Groups, slope: Tensor) -> T
     return (moved**2).sum() + (still**2).sum()
 
 
-@dataclass(frozen=True, eq=False)
+@penalty
 class L1(Separable):
     """lam sum_j w_j ||x_j||: the l1 norm, or with groups the group lasso.
 
@@ -115,11 +119,8 @@ class L1(Separable):
             [0., 0.]])
     """
 
-    lam: Number
-    weights: Any = None
-    KIND = "l1"
-    RANGES: ClassVar[dict[str, Range]] = {"lam": NOT_NEGATIVE}
-    PER_GROUP: ClassVar[dict[str, Range]] = {"weights": NOT_NEGATIVE}
+    lam: Number = number(NOT_NEGATIVE, scheduled=True)
+    weights: Any = per_group(NOT_NEGATIVE, default=None)
 
     def element_op(self) -> tuple[str, tuple[float, ...]] | None:
         """The kind and parameters of the entry-by-entry operator; None with groups or weights."""
@@ -162,7 +163,7 @@ class L1(Separable):
         return self._lam * self._weighted(torch.ones_like(a))
 
 
-@dataclass(frozen=True, eq=False)
+@penalty
 class ElasticNet(Separable):
     """lam sum_j (rho |x_j| + (1 - rho) x_j^2 / 2).
 
@@ -182,10 +183,8 @@ class ElasticNet(Separable):
     tensor([1., 0.])
     """
 
-    lam: Number
-    rho: float
-    KIND = "elastic_net"
-    RANGES: ClassVar[dict[str, Range]] = {"lam": NOT_NEGATIVE, "rho": SHARE}
+    lam: Number = number(NOT_NEGATIVE, scheduled=True)
+    rho: float = number(SHARE)
 
     def _phi(self, a: Tensor) -> Tensor:
         return self._lam * (self.rho * a + (1.0 - self.rho) * a**2 / 2.0)
@@ -197,7 +196,7 @@ class ElasticNet(Separable):
         return torch.full_like(a, self._lam * (1.0 - self.rho))
 
 
-@dataclass(frozen=True, eq=False)
+@penalty
 class L0(Separable):
     """lam times the number of non-zero entries, or groups.
 
@@ -218,9 +217,7 @@ class L0(Separable):
     tensor([3., 0., 0.])
     """
 
-    lam: Number
-    KIND = "l0"
-    RANGES: ClassVar[dict[str, Range]] = {"lam": NOT_NEGATIVE}
+    lam: Number = number(NOT_NEGATIVE, scheduled=True)
 
     def gap(self, step: float = 1.0) -> float:
         """sqrt(2 lam s)."""
@@ -238,15 +235,15 @@ class L0(Separable):
         return torch.where((a == 0) & (self._lam > 0), torch.inf, 0.0).double()
 
 
-@dataclass(frozen=True, eq=False)
+@penalty
 class Lp(Separable):
     """lam sum_j |x_j|^p for 0 < p <= 1; p = 1 is l1.
 
     An output of the operator is 0 or at least `gap(s)` = (2 lam s (1 - p))^(1 / (2 - p)).
 
     Args:
-        p: the power, in (0, 1].
         lam: weight of the penalty, >= 0, or a schedule.
+        p: the power, in (0, 1].
         groups: see `Penalty`.
 
     Raises:
@@ -257,17 +254,12 @@ class Lp(Separable):
         Xu et al. 2012.
 
     >>> import torch
-    >>> Lp(p=0.5, lam=1.0).prox_(torch.tensor([1.4, 1.6, 5.0]))
+    >>> Lp(1.0, p=0.5).prox_(torch.tensor([1.4, 1.6, 5.0]))
     tensor([0.0000, 1.1295, 4.7711])
     """
 
-    p: float
-    lam: Number
-    KIND = "lp"
-    RANGES: ClassVar[dict[str, Range]] = {
-        "p": Range(lambda v: 0 < v <= 1, "in (0, 1]"),
-        "lam": NOT_NEGATIVE,
-    }
+    lam: Number = number(NOT_NEGATIVE, scheduled=True)
+    p: float = number(Range(lambda v: 0 < v <= 1, "in (0, 1]"))
 
     def gap(self, step: float = 1.0) -> float:
         """The smallest magnitude that an output other than zero has."""

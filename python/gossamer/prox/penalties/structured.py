@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,12 +13,16 @@ from gossamer.errors import PenaltyError
 from gossamer.prox.groupings import Groups
 from gossamer.prox.operators.elementwise import elementwise_
 from gossamer.prox.operators.vector import l1_minus_l2_
-from gossamer.prox.penalties.base import NOT_NEGATIVE, SHARE, Number, Penalty, Range
+from gossamer.prox.penalties.base import Penalty
+from gossamer.prox.penalties.fields import NOT_NEGATIVE, SHARE, Number, number
+from gossamer.prox.penalties.registry import penalty
 from gossamer.prox.penalties.separable import L1, inverse, radial_distance
 from gossamer.prox.reductions import norms
 
+__all__ = ["L1MinusL2", "SparseGroupLasso"]
 
-@dataclass(frozen=True, eq=False)
+
+@penalty
 class SparseGroupLasso(Penalty):
     """lam ||x||_1 + group_lam sum_j ||x_j||: whole groups vanish, and entries of those that stay.
 
@@ -42,10 +46,9 @@ class SparseGroupLasso(Penalty):
             [0.0000, 0.0000]])
     """
 
-    lam: Number
-    group_lam: Number
+    lam: Number = number(NOT_NEGATIVE, scheduled=True)
+    group_lam: Number = number(NOT_NEGATIVE, scheduled=True)
     groups: Any = field(default="neuron", kw_only=True)
-    RANGES: ClassVar[dict[str, Range]] = {"lam": NOT_NEGATIVE, "group_lam": NOT_NEGATIVE}
 
     def _prox_(self, x: Any, step: float, metric: Any) -> None:
         norms(x, self._groups(x))  # refuses NaN before anything is changed
@@ -70,7 +73,7 @@ class SparseGroupLasso(Penalty):
         return torch.where(soft != 0, self._on_groups()._pullback(soft, z, step, grad, groups), 0.0)
 
 
-@dataclass(frozen=True, eq=False)
+@penalty
 class L1MinusL2(Penalty):
     """lam (||x||_1 - alpha ||x||_2) of the whole tensor: zero bias for one-sparse vectors.
 
@@ -92,10 +95,9 @@ class L1MinusL2(Penalty):
     tensor([3., 0.])
     """
 
-    lam: Number
-    alpha: float = 1.0
+    lam: Number = number(NOT_NEGATIVE, scheduled=True)
+    alpha: float = number(SHARE, default=1.0)
     groups: Any = field(default="layer", kw_only=True)
-    RANGES: ClassVar[dict[str, Range]] = {"lam": NOT_NEGATIVE, "alpha": SHARE}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,10 +140,10 @@ class L1MinusL2(Penalty):
         return gain * inside + (1.0 - gain) * along * soft
 
 
-def only(penalty: Penalty, groups: str) -> None:
+def only(given: Penalty, groups: str) -> None:
     """Refuse every grouping but one."""
-    if penalty.groups != groups:
+    if given.groups != groups:
         raise PenaltyError(
-            f"{type(penalty).__name__} got groups={penalty.groups!r:.80}; it takes a tensor as a "
+            f"{type(given).__name__} got groups={given.groups!r:.80}; it takes a tensor as a "
             f"whole: leave groups={groups!r}"
         )

@@ -10,8 +10,7 @@ u_j / (u_j + lam d_j), found in linear time (`gossamer.prox.operators.groupwise.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,12 +19,16 @@ from gossamer.errors import PenaltyError
 from gossamer.prox.groupings import Groups
 from gossamer.prox.operators.groupwise import wgsef_gains, wgsef_value
 from gossamer.prox.operators.vector import top_k_
-from gossamer.prox.penalties.base import NOT_NEGATIVE, POSITIVE, Number, Radial, Range, budget
+from gossamer.prox.penalties.base import Radial, resolved_budget
+from gossamer.prox.penalties.fields import NOT_NEGATIVE, POSITIVE, Number, budget, number, per_group
+from gossamer.prox.penalties.registry import penalty
 from gossamer.prox.penalties.separable import radial_distance
 from gossamer.prox.reductions import check_count, norms
 
+__all__ = ["WGSEF"]
 
-@dataclass(frozen=True, eq=False)
+
+@penalty
 class WGSEF(Radial):
     """lam GS_k(x): pulls a tensor towards k non-zero groups, which it shrinks only mildly.
 
@@ -38,9 +41,9 @@ class WGSEF(Radial):
     In a metric each group takes the mean over its entries, which is exact for single entries.
 
     Args:
+        lam: weight of the penalty, >= 0, or a schedule.
         k: the budget: a number >= 0, or a share of the groups (of their cost, with `c`), such as
             "25%", or a schedule. A share of the groups is rounded to at least one.
-        lam: weight of the penalty, >= 0, or a schedule.
         groups: see `Penalty`.
         d: weight of each group's energy, > 0; None is 1.
         c: what each group costs (its parameters, its FLOPs), > 0; None is 1.
@@ -54,21 +57,18 @@ class WGSEF(Radial):
         the k-support norm of Argyriou, Foygel and Srebro 2012.
 
     >>> import torch
-    >>> WGSEF(k=1, lam=3.0).prox_(torch.tensor([0.0, 5.0, 10.0, 15.0, 20.0]))
+    >>> WGSEF(3.0, k=1).prox_(torch.tensor([0.0, 5.0, 10.0, 15.0, 20.0]))
     tensor([0., 0., 0., 0., 5.])
     """
 
-    k: Any
-    lam: Number
-    d: Any = None
-    c: Any = None
+    lam: Number = number(NOT_NEGATIVE, scheduled=True)
+    k: Any = budget()
+    d: Any = per_group(POSITIVE, default=None)
+    c: Any = per_group(POSITIVE, default=None)
     unbiased: bool = False
-    RANGES: ClassVar[dict[str, Range]] = {"lam": NOT_NEGATIVE}
-    PER_GROUP: ClassVar[dict[str, Range]] = {"d": POSITIVE, "c": POSITIVE}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "k", self._budget(self.k))
         if self.unbiased and self.d is not None:
             raise PenaltyError("WGSEF got unbiased=True and d; the unbiased form has d = 1: drop d")
 
@@ -84,8 +84,8 @@ class WGSEF(Radial):
             for name, v in (("d", self.d), ("c", self.c))
         )
         if c is None:
-            return budget(self.k, count), d, c
-        return budget(self.k, float(c.sum()), counts=False), d, c
+            return resolved_budget(self.k, count), d, c
+        return resolved_budget(self.k, float(c.sum()), counts=False), d, c
 
     def _shrunk(self, sizes: Tensor, step: float, metric: Tensor | None) -> Tensor:
         return self._gains(sizes, step, metric) * sizes

@@ -1,0 +1,118 @@
+"""The fields of a penalty: what each parameter may be, declared where the parameter is."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import Tensor
+
+from gossamer.errors import DTypeError, PenaltyError
+from gossamer.prox.checks import flat64
+from gossamer.schedules import Schedule
+
+Number: TypeAlias = float | Schedule
+
+
+class Range(NamedTuple):
+    """What a parameter may be, and how to say so."""
+
+    holds: Callable[[float], bool]
+    text: str
+
+
+NOT_NEGATIVE = Range(lambda v: v >= 0, ">= 0")
+POSITIVE = Range(lambda v: v > 0, "> 0")
+SHARE = Range(lambda v: 0 <= v <= 1, "in [0, 1]")
+
+
+class Kind(NamedTuple):
+    """How the value of a field is checked.
+
+    Attributes:
+        check: takes the value, the penalty's class name and the field's name; returns what is kept.
+        scheduled: whether a schedule may stand for the value.
+        operator: whether the value is a parameter of the compiled operator.
+        per_group: whether the value is a vector with one number per group.
+    """
+
+    check: Callable[[Any, str, str], Any]
+    scheduled: bool = False
+    operator: bool = False
+    per_group: bool = False
+
+
+def number(allowed: Range, *, scheduled: bool = False, default: Any = dataclasses.MISSING) -> Any:
+    """A field that holds one number, or with `scheduled` a schedule of it."""
+
+    def check(value: Any, who: str, name: str) -> float:
+        return checked_number(value, who, name, allowed)
+
+    return dataclasses.field(
+        default=default, metadata={"kind": Kind(check, scheduled, operator=True)}
+    )
+
+
+def budget(*, default: Any = dataclasses.MISSING) -> Any:
+    """A field that holds how much stays: a number, a share such as "25%", or a schedule."""
+    return dataclasses.field(default=default, metadata={"kind": Kind(_checked_budget, True)})
+
+
+def per_group(allowed: Range, *, default: Any = dataclasses.MISSING) -> Any:
+    """A field that holds a number per group, or None; kept as a float64 vector."""
+
+    def check(value: Any, who: str, name: str) -> Tensor | None:
+        return None if value is None else _checked_vector(value, who, name, allowed)
+
+    return dataclasses.field(default=default, metadata={"kind": Kind(check, per_group=True)})
+
+
+def kinds(penalty: type) -> dict[str, Kind]:
+    """The fields of a penalty's class that are checked, in order."""
+    fields = dataclasses.fields(penalty)
+    return {f.name: f.metadata["kind"] for f in fields if "kind" in f.metadata}
+
+
+def checked_number(value: object, who: str, name: str, allowed: Range) -> float:
+    """`value` as a float.
+
+    Raises:
+        DTypeError: It is not a number.
+        PenaltyError: It is not finite, or out of its range.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise DTypeError(f"{who} got {name}={value!r:.80}; a number is needed")
+    try:
+        found = float(value)
+    except OverflowError:  # a whole number beyond float64
+        found = math.inf
+    if not (math.isfinite(found) and allowed.holds(found)):
+        raise PenaltyError(f"{who} got {name}={found}; it must be finite and {allowed.text}")
+    return found
+
+
+def _checked_vector(given: Any, who: str, name: str, allowed: Range) -> Tensor:
+    try:
+        vector = flat64(given).clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DTypeError(f"{who} got {name} that is no vector: {error}") from None
+    for extreme in (vector.min().item(), vector.max().item()) if len(vector) else ():
+        checked_number(extreme, who, name, allowed)
+    return vector
+
+
+def _checked_budget(k: object, who: str, name: str) -> object:
+    if not isinstance(k, str):
+        return checked_number(k, who, name, NOT_NEGATIVE)
+    try:
+        percent = float(k.strip().removesuffix("%")) if k.strip().endswith("%") else -1.0
+    except ValueError:
+        percent = -1.0
+    if not 0 <= percent <= 100:
+        raise PenaltyError(
+            f'{who} got {name}={k!r:.80}; give a number of groups, or a share from "0%" to "100%"'
+        )
+    return k.strip()
