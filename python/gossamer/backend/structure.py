@@ -14,7 +14,7 @@ import torch
 from gossamer._core.products import Layout
 from gossamer.backend.arrays import Array, empty, tensor_of
 from gossamer.backend.registry import module_of
-from gossamer.errors import DTypeError, ShapeError, StructureError
+from gossamer.errors import ArgumentError, DTypeError, StructureError
 
 
 class Structure(NamedTuple):
@@ -77,7 +77,8 @@ def encode(mask: Array, vector: int, n: int = 0, m: int = 0) -> Structure:
 
     Raises:
         StructureError: The mask does not obey vector or n:m.
-        ShapeError, DTypeError: The mask is not a bool matrix, or sizes do not fit.
+        ArgumentError, ShapeError, DTypeError: vector, n or m is out of range, the mask is not a
+            bool matrix, or sizes do not fit.
 
     Example:
         >>> import torch
@@ -170,7 +171,7 @@ def transposed_of(arrays: tuple[Any, Any, Any, Any]) -> Transposed:
 
 def _small_int(value: int, name: str) -> int:
     if type(value) is not int or abs(value) >= 2**31:
-        raise ShapeError(f"{name} is {value!r:.80}; a small integer is needed")
+        raise ArgumentError(f"{name} is {value!r:.80}; a small integer is needed")
     return value
 
 
