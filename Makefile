@@ -4,6 +4,7 @@
 #   make check    linters, types and the tests that are not slow: under 2 minutes on 2 cores
 #   make test     linters, types and all tests: under 20 minutes on 2 cores
 #   make count    compare the instruction counts of the verbs with the committed ones; needs valgrind
+#   make docs     the documentation, built strictly into build/site: under a minute
 #   make bench    measure against torch and SparseProp
 #   make asan     the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make lint     linters and type checker alone
@@ -25,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CPP := $(shell find csrc tests/counts -name '*.hpp' -o -name '*.cpp')
 ASAN := build/asan/venv
 
-.PHONY: demo announce-demo check test count bench asan lint setup clean
+.PHONY: demo announce-demo check test count docs bench asan lint setup clean
 .DELETE_ON_ERROR:
 
 demo: announce-demo setup
@@ -47,8 +48,12 @@ count: setup
 	$(BIN)/cmake --build build/release --target gossamer_count
 	$(BIN)/python tests/counts/count.py build/release/gossamer_count $(COUNT_ARGS)
 
+docs: $(VENV)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --clean
+	@echo "The site is in build/site; open build/site/index.html."
+
 bench: $(VENV)/bench.stamp
-	$(BIN)/gossamer bench $(BENCH_ARGS)
+	$(BIN)/python -m bench $(BENCH_ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -72,7 +77,12 @@ $(VENV)/packages.stamp: pyproject.toml constraints.txt | $(BIN)/python
 # An editable install: Python files are read where they stand, C++ is built again when it changes.
 $(VENV)/build.stamp: $(VENV)/packages.stamp CMakeLists.txt CMakePresets.json cmake/check_symbols.cmake $(CPP)
 	$(PIP) install -q -c constraints.txt --no-build-isolation \
-	    -C build-dir=build/release -C cmake.args=--preset=release -e '.[test,lint]'
+	    -C build-dir=build/release -C cmake.args=--preset=release -e '.[cli,test,lint]'
+	touch $@
+
+# The site is built from the sources alone: gossamer itself is not imported.
+$(VENV)/docs.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -q -c constraints.txt mkdocs mkdocs-material 'mkdocstrings[python]' pymdown-extensions
 	touch $@
 
 # SparseProp is compiled for this very processor, by a setup that calls the first `pip` and `python3`

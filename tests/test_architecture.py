@@ -14,7 +14,7 @@ CSRC = ROOT / "csrc"
 # Lowest first. A module imports from its own package and from the layers below; modules of one
 # layer do not know each other.
 PYTHON_LAYERS = [
-    {"errors", "patterns", "schedules", "timing"},
+    {"errors", "patterns", "schedules", "timing", "tables"},
     {"backend"},
     {"weight", "masks", "prox", "ot"},
     {"ops"},
@@ -23,7 +23,8 @@ PYTHON_LAYERS = [
     {"pruning"},
     {"recipes"},
     {"train", "integrations"},
-    {"bench"},
+    {"about"},
+    {"commands"},
     {"cli"},
 ]
 # Within a layer, who may know whom all the same.
@@ -147,11 +148,66 @@ def test_python_imports_point_down() -> None:
         ("__init__.py", "from . import _core"),
         ("unheard_of.py", "from .errors import GossamerError"),
         ("nn/surgery.py", "from ..unheard_of import thing"),
-        ("train/loop.py", "from gossamer.bench import cases"),
+        ("train/loop.py", "from gossamer.commands import app"),
     ],
 )
 def test_a_breach_in_python_is_seen(module: str, source: str) -> None:
     assert len(python_breaches(source, PYTHON / module)) == 1
+
+
+LAYER_CLASSES = PYTHON / "nn" / "layers"
+# What everyone may ask for: the protocol that all layers with a mask answer.
+LAYER_PROTOCOLS = {"MaskedLayer"}
+
+
+def concrete_layers() -> set[str]:
+    """Names of the layer classes that only their own room may tell apart."""
+    trees = [ast.parse(path.read_text()) for path in LAYER_CLASSES.glob("*.py")]
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    autograd = {c.name for c in classes if any(ast.unparse(b) == "Function" for b in c.bases)}
+    return {c.name for c in classes} - autograd - LAYER_PROTOCOLS
+
+
+def tells_layers_apart(source: str) -> list[str]:
+    """Each place that asks whether a module is of a concrete layer class."""
+    layers = concrete_layers()
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+            asked: list[ast.expr] = node.args[1:]
+        elif isinstance(node, ast.Compare) and "type(" in ast.unparse(node):
+            asked = [node.left, *node.comparators]
+        else:
+            continue
+        words = {word for part in asked for word in re.findall(r"\w+", ast.unparse(part))}
+        found += [f"line {node.lineno}: {name}" for name in sorted(words & layers)]
+    return found
+
+
+def test_only_nn_layers_tells_layer_classes_apart() -> None:
+    assert {"SparseLinear", "MaskedLinear", "ThresholdLinear", "Doped"} <= concrete_layers()
+    found = [
+        f"{path.relative_to(PYTHON)}, {place}"
+        for path in tracked(".py")
+        if path.is_relative_to(PYTHON) and not path.is_relative_to(LAYER_CLASSES)
+        for place in tells_layers_apart(path.read_text())
+    ]
+    assert len(found) == 0, "ask MaskedLayer instead:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "isinstance(module, SparseLinear)",
+        "isinstance(module, nn.Linear | MaskedLinear)",
+        "issubclass(kind, (nn.Linear, gossamer.nn.AdaptedLinear))",
+        "type(module) is BiMaskLinear",
+        "def f():\n    return [m for m in model if isinstance(m, Branches)]",
+    ],
+)
+def test_telling_layers_apart_is_seen(source: str) -> None:
+    assert len(tells_layers_apart(source)) == 1
+    assert not tells_layers_apart("isinstance(module, MaskedLayer | nn.Linear)")
 
 
 def test_cpp_includes_point_down() -> None:

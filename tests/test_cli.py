@@ -1,14 +1,14 @@
 import argparse
 import subprocess
 import sys
-import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 import gossamer
-from gossamer.cli import app
+from gossamer.commands import app
 from gossamer.train import read_metrics
 
 TEXT = str(Path(argparse.__file__))
@@ -88,11 +88,41 @@ def test_options_that_exclude_each_other(tmp_path: Path, options: tuple[str, ...
     assert not (tmp_path / "out").exists()
 
 
-def test_bench_gets_its_arguments_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[list[str]] = []
-    fake = types.ModuleType("gossamer.bench")
-    fake.main = lambda arguments: seen.append(arguments) or 3  # type: ignore[attr-defined,func-returns-value]
-    monkeypatch.setitem(sys.modules, "gossamer.bench", fake)
-    result = CliRunner().invoke(app, ["bench", "--quick", "--threads", "1", "--help"])
-    assert result.exit_code == 3
-    assert seen == [["--quick", "--threads", "1", "--help"]]
+def hidden(*arguments: str, names: tuple[str, ...] = ("typer", "rich", "matplotlib")) -> Any:
+    """`gossamer` in a process that cannot import some packages."""
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({names!r})); "
+        f"sys.argv = ['gossamer', *{arguments!r}]; from gossamer.cli import main; main()"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.process
+def test_info_works_without_the_cli_extra() -> None:
+    done = hidden("info")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == CliRunner().invoke(app, ["info"]).output
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("command", [("train", "--demo"), ("--help",), (), ("info", "--help")])
+def test_every_other_command_names_the_cli_extra(command: tuple[str, ...]) -> None:
+    done = hidden(*command, names=("rich",))
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.endswith("needs rich: pip install 'gossamer[cli]'\n")
+    assert not done.stdout
+
+
+@pytest.mark.process
+def test_the_library_works_without_the_cli_extra() -> None:
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys("
+        "('typer', 'rich', 'matplotlib', 'threadpoolctl'))); import torch, gossamer; "
+        "model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), "
+        "torch.nn.Linear(64, 8)); gossamer.sparsify(model, '2:4'); print(gossamer.summary(model)); "
+        "[getattr(gossamer, name) for name in gossamer.__all__ if name != 'train']"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "of dense" in done.stdout

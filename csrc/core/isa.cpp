@@ -22,17 +22,21 @@ bool has_avx512() noexcept {
 #else
 bool has_avx512() noexcept { return false; }
 #endif
+// --8<-- [start:detection]
 #if defined(GOSSAMER_HAVE_AVX2)
 bool has_avx2() noexcept { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 #else
 bool has_avx2() noexcept { return false; }
 #endif
+// --8<-- [end:detection]
 
 // In the order of `enum class Isa`.
+// --8<-- [start:candidates]
 constexpr Candidate candidates[isa_count] = {
     {"avx512", has_avx512}, {"avx2", has_avx2},    {"portable", always},
     {"emulated", always},   {"reference", always},
 };
+// --8<-- [end:candidates]
 
 Isa best() noexcept {
   int isa = 0;

@@ -40,6 +40,7 @@ struct Tables {
 #endif
 
 // After the prefix may follow the addresses of an emulated and of a reference table.
+// --8<-- [start:tables]
 #define GOSSAMER_TABLES(Table, tables, prefix, ...)                               \
   extern "C" {                                                                    \
   extern const Table prefix##_avx512;                                             \
@@ -49,3 +50,4 @@ struct Tables {
   inline constexpr Tables<Table> tables = {{GOSSAMER_IF_AVX512(&prefix##_avx512), \
                                             GOSSAMER_IF_AVX2(&prefix##_avx2),     \
                                             &prefix##_portable __VA_OPT__(, ) __VA_ARGS__}}
+// --8<-- [end:tables]

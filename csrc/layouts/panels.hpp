@@ -1,5 +1,6 @@
 // The panel layout: how the kept entries of W [rows, cols] lie in memory.
 //
+// --8<-- [start:drawing]
 //   A panel is `vector` = V consecutive rows that share one list of kept columns.
 //   Columns are cut into blocks of `block_cols` <= 256, so that a column id is one byte and a block
 //   of activations stays in the first-level cache.
@@ -16,6 +17,7 @@
 //
 //   N:M keeps n of every m columns, so each (block, panel) has a count known without looking it up.
 //   Otherwise (n = m = 0) indptr [blocks * panels + 1] holds the first entry of each.
+// --8<-- [end:drawing]
 #pragma once
 
 #include "core/types.hpp"

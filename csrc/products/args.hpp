@@ -12,6 +12,7 @@
 
 namespace gossamer {
 
+// --8<-- [start:args]
 struct SpmmArgs {
   Matrix x;            // [batch, cols]
   const void* values;  // [nnz]
@@ -19,6 +20,7 @@ struct SpmmArgs {
   const void* bias;  // [rows], contiguous, or null
   Matrix y;          // [batch, rows], written
 };
+// --8<-- [end:args]
 
 struct SpmmTArgs {
   Matrix grad_output;  // [batch, rows]

@@ -88,6 +88,7 @@ struct TrimOnExit {
 
 }  // namespace
 
+// --8<-- [start:drive]
 void run_spmm(const SpmmArgs& args, DType dtype, const Queue&) {
   const std::int64_t batch = args.x.rows;
   const Panels& w = args.weight;
@@ -99,6 +100,7 @@ void run_spmm(const SpmmArgs& args, DType dtype, const Queue&) {
       Workspace::get(slice(kernel.scratch(args)) * static_cast<std::size_t>(workers));
   run_tiles(kernel, args, batch, w.panels(), workers, scratch);
 }
+// --8<-- [end:drive]
 
 void run_spmm_t(const SpmmTArgs& args, DType dtype, const Queue&) {
   const std::int64_t batch = args.grad_output.rows;

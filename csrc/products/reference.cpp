@@ -30,6 +30,7 @@ void for_each_entry(const Panels& w, std::int64_t block, std::int64_t panel, F&&
   }
 }
 
+// --8<-- [start:reference]
 template <class T>
 void spmm(const SpmmArgs& a, const Task& task, void*) noexcept {
   const Panels& w = a.weight;
@@ -50,6 +51,7 @@ void spmm(const SpmmArgs& a, const Task& task, void*) noexcept {
     }
   }
 }
+// --8<-- [end:reference]
 
 template <class T>
 void spmm_t(const SpmmTArgs& a, const Task& task, void* scratch) noexcept {

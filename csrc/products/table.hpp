@@ -56,12 +56,14 @@ constexpr int vector_index(std::int64_t vector) noexcept {
   return -1;
 }
 
+// --8<-- [start:table]
 struct ProductsTable {
   const char* name;
   Kernel<SpmmArgs> spmm[dtype_count][vector_count];
   Kernel<SpmmTArgs> spmm_t[dtype_count][vector_count];
   SddmmKernel sddmm[dtype_count][vector_count];
 };
+// --8<-- [end:table]
 
 extern "C" {
 extern const ProductsTable gossamer_products_emulated;

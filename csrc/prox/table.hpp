@@ -9,6 +9,7 @@ namespace gossamer {
 // Penalties g that act entry by entry, with what params[] holds. Each operator is the global
 // minimiser of 1/2 (z - x)^2 + step g(z), for steps beyond the convex range too; of two equal
 // minimisers the smaller. The order is that of the names in bind/prox/elements.cpp.
+// --8<-- [start:names]
 enum class Penalty : int {
   l1,              // lam |z|                                        {lam}
   elastic_net,     // lam (rho |z| + (1 - rho) z^2 / 2)               {lam, rho}
@@ -21,6 +22,7 @@ enum class Penalty : int {
   log_sum          // lam log(1 + |z| / eps)                         {lam, eps}
 };
 inline constexpr int penalty_count = 9;
+// --8<-- [end:names]
 inline constexpr int penalty_params = 2;
 
 // x[0..n) in place. `steps` has a step for each entry, or is null and all take `step`.

@@ -12,6 +12,7 @@
 
 #include "simd/bits.hpp"
 
+// --8<-- [start:choice]
 #if defined(GOSSAMER_ISA_AVX512)
 #include "simd/vec_avx512.hpp"
 #elif defined(GOSSAMER_ISA_AVX2)
@@ -25,6 +26,7 @@
 #else
 #error "compile with -DGOSSAMER_ISA_<NAME>=1"
 #endif
+// --8<-- [end:choice]
 
 namespace gossamer {
 namespace {

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
         pruning,
         recipes,
         schedules,
+        timing,
+        train,
     )
     from gossamer.backend import info, isa, isas, use_isa
     from gossamer.errors import (
@@ -38,10 +40,12 @@ if TYPE_CHECKING:
         PenaltyError,
         ProblemError,
         RecipeError,
+        ScheduleError,
         ShapeError,
         StructureError,
     )
     from gossamer.nn import SparseLinear, densify, sparsify
+    from gossamer.nn.parameter_groups import parameter_groups
     from gossamer.nn.summary import summary
     from gossamer.ops import sddmm, spmm, spmm_t
     from gossamer.patterns import NM, Block, GroupedNM, Pattern, Unstructured, parse_pattern
@@ -65,10 +69,11 @@ _HOMES = {
         "PenaltyError",
         "ProblemError",
         "RecipeError",
+        "ScheduleError",
         "ShapeError",
         "StructureError",
     ),
-    "nn": ("nn", "SparseLinear", "densify", "sparsify", "summary"),
+    "nn": ("nn", "SparseLinear", "densify", "parameter_groups", "sparsify", "summary"),
     "ops": ("ops", "sddmm", "spmm", "spmm_t"),
     "optim": ("optim",),
     "ot": ("ot",),
@@ -86,6 +91,8 @@ _HOMES = {
     "recipes": ("recipes",),
     "schedules": ("schedules",),
     "masks": ("masks",),
+    "timing": ("timing",),
+    "train": ("train",),
     "weight": ("SparseWeight",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -105,6 +112,7 @@ __all__ = [
     "PenaltyError",
     "ProblemError",
     "RecipeError",
+    "ScheduleError",
     "ShapeError",
     "SparseLinear",
     "SparseWeight",
@@ -123,6 +131,7 @@ __all__ = [
     "optim",
     "optimal_prune",
     "ot",
+    "parameter_groups",
     "parse_pattern",
     "patterns",
     "prox",
@@ -135,6 +144,8 @@ __all__ = [
     "spmm",
     "spmm_t",
     "summary",
+    "timing",
+    "train",
     "use_isa",
 ]
 

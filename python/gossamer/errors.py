@@ -16,6 +16,7 @@ __all__ = [
     "PenaltyError",
     "ProblemError",
     "RecipeError",
+    "ScheduleError",
     "ShapeError",
     "StructureError",
     "Unserved",
@@ -32,6 +33,10 @@ class PatternError(GossamerError, ValueError):
 
 class ArgumentError(GossamerError, ValueError):
     """An argument whose value is out of range or not allowed."""
+
+
+class ScheduleError(ArgumentError):
+    """A schedule that ends before it begins, or has a number that is not finite."""
 
 
 class ShapeError(ArgumentError):

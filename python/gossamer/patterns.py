@@ -1,9 +1,8 @@
 """Patterns: which entries of a weight may live. Value objects without torch.
 
-A weight is `[rows, cols]` = `[out_features, in_features]`. `NM` keeps n of every m consecutive
-columns, `GroupedNM` does so with every choice of columns equally often, `Unstructured` and `Block`
-keep the best entries or tiles of the whole weight. With `vector` = V, V consecutive rows share
-their columns. Which entries are kept is not decided here: see `gossamer.masks`.
+A weight is `[out_features, in_features]`. `NM` keeps n of every m consecutive columns, `GroupedNM`
+does so with every choice equally often, `Unstructured` and `Block` keep the best entries or tiles.
+With `vector` = V, V consecutive rows share their columns. `gossamer.masks` picks the entries.
 """
 
 import math
@@ -118,6 +117,7 @@ must be a multiple of 8: choose 1:4, pad to 104, or exclude the layer (exclude=.
         return Unstructured(round(self.sparsity, 4), vector)
 
 
+# --8<-- [start:pattern]
 @dataclass(frozen=True)
 class Unstructured:
     """Keep the best entries of the whole weight, wherever they are.
@@ -164,6 +164,8 @@ class Unstructured:
         """Exact number of kept entries: V * round(rows * cols / V * density), halves to even."""
         self.check_shape(rows, cols)
         return self.vector * round(rows * cols // self.vector * self.density)
+
+    # --8<-- [end:pattern]
 
 
 @dataclass(frozen=True)
@@ -257,9 +259,8 @@ class GroupedNM(_OfGroups):
 
     def __post_init__(self) -> None:
         NM(self.n, self.m)
-        for field in ("n", "m", "g"):
-            size = as_integer(getattr(self, field), f"GroupedNM got {field}")
-            object.__setattr__(self, field, size)
+        for name in ("n", "m", "g"):
+            object.__setattr__(self, name, as_integer(getattr(self, name), f"GroupedNM got {name}"))
         if self.g < 1 or self.chunk > MAX_CHUNK:
             raise PatternError(
                 f"{self.n}:{self.m} got g={self.g}; 1 <= g and C(m, n) g <= {MAX_CHUNK} must hold"
@@ -289,8 +290,7 @@ def parse_pattern(p: str | Pattern) -> Pattern:
     """The pattern that a text stands for; a pattern is returned as it is.
 
     Args:
-        p: "2:4", "2:4:v4", "2:4:g8", "90%", "97.5%", "90%:v4", "block 16x16 75%", or a pattern.
-            Case and spaces around the parts do not matter. `str(pattern)` gives the text back.
+        p: "2:4", "2:4:v4", "2:4:g8", "97.5%", "90%:v4", "block 16x16 75%", or a pattern; any case.
 
     Returns:
         The pattern.

@@ -1,7 +1,7 @@
 """Schedules: numbers that change over training, as value objects. No torch needed.
 
-A schedule is called with the step, counted from 0, and answers with a number. Before `begin_step`
-it is `start`, from `end_step` on it is `end`; in between, with u = (step - begin) / (end - begin),
+A schedule is called with the step, counted from 0, and returns a number. Before `begin_step` it is
+`start`, from `end_step` on it is `end`; in between, with u = (step - begin) / (end - begin),
 
     Linear: start + (end - start) u
     Cubic:  end + (start - end) (1 - u)^3        falls fast at first, then settles
@@ -13,20 +13,16 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Protocol
 
-from gossamer.errors import DTypeError, GossamerError
+from gossamer.errors import DTypeError, ScheduleError
 
-__all__ = ["Constant", "Cosine", "Cubic", "Linear", "Schedule", "ScheduleError"]
-
-
-class ScheduleError(GossamerError, ValueError):
-    """A schedule that ends before it begins, or runs between numbers that are not finite."""
+__all__ = ["Constant", "Cosine", "Cubic", "Linear", "Schedule"]
 
 
 class Schedule(Protocol):
-    """Whatever maps a step to a number: the classes of this module, or a function."""
+    """A function from the step to a number, such as the classes of this module."""
 
     def __call__(self, step: int, /) -> float:
-        """The number that holds at a step."""
+        """Return the number of a step."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +33,12 @@ class Constant:
         value: the number.
 
     Raises:
-        ScheduleError: It is not finite.
-        DTypeError: It is not a number.
+        ScheduleError: the number is not finite.
+        DTypeError: not a number.
 
-    >>> Constant(0.5)(1000)
-    0.5
+    Example:
+        >>> Constant(0.5)(1000)
+        0.5
     """
 
     value: float
@@ -50,7 +47,7 @@ class Constant:
         object.__setattr__(self, "value", _finite(self.value, "value", "Constant"))
 
     def __call__(self, step: int, /) -> float:
-        """The number."""
+        """Return the number."""
         return self.value
 
 
@@ -59,17 +56,18 @@ class Linear:
     """From one number to another in a straight line.
 
     Args:
-        start: the number until `begin_step`.
+        start: the number up to `begin_step`.
         end: the number from `end_step` on.
-        begin_step: the last step that sees `start`.
-        end_step: the first step that sees `end`; at least `begin_step`.
+        begin_step: the last step with `start`.
+        end_step: the first step with `end`; at least `begin_step`.
 
     Raises:
-        ScheduleError: A number is not finite, or the end is before the beginning.
-        DTypeError: Not a number.
+        ScheduleError: a number is not finite, or the end is before the beginning.
+        DTypeError: not a number.
 
-    >>> [Linear(0, 1, begin_step=10, end_step=20)(step) for step in (0, 15, 30)]
-    [0.0, 0.5, 1.0]
+    Example:
+        >>> [Linear(0, 1, begin_step=10, end_step=20)(step) for step in (0, 15, 30)]
+        [0.0, 0.5, 1.0]
     """
 
     start: float
@@ -89,7 +87,7 @@ class Linear:
             )
 
     def __call__(self, step: int, /) -> float:
-        """The number at a step."""
+        """Return the number of a step."""
         if step >= self.end_step:
             return self.end
         if step <= self.begin_step:
@@ -98,29 +96,30 @@ class Linear:
         return self.end + (self.start - self.end) * self._left(share)
 
     def _left(self, share: float) -> float:
-        """How much of the way is left after a share of the steps: from 1 down to 0."""
+        """The remaining share of the way after a share of the steps: from 1 down to 0."""
         return 1.0 - share
 
 
 @dataclass(frozen=True)
 class Cubic(Linear):
-    """From one number to another, fast at first: the schedule of gradual pruning.
+    """From one number to another, fast at first; used by gradual pruning.
 
     Args:
-        start: the number until `begin_step`.
+        start: the number up to `begin_step`.
         end: the number from `end_step` on.
-        begin_step: the last step that sees `start`.
-        end_step: the first step that sees `end`; at least `begin_step`.
+        begin_step: the last step with `start`.
+        end_step: the first step with `end`; at least `begin_step`.
 
     Raises:
-        ScheduleError: A number is not finite, or the end is before the beginning.
-        DTypeError: Not a number.
+        ScheduleError: a number is not finite, or the end is before the beginning.
+        DTypeError: not a number.
 
     Reference:
         Zhu and Gupta 2017, "To prune, or not to prune", equation 1.
 
-    >>> Cubic(64, 8, begin_step=0, end_step=100)(50)
-    15.0
+    Example:
+        >>> Cubic(64, 8, begin_step=0, end_step=100)(50)
+        15.0
     """
 
     def _left(self, share: float) -> float:
@@ -132,20 +131,21 @@ class Cosine(Linear):
     """From one number to another along half a cosine: slow at both ends.
 
     Args:
-        start: the number until `begin_step`.
+        start: the number up to `begin_step`.
         end: the number from `end_step` on.
-        begin_step: the last step that sees `start`.
-        end_step: the first step that sees `end`; at least `begin_step`.
+        begin_step: the last step with `start`.
+        end_step: the first step with `end`; at least `begin_step`.
 
     Raises:
-        ScheduleError: A number is not finite, or the end is before the beginning.
-        DTypeError: Not a number.
+        ScheduleError: a number is not finite, or the end is before the beginning.
+        DTypeError: not a number.
 
     Reference:
         Loshchilov and Hutter 2017, "SGDR", equation 5, without restarts.
 
-    >>> round(Cosine(1, 0, begin_step=0, end_step=4)(1), 4)
-    0.8536
+    Example:
+        >>> round(Cosine(1, 0, begin_step=0, end_step=4)(1), 4)
+        0.8536
     """
 
     def _left(self, share: float) -> float:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from gossamer.errors import ShapeError
 
+__all__ = ["Timing", "interleaved", "rotation", "threads"]
+
 
 @dataclass(frozen=True)
 class Timing:

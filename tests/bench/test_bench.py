@@ -8,18 +8,30 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from typer.testing import CliRunner
 
-from gossamer.bench import bars, cases, compare, main, report, run, upkeep
-from gossamer.bench.bars import BOTH, CALL, FORWARD, STATE
-from gossamer.bench.cases import GOSSAMER, NN_LINEAR, SPARSEPROP, Shape
-from gossamer.bench.compare import QUICK, Job, Plan
-from gossamer.bench.machine import honest_notes
-from gossamer.bench.plot import plot, points
-from gossamer.bench.results import Record, Results, Spread, ratios
+import gossamer
+from bench.cli import GROUPS, TOPICS, app, runner
+from bench.harness import plan as planning
+from bench.harness import run
+from bench.harness.machine import honest_notes
+from bench.harness.plan import Job
+from bench.harness.record import GOSSAMER, Quartiles, Record, ratios
+from bench.harness.results import Results
+from bench.harness.run import Options, run_topic
+from bench.harness.training import state_bytes
+from bench.layers import TOPIC, bars, cases, jobs, overhead
+from bench.layers.bars import BOTH, CALL, FORWARD, STATE
+from bench.layers.cases import FULL, NN_LINEAR, QUICK, SPARSEPROP, Shape
+from bench.layers.picture import plot, points
+from bench.layers.tables import page
+from bench.prox import TOPIC as PROX
+from bench.transport import TOPIC as TRANSPORT
 from gossamer.errors import CheckpointError, GossamerError, ShapeError
 from gossamer.timing import Timing
 
 SMALL = Shape(6, 32, 16)
+EARLIER = sorted((Path(__file__).parents[2] / "bench" / "results").glob("amd-*.json"))
 MACHINE: dict[str, Any] = {
     "cpu": "AMD Test", "cores": 2, "caches": {"L2": "1024K"}, "isa": "avx512",
     "isas": ["avx512", "avx2"], "torch_capability": "AVX512", "mkl": "", "system": "Linux x",
@@ -48,8 +60,8 @@ def made(
         0.1,
         GOSSAMER,
         unit,
-        {name: Spread.exactly(value) for name, value in measured.items()},
-        {name: Spread.exactly(value / subject) for name, value in times.items()},
+        {name: Quartiles.exactly(value) for name, value in measured.items()},
+        {name: Quartiles.exactly(value / subject) for name, value in times.items()},
         1e9,
     )
 
@@ -61,7 +73,7 @@ def results(path: Path, *records: Record) -> Results:
 def test_ratios_are_of_medians_with_quartiles_of_rounds() -> None:
     ours, theirs = Timing.from_samples([1.0, 2.0, 4.0]), Timing.from_samples([2.0, 6.0, 8.0])
     found = ratios({"ours": ours, "theirs": theirs}, "ours")
-    assert found == {"theirs": Spread(3.0, 2.0, 2.5, 3)}
+    assert found == {"theirs": Quartiles(3.0, 2.0, 2.5, 3)}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +111,7 @@ def test_no_bar_where_none_was_set() -> None:
 
 def test_every_planned_layer_has_its_bars() -> None:
     """To nn.Linear all patterns but 50 %, to SparseProp all unstructured ones."""
-    have = {(bar.topic, bar.pattern, bar.against) for bar in bars.BARS}
+    have = {(b.topic, *b.patterns, *b.against) for b in bars.BARS}
     for topic in (FORWARD, BOTH):
         for pattern in cases.PATTERNS:
             assert ((topic, pattern, NN_LINEAR) in have) is (pattern != "50%")
@@ -141,7 +153,7 @@ def test_tables_show_what_is_met_and_missed(tmp_path: Path) -> None:
         made(bars.SPMM, torch=3.0),
         made(CALL, "2:4:v4", "1x8x8", subject=20e-6, nn_Linear=4e-6),
     )
-    text = report.markdown(found)
+    text = page(found).markdown()
     assert "| 90% | 4.6 | 4.70 ✓ |" in text
     assert "| 90% | 2.6 | 2.00 ✗ |" in text
     assert "| 50% | – | 5.00 |" in text
@@ -150,7 +162,7 @@ def test_tables_show_what_is_met_and_missed(tmp_path: Path) -> None:
     assert "- missed: forward, 512×768×3072, 90%, 1 thread: 2.00 to SparseProp, bar ≥ 2.6" in text
     assert "256-bit" in text
     console = Console(record=True, width=100, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    report.show(found, console)
+    page(found).show(console)
     console.file.close()
     shown = console.export_text()
     assert "4.70 ✓" in shown
@@ -159,9 +171,9 @@ def test_tables_show_what_is_met_and_missed(tmp_path: Path) -> None:
 
 def test_a_disturbed_measurement_is_marked(tmp_path: Path) -> None:
     steady = made(nn_Linear=4.7)
-    measured = steady.measured | {NN_LINEAR: Spread(4.7, 4.2, 5.2, 9)}
+    measured = steady.measured | {NN_LINEAR: Quartiles(4.7, 4.2, 5.2, 9)}
     found = results(tmp_path / "r.json", replace(steady, measured=measured))
-    text = report.markdown(found)
+    text = page(found).markdown()
     assert "| 4.70~ ✓ |" in text
     assert "1 of 1 measurements were disturbed" in text
 
@@ -173,12 +185,12 @@ def test_a_disturbed_run_is_measured_again_and_the_steadier_counts(
         return {"ours": Timing.from_samples([low, 1.0, high])}
 
     answers = [timings(1, 1), timings(0.5, 1.5), timings(0.8, 1.3)]
-    monkeypatch.setattr(compare, "interleaved", lambda *_, **__: answers.pop(0))
-    assert compare.time_together(QUICK, {}) == timings(0.8, 1.3)
+    monkeypatch.setattr(planning, "interleaved", lambda *_, **__: answers.pop(0))
+    assert planning.time_together(QUICK, {}) == timings(0.8, 1.3)
     answers = [timings(1, 1), timings(0.95, 1.05)]
-    assert compare.time_together(QUICK, {}) == timings(0.95, 1.05)
+    assert planning.time_together(QUICK, {}) == timings(0.95, 1.05)
     answers = [timings(1, 1), timings(0.7, 1.3), timings(0.1, 2)]
-    assert compare.time_together(QUICK, {}) == timings(0.7, 1.3)
+    assert planning.time_together(QUICK, {}) == timings(0.7, 1.3)
 
 
 def test_equal_width_is_said() -> None:
@@ -195,10 +207,9 @@ def test_picture(tmp_path: Path) -> None:
 
 
 def test_jobs_give_the_records_they_promise() -> None:
-    plan = replace(
-        QUICK, shapes=(SMALL,), patterns=("2:4", "50%"), seconds=0.0, rounds=(1, 1), calls=1
-    )
-    builders = (compare.case_jobs, compare.half_jobs, upkeep.call_jobs)
+    scope = replace(QUICK.scope, shapes=(SMALL,), patterns=("2:4", "50%"), calls=1)
+    plan = replace(QUICK, scope=scope, seconds=0.0, rounds=(1, 1))
+    builders = (jobs.case_jobs, jobs.half_jobs, overhead.call_jobs)
     for builder in builders:
         for job in builder(plan):
             if "90%" in job.title:
@@ -209,10 +220,12 @@ def test_jobs_give_the_records_they_promise() -> None:
 
 
 def test_plan_covers_the_table() -> None:
-    jobs = [job for part in run.PARTS for build in part.builders for job in build(Plan())]
-    keys = [key for job in jobs for key in job.keys]
+    topics = (TOPIC, TRANSPORT, PROX)
+    planned = [job for t in topics for build in t.builders for job in build(t.full)]
+    keys = [key for job in planned for key in job.keys]
     assert len(set(keys)) == len(keys)
-    assert {job.group for job in jobs} == set(run.GROUPS)
+    assert {job.group for job in planned} == {group for t in topics for group in t.groups}
+    assert TOPIC.full is FULL
     layers = {key for key in keys if key[0] in (FORWARD, BOTH) and key[3] == "float32"}
     # 3 shapes, 10 patterns, 2 numbers of threads, 2 topics; and the decoding forward.
     assert len(layers) == 120 + 2
@@ -233,52 +246,63 @@ def test_an_interrupted_run_keeps_and_resumes(
 ) -> None:
     log: list[int] = []
     interrupted = True
-    jobs = (lambda plan: [_fake_job(1, log), _fake_job(2, log, interrupted)],)
-    monkeypatch.setattr(run, "PARTS", (run.PARTS[0]._replace(builders=jobs),))
+    fakes = (lambda plan: iter([_fake_job(1, log), _fake_job(2, log, interrupted)]),)
+    topic = replace(TOPIC, builders=fakes)
     monkeypatch.setattr(run.machine, "available_cores", lambda: 2)
     monkeypatch.setattr(run.machine, "facts", lambda _: MACHINE)
     with open("/dev/null", "w") as sink:  # noqa: PTH123
         console = Console(file=sink)
-        options = ["--out", str(tmp_path)]
-        assert main(options, console) == run.INTERRUPTED
+        options = Options(out=tmp_path)
+        again = replace(options, resume=True)
+        assert run_topic(topic, options, console) == run.INTERRUPTED
         (path,) = tmp_path.glob("*.json")
         kept = Results.load(path)
         assert len(kept.records) == 1
         assert not kept.complete
         interrupted = False
-        assert main([*options, "--resume"], console) == 0
+        assert run_topic(topic, again, console) == 0
         assert log == [1, 2]
         assert Results.load(path).complete
         with pytest.raises(CheckpointError, match="another quick"):
-            main([*options, "--resume", "--quick"], console)
-        main(options, console)  # without --resume: all anew
+            run_topic(topic, replace(again, quick=True), console)
+        run_topic(topic, options, console)  # without --resume: all anew
         assert log == [1, 2, 1, 2]
 
 
 def test_isa_is_forced_and_given_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(run.machine, "facts", lambda _: MACHINE)
-    before = run.backend.isa()
+    before = gossamer.isa()
     seen = []
-    monkeypatch.setattr(run, "_measure", lambda *_: seen.append(run.backend.isa()) or False)
+    monkeypatch.setattr(run, "_measure", lambda *_: seen.append(gossamer.isa()) or False)
     with open("/dev/null", "w") as sink:  # noqa: PTH123
-        options = ["--isa", "portable", "--only", "calls", "--out", str(tmp_path)]
-        main(options, Console(file=sink))
+        options = Options(isa="portable", only=("calls",), out=tmp_path)
+        run_topic(TOPIC, options, Console(file=sink))
     assert seen == ["portable"]
-    assert run.backend.isa() == before
+    assert gossamer.isa() == before
 
 
 @pytest.mark.parametrize(
-    "options", [["--threads", "0"], ["--threads", "x"], ["--only", "nothing"], ["--what"]]
+    "options",
+    [["--threads", "0"], ["--threads", "x"], ["--only", "nothing"], ["--what"], ["no-topic"]],
 )
-def test_bad_options(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(options)
-    assert "usage: gossamer bench" in capsys.readouterr().err
+def test_bad_options(options: list[str]) -> None:
+    done = CliRunner().invoke(app, options, prog_name="python -m bench")
+    assert done.exit_code == 2
+    assert "Usage: python -m bench" in done.output
+
+
+def test_the_groups_of_layers_are_those_of_the_command_line() -> None:
+    assert TOPIC.groups == GROUPS
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_every_topic_is_found(topic: str) -> None:
+    assert runner(topic).args[0].name == topic
 
 
 def test_more_threads_than_cores() -> None:
     with pytest.raises(ShapeError, match="choose at most"):
-        main(["--threads", "4096"])
+        run_topic(TOPIC, Options(threads=(4096,)), Console())
 
 
 def test_state_is_counted_whole() -> None:
@@ -287,4 +311,12 @@ def test_state_is_counted_whole() -> None:
     optimizer = torch.optim.AdamW(layer.parameters())
     optimizer.step()
     steps = sum(state["step"].nbytes for state in optimizer.state.values())
-    assert upkeep.state_bytes(layer, optimizer) == 4 * 36 * 4 + steps
+    assert state_bytes(layer, optimizer) == 4 * 36 * 4 + steps
+
+
+@pytest.mark.parametrize("path", EARLIER, ids=lambda path: path.stem)
+def test_results_of_earlier_runs_are_read(path: Path) -> None:
+    found = Results.load(path)
+    assert found.records
+    topic = next(t for t in (TRANSPORT, PROX, TOPIC) if found.path.stem.endswith(t.suffix))
+    assert topic.page(found).tables

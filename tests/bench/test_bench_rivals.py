@@ -12,15 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from gossamer.bench import bars, cases, compare, rivals, run
-from gossamer.bench.cases import GOSSAMER, NN_LINEAR, SPARSEPROP, Case, Problem, Shape
-from gossamer.bench.compare import QUICK
-from gossamer.bench.machine import honest_notes
-from gossamer.bench.results import Results
-from gossamer.bench.rivals import Candidate, UnavailableError, WrongResultError
+from bench.harness import run
+from bench.harness.contest import UnavailableError, WrongResultError
+from bench.harness.machine import honest_notes
+from bench.harness.record import GOSSAMER
+from bench.harness.results import Results
+from bench.layers import bars, cases, jobs, rivals
+from bench.layers.cases import NN_LINEAR, QUICK, SPARSEPROP, Case, Problem, Shape
+from bench.layers.rivals import Candidate
 
 SMALL = Shape(6, 32, 16)
-ENTRANTS = (NN_LINEAR, GOSSAMER, cases.MASKED_DENSE, cases.TORCH_CSR)
+NAMES = (NN_LINEAR, GOSSAMER, cases.MASKED_DENSE, cases.TORCH_CSR)
 
 
 def small(pattern: str = "50%", dtype: torch.dtype = torch.float32) -> Problem:
@@ -28,7 +30,7 @@ def small(pattern: str = "50%", dtype: torch.dtype = torch.float32) -> Problem:
 
 
 @pytest.mark.parametrize("pattern", ["2:4:v4", "2:4", "50%", "block 4x4 50%"])
-@pytest.mark.parametrize("name", ENTRANTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_right_candidates_pass(name: str, pattern: str) -> None:
     problem = small(pattern)
     one = rivals.candidate(name, problem)
@@ -124,7 +126,7 @@ def test_a_wrong_rival_is_left_out_and_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(rivals, "masked_dense", wrong)
     errors: list[str] = []
     names = (NN_LINEAR, GOSSAMER, cases.MASKED_DENSE)
-    good, skipped = compare.verified(names, small(), False, errors)
+    good, skipped = jobs.verified(names, small(), False, errors)
     assert [one.name for one in good] == [NN_LINEAR, GOSSAMER]
     assert list(skipped) == [cases.MASKED_DENSE]
     assert "differs from the dense formula" in errors[0]
@@ -138,8 +140,9 @@ def test_a_wrong_gossamer_ends_the_job(monkeypatch: pytest.MonkeyPatch, tmp_path
         return replace(one, layer=lambda x: one.layer(x) + 1)
 
     monkeypatch.setattr(rivals, "gossamer", wrong)
-    plan = replace(QUICK, shapes=(SMALL,), patterns=("50%",), rounds=(1, 1))
-    job = next(compare.case_jobs(plan))
+    scope = replace(QUICK.scope, shapes=(SMALL,), patterns=("50%",))
+    plan = replace(QUICK, scope=scope, rounds=(1, 1))
+    job = next(jobs.case_jobs(plan))
     found = Results(tmp_path / "r.json", {}, {})
     run._run(job, found)
     assert not found.records
@@ -149,13 +152,13 @@ def test_a_wrong_gossamer_ends_the_job(monkeypatch: pytest.MonkeyPatch, tmp_path
 @pytest.mark.parametrize("pattern", ["2:4:v4", "50%"])
 def test_a_wrong_verb_is_refused(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(SMALL, pattern)
-    runs = compare.verb_runners(case)
+    runs = jobs.verb_runners(case)
     assert list(runs) == [bars.SPMM, bars.SPMM_T, bars.SDDMM]
     for verb in runs:
-        right = getattr(compare.backend, verb)
-        monkeypatch.setattr(compare.backend, verb, lambda *a, right=right: right(*a) * 1.01)
+        right = getattr(jobs.backend, verb)
+        monkeypatch.setattr(jobs.backend, verb, lambda *a, right=right: right(*a) * 1.01)
         with pytest.raises(WrongResultError, match=verb):
-            compare.verb_runners(case)
+            jobs.verb_runners(case)
         monkeypatch.undo()
 
 
@@ -163,7 +166,7 @@ def test_sparseprop_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sparseprop.modules", None)
     with pytest.raises(UnavailableError, match="no-build-isolation"):
         rivals.candidate(SPARSEPROP, small())
-    good, skipped = compare.verified((GOSSAMER, SPARSEPROP), small(), False, errors := [])
+    good, skipped = jobs.verified((GOSSAMER, SPARSEPROP), small(), False, errors := [])
     assert [one.name for one in good] == [GOSSAMER]
     assert SPARSEPROP in skipped
     assert not errors

@@ -1,65 +1,89 @@
-"""The bench of the mask kernels runs, and its table tells what was measured."""
+"""The bench of the mask kernels runs, and its table shows what was measured."""
 
-import json
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
-from gossamer.bench import masks_bench
-from gossamer.bench.rivals import WrongResultError
+from bench.harness.bars import verdicts
+from bench.harness.contest import WrongResultError
+from bench.harness.record import GOSSAMER, Quartiles, Record
+from bench.harness.results import Results
+from bench.harness.run import Options, run_topic
+from bench.masks import TOPIC, selection, tiles
+from bench.masks.selection import COPY, QUICK, SELECT
+from bench.masks.tables import BARS, page
 
-KEYS = {
-    "kernel",
-    "case",
-    "threads",
-    "gossamer_seconds",
-    "rival",
-    "rival_seconds",
-    "bar",
-    "ratio",
-    "note",
-}
+TINY = replace(QUICK, threads=(1, 2), seconds=0.0, rounds=(2, 2))
+
+
+def selected() -> list[Record]:
+    return [record for job in selection.jobs(TINY) for record in job.run([])]
 
 
 def test_writes_rows_and_table(tmp_path: Path) -> None:
-    shown: list[str] = []
-    found = masks_bench.main(["--quick", "--only-select", "--out", str(tmp_path)], shown.append)
-    assert json.loads((tmp_path / "masks.json").read_text()) == found
-    assert (tmp_path / "masks.md").read_text() == shown[0]
-    assert "quick run" in shown[0]
-    names = [(r["kernel"], r["case"].split(",")[0], r["threads"]) for r in found["rows"]]
-    want = [("select_nm", p) for p in masks_bench.PATTERNS] + [("add_pruned_", "2:4")]
-    assert names == [(*name, count) for count in (1, 2) for name in want]
-    for row in found["rows"]:
-        assert set(row) == KEYS
-        assert row["ratio"] > 0
+    shown = StringIO()
+    options = Options(quick=True, only=(selection.GROUP,), out=tmp_path)
+    topic = replace(TOPIC, quick=replace(TINY, threads=(1,)))
+    assert run_topic(topic, options, Console(file=shown, width=200)) == 0
+    (path,) = tmp_path.glob("*-masks.json")
+    found = Results.load(path)
+    assert path.with_suffix(".md").read_text() == page(found).markdown()
+    assert "quick run" in shown.getvalue()
+    names = [(r.topic, r.pattern, r.threads) for r in found.records]
+    want = [(SELECT, text) for text in selection.PATTERNS] + [("add_pruned_", "2:4")]
+    assert names == [(*name, 1) for name in want]
+    assert all(verdict.value > 0 for verdict in verdicts(found.records, BARS))
 
 
-def test_ratio_is_a_share_of_bandwidth(tmp_path: Path) -> None:
-    found = masks_bench.rows(quick=True)
-    by_pattern = {r["case"].split(",")[0]: r for r in found if r["kernel"] == "select_nm"}
+def test_every_number_of_threads_is_measured() -> None:
+    want = [(SELECT, text) for text in selection.PATTERNS] + [("add_pruned_", "2:4")]
+    keys = [key for job in selection.jobs(TINY) for key in job.keys]
+    assert [(k[0], k[2], k[4]) for k in keys] == [(*w, count) for count in (1, 2) for w in want]
+
+
+def test_ratio_is_a_share_of_bandwidth() -> None:
+    by_pattern = {r.pattern: r for r in selected() if r.topic == SELECT and r.threads == 1}
     # 2:4 reads 4 bytes an entry, writes half the values and half the ids: 4 + 2 + 0.5 of 8.
     for pattern, share in (("2:4", 6.5 / 8), ("2:4:v4", 6.125 / 8), ("1:16", 4.3125 / 8)):
-        row = by_pattern[pattern]
-        assert row["ratio"] == pytest.approx(share * row["rival_seconds"] / row["gossamer_seconds"])
+        record = by_pattern[pattern]
+        (verdict,) = verdicts([record], BARS)
+        slower = record.measured[COPY].median / record.measured[GOSSAMER].median
+        assert verdict.value == pytest.approx(share * slower)
 
 
-def test_table_marks_bars() -> None:
-    row = dict.fromkeys(KEYS, "x") | {"threads": 1, "gossamer_seconds": 2.0, "rival_seconds": None}
-    rows = [row | {"bar": b, "ratio": r} for b, r in ((0.6, 0.59), (0.6, 0.6), (None, 3.0))]
-    machine = {"cpu": "c", "cores": 2, "isa": "i", "versions": {"torch": "t"}}
-    text = masks_bench.as_markdown(
-        {"machine": machine, "commit": None, "quick": False, "rows": rows}
-    )
-    assert "0.59 ✗" in text
-    assert "0.6 ✓" in text
-    assert "| 3 | – |" in text
+def made(share: float, topic: str = f"{tiles.QUALITY}, entropy") -> Record:
+    measured = {GOSSAMER: Quartiles.exactly(share)}
+    return Record(topic, "8x8", "2:4", "float32", 1, 0.5, GOSSAMER, "of the optimum", measured, {})
+
+
+def test_table_marks_bars(tmp_path: Path) -> None:
+    machine = {
+        "cpu": "c", "cores": 2, "caches": {}, "isa": "i", "system": "s",
+        "versions": {"torch": "t"},
+    }  # fmt: skip
+    records = [made(0.9), made(0.97), made(0.5, f"{tiles.QUALITY}, greedy")]
+    text = page(Results(tmp_path / "r.json", machine, {"quick": False}, [], records)).markdown()
+    assert "90.0% ✗" in text
+    assert "97.0% ✓" in text
+    assert "| 50.00% |" in text
     assert "1 of 2 bars met" in text
 
 
 def test_a_wrong_selection_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = masks_bench.magnitude_mask
-    monkeypatch.setattr(masks_bench, "magnitude_mask", lambda w, p: plain(-w.flip(1), p))
+    plain = selection.magnitude_mask
+    monkeypatch.setattr(selection, "magnitude_mask", lambda w, p: plain(-w.flip(1), p))
     with pytest.raises(WrongResultError, match="2:4"):
-        masks_bench._verify(torch.randn(8, 16), "2:4")
+        selection.verify(torch.randn(8, 16), "2:4")
+
+
+@pytest.mark.slow
+def test_the_records_meet_their_bars_of_quality() -> None:
+    records = [record for job in tiles.jobs(replace(TINY, threads=(1,))) for record in job.run([])]
+    assert any(record.unit == "s" for record in records)
+    judged = [v for v in verdicts(records, BARS) if v.record.topic.startswith(tiles.QUALITY)]
+    assert len(judged) == 5
+    assert all(v.met for v in judged)

@@ -9,39 +9,46 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gossamer.bench import ot_bars, ot_cases, ot_compare, ot_plot, ot_report
-from gossamer.bench.compare import QUICK as QUICK_PLAN
-from gossamer.bench.compare import Plan
-from gossamer.bench.ot_bars import FAILED, GAVE_UP, MEMORY, STOPPED, TRACE, TRANSPORT
-from gossamer.bench.ot_cases import (
+from bench.harness.bars import FAILED, GAVE_UP, STOPPED
+from bench.harness.contest import StillRunningError
+from bench.harness.process import FailedError, Worker, environment
+from bench.harness.record import GOSSAMER, Quartiles, Record
+from bench.harness.results import Results
+from bench.harness.tables import publish
+from bench.transport import bars, marginals, pictures, session, tables
+from bench.transport import cases as ot_cases
+from bench.transport.bars import MEMORY, TRACE, TRANSPORT
+from bench.transport.cases import (
     ASSIGNMENT,
     DIGITS_L1,
     DIGITS_L2,
-    FULL,
     POINTS,
     PUBLISHED_CASE,
     TOLERANCE,
-    Cell,
+    Case,
     Scope,
 )
-from gossamer.bench.ot_compare import Session
-from gossamer.bench.ot_process import FailedError, StillRunningError, Worker, environment
-from gossamer.bench.ot_rivals import (
-    ENTRANTS,
-    GOSSAMER,
+from bench.transport.cases import FULL as FULL_PLAN
+from bench.transport.cases import QUICK as QUICK_PLAN
+from bench.transport.marginals import marginal_error
+from bench.transport.session import Session
+from bench.transport.solvers import (
     LAZY,
     POT,
     POT_LOG,
     PUBLISHED,
     REGOT,
-    Entrant,
+    SOLVERS,
+    Potentials,
+    Solver,
 )
-from gossamer.bench.ot_worker import marginal_error
-from gossamer.bench.results import Record, Results, Spread
 from support import fake_solvers
 
-HARD = Cell(POINTS, 1000, 2e-4)
-SMALL = Cell(POINTS, 12, 1e-1)
+pytestmark = [pytest.mark.slow, pytest.mark.process]
+
+FULL = FULL_PLAN.scope
+HARD = Case(POINTS, 1000, 2e-4)
+SMALL = Case(POINTS, 12, 1e-1)
 MACHINE: dict[str, Any] = {
     "cpu": "AMD Test", "cores": 2, "caches": {"L2": "1024K"}, "isa": "avx512",
     "system": "Linux x", "versions": {"POT": "0.9"},
@@ -49,7 +56,7 @@ MACHINE: dict[str, Any] = {
 
 
 def made(
-    cell: Cell = HARD,
+    case: Case = HARD,
     ours: float | None = 1.0,
     threads: int = 1,
     skipped: dict[str, str] | None = None,
@@ -60,12 +67,12 @@ def made(
     times = {names[short]: value for short, value in seconds.items()}
     own = {} if ours is None else {GOSSAMER: ours}
     return Record(
-        *ot_compare.key(TRANSPORT, cell, threads),
+        *session.key(TRANSPORT, case, threads),
         1.0,
         GOSSAMER,
         "s",
-        {name: Spread.exactly(value) for name, value in (own | times).items()},
-        {name: Spread.exactly(value / ours) for name, value in times.items()} if ours else {},
+        {name: Quartiles.exactly(value) for name, value in (own | times).items()},
+        {name: Quartiles.exactly(value / ours) for name, value in times.items()} if ours else {},
         skipped=skipped or {},
         floors=floors or {},
         reached=dict.fromkeys(own | times, 1e-10),
@@ -73,7 +80,7 @@ def made(
 
 
 def judged(record: Record) -> dict[str, bool | None]:
-    return {verdict.bar: verdict.met for verdict in ot_bars.verdicts([record])}
+    return {verdict.bar.words: verdict.met for verdict in bars.verdicts([record])}
 
 
 @pytest.mark.parametrize(
@@ -84,15 +91,15 @@ def judged(record: Record) -> dict[str, bool | None]:
         (made(pot=50.0, log=9.9), "POT ≥ 10×", False),
         (made(regot=20.0), "regot ≥ 20×", True),
         (made(regot=19.0), "regot ≥ 20×", False),
-        (made(Cell(ASSIGNMENT, 1000, 2e-4), regot=2.5), "regot ≥ 2.5×", True),
-        (made(Cell(ASSIGNMENT, 1000, 2e-4), pot=49.0), "POT ≥ 50×", False),
-        (made(Cell(POINTS, 1000, 1e-3), pot=6.0), "POT ≥ 6×", True),
-        (made(Cell(DIGITS_L1, 1000, 1e-2), pot=0.84), "POT sinkhorn ≥ 0.833×", True),
-        (made(Cell(ASSIGNMENT, 1000, 1e-3), pot=0.83), "POT sinkhorn ≥ 0.833×", False),
+        (made(Case(ASSIGNMENT, 1000, 2e-4), regot=2.5), "regot ≥ 2.5×", True),
+        (made(Case(ASSIGNMENT, 1000, 2e-4), pot=49.0), "POT ≥ 50×", False),
+        (made(Case(POINTS, 1000, 1e-3), pot=6.0), "POT ≥ 6×", True),
+        (made(Case(DIGITS_L1, 1000, 1e-2), pot=0.84), "POT sinkhorn ≥ 0.833×", True),
+        (made(Case(ASSIGNMENT, 1000, 1e-3), pot=0.83), "POT sinkhorn ≥ 0.833×", False),
         (made(PUBLISHED_CASE, pot=30.0), "POT sinkhorn ≥ 30×", True),
         (made(PUBLISHED_CASE, published=0.9), "literal method ≥ 1×", False),
-        (made(Cell(POINTS, 500, 1e-2), ott=0.99), "no rival faster (ott-jax)", False),
-        (made(Cell(POINTS, 500, 1e-2), ott=2.0, pot=1.0), "no rival faster (POT sinkhorn)", True),
+        (made(Case(POINTS, 500, 1e-2), ott=0.99), "no rival faster (ott-jax)", False),
+        (made(Case(POINTS, 500, 1e-2), ott=2.0, pot=1.0), "no rival faster (POT sinkhorn)", True),
     ],
 )
 def test_bars(record: Record, bar: str, met: bool) -> None:
@@ -100,11 +107,11 @@ def test_bars(record: Record, bar: str, met: bool) -> None:
 
 
 def test_a_rival_that_gave_up_is_never_a_number() -> None:
-    """However fast it was: it neither meets nor misses; if nobody solves the cell, it is met."""
+    """However fast it was: it neither meets nor misses; if nobody solves the case, it is met."""
     gave_up = {POT: f"{GAVE_UP} at an L1 error of 1.0e+00"}
     assert judged(made(log=9.0, skipped=gave_up))["POT ≥ 10×"] is False
     both = gave_up | {POT_LOG: f"{FAILED}: died"}
-    (verdict,) = ot_bars.verdicts([made(skipped=both)])
+    (verdict,) = bars.verdicts([made(skipped=both)])
     assert (verdict.met, verdict.value) == (True, inf)
     assert verdict.text == "nobody else solves it"
 
@@ -112,9 +119,9 @@ def test_a_rival_that_gave_up_is_never_a_number() -> None:
 def test_a_stopped_rival_meets_a_bar_by_how_long_it_ran() -> None:
     stopped = {REGOT: f"{STOPPED} after 21 s"}
     enough = made(skipped=stopped, floors={REGOT: 21.0})
-    (verdict,) = ot_bars.verdicts([enough])
+    (verdict,) = bars.verdicts([enough])
     assert (verdict.met, verdict.value, verdict.floor) == (True, 21.0, True)
-    assert (verdict.bar, verdict.text) == ("regot ≥ 20×", "> 21×")
+    assert (verdict.bar.words, verdict.text) == ("regot ≥ 20×", "> 21×")
     assert judged(made(skipped=stopped, floors={REGOT: 19.0}))["regot ≥ 20×"] is None
     assert judged(made(skipped=stopped))["regot ≥ 20×"] is None
     # One that solves it and is not far enough behind decides, whatever the other would do.
@@ -138,9 +145,9 @@ def test_bars_speak_of_one_thread() -> None:
 
 
 def test_memory() -> None:
-    at = ot_compare.key(MEMORY, FULL.large, 2)
+    at = session.key(MEMORY, FULL.large, 2)
     for held, met in ((9.9e8, True), (1e9, False)):
-        record = Record(*at, 1.0, LAZY, "B", {LAZY: Spread.exactly(held)}, {})
+        record = Record(*at, 1.0, LAZY, "B", {LAZY: Quartiles.exactly(held)}, {})
         assert judged(record) == {"memory < 1 GB": met}
     assert judged(Record(*at, 1.0, LAZY, "B", {}, {}, skipped={LAZY: "x"})) == {
         "memory < 1 GB": False
@@ -150,29 +157,29 @@ def test_memory() -> None:
 def test_the_plan_covers_the_table() -> None:
     families = {ASSIGNMENT, POINTS} | ({DIGITS_L1, DIGITS_L2} if ot_cases.has_digits() else set())
     wanted = {
-        Cell(f, n, reg) for f in families for n in (500, 1000, 2000) for reg in (1e-2, 1e-3, 2e-4)
+        Case(f, n, reg) for f in families for n in (500, 1000, 2000) for reg in (1e-2, 1e-3, 2e-4)
     }
-    jobs = list(ot_compare.transport_jobs(Plan()))
+    jobs = list(session.transport_jobs(FULL_PLAN))
     keys = [key for job in jobs for key in job.keys]
     assert len(set(keys)) == len(keys)
-    cells = {(key[1], key[2], key[4]) for key in keys if key[0] == TRANSPORT}
-    assert {(c.shape, c.pattern, t) for c in wanted for t in (1, 2)} < cells
+    cases = {(key[1], key[2], key[4]) for key in keys if key[0] == TRANSPORT}
+    assert {(c.shape, c.pattern, t) for c in wanted for t in (1, 2)} < cases
     assert len(FULL.seeds) == 3
-    barred = [Cell(f, 1000, reg) for f in (ASSIGNMENT, POINTS) for reg in FULL.regs]
-    assert all(ot_bars.bars_of(cell) for cell in barred)
+    barred = [Case(f, 1000, reg) for f in (ASSIGNMENT, POINTS) for reg in FULL.regs]
+    assert all(bars.bars_of(case) for case in barred)
 
 
 def test_a_cell_survives_its_text() -> None:
-    for cell in (*FULL.cells, PUBLISHED_CASE):
-        assert ot_bars.cell_of(made(cell)) == cell
+    for case in (*FULL.cases, PUBLISHED_CASE):
+        assert bars.case_of(made(case)) == case
 
 
 @pytest.mark.parametrize("family", [ASSIGNMENT, POINTS, DIGITS_L1, DIGITS_L2])
 def test_problems_are_scaled_balanced_and_the_same_each_time(family: str) -> None:
     if family in (DIGITS_L1, DIGITS_L2):
         pytest.importorskip("sklearn")
-    cell = Cell(family, 60, 1e-2)
-    problem, other = ot_cases.build(cell, 0), ot_cases.build(cell, 1)
+    case = Case(family, 60, 1e-2)
+    problem, other = ot_cases.build(case, 0), ot_cases.build(case, 1)
     assert problem.cost.shape == (60, 60)
     assert 0.9 < problem.cost.max() <= 1
     assert problem.cost.min() >= 0
@@ -181,7 +188,7 @@ def test_problems_are_scaled_balanced_and_the_same_each_time(family: str) -> Non
     assert problem.a.min() > 0
     assert not np.array_equal(problem.a @ problem.cost, other.a @ other.cost)
     ot_cases.build.cache_clear()
-    assert all(map(np.array_equal, problem, ot_cases.build(cell, 0)))
+    assert all(map(np.array_equal, problem, ot_cases.build(case, 0)))
 
 
 def test_enlarging_keeps_a_linear_picture() -> None:
@@ -205,8 +212,8 @@ def test_marginal_error() -> None:
 
 def fake_session(*rivals: str, **changes: Any) -> Session:
     scope = replace(Scope(sizes=(12,), cap=(0.5,), seconds=0.0), **changes)
-    entrants = {name: Entrant(name) for name in rivals} | {GOSSAMER: Entrant("right")}
-    return Session(scope, entrants, fake_solvers.__file__)
+    solvers = {name: Solver(name) for name in rivals} | {GOSSAMER: Solver("right")}
+    return Session(scope, solvers, fake_solvers.__file__)
 
 
 def test_only_right_answers_get_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,8 +230,8 @@ def test_only_right_answers_get_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
         "dying",
         "second_fails",
     )
-    session = fake_session(*rivals)
-    (record,) = session.measure(SMALL, 1, rivals, errors := [])
+    fakes = fake_session(*rivals)
+    (record,) = fakes.measure(SMALL, 1, rivals, errors := [])
     assert not errors
     assert set(record.measured) == {GOSSAMER, "slower"}
     assert set(record.ratios) == {"slower"}
@@ -239,15 +246,15 @@ def test_only_right_answers_get_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "ended with status 3" in record.skipped["dying"]
     assert record.reached[GOSSAMER] <= TOLERANCE
     # Two threads: who did not solve it is not tried again.
-    (record,) = session.measure(SMALL, 2, rivals, errors)
+    (record,) = fakes.measure(SMALL, 2, rivals, errors)
     assert set(record.measured) == {GOSSAMER, "slower"}
     assert record.skipped["endless"].startswith("not tried; with fewer threads not done")
 
 
 def test_a_wrong_gossamer_is_an_error_and_has_no_time() -> None:
-    session = fake_session("slower")
-    session.entrants = {GOSSAMER: Entrant("careless"), "slower": Entrant("slower")}
-    (record,) = session.measure(SMALL, 1, ("slower",), errors := [])
+    fakes = fake_session("slower")
+    fakes.solvers = {GOSSAMER: Solver("careless"), "slower": Solver("slower")}
+    (record,) = fakes.measure(SMALL, 1, ("slower",), errors := [])
     assert GOSSAMER not in record.measured
     assert not record.ratios
     assert "gave up at an L1 error of 2.0e-08" in errors[0]
@@ -255,31 +262,32 @@ def test_a_wrong_gossamer_is_an_error_and_has_no_time() -> None:
 
 def test_a_bar_needs_a_second_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """One stopped call says nothing about the median of three; two do."""
-    session = fake_session("endless")
-    (record,) = session.measure(SMALL, 1, ("endless",), [])
+    fakes = fake_session("endless")
+    (record,) = fakes.measure(SMALL, 1, ("endless",), [])
     assert record.floors == {}
-    monkeypatch.setattr(ot_compare, "bound_on", lambda *_: 2.0)
-    (record,) = session.measure(Cell(POINTS, 12, 0.2), 1, ("endless",), [])
+    monkeypatch.setattr(session, "bound_on", lambda *_: 2.0)
+    (record,) = fakes.measure(Case(POINTS, 12, 0.2), 1, ("endless",), [])
     assert record.floors["endless"] >= 0.5
 
 
 def test_traces_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = fake_session("slower", "careless", tolerances=(1e-2, 1e-9))
+    fakes = fake_session("slower", "careless", tolerances=(1e-2, 1e-9))
     names = (GOSSAMER, "slower", "careless")
-    monkeypatch.setattr(ot_compare, "TRACED", names)
-    records = session.trace(SMALL, 1, errors := [])
+    monkeypatch.setattr(session, "TRACED", names)
+    records = fakes.trace(SMALL, 1, errors := [])
     assert not errors
-    assert [r.key for r in records] == [ot_compare.trace_key(SMALL, t, 1) for t in (1e-2, 1e-9)]
+    assert [r.key for r in records] == [session.trace_key(SMALL, t, 1) for t in (1e-2, 1e-9)]
     assert set(records[0].measured) == {*names}
     assert set(records[1].measured) == {GOSSAMER, "slower"}
     assert records[0].reached[GOSSAMER] > records[1].reached[GOSSAMER]
-    both = [made(Cell(POINTS, n, 1e-2), ours=n * 1e-6, pot=n * 1e-5) for n in (500, 1000)]
+    both = [made(Case(POINTS, n, 1e-2), ours=n * 1e-6, pot=n * 1e-5) for n in (500, 1000)]
     found = Results(tmp_path / "r.json", MACHINE, {"quick": True}, ["abc"], [*both, *records])
-    assert ot_plot.sizes(both) == {
+    assert pictures.sizes(both) == {
         (POINTS, 1e-2): {GOSSAMER: {500: 5e-4, 1000: 1e-3}, POT: {500: 5e-3, 1000: 1e-2}}
     }
     with open("/dev/null", "w") as sink:  # noqa: PTH123
-        written = ot_report.publish(found, Console(file=sink))
+        markdown = publish(tables.page(found), found.path, Console(file=sink))
+    written = [found.path, markdown, *pictures.pictures(found)]
     assert [p.name for p in written] == ["r.json", "r.md", "r-sizes.png", "r-errors.png"]
     for picture in written[2:]:
         assert picture.read_bytes().startswith(b"\x89PNG")
@@ -292,12 +300,12 @@ def test_tables(tmp_path: Path) -> None:
             skipped={REGOT: f"{STOPPED} after 19 s", POT_LOG: f"{GAVE_UP} at"},
             floors={REGOT: 19.0},
         ),
-        made(Cell(POINTS, 500, 1e-2), pot=0.5),
+        made(Case(POINTS, 500, 1e-2), pot=0.5),
     ]
     records[0].reached[POT_LOG] = 3e-3
     found = Results(tmp_path / "r.json", MACHINE, {"quick": False}, ["abc"], records)
     with open("/dev/null", "w") as sink:  # noqa: PTH123
-        ot_report.publish(found, Console(file=sink))
+        publish(tables.page(found), found.path, Console(file=sink))
     text = (tmp_path / "r.md").read_text()
     assert "| points | 0.0002 | 1000 | 1.00 s | 12.00 s (12×) | –, error 3e-03 |" in text
     assert "–, stopped at 19 s" in text
@@ -310,7 +318,7 @@ def test_tables(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("function", "survives"), [("endless", True), ("stubborn", False)])
 def test_a_worker_is_stopped_and_goes_on(function: str, survives: bool) -> None:
-    worker = Worker(function, 1, fake_solvers.__file__)
+    worker = Worker(function, 1, fake_solvers.__file__, marginals.__file__)
     problem = ot_cases.build(SMALL, 0)
     worker.ask("load", 0, *problem, TOLERANCE)
     for _ in range(2):
@@ -326,7 +334,7 @@ def test_a_worker_is_stopped_and_goes_on(function: str, survives: bool) -> None:
 
 def test_a_worker_without_its_function_says_so() -> None:
     with pytest.raises(FailedError, match="its process ended"):
-        Worker("nobody", 1, fake_solvers.__file__).ask("memory", 0)
+        Worker("nobody", 1, fake_solvers.__file__, marginals.__file__).ask("memory", 0)
 
 
 def test_threads_are_limited() -> None:
@@ -335,8 +343,6 @@ def test_threads_are_limited() -> None:
 
 
 def test_points_are_judged_without_a_plan() -> None:
-    from gossamer.bench.ot_rivals import Potentials
-
     rng = np.random.default_rng(0)
     x, y, f, g = rng.random((7, 2)), rng.random((5, 2)), rng.random(7), rng.random(5)
     plan = np.exp((f[:, None] + g - ((x[:, None] - y) ** 2).sum(2)) / 0.3)
@@ -346,9 +352,9 @@ def test_points_are_judged_without_a_plan() -> None:
 
 
 def test_quick_is_everything_once() -> None:
-    scope = QUICK_PLAN.transport
+    scope = QUICK_PLAN.scope
     assert set(scope.families) == set(FULL.families)
-    assert {key[0] for job in ot_compare.transport_jobs(QUICK_PLAN) for key in job.keys} == {
-        TRANSPORT, TRACE, ot_bars.LARGE, MEMORY
+    assert {key[0] for job in session.transport_jobs(QUICK_PLAN) for key in job.keys} == {
+        TRANSPORT, TRACE, bars.LARGE, MEMORY
     }  # fmt: skip
-    assert all(name in ENTRANTS for name in (POT, POT_LOG, REGOT, PUBLISHED))
+    assert all(name in SOLVERS for name in (POT, POT_LOG, REGOT, PUBLISHED))

@@ -12,21 +12,21 @@ import pytest
 import torch
 from rich.console import Console
 
-from gossamer import timing
-from gossamer.bench import (
-    prox_bars,
-    prox_cases,
-    prox_compare,
-    prox_contest,
-    prox_plot,
-    prox_report,
-    prox_rivals,
-    prox_step,
+from bench.cli import TOPICS
+from bench.harness import contest as contests
+from bench.harness.contest import (
+    Contest,
+    Entrant,
+    StillRunningError,
+    UnavailableError,
+    WrongResultError,
 )
-from gossamer.bench.cases import GOSSAMER
-from gossamer.bench.compare import QUICK, Job, Plan
-from gossamer.bench.ot_process import StillRunningError
-from gossamer.bench.prox_bars import (
+from bench.harness.plan import Job
+from bench.harness.record import GOSSAMER, Quartiles, Record
+from bench.harness.results import Results
+from bench.harness.tables import publish
+from bench.prox import bars, cases, jobs, picture, rivals, step, tables
+from bench.prox.bars import (
     CONVEX,
     COUNT,
     EAGER,
@@ -47,9 +47,8 @@ from gossamer.bench.prox_bars import (
     STEP,
     UNBIASED,
 )
-from gossamer.bench.prox_contest import Contest, Entrant
-from gossamer.bench.results import Record, Results, Spread
-from gossamer.bench.rivals import UnavailableError, WrongResultError
+from bench.prox.cases import FULL, QUICK
+from gossamer import timing
 
 MACHINE: dict[str, Any] = {
     "cpu": "AMD Test", "cores": 2, "caches": {"L2": "1024K"}, "isa": "avx512",
@@ -78,8 +77,8 @@ def made(
     return Record(
         topic, shape, pattern, dtype, threads, 1.0, GOSSAMER,
         COUNT if topic == PASSES else "s",
-        {name: Spread.exactly(value) for name, value in times.items()},
-        {name: Spread.exactly(value / ours) for name, value in (theirs or {}).items()},
+        {name: Quartiles.exactly(value) for name, value in times.items()},
+        {name: Quartiles.exactly(value / ours) for name, value in (theirs or {}).items()},
         skipped=dict.fromkeys(floors or {}, "not done after 10 s"),
         floors=floors or {},
     )  # fmt: skip
@@ -109,7 +108,7 @@ def made(
     ],
 )
 def test_bars(record: Record, met: bool | None) -> None:
-    (verdict,) = prox_bars.verdicts([record])
+    (verdict,) = bars.verdicts([record])
     assert verdict.met is met
 
 
@@ -121,7 +120,7 @@ def test_what_has_no_bar() -> None:
         made(SELECTION, 1.0, {"NumPy sort": 0.1}),
         made(ENTRIES, 1.0, {NUMPY: 0.1}),
     ]
-    assert prox_bars.verdicts(rows) == []
+    assert bars.verdicts(rows) == []
 
 
 def test_tables_and_picture(tmp_path: Path) -> None:
@@ -132,7 +131,8 @@ def test_tables_and_picture(tmp_path: Path) -> None:
         made(ELEMENTS, 1e-3, {SCALE: 8e-4, EAGER: 2e-3}, "10000000", "l1", "float32"),
     ]
     found = Results(tmp_path / "r.json", MACHINE, {"quick": False}, ["abc"], rows)
-    written = prox_report.publish(found, Console(file=StringIO()))
+    markdown = publish(tables.page(found), found.path, Console(file=StringIO()))
+    written = [found.path, markdown, *picture.pictures(found)]
     assert [path.name for path in written] == ["r.json", "r.md", "r.png"]
     text = written[1].read_text()
     assert "| convex | 1000000 | float64 | 1 | 2 ms | 500 ms (250×) | 14 ms (7×) |" in text
@@ -144,23 +144,23 @@ def test_tables_and_picture(tmp_path: Path) -> None:
         f"- missed: {PASSES}, convex, 1000000, float64, threads: 1: at most 12 passes: 14" in text
     )
     assert written[2].read_bytes().startswith(b"\x89PNG")
-    assert prox_plot.shares(rows) == {"l1": {GOSSAMER: 0.8, EAGER: 0.4}}
-    assert prox_plot.lines(rows)[NUMPY] == {1_000_000: 0.5}
+    assert picture.shares(rows) == {"l1": {GOSSAMER: 0.8, EAGER: 0.4}}
+    assert picture.lines(rows)[NUMPY] == {1_000_000: 0.5}
 
 
 def test_the_plan_covers_the_bars() -> None:
-    jobs = list(prox_compare.prox_jobs(Plan()))
-    keys = [key for job in jobs for key in job.keys]
+    planned = list(jobs.prox_jobs(FULL))
+    keys = [key for job in planned for key in job.keys]
     assert len(set(keys)) == len(keys)
-    for bar in prox_bars.BARS:
-        against = {bar.against: 1.0} if bar.against else {}
+    for bar in bars.BARS:
+        against = dict.fromkeys(bar.against, 1.0)
         records = [made(topic, 1.0, against, *rest) for topic, *rest in keys]
-        threads = {v.record.threads for v in prox_bars.verdicts(records) if v.bar is bar}
+        threads = {v.record.threads for v in bars.verdicts(records) if v.bar is bar}
         assert threads == {1, 2}, bar.words
 
 
 def quick_jobs() -> list[Job]:
-    return list(prox_compare.prox_jobs(TINY))
+    return list(jobs.prox_jobs(TINY))
 
 
 @pytest.mark.parametrize("job", quick_jobs(), ids=lambda job: job.title)
@@ -195,8 +195,8 @@ def test_who_is_wrong_absent_or_slow_gets_no_time() -> None:
         "slow": lambda: Entrant(sleepy),
         "unjudged": lambda: Entrant(lambda: None, judged=False),
     }
-    plan = replace(TINY, prox=replace(prox_cases.QUICK, limit=0.1))
-    record = prox_contest.measure(plan, contest(entrants, right), errors := [])
+    plan = replace(TINY, limit=0.1)
+    record = contests.measure(plan, contest(entrants, right), errors := [])
     assert set(record.measured) == {GOSSAMER, "unjudged"}
     assert set(record.skipped) == {"wrong", "nan", "shape", "absent", "slow"}
     assert record.floors == {"slow": 0.1}
@@ -206,7 +206,7 @@ def test_who_is_wrong_absent_or_slow_gets_no_time() -> None:
 def test_a_wrong_gossamer_ends_the_job() -> None:
     entrants = {GOSSAMER: lambda: Entrant(lambda: [0.0, 1.0, 2.0])}
     with pytest.raises(WrongResultError, match="wrong at 1 of 3"):
-        prox_contest.measure(TINY, contest(entrants, [0.0, 1.0, 2.001]), [])
+        contests.measure(TINY, contest(entrants, [0.0, 1.0, 2.001]), [])
 
 
 def test_numbers_are_put_back_outside_of_the_time() -> None:
@@ -222,7 +222,7 @@ def test_numbers_are_put_back_outside_of_the_time() -> None:
         x[:] = 0
 
     entrants = {GOSSAMER: lambda: Entrant(run, restore)}
-    record = prox_contest.measure(TINY, contest(entrants, np.ones(3)), [])
+    record = contests.measure(TINY, contest(entrants, np.ones(3)), [])
     assert len(seen) > 2
     assert not np.any(seen)
     assert record.measured[GOSSAMER].median < 0.002
@@ -235,10 +235,10 @@ def test_an_alarm_of_somebody_else_goes_on() -> None:
         endless(None)
 
     def endless(limit: float | None) -> None:
-        with prox_contest.stopped_after(limit):
+        with contests.stopped_after(limit):
             time.sleep(60)
 
-    with pytest.raises(StillRunningError, match=r"after 0\.1 s"), prox_contest.stopped_after(0.1):
+    with pytest.raises(StillRunningError, match=r"after 0\.1 s"), contests.stopped_after(0.1):
         outlast_the_inner_one()
 
 
@@ -251,10 +251,10 @@ def test_the_sorting_rival_solves_wgsef(weighted: bool) -> None:
         norms = rng.random(m) * (rng.random(m) > 0.2)
         d, c = (rng.uniform(0.5, 2, m) for _ in range(2)) if weighted else (np.ones(m),) * 2
         k = rng.uniform(0.1, 1) * c.sum()
-        gains = prox_rivals.wgsef_gains(norms, k, lam, *((d, c) if weighted else ()))
+        gains = rivals.wgsef_gains(norms, k, lam, *((d, c) if weighted else ()))
         if not weighted:
             np.testing.assert_allclose(
-                prox_rivals.wgsef_gains_equal(norms, k, lam), gains, rtol=1e-9, atol=1e-12
+                rivals.wgsef_gains_equal(norms, k, lam), gains, rtol=1e-9, atol=1e-12
             )
         share = gains * lam * d / (1 - gains)
         active = norms > 0
@@ -265,8 +265,8 @@ def test_the_sorting_rival_solves_wgsef(weighted: bool) -> None:
         np.testing.assert_allclose(etas, etas[0] if len(etas) else 0, rtol=1e-6)
 
 
-@pytest.mark.parametrize("operator", prox_cases.FULL.operators, ids=prox_cases.operator_text)
-def test_eager_formulas_are_minima(operator: prox_cases.Operator) -> None:
+@pytest.mark.parametrize("operator", FULL.scope.operators, ids=cases.operator_text)
+def test_eager_formulas_are_minima(operator: cases.Operator) -> None:
     values: dict[str, Any] = {
         "l1": lambda z, lam: lam * z,
         "l0": lambda z, lam: lam * (z > 0),
@@ -289,7 +289,7 @@ def test_eager_formulas_are_minima(operator: prox_cases.Operator) -> None:
     name, parameters = operator
     grid = np.linspace(0, 4, 20_001)
     x = torch.linspace(-3.7, 3.9, 173, dtype=torch.float64)
-    found = prox_rivals.eager(operator)(x).numpy()
+    found = rivals.eager(operator)(x).numpy()
     for given, z in zip(x.numpy(), found, strict=True):
         assert z * given >= 0
         reached = (abs(z) - abs(given)) ** 2 / 2 + values[name](abs(z), *parameters)
@@ -300,18 +300,18 @@ def test_eager_formulas_are_minima(operator: prox_cases.Operator) -> None:
 def test_projections_and_selection_agree_between_libraries() -> None:
     x = torch.randn(200, dtype=torch.float64)
     for name, argument in (("top_k", 20), ("simplex", 3.0), ("l1_ball", 5.0)):
-        ours = getattr(prox_rivals, f"{name}_numpy")(x.numpy(), argument)
-        theirs = getattr(prox_rivals, f"{name}_torch")(x, argument)
+        ours = getattr(rivals, f"{name}_numpy")(x.numpy(), argument)
+        theirs = getattr(rivals, f"{name}_torch")(x, argument)
         np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-12)
-    assert prox_rivals.simplex_numpy(x.numpy(), 3.0).sum() == pytest.approx(3)
-    assert np.abs(prox_rivals.l1_ball_numpy(x.numpy(), 5.0)).sum() == pytest.approx(5)
+    assert rivals.simplex_numpy(x.numpy(), 3.0).sum() == pytest.approx(3)
+    assert np.abs(rivals.l1_ball_numpy(x.numpy(), 5.0)).sum() == pytest.approx(5)
 
 
 def test_parameter_lists() -> None:
-    shapes = prox_step.sizes_of(prox_step.GPT_LIST)
+    shapes = step.sizes_of(step.GPT_LIST)
     assert sum(shape.numel() for shape in shapes) > 1e6
     assert len(shapes) > 10
-    assert prox_step.sizes_of("123") == [torch.Size([123])]
+    assert step.sizes_of("123") == [torch.Size([123])]
 
 
 def test_interleaved_calls_what_comes_before() -> None:
@@ -323,6 +323,4 @@ def test_interleaved_calls_what_comes_before() -> None:
 
 
 def test_the_command_line_knows_the_part() -> None:
-    from gossamer.bench.run import GROUPS
-
-    assert prox_compare.GROUP in GROUPS
+    assert jobs.GROUP in TOPICS

@@ -1,13 +1,19 @@
 """The masked-dense twin that SR-STE is measured against does SR-STE's work."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from gossamer.bench import recipes_bench
-from gossamer.bench.recipes_bench import SRSTE_STEP, TWIN, as_markdown, check_twin, largest, measure
+from bench.harness.bars import verdicts
+from bench.harness.contest import WrongResultError
+from bench.harness.record import GOSSAMER
+from bench.harness.results import Results
+from bench.recipes import steps
+from bench.recipes.steps import QUICK, RECIPES, SRSTE_STEP, STATE, STEP, TWIN, check_twin, largest
+from bench.recipes.tables import page
 from gossamer.masks import magnitude_mask
 from gossamer.patterns import NM
 from gossamer.recipes import SRSTE
@@ -15,8 +21,8 @@ from gossamer.recipes import SRSTE
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = dataclasses.replace(recipes_bench.DEMO, width=32, depth=1, heads=2, batch=2, context=8)
-    monkeypatch.setattr(recipes_bench, "DEMO", small)
+    small = dataclasses.replace(steps.DEMO, width=32, depth=1, heads=2, batch=2, context=8)
+    monkeypatch.setattr(steps, "DEMO", small)
 
 
 @pytest.mark.parametrize("pattern", [NM(2, 4, 4), NM(1, 4), NM(2, 8, 8), NM(3, 5)])
@@ -26,13 +32,13 @@ def test_the_twins_mask_is_the_magnitude_mask(pattern: NM) -> None:
 
 
 def test_the_twin_trains_as_srste_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipes_bench, "DECAY", 20.0)  # strong enough to be seen in three steps
-    them = recipes_bench.entrants()
+    monkeypatch.setattr(steps, "DECAY", 20.0)  # strong enough to be seen in three steps
+    them = steps.steppers()
     ours, twin = them[SRSTE_STEP], them[TWIN]
     torch.nn.init.normal_(twin.masked[0].weight)
-    with pytest.raises(AssertionError, match="twin"):
+    with pytest.raises(WrongResultError, match="twin"):
         check_twin(ours, twin)
-    them = recipes_bench.entrants()
+    them = steps.steppers()
     ours, twin = them[SRSTE_STEP], them[TWIN]
     check_twin(ours, twin, steps=3)
     for mine, theirs in zip(ours.model.parameters(), twin.model.parameters(), strict=True):
@@ -43,17 +49,24 @@ def test_the_twin_trains_as_srste_does(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(map(torch.equal, masks, [layer.mask for layer in twin.masked]))
 
 
-def test_a_whole_measurement() -> None:
-    found = measure(rounds=2, count=1)
-    assert set(found["seconds"]) == set(found["state_bytes"])
-    assert found["state_bytes"]["SLoPe 1:8:v4"] < found["state_bytes"]["SLoPe 2:4:v4"]
-    text = as_markdown(found)
-    assert all(name in text for name in found["seconds"])
-    assert len(found["bars"]) == 3
+def test_a_whole_measurement(tmp_path: Path) -> None:
+    (job,) = steps.jobs(QUICK)
+    records = job.run([])
+    assert [record.key for record in records] == job.keys
+    assert {r.pattern for r in records if r.topic == STEP} == set(RECIPES)
+    held = {r.pattern: r.measured[GOSSAMER].median for r in records if r.topic == STATE}
+    assert held["SLoPe 1:8:v4"] < held["SLoPe 2:4:v4"]
+    machine = {
+        "cpu": "c", "cores": 2, "caches": {}, "isa": "i", "isas": [], "system": "s",
+        "versions": {"torch": "t"},
+    }  # fmt: skip
+    text = page(Results(tmp_path / "r.json", machine, {"quick": True}, [], records)).markdown()
+    assert all(name in text for name in RECIPES)
+    assert len(verdicts(records, steps.BARS)) == 3
 
 
 def test_the_twin_decays_what_it_masks() -> None:
-    layer = recipes_bench.MaskedDense(nn.Linear(8, 4, bias=False), NM(2, 4, 4))
+    layer = steps.MaskedDense(nn.Linear(8, 4, bias=False), NM(2, 4, 4))
     before = layer.weight.detach().clone()
     layer(torch.randn(2, 8)).sum().backward()
     layer.decay(0.25)
@@ -61,4 +74,4 @@ def test_the_twin_decays_what_it_masks() -> None:
         layer.weight.detach(), torch.where(layer.mask, before, 0.75 * before)
     )
     assert layer.weight.grad[~layer.mask].any()
-    assert SRSTE("2:4").decay == 2e-4 == recipes_bench.DECAY
+    assert SRSTE("2:4").decay == 2e-4 == steps.DECAY

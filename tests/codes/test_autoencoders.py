@@ -2,17 +2,13 @@
 
 import copy
 import io
-import json
 import math
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from gossamer.bench import codes_bench, sparse_autoencoders
-from gossamer.bench.rivals import WrongResultError
 from gossamer.codes import (
     Code,
     TopKAutoencoder,
@@ -313,28 +309,3 @@ def test_bad_batches() -> None:
             model(x)
     with pytest.raises(ShapeError, match="NaN in row 1"):
         model(torch.tensor([[0.0] * 10, [math.nan] * 10], dtype=F64))
-
-
-def test_the_comparison_runs(tmp_path: Path) -> None:
-    points = sparse_autoencoders.run(tmp_path, sparse_autoencoders.QUICK)
-    kinds = {point.method for point in points}
-    assert {
-        sparse_autoencoders.TOPK,
-        sparse_autoencoders.HIERARCHICAL,
-        sparse_autoencoders.L1,
-    } < kinds
-    assert all(math.isfinite(point.explained) and 0 <= point.dead <= 1 for point in points)
-    found = json.loads((tmp_path / "sparse-autoencoders.json").read_text())
-    assert len(found["points"]) == len(points)
-    assert {row["task"] for row in found["kernels"]} >= {"top-k", "decode"}
-    page = (tmp_path / "sparse-autoencoders.md").read_text()
-    assert "| HierarchicalTopK | k=4 |" in page
-    assert (tmp_path / "sparse-autoencoders.png").stat().st_size > 1000
-
-
-def test_a_wrong_entrant_is_found_out() -> None:
-    calls = codes_bench.entrants(codes_bench.Sizes(4, 8, 64, 3))["decode"]
-    codes_bench.verify("decode", calls)
-    wrong = calls | {"off": lambda: 1.001 * calls[codes_bench.GOSSAMER]()}
-    with pytest.raises(WrongResultError, match="off"):
-        codes_bench.verify("decode", wrong)

@@ -154,6 +154,7 @@ def test_each_untied_layer_has_its_own_weights() -> None:
     assert (net.S.grad.flatten(1).abs().amax(1) > 0).tolist() == [False, True, True, True]
 
 
+@pytest.mark.slow
 def test_lista_learns_what_takes_ista_many_steps() -> None:
     torch.manual_seed(0)
     A = torch.nn.functional.normalize(torch.randn(10, 20, dtype=F64), dim=0)

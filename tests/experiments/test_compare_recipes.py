@@ -1,4 +1,4 @@
-"""`gossamer compare-recipes`: what is trained, what is kept, what is shown. No test of a time."""
+"""All recipes side by side: what is trained, what is kept, what is shown. No test of a time."""
 
 from __future__ import annotations
 
@@ -13,16 +13,25 @@ import pytest
 import torch
 from rich.console import Console
 
-from gossamer.bench import recipes_compare, recipes_run
-from gossamer.bench.recipes_compare import NAME, cells, compare, numbers
-from gossamer.bench.recipes_report import sentences
-from gossamer.bench.recipes_run import Cell, Plan, final_density, flipped, masks, measure
+from experiments.compare_recipes import study, training
+from experiments.compare_recipes.page import sentences
+from experiments.compare_recipes.study import NAME, compare, numbers, trainings
+from experiments.compare_recipes.training import (
+    PLAN,
+    Training,
+    final_density,
+    flipped,
+    masks,
+    measure,
+)
 from gossamer.errors import CheckpointError, GossamerError, RecipeError, ShapeError
-from gossamer.recipes.base.registry import RECIPES
-from gossamer.train import GPT, GPTConfig
+from gossamer.recipes import RECIPES
+from gossamer.train import GPT, GPTConfig, TrainConfig
 from support.training import TEXT
 
-TINY = Plan(steps=6, width=40, depth=1, heads=2, context=16, batch=2, data=TEXT)
+pytestmark = [pytest.mark.slow, pytest.mark.process]
+
+TINY = replace(PLAN, steps=6, width=40, depth=1, heads=2, context=16, batch=2, data=TEXT)
 
 
 def call(out: Path, **options: Any) -> tuple[int, str]:
@@ -37,7 +46,7 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 
 
 def test_everything_is_trained_at_every_density() -> None:
-    found = cells(list(RECIPES), (50, 75, 90), range(3))
+    found = trainings(list(RECIPES), (50, 75, 90), range(3))
     assert len(found) == len(set(found)) == 3 * (1 + 3 * len(RECIPES))
     assert {cell.run for cell in found if cell.recipe == "slope"} == {
         "slope@2:4", "slope@1:4", "slope@1:10"
@@ -45,8 +54,8 @@ def test_everything_is_trained_at_every_density() -> None:
 
 
 def test_every_recipe_fits_the_model_of_the_plan() -> None:
-    plan = replace(Plan(), steps=24, batch=1, context=8, data=TEXT)
-    for cell in cells(list(RECIPES), (90,), [0]):
+    plan = replace(PLAN, steps=24, batch=1, context=8, data=TEXT)
+    for cell in trainings(list(RECIPES), (90,), [0]):
         if cell.recipe in ("structure-decay-geometric", "sparse-ift-doped", "bimask", "dense"):
             row = measure(replace(plan, steps=24), cell)
             assert "error" not in row, row
@@ -75,9 +84,9 @@ def test_rows_say_what_was_trained(tmp_path: Path) -> None:
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tmp_path / "whole"
     call(whole, recipes=["ste", "static"])
-    trained: list[Cell] = []
+    trained: list[Training] = []
 
-    def stopped(plan: Plan, cell: Cell) -> dict[str, Any]:
+    def stopped(plan: TrainConfig, cell: Training) -> dict[str, Any]:
         if len(trained) == 2:
             raise KeyboardInterrupt
         trained.append(cell)
@@ -85,7 +94,7 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Mon
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(recipes_compare, "measure", stopped)
+        patch.setattr(study, "measure", stopped)
         code, told = call(out, recipes=["ste", "static"])
     assert code == 130
     assert "stopped" in told
@@ -121,33 +130,33 @@ def test_other_options_or_versions_are_refused(tmp_path: Path) -> None:
 def test_a_recipe_that_fails_is_told_and_the_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained = recipes_run._trained
+    trained = training._trained
 
-    def failing(plan: Plan, cell: Cell) -> dict[str, Any]:
+    def failing(plan: TrainConfig, cell: Training) -> dict[str, Any]:
         if cell.recipe == "ste":
             raise RuntimeError("no luck")
         return trained(plan, cell)
 
-    monkeypatch.setattr(recipes_run, "_trained", failing)
+    monkeypatch.setattr(training, "_trained", failing)
     assert call(tmp_path, recipes=["ste", "static"])[0] == 0
     table = (tmp_path / f"{NAME}.md").read_text()
     assert "| ste | failed |" in table
     assert "no luck" in table
     assert "| static | 90% |" in table
-    monkeypatch.setattr(recipes_run, "_trained", trained)
+    monkeypatch.setattr(training, "_trained", trained)
     call(tmp_path, recipes=["ste", "static"])  # what has failed is tried again
     assert "failed" not in (tmp_path / f"{NAME}.md").read_text()
 
 
-def dying(plan: Plan, cell: Cell) -> dict[str, Any]:
+def dying(plan: TrainConfig, cell: Training) -> dict[str, Any]:
     if cell.seed == 1:
         os._exit(11)
     return cell.row | {"val_loss": 1.0}
 
 
 def test_a_process_that_dies_takes_nobody_with_it() -> None:
-    missing = [Cell("dense", 0, seed) for seed in range(4)]
-    rows = list(recipes_compare._rows(dying, TINY, missing, 2))
+    missing = [Training("dense", 0, seed) for seed in range(4)]
+    rows = list(study._rows(dying, TINY, missing, 2))
     assert sorted((r["seed"], r.get("error", "")) for r in rows) == [
         (0, ""), (1, "its process died"), (2, ""), (3, "")
     ]  # fmt: skip
@@ -158,7 +167,6 @@ def test_a_process_that_dies_takes_nobody_with_it() -> None:
     [
         ({"seeds": 0}, "seeds=0"),
         ({"jobs": 0}, "jobs=0"),
-        ({"plan": replace(TINY, steps=0)}, "steps=0"),
         ({"sparsities": [60]}, "density 60; choose of"),
         ({"recipes": ["slop"]}, "no recipe 'slop'"),
     ],
@@ -167,6 +175,11 @@ def test_options_are_checked(tmp_path: Path, options: dict[str, Any], message: s
     with pytest.raises((ShapeError, RecipeError), match=message):
         call(tmp_path, **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_no_steps_are_refused() -> None:
+    with pytest.raises(GossamerError, match="steps=0"):
+        replace(TINY, steps=0)
 
 
 def test_lists_of_numbers() -> None:

@@ -13,9 +13,9 @@ from rich.console import Console
 
 pytest.importorskip("sklearn")
 
-from gossamer.bench import prox_digits, prox_digits_report
-from gossamer.bench.prox_digits import QUICK, Plan, contests, flops, parameters
-from gossamer.bench.prox_digits_train import (
+from experiments.digits import page, study
+from experiments.digits.study import QUICK, Scope, contests, flops, parameters
+from experiments.digits.training import (
     DENSE,
     GRADUAL,
     LASSO,
@@ -46,7 +46,7 @@ def _no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 def silent() -> Console:
@@ -63,7 +63,7 @@ def test_the_split_has_no_image_twice() -> None:
 
 
 def test_everybody_may_try_equally_often() -> None:
-    assert {len(strengths) for strengths in STRENGTHS.values()} == {Plan().trials}
+    assert {len(strengths) for strengths in STRENGTHS.values()} == {Scope().trials}
     assert set(PENALISED) < set(STRENGTHS)
 
 
@@ -114,7 +114,7 @@ def test_sizes_are_counted() -> None:
 
 def test_a_run_can_be_stopped_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = replace(QUICK, cells=((MLP, 0.25),), course=COURSE)
-    calls, real = [], prox_digits.train
+    calls, real = [], study.train
 
     def counted(*given: Any) -> Any:
         calls.append(given[:5])
@@ -122,11 +122,11 @@ def test_a_run_can_be_stopped_and_resumed(tmp_path: Path, monkeypatch: pytest.Mo
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(prox_digits, "train", counted)
-    assert prox_digits.run(tmp_path, True, False, silent(), plan) == prox_digits.INTERRUPTED
-    path = tmp_path / f"{prox_digits.NAME}.json"
+    monkeypatch.setattr(study, "train", counted)
+    assert study.run(tmp_path, True, False, silent(), plan) == study.INTERRUPTED
+    path = tmp_path / f"{study.NAME}.json"
     assert len(json.loads(path.read_text())["runs"]) == 3
-    assert prox_digits.run(tmp_path, True, True, silent(), plan) == 0
+    assert study.run(tmp_path, True, True, silent(), plan) == 0
     content = json.loads(path.read_text())
     assert content["complete"]
     assert calls[3] == calls[4]
@@ -142,10 +142,10 @@ def test_a_run_can_be_stopped_and_resumed(tmp_path: Path, monkeypatch: pytest.Mo
     assert "64+32" in text
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(CheckpointError, match="other settings"):
-        prox_digits.run(tmp_path, True, True, silent(), replace(plan, repeats=4))
+        study.run(tmp_path, True, True, silent(), replace(plan, repeats=4))
     path.write_text("{")
     with pytest.raises(CheckpointError, match="holds no results"):
-        prox_digits.run(tmp_path, True, True, silent(), plan)
+        study.run(tmp_path, True, True, silent(), plan)
 
 
 def row(method: str, test: float, seed: int = 0, **more: Any) -> dict[str, Any]:
@@ -161,12 +161,12 @@ def test_sentences_say_who_loses() -> None:
         *(row(UNBIASED, 0.95 + d, seed) for seed, d in enumerate((-0.01, 0, 0.01))),
         *(row(WGSEF, 0.945 + d, seed) for seed, d in enumerate((-0.01, 0, 0.01))),
     ]
-    _, line, _ = prox_digits_report.sentences(rows)
+    _, line, _ = page.sentences(rows)
     assert f"best is {UNBIASED} (95.0%)" in line
     assert f"within one standard deviation: {WGSEF} (-0.5)" in line
     assert line.endswith(f"points behind: {LASSO} (-5.0)")
     rows = [row(UNBIASED, 0.5), row(LASSO, 0.9)]
-    _, line, _ = prox_digits_report.sentences(rows)
+    _, line, _ = page.sentences(rows)
     assert f"best is {LASSO}" in line
     assert f"points behind: {UNBIASED} (-40.0)" in line
-    assert len(prox_digits_report.sentences([])) == 1
+    assert len(page.sentences([])) == 1

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.sparsest_relu import study as sparsest_relu
+from experiments.sparsest_relu.exact import minimal_path_norm
+from experiments.sparsest_relu.fit import FitConfig, fit
+from experiments.sparsest_relu.model import ShallowReLU
+from experiments.sparsest_relu.points import Points, load_points
 from gossamer.errors import DataError
-from gossamer.train import sparsest_relu
-from gossamer.train.sparsest_relu_data import Points, load_points
-from gossamer.train.sparsest_relu_exact import minimal_path_norm
-from gossamer.train.sparsest_relu_loop import FitConfig, fit
-from gossamer.train.sparsest_relu_model import ShallowReLU
 
 PEAK = (range(-2, 4), (0, 0, 1, 1, 0, 0))
 Pairs = list[tuple[float, float]]

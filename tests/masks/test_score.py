@@ -7,7 +7,14 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from gossamer.errors import DeviceError, DTypeError, PatternError, ShapeError, StructureError
+from gossamer.errors import (
+    ArgumentError,
+    DeviceError,
+    DTypeError,
+    PatternError,
+    ShapeError,
+    StructureError,
+)
 from gossamer.masks import (
     allocate,
     check_mask,
@@ -72,6 +79,7 @@ SMALL = st.integers(-3, 3).map(float)
 
 @settings(max_examples=300)
 @given(cases(SMALL), st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]))
+@pytest.mark.slow
 def test_score_selection_is_the_oracle(case, dtype):
     pattern, score = case
     mask = mask_from_score(torch.tensor(score, dtype=dtype), pattern)
@@ -83,6 +91,7 @@ def test_score_selection_is_the_oracle(case, dtype):
 
 @settings(max_examples=300)
 @given(cases(SMALL))
+@pytest.mark.slow
 def test_magnitude_selection_is_the_oracle_of_magnitudes(case):
     pattern, weight = case
     mask = magnitude_mask(torch.tensor(weight), pattern)
@@ -100,7 +109,7 @@ def test_infinite_scores_rank_first_and_last(case):
         for j in range(0, len(score[0]), wide)
     ]
     if any({INF, -INF} <= tile for tile in tiles):
-        with pytest.raises(PatternError, match="inf and -inf"):
+        with pytest.raises(ArgumentError, match="inf and -inf"):
             mask_from_score(torch.tensor(score), pattern)
     else:
         assert mask_from_score(torch.tensor(score), pattern).tolist() == oracle(score, pattern)
@@ -268,6 +277,7 @@ def test_masks_that_break_the_pattern(mask, pattern, parts):
 
 @settings(max_examples=300)
 @given(cases(SMALL), st.data())
+@pytest.mark.slow
 def test_one_flipped_entry_breaks_any_mask(case, data):
     pattern, score = case
     mask = mask_from_score(torch.tensor(score), pattern)
@@ -297,6 +307,7 @@ def test_uniform_gives_every_layer_the_same():
     ),
     st.floats(0, 1),
 )
+@pytest.mark.slow
 def test_erk_meets_the_budget_with_one_eps(shapes, sparsity):
     layers = allocate(shapes, sparsity, "erk")
     assert list(layers) == list(shapes)
@@ -328,12 +339,6 @@ def test_allocation_at_the_ends(distribution, sparsity):
     assert allocate(SHAPES, sparsity, distribution) == dict.fromkeys(SHAPES, sparsity)
 
 
-def nan_at(row, col):
-    score = torch.zeros(4, 8)
-    score[row, col] = torch.nan
-    return score
-
-
 def clashing():
     score = torch.zeros(8, 4)
     score[4, 2], score[7, 2] = INF, -INF
@@ -346,9 +351,7 @@ ANY = torch.zeros(4, 8)
 @pytest.mark.parametrize(
     ("call", "error", "parts"),
     [
-        (lambda: mask_from_score(nan_at(2, 5), "2:4"), PatternError, ["1 NaN", "[2, 5]", "nan_to"]),
-        (lambda: magnitude_mask(nan_at(0, 3), "90%"), PatternError, ["weight", "NaN", "[0, 3]"]),
-        (lambda: mask_from_score(clashing(), "2:4:v4"), PatternError, ["inf and -inf", "[4, 2]"]),
+        (lambda: mask_from_score(clashing(), "2:4:v4"), ArgumentError, ["inf and -inf", "[4, 2]"]),
         (lambda: magnitude_mask([[1.0]], "1:1"), DTypeError, ["list", "torch.Tensor", "as_tensor"]),
         (lambda: magnitude_mask(ANY.int(), "2:4"), DTypeError, ["torch.int32", ".float()"]),
         (lambda: magnitude_mask(ANY.cfloat(), "2:4"), DTypeError, ["complex64", "convert"]),
@@ -371,15 +374,15 @@ ANY = torch.zeros(4, 8)
         (lambda: random_mask((4.0, 8), "2:4"), DTypeError, ["rows=4.0", "integer"]),
         (lambda: random_mask((4, 8), "2:4", "x"), DTypeError, ["seed='x'", "integer"]),
         (lambda: random_mask((4, 8), "2:4", 1.0), DTypeError, ["seed=1.0", "integer"]),
-        (lambda: random_mask((4, 8), "2:4", -1), PatternError, ["seed=-1", "0 <= seed"]),
-        (lambda: random_mask((4, 8), "2:4", 2**64), PatternError, ["seed=1844", "< 2**64"]),
+        (lambda: random_mask((4, 8), "2:4", -1), ArgumentError, ["seed=-1", "0 <= seed"]),
+        (lambda: random_mask((4, 8), "2:4", 2**64), ArgumentError, ["seed=1844", "< 2**64"]),
         (lambda: check_mask(ANY, "2:4"), DTypeError, ["torch.float32", "torch.bool", "mask != 0"]),
         (lambda: check_mask(None, "2:4"), DTypeError, ["NoneType", "torch.Tensor"]),
         (lambda: check_mask(ANY[0] > 0, "2:4"), ShapeError, ["[8]", "2 dimensions"]),
         (lambda: check_mask(ANY > 0, "2:5"), PatternError, ["check_mask", "multiple of 5"]),
         (lambda: allocate(SHAPES, 1.1), PatternError, ["allocate got sparsity=1.1", "[0, 1]"]),
         (lambda: allocate(SHAPES, "90%"), DTypeError, ["'90%'", "number"]),
-        (lambda: allocate(SHAPES, 0.9, "er"), PatternError, ["'er'", '"uniform" or "erk"']),
+        (lambda: allocate(SHAPES, 0.9, "er"), ArgumentError, ["'er'", '"uniform" or "erk"']),
         (lambda: allocate({"a": (1, 2, 3)}, 0.9), ShapeError, ["'a'", "[1, 2, 3]", "two sizes"]),
         (lambda: allocate({"a": (1, -2)}, 0.9), ShapeError, ["'a'", "[1, -2]", "negative"]),
     ],

@@ -61,7 +61,7 @@ def test_kept_gradient_is_the_dense_one_at_kept_entries(pattern: str) -> None:
 
 def test_the_mask_follows_the_weight_only_when_it_moves() -> None:
     for moving in (True, False):
-        layer = master("1:4", moving=moving)
+        layer = master("1:4", reselect_each_forward=moving)
         before = layer.mask()
         with torch.no_grad():
             layer.weight.copy_(layer.weight.flip(1))
@@ -79,16 +79,16 @@ def test_a_masked_weight_below_the_threshold_does_not_change_y() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["1:4", "2:8:v4", "90%", "block 4x4 50%"])
-def test_softness_fades_the_masked_entries(pattern: str) -> None:
+def test_share_fades_the_masked_entries(pattern: str) -> None:
     rows, cols = 16, 40
     layer = MaskedLinear.from_dense(nn.Linear(cols, rows, dtype=torch.float64), pattern)
     w = layer.weight.detach()
     mask = magnitude_mask(w, layer.pattern)
-    for softness in (0.0, 0.5, 1.0):
-        layer.softness.fill_(softness)
+    for share in (0.0, 0.5, 1.0):
+        layer.masked_weight_share.fill_(share)
         layer.zero_grad()
         x, y, g = run(layer)
-        used = torch.where(mask, w, w * softness)
+        used = torch.where(mask, w, w * share)
         assert torch.equal(layer.used_weight(), used)
         torch.testing.assert_close(y, nn.functional.linear(x, used, layer.bias))
         torch.testing.assert_close(x.grad, g @ used)
@@ -97,10 +97,10 @@ def test_softness_fades_the_masked_entries(pattern: str) -> None:
     assert torch.equal(y, dense)
 
 
-@pytest.mark.parametrize("softness", [0.0, 0.5, 1.0])
-def test_autocast(softness: float) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_autocast(share: float) -> None:
     layer = master("2:4:v4", torch.float32)
-    layer.softness.fill_(softness)
+    layer.masked_weight_share.fill_(share)
     x = torch.randn(6, layer.in_features, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         y = layer(x)
@@ -128,7 +128,7 @@ def test_no_gradient_is_computed_that_nobody_asks_for() -> None:
 
 
 def test_set_mask_and_set_pattern() -> None:
-    layer = master("2:8", moving=False)
+    layer = master("2:8", reselect_each_forward=False)
     mask = random_mask(tuple(layer.weight.shape), layer.pattern, seed=3)
     layer.set_mask(mask)
     assert torch.equal(layer.mask(), mask)
@@ -157,7 +157,7 @@ def test_set_mask_and_set_pattern() -> None:
 def test_a_mask_that_moves_before_backward_leaves_its_gradients_right(
     change: str, moving: bool
 ) -> None:
-    layer = master("2:8", moving=moving, gradient="kept")
+    layer = master("2:8", reselect_each_forward=moving, gradient="kept")
     used, mask = layer.used_weight().clone(), layer.mask()
     x = torch.randn(4, layer.in_features, dtype=torch.float64, requires_grad=True)
     y = layer(x)
@@ -176,7 +176,7 @@ def test_a_mask_that_moves_before_backward_leaves_its_gradients_right(
 
 
 def test_indices_that_somebody_writes_into_before_backward_are_refused() -> None:
-    layer = master("2:8", moving=False, gradient="kept")
+    layer = master("2:8", reselect_each_forward=False, gradient="kept")
     y = layer(torch.randn(4, layer.in_features, dtype=torch.float64))
     layer.indices.copy_(layer.indices.flip(0))
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -197,18 +197,18 @@ def test_one_layer_used_twice_in_one_pass() -> None:
 
 @pytest.mark.parametrize("pattern", ["2:4", "1:4:v4", "90%", "block 4x4 50%"])
 def test_state_goes_into_a_layer_of_another_pattern(pattern: str) -> None:
-    source = MaskedLinear.from_dense(nn.Linear(32, 16), pattern, moving=False)
+    source = MaskedLinear.from_dense(nn.Linear(32, 16), pattern, reselect_each_forward=False)
     source.set_mask(random_mask((16, 32), source.pattern, seed=1))
-    source.softness.fill_(0.25)
-    target = MaskedLinear.from_dense(nn.Linear(32, 16), "2:8", moving=False)
+    source.masked_weight_share.fill_(0.25)
+    target = MaskedLinear.from_dense(nn.Linear(32, 16), "2:8", reselect_each_forward=False)
     state = io.BytesIO()
     torch.save(source.state_dict(), state)
     state.seek(0)
     target.load_state_dict(torch.load(state, weights_only=True))
     assert target.pattern == source.pattern
     assert torch.equal(target.mask(), source.mask())
-    assert target.softness.item() == 0.25
-    source.softness.fill_(0.0), target.softness.fill_(0.0)
+    assert target.masked_weight_share.item() == 0.25
+    source.masked_weight_share.fill_(0.0), target.masked_weight_share.fill_(0.0)
     x = torch.randn(3, 32, requires_grad=True)
     assert torch.equal(target(x), source(x))
     (grad,) = torch.autograd.grad(target(x).sum(), x)
@@ -220,12 +220,22 @@ def test_state_goes_into_a_layer_of_another_pattern(pattern: str) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    ["index", "order", "short", "missing", "descriptor", "size", "softness", "nan", "weight"],
+    [
+        "index",
+        "order",
+        "short",
+        "missing",
+        "descriptor",
+        "size",
+        "masked_weight_share",
+        "nan",
+        "weight",
+    ],
 )
 def test_a_damaged_state_changes_nothing(damage: str) -> None:
-    layer = MaskedLinear.from_dense(nn.Linear(32, 16), "2:8", moving=False)
-    other = MaskedLinear.from_dense(nn.Linear(32, 16), "1:4", moving=False)
-    other.softness.fill_(0.5)
+    layer = MaskedLinear.from_dense(nn.Linear(32, 16), "2:8", reselect_each_forward=False)
+    other = MaskedLinear.from_dense(nn.Linear(32, 16), "1:4", reselect_each_forward=False)
+    other.masked_weight_share.fill_(0.5)
     state = dict(other.state_dict())
     if damage == "index":
         state["indices"] = state["indices"] + 200
@@ -239,10 +249,10 @@ def test_a_damaged_state_changes_nothing(damage: str) -> None:
         state["descriptor"] = state["descriptor"][:5]
     elif damage == "size":
         state = dict(MaskedLinear.from_dense(nn.Linear(16, 32), "1:4").state_dict())
-    elif damage == "softness":
-        state["softness"] = torch.tensor(1.5)
+    elif damage == "masked_weight_share":
+        state["masked_weight_share"] = torch.tensor(1.5)
     elif damage == "nan":
-        state["softness"] = torch.tensor(float("nan"))
+        state["masked_weight_share"] = torch.tensor(float("nan"))
     else:
         state["weight"] = state["weight"][:8]
     before = copy.deepcopy(layer.state_dict())
@@ -255,7 +265,7 @@ def test_a_damaged_state_changes_nothing(damage: str) -> None:
 
 
 def test_copies_are_their_own() -> None:
-    layer = master("2:4:v4", moving=False)
+    layer = master("2:4:v4", reselect_each_forward=False)
     with torch.no_grad():
         buffer = io.BytesIO()
         torch.save(layer, buffer)

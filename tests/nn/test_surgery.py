@@ -340,6 +340,7 @@ def test_sparse_takes_over_where_it_wins(monkeypatch: pytest.MonkeyPatch) -> Non
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_the_real_contest_runs() -> None:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -351,6 +352,7 @@ def test_the_real_contest_runs() -> None:
 
 @pytest.mark.parametrize("verb", ["spmm", "spmm_t", "sddmm"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.slow
 def test_the_contest_checks_results_first(
     verb: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,6 +132,7 @@ def test_water_is_filled_in_several_rounds():
     assert torch.allclose((rest != 0).float().mean(1), torch.tensor(0.25), atol=0.02)
 
 
+@pytest.mark.slow
 def test_exact_is_never_above_approximate_in_variance():
     groups = torch.randn(4, 500, dtype=torch.float64)
     exact = [variance(a, water_filling(a, 2)) for a in groups.t()]

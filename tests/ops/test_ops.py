@@ -83,6 +83,7 @@ UPSTREAM: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("lead", [(), (3,), (2, 2)], ids=["rank1", "rank2", "rank3"])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("pattern", oracle.PATTERNS)
+@pytest.mark.slow
 def test_gradients_of_spmm(pattern: str, bias: bool, lead: tuple[int, ...], transpose: str) -> None:
     weight = make(pattern, transpose=transpose)
     rows, cols = weight.shape

@@ -53,6 +53,7 @@ def neuron(rng: np.random.Generator, case: int) -> tuple[Array, Array, Array]:
     return v, w, c
 
 
+@pytest.mark.slow
 def test_not_beaten_by_a_grid() -> None:
     rng, zeros, steep = np.random.default_rng(0), 0, 0
     for case in range(400):
@@ -92,6 +93,7 @@ def by_pieces(v: float, w: Array, c: Array) -> float:
     st.floats(0.01, 30),
     st.lists(st.tuples(st.floats(0.01, 10), st.floats(0.01, 4)), min_size=1, max_size=8),
 )
+@pytest.mark.slow
 def test_the_minimum_over_all_stationary_points(v: float, pairs: list[tuple[float, float]]) -> None:
     w, c = np.array(pairs).T
     x, y = np.array([v]), w[None].copy()

@@ -15,7 +15,14 @@ from torch import Tensor
 
 from gossamer import codes
 from gossamer.codes import Code
-from gossamer.errors import DeviceError, DTypeError, GossamerError, ShapeError, StructureError
+from gossamer.errors import (
+    DeviceError,
+    DTypeError,
+    GossamerError,
+    ScheduleError,
+    ShapeError,
+    StructureError,
+)
 from gossamer.optim import AcceleratedProxGradient, HalfSpace, ProxAdamW, ProxSGD
 from gossamer.prox import (
     L1,
@@ -32,7 +39,7 @@ from gossamer.prox import (
 from gossamer.prox.checks import share_memory
 from gossamer.prox.groupings import Groups, partition
 from gossamer.prox.path_norm import joint_prox_, path_norm, path_thresholds
-from gossamer.schedules import Linear, ScheduleError
+from gossamer.schedules import Linear
 from support.prox_penalty_cases import ONE_OF_EACH, name
 
 pytestmark = pytest.mark.slow

@@ -199,6 +199,7 @@ ADVERSARIES = {
 
 
 @pytest.mark.parametrize("name", ADVERSARIES)
+@pytest.mark.slow
 def test_few_passes_over_a_million_groups(name: str) -> None:
     m = 1_000_000
     a = ADVERSARIES[name](m, rng_of(9))

@@ -1,6 +1,7 @@
 """Operators on groups give the same bits for any number of threads and instruction set."""
 
 import numpy as np
+import pytest
 import torch
 
 from gossamer import backend
@@ -32,6 +33,7 @@ def every_operator() -> list[torch.Tensor]:
     return found
 
 
+@pytest.mark.slow
 def test_the_bits_depend_on_neither_threads_nor_isa() -> None:
     torch.set_num_threads(2)
     torch.manual_seed(1)

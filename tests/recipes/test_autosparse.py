@@ -137,7 +137,7 @@ def test_autosparse_loaded_after_the_projection_holds_its_mask() -> None:
     layer = ThresholdLinear.from_dense(net()[0], "75%", None)
     layer.project()
     other = ThresholdLinear.from_dense(net(seed=3)[0], "75%", None)
-    assert other.moving
+    assert other.reselect_each_forward
     other.load_state_dict(layer.state_dict())
-    assert not other.moving
+    assert not other.reselect_each_forward
     assert torch.equal(other.mask(), layer.mask())

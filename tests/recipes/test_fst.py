@@ -221,7 +221,7 @@ def test_bad_input():
         (lambda: FST("2:4:v4"), PatternError),
         (lambda: FST("50%"), PatternError),
         (lambda: FST(mvue="50%"), PatternError),
-        (lambda: FST(method="greedy"), PatternError),
+        (lambda: FST(method="greedy"), RecipeError),
         (lambda: FST(gradient_decay=-1.0), RecipeError),
         (lambda: FST(gradient_decay=float("nan")), RecipeError),
         (lambda: FST(every=0), RecipeError),

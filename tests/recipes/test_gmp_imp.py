@@ -28,6 +28,7 @@ def test_thinner_patterns_of_each_kind():
 @pytest.mark.parametrize(
     "options", [{}, {"initial_sparsity": 0.3, "begin_share": 0.2, "end_share": 0.6, "every": 7}]
 )
+@pytest.mark.slow
 def test_gmp_follows_the_cubic_and_what_is_pruned_stays_zero(pattern, options):
     recipe = GMP(pattern, **options)
     final = parse_pattern(pattern)

@@ -121,7 +121,7 @@ def test_mask_decay_fades_monotonically_from_dense_to_the_pattern(kind: str) -> 
     model, optimizer = fit(recipe, 20)
     seen = []
     for x, y in batches(20):
-        seen.append(model[0].softness.item())
+        seen.append(model[0].masked_weight_share.item())
         dense = nn.functional.linear(x, model[0].weight, model[0].bias)
         out = model[0](x)
         w = model[0].weight.detach()
@@ -146,11 +146,19 @@ def parse_mask(weight: Tensor, n: int, m: int) -> Tensor:
 
 def test_mask_decay_takes_the_papers_rates() -> None:
     exponential = MaskDecay("1:8", method="exponential", rate=1e-4, finetune_share=0.0)
-    assert exponential.softness_at(10_000, 100_000) == pytest.approx(0.3679, abs=1e-4)
+    assert exponential.masked_weight_share_at(10_000, 100_000) == pytest.approx(0.3679, abs=1e-4)
     linear = MaskDecay("1:8", rate=1e-4, finetune_share=0.0)
-    assert linear.softness_at(9_999, 100_000) > 0.0 == linear.softness_at(10_000, 100_000)
+    assert (
+        linear.masked_weight_share_at(9_999, 100_000)
+        > 0.0
+        == linear.masked_weight_share_at(10_000, 100_000)
+    )
     fast = MaskDecay("1:8", rate=8e-4, finetune_share=0.0)
-    assert fast.softness_at(1_249, 10_000) > 0.0 == fast.softness_at(1_250, 10_000)
+    assert (
+        fast.masked_weight_share_at(1_249, 10_000)
+        > 0.0
+        == fast.masked_weight_share_at(1_250, 10_000)
+    )
 
 
 def test_mask_decay_hard_is_ste_bit_for_bit() -> None:
@@ -159,7 +167,7 @@ def test_mask_decay_hard_is_ste_bit_for_bit() -> None:
     for recipe in (STE("2:8"), MaskDecay("2:8", rate=2.0)):
         model, optimizer = fit(recipe, 20)
         for layer in (model[0], model[2]):
-            layer.softness.zero_()
+            layer.masked_weight_share.zero_()
         for x, y in batches(20):
             take_step(model, optimizer, x, y)
         ends.append(model)
@@ -269,6 +277,7 @@ def test_a_layer_too_narrow_for_the_first_window_is_named() -> None:
     assert isinstance(model[0], MaskedLinear)
 
 
+@pytest.mark.slow
 def test_recipes_learn() -> None:
     """Each ends below half of its first loss."""
     for recipe in (STE("2:4"), SRSTE("2:4"), MaskDecay("2:4"), StructureDecay("2:4")):

@@ -89,8 +89,8 @@ def test_the_pattern_holds_at_every_step(name: str) -> None:
             else:
                 backend.validate(part.structure)
                 check_mask(mask, part.pattern)
-                assert 0.0 <= part.softness.item() <= 1.0
-                if part.softness.item() == 0.0:
+                assert 0.0 <= part.masked_weight_share.item() <= 1.0
+                if part.masked_weight_share.item() == 0.0:
                     assert not part.used_weight()[~mask_of(part)].any()
             if entry(name).static:
                 assert torch.equal(mask, static[key])

@@ -74,6 +74,7 @@ class DenseTwin(nn.Module):
     ("dtype", "close"), [(torch.float32, 1e-6), (torch.float64, 1e-13)], ids=["f32", "f64"]
 )
 @pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.slow
 def test_equals_dense_adamw(pattern: str, dtype: torch.dtype, close: float, every: int) -> None:
     """20 steps on compressed state are 20 of torch's AdamW on masked weights and gradients."""
     recipe = SLoPe(pattern, every=every)

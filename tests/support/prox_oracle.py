@@ -38,8 +38,10 @@ def scad(a: Vector, lam: float, gamma: float) -> Vector:
     return np.select([a <= lam, a <= gamma * lam], [lam * a, middle], lam**2 * (gamma + 1) / 2)
 
 
+# --8<-- [start:oracle]
 def capped_l1(a: Vector, lam: float, t: float) -> Vector:
     return lam * np.minimum(a, t)
+    # --8<-- [end:oracle]
 
 
 def transformed_l1(x: Vector, lam: float, a: float) -> Vector:
@@ -79,7 +81,9 @@ ROWS: dict[str, Row] = {
     ),
     "mcp": Row(mcp, {"gamma": (-1, 1.5, "log")}, [(0.3, 3.0), (0.3, 0.4)], {"gamma": 2.5}),
     "scad": Row(scad, {"gamma": (0.31, 1.5, "log")}, [(0.3, 3.7), (0.3, 2.1)], {"gamma": 3.5}),
+    # --8<-- [start:row]
     "capped_l1": Row(capped_l1, {"t": (-2, 1, "log")}, [(0.3, 0.8), (0.3, 0.1)], {"t": 0.8}),
+    # --8<-- [end:row]
     "transformed_l1": Row(
         transformed_l1, {"a": (-2, 2, "log")}, [(0.3, 1.0), (0.3, 0.2)], {"a": 1.0}
     ),

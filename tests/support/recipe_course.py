@@ -16,6 +16,7 @@ from gossamer.recipes.base.registry import RECIPES, make
 STEPS = 24
 SPARSITY = 75
 # Schedules that fit into so few steps: every mask moves, every adapter is inserted.
+# --8<-- [start:options]
 OPTIONS: dict[str, dict[str, Any]] = {
     "slope": {"every": 5},
     "slope-adapters": {"adapter_rank": 2, "adapter_share": 0.3, "every": 5},
@@ -28,6 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gmp": {"every": 2},
     "hypersparse": {"lam": 1e-3},
 }
+# --8<-- [end:options]
 
 
 def network(seed: int = 0) -> nn.Sequential:

@@ -42,6 +42,7 @@ Queue queue_of(int device, std::uintptr_t stream) noexcept {
   return {device, reinterpret_cast<void*>(stream)};
 }
 
+// --8<-- [start:binding]
 void spmm(py::handle x, py::handle values, const Layout& layout, py::handle indices,
           py::handle indptr, py::handle bias, py::handle y, int device, std::uintptr_t stream) {
   const Panels w = read_panels(layout, indices, indptr);
@@ -60,6 +61,7 @@ void spmm(py::handle x, py::handle values, const Layout& layout, py::handle indi
   const py::gil_scoped_release release;
   run_spmm(args, dtype, queue_of(device, stream));
 }
+// --8<-- [end:binding]
 
 void spmm_t(py::handle grad_output, py::handle values, const Layout& layout, py::handle indices,
             py::handle indptr, py::handle grad_input, int device, std::uintptr_t stream) {

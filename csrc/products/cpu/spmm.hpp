@@ -78,6 +78,7 @@ GOSSAMER_INLINE void accumulate_panel(const Compute<T>* x, std::int64_t ld, cons
 #pragma GCC unroll 8
     for (int k = 0; k < NV; ++k) sums[0][k] = add(sums[0][k], odd[k]);
   } else {
+    // --8<-- [start:inner_loop]
     for (std::int64_t e = 0; e < count; ++e) {
       const C* xe = x + indices[e] * ld;
       R act[NV];
@@ -90,6 +91,7 @@ GOSSAMER_INLINE void accumulate_panel(const Compute<T>* x, std::int64_t ld, cons
         for (int k = 0; k < NV; ++k) sums[v][k] = fma(w, act[k], sums[v][k]);
       }
     }
+    // --8<-- [end:inner_loop]
   }
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) {

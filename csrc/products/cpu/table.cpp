@@ -28,11 +28,13 @@ constexpr SddmmKernel sddmm_kernel() {
 
 }  // namespace
 
+// --8<-- [start:rows]
 extern "C" constexpr ProductsTable GOSSAMER_TABLE = {
     GOSSAMER_ISA_NAME,
     GOSSAMER_VERB(spmm_kernel),
     GOSSAMER_VERB(spmm_t_kernel),
     GOSSAMER_VERB(sddmm_kernel),
 };
+// --8<-- [end:rows]
 
 }  // namespace gossamer

@@ -157,6 +157,7 @@ struct Lp {
 };
 
 // log(1 + |z| / eps): the larger root of a quadratic, where it is better than 0.
+// --8<-- [start:operator]
 template <class T>
 struct LogSum {
   T lam, eps;
@@ -175,6 +176,7 @@ struct LogSum {
     return x == x ? (keep ? with_sign(r, x) : T(0)) : x;
   }
 };
+// --8<-- [end:operator]
 
 // (a + 1) |z| / (a + |z|): the largest root of a cubic, by its cosine (Zhang and Xin 2017). cos and
 // acos come from the C library, one entry at a time, in double.
@@ -290,12 +292,14 @@ void run_lp(void* x, const ElementArgs& args, std::int64_t n) noexcept {
   }
 }
 
+// --8<-- [start:run]
 template <class T>
 void run_log_sum(void* x, const ElementArgs& args, std::int64_t n) noexcept {
   const double lam = args.params[0];
   const T eps = T(args.params[1]);
   for_each<T>(x, args, n, [=]<class S>(S step) { return LogSum<T>{T(S(lam) * step), eps}; });
 }
+// --8<-- [end:run]
 
 template <class T>
 void run_transformed_l1(void* x, const ElementArgs& args, std::int64_t n) noexcept {

@@ -6,6 +6,7 @@
 
 namespace gossamer {
 
+// --8<-- [start:rows]
 extern "C" constexpr ProxTable GOSSAMER_TABLE = {
     {{run_pieces<Penalty::l1, float>, run_pieces<Penalty::l1, double>},
      {run_pieces<Penalty::elastic_net, float>, run_pieces<Penalty::elastic_net, double>},
@@ -28,5 +29,6 @@ extern "C" constexpr ProxTable GOSSAMER_TABLE = {
      {run_adamw<float, run_log_sum<float>>, run_adamw<double, run_log_sum<double>>}},
     group_passes,
 };
+// --8<-- [end:rows]
 
 }  // namespace gossamer

@@ -27,10 +27,12 @@ def spmm(x: Array, values: Array, structure: Structure, bias: Array | None = Non
         ShapeError, DTypeError, DeviceError, StructureError: An argument does not fit; the message
             names it and what is needed.
     """
+    # --8<-- [start:function]
     layout, indices, indptr = check_structure(structure)
     y = empty((rows_of(x), layout.rows), x)
     module_of(x).products.spmm(x, values, layout, indices, indptr, bias, y)
     return y
+    # --8<-- [end:function]
 
 
 def spmm_t(

@@ -1,7 +1,7 @@
 """Sparse codes: top-k selection and decoding, autoencoders, unfolded solvers, regularisers."""
 
 from gossamer.codes.autoencoder import Losses, TopKAutoencoder, geometric_median
-from gossamer.codes.core import Code, scatter_touched
+from gossamer.codes.core import Code, dots, prefix_gradients, scatter, scatter_touched
 from gossamer.codes.functions import decode, encode, prefix_errors, selected, top_k
 from gossamer.codes.losses import (
     activation_imbalance,
@@ -22,6 +22,7 @@ __all__ = [
     "activation_imbalance",
     "cauchy_schwarz",
     "decode",
+    "dots",
     "encode",
     "explained_variance",
     "flops_penalty",
@@ -29,6 +30,8 @@ __all__ = [
     "hard_top_k",
     "hierarchical_loss",
     "prefix_errors",
+    "prefix_gradients",
+    "scatter",
     "scatter_touched",
     "selected",
     "soft_threshold",

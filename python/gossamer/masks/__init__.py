@@ -1,4 +1,4 @@
-"""Masks: scores and selections that pick the mask of a pattern, and budgets shared among layers."""
+"""Masks: scores and selections that choose the mask of a pattern, and sparsity per layer."""
 
 from gossamer.masks.double_prune import double_prune, double_prune_mask
 from gossamer.masks.n_of_m import add_pruned_, mask_difference, select_nm

@@ -1,10 +1,10 @@
-"""Double pruning: a weight that is N:M along its rows, pruned down its columns as well.
+"""Double pruning: a weight that is N:M along its rows, pruned along its columns as well.
 
-The product dX = dY W sums over the rows of W, so hardware and the packed transpose want groups of
-rows. Of each m consecutive rows of a column the n entries of largest magnitude stay. The zeros of
-the row mask go first: only where more than n of the m survive is anything lost, on a random
-weight the share sum over j > n of C(m, j) s^j (1 - s)^(m - j) (j - n) / m of all entries, with
-s = n / m.
+The product dX = dY W sums over the rows of W, so hardware and the packed transpose need groups of
+rows. Of each m consecutive rows of a column the n entries with the largest magnitude are kept.
+Entries that the row mask dropped are pruned first, so something is lost only where more than n of
+the m survive: on a random weight the share sum over j > n of
+C(m, j) s^j (1 - s)^(m - j) (j - n) / m of all entries, with s = n / m.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ __all__ = ["double_prune", "double_prune_mask"]
 
 
 def double_prune(values: Tensor, structure: Structure, n: int, m: int) -> Transposed:
-    """Prune the kept entries down their columns, and lay out the transpose of what remains.
+    """Prune the kept entries along their columns, and build the transpose of the rest.
 
-    No dense copy is made. Where the rows are no multiple of m, the last group of each column is
-    shorter and keeps at most n as well.
+    No dense copy is made. If the number of rows is not a multiple of m, the last group of each
+    column is shorter and also keeps at most n.
 
     Args:
         values: [nnz], float32, float64 or bfloat16, in the order of `structure`. Of equal
-            magnitudes the lower row's entry stays; NaN counts as the largest.
-        structure: of W [rows, cols], any number of rows a panel.
-        n: entries kept of each group of m consecutive rows of a column.
-        m: rows in a group, 1 <= n <= m <= 64.
+            magnitudes the entry of the lower row is kept; NaN ranks above infinity.
+        structure: structure of W [rows, cols], with any number of rows per panel.
+        n: entries kept per group of m consecutive rows of a column.
+        m: rows of a group, 1 <= n <= m <= 64.
 
     Returns:
-        The structure of the transpose [cols, rows] and where its values stand among `values`.
+        The structure of the transpose [cols, rows], and the permutation that maps its values to
+        positions in `values`.
 
     Raises:
         ShapeError, DTypeError, StructureError: an argument does not fit.
@@ -56,27 +57,27 @@ def double_prune(values: Tensor, structure: Structure, n: int, m: int) -> Transp
     m = as_integer(m, "double_prune got m")
     if isinstance(values, Tensor):
         values = values.detach()
-    # Beyond 64 bits is out of range all the same.
+    # Integers beyond 64 bits are out of range as well.
     bound = 2**62
     n, m = max(-bound, min(n, bound)), max(-bound, min(m, bound))
     return kernels.double_prune(values, structure, n, m)
 
 
 def double_prune_mask(weight: Tensor, n: int, m: int, vector: int = 1) -> Tensor:
-    """The mask of a dense weight pruned N:M by magnitude along its rows, then down its columns.
+    """Return the mask of a weight pruned N:M by magnitude along rows, then along columns.
 
     Args:
-        weight: [rows, cols], float32, float64 or bfloat16. One that is N:M along its rows already
-            loses nothing to the first pruning.
-        n: entries kept of each group.
+        weight: [rows, cols], float32, float64 or bfloat16. If it is N:M along its rows already,
+            the first pruning drops nothing.
+        n: entries kept per group.
         m: size of a group of columns, and of rows.
-        vector: rows that share one list of columns in the first pruning, 1, 4 or 8.
+        vector: rows that share one list of columns in the first pruning: 1, 4 or 8.
 
     Returns:
         bool [rows, cols], True = kept.
 
     Raises:
-        PatternError: the columns are no multiple of m, or n and m are no pattern.
+        PatternError: the number of columns is not a multiple of m, or n and m are out of range.
         ShapeError, DTypeError: not a matrix of those dtypes.
 
     Reference:
@@ -92,7 +93,5 @@ def double_prune_mask(weight: Tensor, n: int, m: int, vector: int = 1) -> Tensor
     pattern = NM(n, m, vector)
     rows = magnitude_mask(weight, pattern)
     structure = backend.encode(rows, pattern.panel, n, m)
-    turned, _ = double_prune(backend.gather(weight, structure), structure, n, m)
-    mask = rows.new_zeros(rows.numel())
-    mask[backend.coordinates(turned)] = True
-    return mask.view(rows.shape[1], rows.shape[0]).t().contiguous()
+    transposed, _ = double_prune(backend.gather(weight, structure), structure, n, m)
+    return backend.mask(transposed).t().contiguous()

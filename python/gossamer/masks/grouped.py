@@ -1,7 +1,7 @@
 """Masks of `GroupedNM`: N:M in which every choice of columns occurs equally often.
 
-A group of m columns of one row takes one of the C(m, n) choices, numbered from the lowest columns
-on (colexicographic). In a chunk of r rows each is taken floor(r / C) or ceil(r / C) times.
+A group of m columns of one row has one of the C(m, n) choices, in colexicographic order. In a
+chunk of r rows each choice occurs floor(r / C) or ceil(r / C) times.
 """
 
 from itertools import combinations
@@ -19,48 +19,51 @@ __all__ = ["check_balance", "choices", "draw_grouped", "select_grouped"]
 
 
 def choices(n: int, m: int) -> Tensor:
-    """All choices of n of m columns, int64 [C(m, n), n], each ascending.
+    """Return all choices of n of m columns, int64 [C(m, n), n], each ascending.
 
-    >>> choices(2, 3).tolist()
-    [[0, 1], [0, 2], [1, 2]]
+    Example:
+        >>> choices(2, 3).tolist()
+        [[0, 1], [0, 2], [1, 2]]
     """
     return torch.tensor(sorted(combinations(range(m), n), key=lambda c: c[::-1]))
 
 
 def select_grouped(score: Tensor, pattern: GroupedNM) -> Tensor:
-    """Keep the choices of largest score, greedily: the best (row, choice) of a chunk comes first.
+    """Choose greedily by the kept score: the best pair (row, choice) of a chunk comes first.
 
-    Pairs of a chunk are taken in the order of the score that they keep, unless the row has its
-    choice or the choice has been taken often enough. On ties the lower row, then the lower choice
-    comes first.
+    Pairs of a chunk are visited in descending order of the score that they keep. A pair is skipped
+    if its row has a choice already, or if its choice occurs often enough. Of equal pairs the one
+    with the lower row, then with the lower choice comes first.
 
     Args:
-        score: float32 or float64 [rows, cols]; larger is better.
-        pattern: that the mask is of.
+        score: float32 or float64 [rows, cols]; larger is better, NaN is best.
+        pattern: the pattern of the mask.
 
     Returns:
         bool [rows, cols], on the device of the score.
 
     Reference:
-        Ivanov et al. 2023, "STen: Productive and Efficient Sparsity in PyTorch"; the conversion
-        that it runs on the CPU.
+        Ivanov et al. 2023, "STen: Productive and Efficient Sparsity in PyTorch": the conversion
+        that runs on the CPU.
 
-    >>> select_grouped(torch.tensor([[3.0, 1.0], [2.0, 0.0]]), GroupedNM(1, 2, 1))
-    tensor([[ True, False],
-            [False,  True]])
+    Example:
+        >>> select_grouped(torch.tensor([[3.0, 1.0], [2.0, 0.0]]), GroupedNM(1, 2, 1))
+        tensor([[ True, False],
+                [False,  True]])
     """
     rows, cols = score.shape
     groups, whole = cols // pattern.m, rows - rows % pattern.chunk
     table = choices(pattern.n, pattern.m)
-    # Sums of infinities of both signs would be NaN.
-    finite = score.detach().cpu().double().clamp(-1e300, 1e300).view(rows, groups, pattern.m)
+    # Finite, because sums of infinities of both signs would be NaN; NaN ranks above infinity.
+    finite = score.detach().cpu().double().clamp(-1e300, 1e300).nan_to_num(nan=1e305)
+    finite = finite.view(rows, groups, pattern.m)
     kept = torch.zeros(rows, groups, len(table), dtype=torch.float64)
     for column in table.unbind(1):
         kept += finite[:, :, column]
     taken = torch.empty(rows, groups, dtype=torch.int64)
     for start, stop, size in ((0, whole, pattern.chunk), (whole, rows, rows - whole)):
         if stop > start and groups:
-            # [chunks, rows of a chunk, groups, choices] -> one line a (chunk, group).
+            # [chunks, rows of a chunk, groups, choices] -> one line per (chunk, group).
             part = kept[start:stop].view(-1, size, groups, len(table)).transpose(1, 2)
             chosen = _greedy(part.reshape(-1, size * len(table)), size, len(table))
             lines = torch.from_numpy(chosen).view(-1, groups, size).transpose(1, 2)
@@ -69,7 +72,7 @@ def select_grouped(score: Tensor, pattern: GroupedNM) -> Tensor:
 
 
 def draw_grouped(rows: int, cols: int, pattern: GroupedNM, generator: torch.Generator) -> Tensor:
-    """A mask drawn uniformly from all of the pattern, bool [rows, cols]."""
+    """Return a mask drawn uniformly from all masks of the pattern, bool [rows, cols]."""
     groups, count = cols // pattern.m, comb(pattern.m, pattern.n)
     taken = torch.empty(rows, groups, dtype=torch.int64)
     for start in range(0, rows, pattern.chunk):
@@ -83,7 +86,7 @@ def draw_grouped(rows: int, cols: int, pattern: GroupedNM, generator: torch.Gene
 
 
 def check_balance(mask: Tensor, pattern: GroupedNM) -> None:
-    """Raise StructureError unless an N:M mask takes the choices equally often in each chunk."""
+    """Raise StructureError unless the choices occur equally often in each chunk of an N:M mask."""
     rows, cols = mask.shape
     groups, count = cols // pattern.m, comb(pattern.m, pattern.n)
     kept = mask.reshape(-1, pattern.m).nonzero()[:, 1].view(rows, groups, pattern.n)

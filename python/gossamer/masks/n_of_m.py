@@ -1,8 +1,8 @@
 """N:M selection of a dense weight at every step, compiled: values and structure in one pass.
 
-A recipe that trains a dense weight and uses its N largest of every M entries selects anew before
-each product. `select_nm` reads the weight once and writes what the kernels stream; nothing dense
-is made in between.
+A recipe that trains a dense weight and uses the N largest of every M entries selects before each
+product. `select_nm` reads the weight once and writes the packed form that the kernels read, without
+a dense intermediate.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from gossamer.backend import Layout, Structure, check_array
 from gossamer.backend import masks as kernels
 from gossamer.backend.structure import check_structure
-from gossamer.errors import DTypeError, PatternError, ShapeError
+from gossamer.errors import ArgumentError, DTypeError, PatternError, ShapeError
 from gossamer.patterns import NM, parse_pattern
 
 __all__ = ["add_pruned_", "mask_difference", "select_nm"]
@@ -22,33 +22,34 @@ __all__ = ["add_pruned_", "mask_difference", "select_nm"]
 def select_nm(
     weight: Tensor, pattern: str | NM, out: tuple[Tensor, Structure] | None = None
 ) -> tuple[Tensor, Structure]:
-    """The entries of largest magnitude of every group, packed.
+    """Select the entries with the largest magnitudes of every group, and pack them.
 
     Values and structure are those of `magnitude_mask`, `backend.encode` and `backend.gather`, bit
-    for bit. A NaN counts as larger than any number, so that it is seen and not pruned away.
+    for bit. A NaN ranks above infinity, so that the selection does not hide it.
 
     Args:
-        weight: float32, float64 or bfloat16 `[rows, cols]`. Copied where the entries of a row do
-            not lie side by side. Its graph is not followed.
-        pattern: An N:M pattern or its text. With V > 1 a column of a panel of V rows counts the
-            sum of its magnitudes, in float64.
-        out: What an earlier call returned for a weight of this shape, dtype and pattern. It is
-            overwritten: at every step of a training this saves new memory, which costs more than
-            the selection.
+        weight: float32, float64 or bfloat16 `[rows, cols]`; copied unless the entries of a row
+            are contiguous. Not differentiated.
+        pattern: an N:M pattern or its text. With V > 1 the score of a column of V rows is the sum
+            of its magnitudes, in float64.
+        out: the result of an earlier call for a weight of this shape, dtype and pattern, to be
+            overwritten. Allocating new memory at every step costs more than the selection.
 
     Returns:
         Values [nnz] of the weight's dtype and their structure; of equal magnitudes the lower
         column is kept.
 
     Raises:
-        DTypeError: Not a tensor of those dtypes, or `out` is not such a pair.
-        ShapeError: Not of rank 2, or `out` is of another weight or pattern, or is the weight.
-        PatternError: Not an N:M pattern, or the shape does not fit it.
-        DeviceError: Not on the CPU.
+        DTypeError: not a tensor of those dtypes, or `out` is not such a pair.
+        ShapeError: not of rank 2, or `out` belongs to another shape or pattern.
+        ArgumentError: `out` shares memory with the weight.
+        PatternError: not an N:M pattern, or the shape does not fit it.
+        DeviceError: not on the CPU.
 
-    >>> values, structure = select_nm(torch.tensor([[1.0, -3.0, 2.0, 0.0]]), "2:4")
-    >>> values, structure.indices
-    (tensor([-3.,  2.]), tensor([1, 2], dtype=torch.uint8))
+    Example:
+        >>> values, structure = select_nm(torch.tensor([[1.0, -3.0, 2.0, 0.0]]), "2:4")
+        >>> values, structure.indices
+        (tensor([-3.,  2.]), tensor([1, 2], dtype=torch.uint8))
     """
     parsed = parse_pattern(pattern)
     if not isinstance(parsed, NM):
@@ -70,46 +71,47 @@ def select_nm(
 
 
 def add_pruned_(out: Tensor, source: Tensor, alpha: float, structure: Structure) -> Tensor:
-    """``out += alpha * source`` at the entries that a structure does not keep, in place.
+    """Add `alpha * source` to `out` in place, at the entries that a structure does not keep.
 
-    With `out` the gradient, `source` the dense weight and `alpha` its rate this is the decay of
+    With `out` the gradient, `source` the dense weight and `alpha` the rate, this is the decay of
     SR-STE: lambda (1 - mask) W is added to the gradient.
 
     Args:
-        out: float32, float64 or bfloat16 `[rows, cols]`. Entries that are kept do not change, not
-            even in the sign of a zero.
-        source: Of the same shape and dtype; may be `out` itself.
-        alpha: Taken in the dtype of `out`, in float32 for bfloat16.
-        structure: What is kept, of any pattern.
+        out: float32, float64 or bfloat16 `[rows, cols]`. Kept entries do not change in any bit.
+        source: a tensor of the same shape and dtype; may be `out` itself.
+        alpha: factor, in the dtype of `out` (float32 for bfloat16).
+        structure: the kept entries, of any pattern.
 
     Returns:
-        `out`. Autograd is told that it changed; the sum itself is not differentiated.
+        `out`. Its version counter is incremented; the sum is not differentiated.
 
     Raises:
-        DTypeError: Other dtypes, or dtypes that differ.
-        ShapeError: A shape that is not the structure's, or entries of `out` that share memory.
-        StructureError: A damaged structure.
-        DeviceError: Not on the CPU.
+        DTypeError: unsupported or different dtypes.
+        ShapeError: a shape other than the structure's.
+        ArgumentError: entries of `out` share memory.
+        StructureError: a damaged structure.
+        DeviceError: not on the CPU.
 
     Reference:
         Zhou et al. 2021, "Learning N:M fine-grained structured sparse neural networks from
         scratch", equation 8.
 
-    >>> weight = torch.tensor([[1.0, -3.0, 2.0, 0.5]])
-    >>> _, structure = select_nm(weight, "2:4")
-    >>> add_pruned_(torch.zeros(1, 4), weight, 0.5, structure)
-    tensor([[0.5000, 0.0000, 0.0000, 0.2500]])
+    Example:
+        >>> weight = torch.tensor([[1.0, -3.0, 2.0, 0.5]])
+        >>> _, structure = select_nm(weight, "2:4")
+        >>> add_pruned_(torch.zeros(1, 4), weight, 0.5, structure)
+        tensor([[0.5000, 0.0000, 0.0000, 0.2500]])
     """
     check_structure(structure)
     y, x = check_array(out, "out", rank=2), check_array(source, "source", rank=2)
     if any(size > 1 and step == 0 for size, step in zip(y.shape, y.stride(), strict=True)):
-        raise ShapeError(
+        raise ArgumentError(
             "add_pruned_ got an out whose entries share memory (an expanded tensor); each needs a "
             "place of its own: call .clone()"
         )
     same = (y.data_ptr(), y.shape, y.stride()) == (x.data_ptr(), x.shape, x.stride())
     if not same and y.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
-        # Rows that overlap shifted: each sum reads what stood there before the first was written.
+        # Shifted rows overlap: every sum must read the values from before the first write.
         x = x.clone()
     alpha = float(alpha)
     direct = _lies_row_by_row(y)
@@ -123,31 +125,32 @@ def add_pruned_(out: Tensor, source: Tensor, alpha: float, structure: Structure)
 
 
 def mask_difference(a: Structure, b: Structure) -> int:
-    """In how many entries two masks of one weight differ: the sum of absolute differences.
+    """Count the entries in which two masks of one weight differ.
 
     Args:
-        a: A structure of any pattern.
-        b: A structure of the same sizes and vector, and of blocks of the same width.
+        a: a structure of any pattern.
+        b: a structure of the same sizes and vector, and of blocks of the same width.
 
     Returns:
-        Entries kept by one of them and not by the other; divided by rows * cols it is the flip
-        rate.
+        Number of entries that one mask keeps and the other does not; divided by rows * cols it is
+        the flip rate.
 
     Raises:
-        DTypeError: Not a structure.
-        ShapeError: Sizes, vectors or widths of blocks that differ.
-        StructureError: A damaged structure.
+        DTypeError: not a structure.
+        ShapeError: sizes, vectors or block widths differ.
+        StructureError: a damaged structure.
 
-    >>> _, a = select_nm(torch.tensor([[1.0, -3.0, 2.0, 0.0]]), "2:4")
-    >>> _, b = select_nm(torch.tensor([[4.0, -3.0, 2.0, 0.0]]), "2:4")
-    >>> mask_difference(a, b)
-    2
+    Example:
+        >>> _, a = select_nm(torch.tensor([[1.0, -3.0, 2.0, 0.0]]), "2:4")
+        >>> _, b = select_nm(torch.tensor([[4.0, -3.0, 2.0, 0.0]]), "2:4")
+        >>> mask_difference(a, b)
+        2
     """
     return kernels.mask_difference(check_structure(a, "a"), check_structure(b, "b"))
 
 
 def _side_by_side(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy of it, whose rows each lie in one piece."""
+    """Return the tensor, or a copy if its rows are not contiguous."""
     whole = tensor.shape[1] <= 1 or tensor.stride(1) == 1
     return (tensor if whole else tensor.contiguous()).resolve_neg()
 
@@ -171,4 +174,4 @@ def _check_reusable(out: object, layout: Layout, weight: Tensor) -> None:
             "this shape and pattern"
         )
     if values.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr() and len(values):
-        raise ShapeError("out shares its memory with the weight; it needs memory of its own")
+        raise ArgumentError("out shares memory with the weight; pass memory of its own")

@@ -1,9 +1,10 @@
 """Masks from scores, and a budget shared among layers.
 
-A slot is what lives or dies as one: an entry, a column of V rows, or a tile. Its score is the sum
-over its entries. A selection keeps the best slots (per group of m for N:M, of the whole weight
-otherwise), exactly `pattern.count(rows, cols)` entries; on equal scores the slot with the lower
-row-major index is kept. The result does not depend on the number of threads.
+A slot is the unit that is kept or dropped: an entry, a column of V rows, or a tile. Its score is
+the sum over its entries. A selection keeps the best slots (per group of m for N:M, of the whole
+weight otherwise), exactly `pattern.count(rows, cols)` entries; of equal scores the slot with the
+lower row-major index is kept. A NaN ranks above infinity, so that no selection hides it. The result
+does not depend on the number of threads.
 """
 
 import math
@@ -12,8 +13,15 @@ from typing import Literal
 
 import torch
 
-from gossamer.errors import DeviceError, DTypeError, PatternError, ShapeError, StructureError
+from gossamer.errors import (
+    ArgumentError,
+    DeviceError,
+    DTypeError,
+    ShapeError,
+    StructureError,
+)
 from gossamer.masks.grouped import check_balance, draw_grouped, select_grouped
+from gossamer.masks.ranks import rank_keys
 from gossamer.patterns import (
     NM,
     Block,
@@ -33,83 +41,89 @@ _SCORE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def magnitude_mask(weight: torch.Tensor, pattern: str | Pattern) -> torch.Tensor:
-    """Keep the entries of largest magnitude.
+    """Return the mask of the entries with the largest magnitudes.
 
     Args:
-        weight: float16, bfloat16, float32 or float64 `[rows, cols]`, any strides.
-        pattern: A pattern or its text. A slot of several entries (V > 1, or a tile) scores the
-            sum of their magnitudes.
+        weight: float16, bfloat16, float32 or float64 `[rows, cols]`, any strides. NaN ranks
+            above infinity.
+        pattern: a pattern or its text. The score of a slot of several entries (V > 1, or a tile)
+            is the sum of their magnitudes.
 
     Returns:
         bool `[rows, cols]`, True = kept, on the device of `weight`.
 
     Raises:
-        DTypeError: Not a floating-point torch tensor of one of those dtypes.
-        ShapeError: Not of rank 2.
-        PatternError: The shape does not fit the pattern, or NaN among the entries.
+        DTypeError: not a torch tensor of one of those dtypes.
+        ShapeError: not of rank 2.
+        PatternError: the shape does not fit the pattern.
 
-    >>> magnitude_mask(torch.tensor([[1.0, -3.0, 2.0, 0.0]]), "2:4")
-    tensor([[False,  True,  True, False]])
+    Example:
+        >>> magnitude_mask(torch.tensor([[1.0, -3.0, 2.0, 0.0]]), "2:4")
+        tensor([[False,  True,  True, False]])
     """
     return _mask(_checked(weight, "magnitude_mask", "weight").abs(), pattern, "magnitude_mask")
 
 
 def mask_from_score(score: torch.Tensor, pattern: str | Pattern) -> torch.Tensor:
-    """Keep the entries of largest score.
+    """Return the mask of the entries with the largest scores.
 
     Args:
         score: float16, bfloat16, float32 or float64 `[rows, cols]`, any strides. Signed: larger
-            is better, `inf` is kept first and `-inf` last. No NaN.
-        pattern: A pattern or its text. A slot of several entries (V > 1, or a tile) scores the
-            plain sum of theirs; it must not hold both `inf` and `-inf`.
+            scores are kept first; NaN ranks above `inf`, and `-inf` last.
+        pattern: a pattern or its text. The score of a slot of several entries (V > 1, or a tile)
+            is the sum of theirs; a slot must not hold both `inf` and `-inf`.
 
     Returns:
         bool `[rows, cols]`, True = kept, on the device of `score`.
 
     Raises:
-        DTypeError: Not a floating-point torch tensor of one of those dtypes.
-        ShapeError: Not of rank 2.
-        PatternError: The shape does not fit the pattern, or NaN among the entries.
+        DTypeError: not a torch tensor of one of those dtypes.
+        ShapeError: not of rank 2.
+        PatternError: the shape does not fit the pattern.
+        ArgumentError: a slot holds both `inf` and `-inf`.
 
-    >>> mask_from_score(torch.tensor([[1.0, -3.0, 2.0, 2.0]]), "75%")
-    tensor([[False, False,  True, False]])
+    Example:
+        >>> mask_from_score(torch.tensor([[1.0, -3.0, 2.0, 2.0]]), "75%")
+        tensor([[False, False,  True, False]])
     """
     return _mask(_checked(score, "mask_from_score", "score"), pattern, "mask_from_score")
 
 
 def random_mask(shape: Sequence[int], pattern: str | Pattern, seed: int = 0) -> torch.Tensor:
-    """Keep entries at random, uniformly over all masks of the pattern.
+    """Return a random mask, uniform over all masks of the pattern.
 
     Args:
         shape: `(rows, cols)`.
-        pattern: A pattern or its text.
+        pattern: a pattern or its text.
         seed: 0 <= seed < 2**64. The same seed gives the same mask; torch's global generator is
-            neither read nor moved.
+            not used.
 
     Returns:
         bool `[rows, cols]`, True = kept, on the CPU.
 
     Raises:
-        ShapeError: The shape has not two sizes, or a negative or too large one.
-        DTypeError: The seed or a size is not an integer.
-        PatternError: The shape does not fit the pattern, or the seed is out of range.
+        ShapeError: the shape does not have two sizes, or a size is negative or too large.
+        DTypeError: the seed or a size is not an integer.
+        PatternError: the shape does not fit the pattern.
+        ArgumentError: the seed is out of range.
 
-    >>> random_mask((4, 8), "2:4", seed=1).sum(dim=1)
-    tensor([4, 4, 4, 4])
+    Example:
+        >>> random_mask((4, 8), "2:4", seed=1).sum(dim=1)
+        tensor([4, 4, 4, 4])
     """
     rows, cols = _shape(shape, "random_mask")
     pattern = parse_pattern(pattern)
     pattern.check_shape(rows, cols, "random_mask")
     seed = as_integer(seed, "random_mask got seed")
     if not 0 <= seed < 2**64:
-        raise PatternError(
+        raise ArgumentError(
             f"random_mask got seed={seed}; 0 <= seed < 2**64 must hold: pass a number such as 0"
         )
     high, wide = _slot_size(pattern)
     generator = torch.Generator("cpu").manual_seed(seed)
     if isinstance(pattern, GroupedNM):
         return draw_grouped(rows, cols, pattern, generator)
-    # float64: with the 24 bits of float32 a large layer has ties, which favour the lower index.
+    # float64: with the 24 bits of float32 a large layer has ties, which prefer lower indices.
     slots = torch.rand(
         (rows // high, cols // wide), generator=generator, dtype=torch.float64, device="cpu"
     )
@@ -117,20 +131,21 @@ def random_mask(shape: Sequence[int], pattern: str | Pattern, seed: int = 0) -> 
 
 
 def check_mask(mask: torch.Tensor, pattern: str | Pattern) -> None:
-    """Raise unless the mask obeys the pattern, its exact count included.
+    """Raise unless the mask obeys the pattern, including its exact count.
 
     Args:
         mask: bool `[rows, cols]`, True = kept.
-        pattern: A pattern or its text.
+        pattern: a pattern or its text.
 
     Raises:
-        StructureError: Rows of a panel or entries of a tile differ, a group keeps not n, or the
-            mask keeps not `pattern.count(rows, cols)` entries.
-        DTypeError: Not a bool torch tensor.
-        ShapeError: Not of rank 2.
-        PatternError: The shape does not fit the pattern.
+        StructureError: rows of a panel or entries of a tile differ, a group does not keep n, or
+            the mask does not keep `pattern.count(rows, cols)` entries.
+        DTypeError: not a bool torch tensor.
+        ShapeError: not of rank 2.
+        PatternError: the shape does not fit the pattern.
 
-    >>> check_mask(torch.tensor([[True, False, True, False]]), "2:4")
+    Example:
+        >>> check_mask(torch.tensor([[True, False, True, False]]), "2:4")
     """
     _require_matrix(mask, "check_mask", "mask")
     if mask.dtype != torch.bool:
@@ -176,43 +191,46 @@ def check_mask(mask: torch.Tensor, pattern: str | Pattern) -> None:
 def allocate(
     shapes: Mapping[str, Sequence[int]], sparsity: float, distribution: Distribution = "uniform"
 ) -> dict[str, float]:
-    """Share a global sparsity among layers.
+    """Distribute a global sparsity over layers.
 
-    "uniform" gives every layer the same. "erk" (Erdos-Renyi kernel) gives a layer the density
-    eps * (sum of sizes) / (product of sizes): small layers stay denser. Layers above density 1
-    become dense and eps is solved again, so the kept share of all entries is 1 - sparsity.
+    "uniform" gives every layer the same sparsity. "erk" (Erdos-Renyi kernel) gives a layer the
+    density eps * (sum of sizes) / (product of sizes): small layers stay denser. Layers above
+    density 1 become dense and eps is solved again, so the kept share of all entries is
+    1 - sparsity.
 
     Args:
-        shapes: Layer name -> `(rows, cols)`.
-        sparsity: Dropped share of all entries, in [0, 1].
+        shapes: `(rows, cols)` by layer name.
+        sparsity: dropped share of all entries, in [0, 1].
         distribution: "uniform" or "erk".
 
     Returns:
-        Layer name -> sparsity of that layer. The budget is met to floating-point accuracy; a
-        pattern then rounds each layer to whole entries.
+        Sparsity by layer name. The budget is met to floating-point accuracy; a pattern then
+        rounds each layer to whole entries.
 
     Raises:
-        PatternError: Sparsity outside [0, 1], or an unknown distribution.
-        ShapeError: A shape has not two non-negative sizes.
+        PatternError: a sparsity outside [0, 1].
+        ArgumentError: an unknown distribution.
+        ShapeError: a shape does not have two non-negative sizes.
 
     Reference:
         Mocanu et al. 2018, "Scalable training of artificial neural networks with adaptive sparse
         connectivity"; Evci et al. 2020, "Rigging the Lottery", section 3.
 
-    >>> allocate({"wide": (128, 128), "a": (64, 64), "b": (64, 64)}, 0.75, "erk")
-    {'wide': 0.8125, 'a': 0.625, 'b': 0.625}
+    Example:
+        >>> allocate({"wide": (128, 128), "a": (64, 64), "b": (64, 64)}, 0.75, "erk")
+        {'wide': 0.8125, 'a': 0.625, 'b': 0.625}
     """
     sizes = {name: _shape(shape, f"allocate, layer {name!r},") for name, shape in shapes.items()}
     sparsity = unit_interval(sparsity, "allocate")
     if distribution == "uniform":
         return dict.fromkeys(sizes, sparsity)
     if distribution != "erk":
-        raise PatternError(
+        raise ArgumentError(
             f"allocate got distribution={distribution!r}; it must be a known one: "
             'choose "uniform" or "erk"'
         )
     density = dict.fromkeys(sizes, 1.0)
-    # A layer without entries takes nothing from the budget; it counts as dense.
+    # A layer without entries uses nothing of the budget; it counts as dense.
     open_layers = [name for name, (rows, cols) in sizes.items() if rows * cols]
     budget = (1.0 - sparsity) * sum(math.prod(sizes[name]) for name in open_layers)
     while open_layers:
@@ -220,7 +238,7 @@ def allocate(
         eps = budget / sum(sum(sizes[name]) for name in open_layers)
         for name in open_layers:
             density[name] = eps * sum(sizes[name]) / math.prod(sizes[name])
-        # Making these dense frees their excess and raises eps: none of them would come back.
+        # Making these dense frees their excess and raises eps: all of them stay above 1.
         full = {name for name in open_layers if density[name] > 1.0}
         if not full:
             break
@@ -242,32 +260,36 @@ def _mask(score: torch.Tensor, pattern: str | Pattern, who: str) -> torch.Tensor
         score = tiles.sum(dim=(1, 3), dtype=torch.float64)
         clash = torch.isnan(score)
         if bool(clash.any()):
+            clash &= ~torch.isnan(tiles).any(dim=3).any(dim=1)
+        if bool(clash.any()):
             row, col = _first(clash)
-            raise PatternError(
+            raise ArgumentError(
                 f"{who} got inf and -inf in the {high}x{wide} tile at [{row * high}, "
                 f"{col * wide}], whose sum is NaN; a tile must not hold both: "
                 "use large finite scores for one of them"
             )
-    return _select(score, pattern, rows, cols)
-
-
-def _select(slots: torch.Tensor, pattern: Pattern, rows: int, cols: int) -> torch.Tensor:
     if isinstance(pattern, GroupedNM):
-        return select_grouped(slots, pattern)
+        return select_grouped(score, pattern)
+    return _select(rank_keys(score), pattern, rows, cols)
+
+
+# --8<-- [start:selection]
+def _select(slots: torch.Tensor, pattern: Pattern, rows: int, cols: int) -> torch.Tensor:
     high, wide = _slot_size(pattern)
-    if isinstance(pattern, NM):
+    if isinstance(pattern, NM | GroupedNM):
         kept = _top(slots.reshape(rows // high * (cols // pattern.m), pattern.m), pattern.n)
     else:
         kept = _top(slots.reshape(1, -1), pattern.count(rows, cols) // (high * wide))
     return _spread(kept.reshape(slots.shape), high, wide)
+    # --8<-- [end:selection]
 
 
 def _top(score: torch.Tensor, k: int) -> torch.Tensor:
-    """Mask of the k largest of each row of `score`; on ties the lower index. No NaN."""
+    """Mask of the k largest of each row of `score`, without NaN; of equal ones the lower index."""
     if k == 0 or score.numel() == 0:
         return torch.zeros_like(score, dtype=torch.bool)
-    # topk alone breaks ties as it likes, but its least value is always the k-th. (kthvalue needs
-    # quadratic time on descending input, a stable sort of the whole several times the time.)
+    # topk breaks ties in any order, but its least value is always the k-th. (kthvalue needs
+    # quadratic time on descending input; a stable sort needs several times the time.)
     least = torch.topk(score, k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
     kept = score > least
     tied = score == least
@@ -286,7 +308,7 @@ def _spread(slots: torch.Tensor, high: int, wide: int) -> torch.Tensor:
 
 
 def _checked(tensor: torch.Tensor, who: str, name: str) -> torch.Tensor:
-    """The tensor without its graph, in float32 or float64, once it can serve as a score."""
+    """Return the detached tensor in float32 or float64, if it can serve as a score."""
     _require_matrix(tensor, who, name)
     if tensor.dtype not in _SCORE_DTYPES:
         raise DTypeError(
@@ -296,13 +318,6 @@ def _checked(tensor: torch.Tensor, who: str, name: str) -> torch.Tensor:
     tensor = tensor.detach()
     if tensor.dtype != torch.float64:
         tensor = tensor.float()
-    nan = torch.isnan(tensor)
-    if bool(nan.any()):
-        row, col = _first(nan)
-        raise PatternError(
-            f"{who} got a {name} with {int(nan.sum())} NaN entries, the first at [{row}, {col}]; "
-            f"NaN has no rank: replace it, for example torch.nan_to_num({name}, nan=0.0)"
-        )
     return tensor
 
 

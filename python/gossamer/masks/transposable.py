@@ -2,7 +2,7 @@
 
 The weight is cut into m x m tiles, sub-matrices of m rows and m columns. A tile keeps at most n
 entries of each of its rows and of each of its columns, so that one mask makes both the weight and
-its transpose N:M. On equal magnitudes the entry with the lower row-major index of its tile is kept.
+its transpose N:M. Of equal magnitudes the entry with the lower row-major index of its tile is kept.
 A tile's mask depends on the entries of that tile alone, not on the number of threads.
 """
 
@@ -13,7 +13,7 @@ import torch
 from gossamer.backend import check_array
 from gossamer.backend import masks as kernels
 from gossamer.backend.arrays import FLOATS
-from gossamer.errors import PatternError, ShapeError
+from gossamer.errors import ArgumentError, PatternError, ShapeError
 from gossamer.patterns import MAX_M, NM
 
 __all__ = ["TileMethod", "is_transposable", "transposable_mask"]
@@ -32,52 +32,54 @@ def transposable_mask(
 ) -> torch.Tensor:
     """Keep at most n entries of large magnitude in each row and column of every m x m tile.
 
-    - "exact": the largest kept magnitude that a tile allows, found among all tiles with row and
-      column sums n: 90 for 2:4, 24 for 1:4 and 3:4. m = 4 only.
+    - "exact": the largest possible kept magnitude of a tile, found among all tile masks with row
+      and column sums n (90 for 2:4, 24 for 1:4 and 3:4). m = 4 only.
     - "entropy": the entropic relaxation of the problem, a transport between rows and columns with
-      entries in [0, 1], solved by scalings in log space; rounded heaviest first; then swaps until
-      every row and column keeps exactly n. Any m.
-    - "greedy": heaviest first, while row and column have room. May keep fewer than n.
-    - "two_approximation": prunes lightest first, while row or column still has more than n: keeps
-      what is among the n largest both of its row and of its column. What it prunes weighs less
-      than twice what the best mask prunes; keeps fewer than greedy.
-    - "auto": "exact" when m = 4, otherwise "entropy".
+      entries in [0, 1], solved by scalings in log space; it is rounded, largest entry first, and
+      entries are swapped until every row and column keeps exactly n. Any m.
+    - "greedy": largest entry first, while row and column have room. May keep fewer than n.
+    - "two_approximation": prunes the smallest entry first, while its row or column has more than
+      n: it keeps the entries among the n largest of both their row and their column. The pruned
+      magnitude is less than twice that of the best mask; it keeps fewer entries than "greedy".
+    - "auto": "exact" if m = 4, otherwise "entropy".
 
     The mask of the transposed weight is the transposed mask for "greedy" and "two_approximation"
-    when no magnitudes are equal, for "exact" when the best tile is the only one as well; for
-    "entropy" the two may differ. Infinities and NaN count as larger than every number.
+    if all magnitudes differ, and for "exact" if the best tile is unique as well; for "entropy" the
+    two may differ. Infinities and NaN are equal, and larger than every number.
 
     Args:
         weight: float32, float64 or bfloat16 `[rows, cols]` on the CPU, any strides; rows and cols
-            multiples of m.
-        n: Entries kept in a row and in a column of a tile, 1 <= n <= m.
-        m: Rows and columns of a tile, at most 64.
-        method: How tiles are chosen, see above.
+            are multiples of m.
+        n: entries kept per row and per column of a tile, 1 <= n <= m.
+        m: rows and columns of a tile, at most 64.
+        method: how tiles are chosen, see above.
 
     Returns:
         bool `[rows, cols]`, True = kept. Row and column sums of every tile are n with "exact" and
         "entropy", at most n otherwise.
 
     Raises:
-        DTypeError: Not a torch tensor, or of another dtype.
-        DeviceError: Not on the CPU.
-        ShapeError: Not of rank 2, or a size is no multiple of m.
-        PatternError: n or m out of range, an unknown method, or "exact" with m other than 4.
+        DTypeError: not a torch tensor, or of another dtype.
+        DeviceError: not on the CPU.
+        ShapeError: not of rank 2, or a size is not a multiple of m.
+        PatternError: n or m out of range, or "exact" with m other than 4.
+        ArgumentError: an unknown method.
 
     Reference:
         Hubara et al. 2021, "Accelerated Sparse Neural Training: A Provable and Efficient Method to
         Find N:M Transposable Masks" (two_approximation); "TSENOR: Highly-Efficient Algorithm for
         Finding Transposable N:M Sparse Masks", arXiv 2505.23949 (entropy).
 
-    >>> transposable_mask(torch.arange(16.0).reshape(4, 4), 2, 4).int()
-    tensor([[1, 1, 0, 0],
-            [1, 1, 0, 0],
-            [0, 0, 1, 1],
-            [0, 0, 1, 1]], dtype=torch.int32)
+    Example:
+        >>> transposable_mask(torch.arange(16.0).reshape(4, 4), 2, 4).int()
+        tensor([[1, 1, 0, 0],
+                [1, 1, 0, 0],
+                [0, 0, 1, 1],
+                [0, 0, 1, 1]], dtype=torch.int32)
     """
     pattern = NM(n, m)
     if method not in get_args(TileMethod):
-        raise PatternError(
+        raise ArgumentError(
             f"transposable_mask got method={method!r}; it must be a known one: choose "
             + ", ".join(f'"{name}"' for name in get_args(TileMethod))
         )
@@ -97,23 +99,24 @@ def transposable_mask(
 
 
 def is_transposable(mask: torch.Tensor, n: int, m: int) -> bool:
-    """Whether every m x m tile keeps at most n entries of each of its rows and columns.
+    """Return whether every m x m tile keeps at most n entries per row and per column.
 
     Args:
-        mask: bool `[rows, cols]`, True = kept; rows and cols multiples of m.
-        n: Entries allowed, 1 <= n <= m.
-        m: Rows and columns of a tile, at most 64.
+        mask: bool `[rows, cols]`, True = kept; rows and cols are multiples of m.
+        n: entries allowed, 1 <= n <= m.
+        m: rows and columns of a tile, at most 64.
 
     Returns:
-        True when it does.
+        True if every tile does.
 
     Raises:
-        DTypeError: Not a bool torch tensor.
-        ShapeError: Not of rank 2, or a size is no multiple of m.
+        DTypeError: not a bool torch tensor.
+        ShapeError: not of rank 2, or a size is not a multiple of m.
         PatternError: n or m out of range.
 
-    >>> is_transposable(torch.eye(4, dtype=torch.bool), 1, 4)
-    True
+    Example:
+        >>> is_transposable(torch.eye(4, dtype=torch.bool), 1, 4)
+        True
     """
     pattern = NM(n, m)
     check_array(mask, "is_transposable: mask", rank=2, dtypes=(torch.bool,))

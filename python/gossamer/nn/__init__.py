@@ -1,8 +1,10 @@
 """Layers, and the surgery that puts them into a model and takes them out again."""
 
 from gossamer.nn.layers.adapted import AdaptedLinear, LowRankAdapter
+from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.layers.linear import SparseLinear
 from gossamer.nn.layers.masked import MaskedLinear
+from gossamer.nn.parameter_groups import parameter_groups
 from gossamer.nn.routing import Routing, SinkhornRouter, TopKRouter
 from gossamer.nn.summary import Summary, summary
 from gossamer.nn.surgery import densify, sparsify
@@ -10,6 +12,7 @@ from gossamer.nn.surgery import densify, sparsify
 __all__ = [
     "AdaptedLinear",
     "LowRankAdapter",
+    "MaskedLayer",
     "MaskedLinear",
     "Routing",
     "SinkhornRouter",
@@ -17,6 +20,7 @@ __all__ = [
     "Summary",
     "TopKRouter",
     "densify",
+    "parameter_groups",
     "sparsify",
     "summary",
 ]

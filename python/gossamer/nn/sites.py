@@ -50,7 +50,7 @@ def find_sites(
     exclude: Sequence[str],
     overrides: Mapping[str, str | Pattern | None] | None,
 ) -> tuple[list[Site], list[str]]:
-    """The layers to be swapped, and what is to be told of those that cannot be."""
+    """The layers to be swapped, and notes about those that cannot be."""
     rules = {g: None if p is None else parse_pattern(p) for g, p in (overrides or {}).items()}
     names: dict[int, list[str]] = {}
     modules: dict[int, nn.Module] = {}
@@ -66,7 +66,7 @@ def find_sites(
                     f"{what}={glob!r} matches no module of the model; its linear layers are "
                     f"{', '.join(linear) or 'none'}: correct the glob or drop it"
                 )
-    sites, told = [], []
+    sites, notes = [], []
     for key, aliases in names.items():
         module = modules[key]
         if not isinstance(module, nn.Linear) and not is_conv1d(module):
@@ -80,13 +80,13 @@ def find_sites(
         if chosen is None:
             continue
         if not is_dense_linear(module):
-            told.append(
+            notes.append(
                 f"{aliases[0]} ({type(module).__name__}; only nn.Linear itself and Conv1D can be "
                 "swapped)"
             )
             continue
         sites.append(Site(module, aliases, chosen, rule is not None))
-    return sites, told
+    return sites, notes
 
 
 def drop_shared_with_others(model: nn.Module, sites: list[Site]) -> list[str]:
@@ -97,14 +97,14 @@ def drop_shared_with_others(model: nn.Module, sites: list[Site]) -> list[str]:
         if id(module) not in swapped:
             for own, parameter in module.named_parameters(recurse=False):
                 holders.setdefault(id(parameter), f"{name}.{own}" if name else own)
-    told = [
+    notes = [
         f"{site.name} (its weight is also {holders[id(site.source)]}, which is no layer to be "
         "swapped)"
         for site in sites
         if id(site.source) in holders
     ]
     sites[:] = [site for site in sites if id(site.source) not in holders]
-    return told
+    return notes
 
 
 def check_sites(sites: list[Site]) -> None:

@@ -7,15 +7,13 @@ there at this moment. The dense column is the same model with every weight full.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
-from gossamer.nn.layers.linear import SparseLinear
+from gossamer.nn.layers.base import MaskedLayer
+from gossamer.tables import text_table
 from gossamer.weight import SparseWeight
 
 
@@ -29,7 +27,7 @@ class LayerSummary:
         pattern: text of the pattern, None when dense.
         density: kept entries over all entries of its weight, 1 when dense.
         values: bytes of the parameters.
-        structure: bytes of indices and pointers.
+        structure: bytes of indices, pointers and other buffers of a layer with a mask.
         gradient: bytes of the gradients.
         optimizer: bytes of the optimizer's state.
         dense: bytes of parameters, gradients and optimizer state if it were dense.
@@ -78,24 +76,23 @@ class Summary:
         return self.total / self.dense if self.dense else 1.0
 
     def __str__(self) -> str:
-        table = Table(title="training state", caption=f"{self.ratio:.3f} of dense")
-        table.add_column("layer", overflow="fold")
-        table.add_column("pattern")
-        for column in ("density", "values", "structure", "gradient", "optimizer", "sum", "dense"):
-            table.add_column(column, justify="right", no_wrap=True)
-        for layer in self.layers:
-            table.add_row(
+        rows = [
+            (
                 layer.name or f"({layer.kind})",
                 layer.pattern or "dense",
                 f"{layer.density:.4g}",
                 *_cells(layer),
             )
-        table.add_section()
+            for layer in self.layers
+        ]
         parts = [sum(getattr(layer, part) for layer in self.layers) for part in _PARTS]
-        table.add_row("total", "", "", *(_bytes(part) for part in parts))
-        text = io.StringIO()
-        Console(file=text, width=120, no_color=True).print(table)
-        return text.getvalue().rstrip()
+        total = ("total", "", "", *(_bytes(part) for part in parts))
+        return text_table(
+            "training state",
+            ("layer", "pattern", "density", "values", "structure", "gradient", "optimizer", "sum",
+             "dense"),
+            rows, total, left=2, notes=[f"{self.ratio:.3f} of dense"],
+        )  # fmt: skip
 
 
 _PARTS = ("values", "structure", "gradient", "optimizer", "total", "dense")
@@ -113,6 +110,7 @@ def summary(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) ->
 
     Example:
         >>> import torch
+        >>> from gossamer import SparseLinear
         >>> layer = SparseLinear(64, 64, bias=False, pattern="2:4:v4")
         >>> first = summary(layer).layers[0]
         >>> first.values, first.structure, first.gradient, first.dense
@@ -121,34 +119,41 @@ def summary(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) ->
     seen: set[int] = set()
     layers = []
     for name, module in model.named_modules():
-        if isinstance(module, SparseWeight) and id(module) in seen:
+        if id(module) in seen:
             continue
-        weight = module if isinstance(module, SparseWeight) else None
-        if isinstance(module, SparseLinear) and id(module.weight) not in seen:
-            weight = module.weight
+        masked: MaskedLayer | SparseWeight | None = None
+        parts = [module]
+        if isinstance(module, MaskedLayer):
+            owner = module if module.sparse_weight is None else module.sparse_weight
+            if id(owner) not in seen:
+                masked = module
+                parts = [module] if owner is module else [module, owner]
+        elif isinstance(module, SparseWeight):
+            masked = module
+        seen.update(id(part) for part in parts)
         fresh = []
-        for part in [module] if weight is None else [module, weight]:
-            seen.add(id(part))
+        for part in parts:
             for parameter in part.parameters(recurse=False):
                 if id(parameter) not in seen:
                     seen.add(id(parameter))
                     fresh.append(parameter)
         if fresh:
-            layers.append(_count(name, module, weight, fresh, optimizer))
+            layers.append(_count(name, module, masked, fresh, optimizer))
     return Summary(tuple(layers))
 
 
 def _count(
     name: str,
     module: nn.Module,
-    weight: SparseWeight | None,
+    masked: MaskedLayer | SparseWeight | None,
     parameters: list[nn.Parameter],
     optimizer: torch.optim.Optimizer | None,
 ) -> LayerSummary:
+    sparse = masked.sparse_weight if isinstance(masked, MaskedLayer) else masked
     values = gradient = state = dense = 0
     for parameter in parameters:
-        sparse = weight is not None and parameter is weight.values
-        entries = weight.shape.numel() if weight is not None and sparse else parameter.numel()
+        stored_sparse = sparse is not None and parameter is sparse.values
+        entries = sparse.numel() if sparse is not None and stored_sparse else parameter.numel()
         per_entry, rest = _state_bytes(optimizer, parameter)
         trained = int(parameter.requires_grad)
         values += parameter.nbytes
@@ -158,10 +163,10 @@ def _count(
     return LayerSummary(
         name,
         type(module).__name__,
-        None if weight is None else str(weight.pattern),
-        1.0 if weight is None else weight.density,
+        None if masked is None else str(masked.pattern),
+        1.0 if masked is None else masked.density,
         values,
-        0 if weight is None else weight.structure_nbytes,
+        0 if masked is None else masked.structure_nbytes,
         gradient,
         state,
         dense,

@@ -1,8 +1,8 @@
 """sparsify() and densify(): swap the linear layers of a model in place, and back.
 
 Everything that can fail happens before the first layer is swapped: a model is changed whole or
-not at all. Nothing stays dense in silence: what was meant to be swapped and was not is told in
-one warning.
+not at all. Nothing stays dense in silence: one warning names every layer that was meant to be
+swapped and was not.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from gossamer.errors import GossamerError, PatternError
 from gossamer.masks import Distribution, random_mask
-from gossamer.nn.layers.adapted import AdaptedLinear
-from gossamer.nn.layers.linear import SparseLinear, dense_weight, linear_of_parts
-from gossamer.nn.layers.masked import MaskedLinear
+from gossamer.nn.layers.base import MaskedLayer
+from gossamer.nn.layers.linear import SparseLinear, dense_weight
 from gossamer.nn.sites import (
     Globs,
     Site,
@@ -68,7 +67,7 @@ def sparsify(
     a warning.
 
     A glob (`*`, `?`, `[…]`; `*` crosses dots) names a module and all that is inside it. One that
-    matches nothing is an error, for it is a slip of the pen.
+    matches nothing raises PatternError (probably a typo).
 
     Args:
         model: any module; when it is a linear layer itself, use what is returned.
@@ -85,7 +84,7 @@ def sparsify(
         keep_dense_if_slower: time each layer against itself dense, forward and backward, after
             its result was compared with a dense product; where dense wins, it stays, with a
             warning that has both times.
-        batch: rows of the input for that contest.
+        batch: rows of the input for that timing check.
 
     Returns:
         The model.
@@ -107,14 +106,7 @@ def sparsify(
           (1): Linear(in_features=16, out_features=2, bias=True)
         )
     """
-    sites, told = find_sites(
-        model, parse_pattern(pattern), as_globs(include), as_globs(exclude), overrides
-    )
-    told += drop_shared_with_others(model, sites)
-    if not sites:
-        why = "; ".join(told) or "it has no nn.Linear or Conv1D that include= and exclude= leave"
-        raise PatternError(f"sparsify found no layer to make sparse: {why}")
-    check_sites(sites)
+    sites, notes = _checked_sites(model, pattern, include, exclude, overrides)
     distribute(sites, distribution)
 
     weights: dict[int, SparseWeight] = {}
@@ -134,11 +126,11 @@ def sparsify(
         for site, tied in tied_groups(sites).values():
             lost = dense_wins(site.name, layers[id(site.module)], batch)
             if lost is not None:
-                told.append(lost)
+                notes.append(lost)
                 for other in tied:
                     del layers[id(other.module)]
-    if told:
-        warnings.warn("sparsify left dense: " + "; ".join(told), UserWarning, stacklevel=2)
+    if notes:
+        warnings.warn("sparsify left dense: " + "; ".join(notes), UserWarning, stacklevel=2)
     return _swap(model, layers)
 
 
@@ -167,14 +159,7 @@ def replace_linears(
         PatternError: a layer does not fit its pattern, two layers share one weight, a glob matches
             nothing, or nothing is left to swap; the model is unchanged.
     """
-    sites, told = find_sites(
-        model, parse_pattern(pattern), as_globs(include), as_globs(exclude), None
-    )
-    told += drop_shared_with_others(model, sites)
-    if not sites:
-        why = "; ".join(told) or "it has no nn.Linear or Conv1D that include= and exclude= leave"
-        raise PatternError(f"no layer was found that could be made sparse: {why}")
-    check_sites(sites)
+    sites, notes = _checked_sites(model, pattern, include, exclude, None)
     for site, tied in tied_groups(sites).values():
         if len(tied) > 1:
             raise PatternError(
@@ -190,19 +175,20 @@ def replace_linears(
             raise type(error)(f"{site.label}: {error}") from None
         _adopt(layer, site.module)
         layers[id(site.module)] = layer
-    if told:
-        warnings.warn("left dense: " + "; ".join(told), UserWarning, stacklevel=3)
+    if notes:
+        warnings.warn("left dense: " + "; ".join(notes), UserWarning, stacklevel=3)
     return _swap(model, layers)
 
 
 def densify(model: nn.Module) -> nn.Module:
-    """Replace every SparseLinear of a model by the `nn.Linear` of the same function, in place.
+    """Replace every layer with a mask by the `nn.Linear` of the same function, in place.
 
     Layers that share a `SparseWeight` share one Parameter afterwards. A `Conv1D` that sparsify()
-    swapped comes back as `nn.Linear`.
+    swapped comes back as `nn.Linear`. A layer that a recipe made comes back with the weight that
+    its forward pass uses; a layer made of several sparse ones keeps its form, with dense parts.
 
     Args:
-        model: any module; when it is a SparseLinear itself, use what is returned.
+        model: any module; when it is a layer with a mask itself, use what is returned.
 
     Returns:
         The model.
@@ -212,22 +198,35 @@ def densify(model: nn.Module) -> nn.Module:
         >>> densify(SparseLinear(8, 4, pattern="2:4"))
         Linear(in_features=8, out_features=4, bias=True)
     """
-    weights: dict[int, nn.Parameter] = {}
+    weights: dict[nn.Module, nn.Parameter] = {}
     layers: dict[int, nn.Module] = {}
     for module in model.modules():
-        if isinstance(module, AdaptedLinear) and module.adapter is not None:
-            layers[id(module)] = module.to_dense()
-            _adopt(layers[id(module)], module)
-        elif isinstance(module, SparseLinear):
-            sparse = module.weight
-            if id(sparse) not in weights:
-                weights[id(sparse)] = nn.Parameter(
-                    sparse.to_dense().detach(), sparse.values.requires_grad
-                )
-            linear = linear_of_parts(weights[id(sparse)], module.bias)
+        if isinstance(module, MaskedLayer):
+            linear = module.to_dense()
+            linear.weight = weights.setdefault(module.weight_owner, linear.weight)  # type: ignore[arg-type]
+            linear.bias = module.bias  # type: ignore[assignment]
             _adopt(linear, module)
             layers[id(module)] = linear
     return _swap(model, layers)
+
+
+def _checked_sites(
+    model: nn.Module,
+    pattern: str | Pattern,
+    include: Globs,
+    exclude: Globs,
+    overrides: Mapping[str, str | Pattern | None] | None,
+) -> tuple[list[Site], list[str]]:
+    """The layers to be swapped, which all fit their patterns, and notes about the others."""
+    sites, notes = find_sites(
+        model, parse_pattern(pattern), as_globs(include), as_globs(exclude), overrides
+    )
+    notes += drop_shared_with_others(model, sites)
+    if not sites:
+        why = "; ".join(notes) or "it has no nn.Linear or Conv1D that include= and exclude= leave"
+        raise PatternError(f"sparsify found no layer to make sparse: {why}")
+    check_sites(sites)
+    return sites, notes
 
 
 def _sparse_weight(site: Site, score: Score, transpose: Transpose) -> SparseWeight:
@@ -257,7 +256,7 @@ def _bias(site: Site) -> nn.Parameter | None:
 
 
 def _adopt(new: nn.Module, old: nn.Module) -> None:
-    """Carry over what a user hung onto the old layer: its mode and its hooks."""
+    """Copy the old layer's training mode and hooks."""
     new.train(old.training)
     for name in _HOOKS:
         setattr(new, name, getattr(old, name))
@@ -278,7 +277,7 @@ def _leave_fast_paths(model: nn.Module) -> None:
     In inference they hand raw weights to one fused dense kernel, and ask these attributes first.
     """
     for module in model.modules():
-        if any(isinstance(child, SparseLinear | MaskedLinear) for child in module.modules()):
+        if any(isinstance(child, MaskedLayer) for child in module.modules()):
             if isinstance(module, nn.TransformerEncoderLayer):
                 module.activation_relu_or_gelu = 0
             elif isinstance(module, nn.TransformerEncoder):

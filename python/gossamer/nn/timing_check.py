@@ -31,7 +31,7 @@ def dense_wins(name: str, sparse: SparseLinear, batch: int) -> str | None:
         ShapeError: batch is below 1.
     """
     if batch < 1:
-        raise ShapeError(f"batch={batch} was given; a contest needs at least 1 row")
+        raise ShapeError(f"batch={batch} was given; the timing check needs at least 1 row")
     dense = sparse.to_dense()
     values = sparse.weight.values
     generator = torch.Generator().manual_seed(0)  # not the user's: timing must not move it

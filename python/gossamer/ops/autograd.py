@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from gossamer import backend
-from gossamer.backend import Structure, Transposed
+from gossamer.backend import Structure, Transposed, products
 from gossamer.errors import GossamerError
 
 # Private, but what torch.autograd.Function.apply itself asks on every call.
@@ -78,7 +77,7 @@ def sddmm(
 def run_spmm(x: Tensor, values: Tensor, structure: Structure, bias: Tensor | None = None) -> Tensor:
     """Y = X W^T + b of x [..., cols]."""
     b = None if bias is None else bias.contiguous()
-    y: Tensor = backend.spmm(flatten(x), values.contiguous(), structure, b)
+    y: Tensor = products.spmm(flatten(x), values.contiguous(), structure, b)
     return unflatten(y, x)
 
 
@@ -89,13 +88,13 @@ def run_spmm_t(
     transposed: Transposed | None = None,
 ) -> Tensor:
     """G W of grad_output [..., rows]."""
-    y: Tensor = backend.spmm_t(flatten(grad_output), values.contiguous(), structure, transposed)
+    y: Tensor = products.spmm_t(flatten(grad_output), values.contiguous(), structure, transposed)
     return unflatten(y, grad_output)
 
 
 def run_sddmm(grad_output: Tensor, x: Tensor, structure: Structure) -> Tensor:
     """G^T X at the kept entries."""
-    grad: Tensor = backend.sddmm(flatten(grad_output), flatten(x), structure)
+    grad: Tensor = products.sddmm(flatten(grad_output), flatten(x), structure)
     return grad
 
 

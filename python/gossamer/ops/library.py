@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gossamer import backend
-from gossamer.backend import Layout, Structure, Transposed
+from gossamer.backend import Layout, Structure, Transposed, products
 from gossamer.errors import DTypeError
 from gossamer.ops.autocast import autocast, without_autocast
 from gossamer.ops.autograd import flatten, pruned_values, refuse_vmap, unflatten
@@ -104,18 +103,18 @@ def _transposed(p: _Parts) -> Transposed | None:
 def _spmm(x: Tensor, values: Tensor, *parts_and_bias: Any) -> Tensor:
     *parts, bias = parts_and_bias
     b = None if bias is None else bias.contiguous()
-    y: Tensor = backend.spmm(x, values.contiguous(), _structure(_Parts(*parts)), b)
+    y: Tensor = products.spmm(x, values.contiguous(), _structure(_Parts(*parts)), b)
     return y
 
 
 def _spmm_t(grad_output: Tensor, values: Tensor, *parts: Any) -> Tensor:
     p = _Parts(*parts)
-    y: Tensor = backend.spmm_t(grad_output, values.contiguous(), _structure(p), _transposed(p))
+    y: Tensor = products.spmm_t(grad_output, values.contiguous(), _structure(p), _transposed(p))
     return y
 
 
 def _sddmm(grad_output: Tensor, x: Tensor, *parts: Any) -> Tensor:
-    grad: Tensor = backend.sddmm(grad_output, x, _structure(_Parts(*parts)))
+    grad: Tensor = products.sddmm(grad_output, x, _structure(_Parts(*parts)))
     return grad
 
 

@@ -11,8 +11,10 @@ tensor([0.9663, 0.0000])
 """
 
 from gossamer.errors import PenaltyError as PenaltyError
+from gossamer.prox import path_norm as path_norm
 from gossamer.prox.groupings import Groups as Groups
 from gossamer.prox.groupings import partition as partition
+from gossamer.prox.operators import wgsef_gains as wgsef_gains
 from gossamer.prox.penalties import *  # noqa: F403  (the classes that the families export)
 from gossamer.prox.penalties.base import Penalty as Penalty
 from gossamer.prox.penalties.registry import parse_penalty as parse_penalty

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer.errors import DeviceError, DTypeError, PenaltyError, ShapeError
+from gossamer.backend import check_array
+from gossamer.errors import DTypeError, PenaltyError, ShapeError
 
 
 def check_plain(x: object, who: str = "x") -> None:
-    """Raise unless `x` is a dense tensor on the CPU, or an array, of real numbers.
+    """Raise unless `x` is a dense tensor on a device with kernels, or an array, of real numbers.
 
     Args:
         x: what was given.
@@ -26,32 +27,16 @@ def check_plain(x: object, who: str = "x") -> None:
 
     Raises:
         DTypeError: Another type, a masked array, a sparse or nested tensor, complex numbers, text.
-        DeviceError: A tensor without memory that the CPU can read.
+        DeviceError: A tensor without memory, or on a device without kernels.
     """
-    if isinstance(x, Tensor):
-        if x.is_nested or x.layout != torch.strided or x.is_quantized:
-            raise DTypeError(
-                f"{who} is a tensor of layout {x.layout} and {x.dtype}; a dense one is needed: "
-                "call .to_dense(), or .dequantize()"
-            )
-        if x.is_complex():
-            raise DTypeError(f"{who} is {x.dtype}; real numbers are needed: torch.view_as_real")
-        if x.device.type != "cpu":
-            raise DeviceError(f"{who} is on {x.device}; the CPU is needed: move it with .cpu()")
-        if x.numel() and not x.untyped_storage().nbytes():
-            raise DeviceError(f"{who} has sizes but no memory, its storage was freed: restore it")
-    elif not isinstance(x, np.ndarray | np.generic):
+    if not isinstance(x, Tensor | np.ndarray | np.generic):
         raise DTypeError(
             f"{who} is a {type(x).__name__}; a torch tensor or a NumPy array is needed (of a "
             "sparse weight, its values: penalty.on(weight).prox_(weight.values))"
         )
-    elif isinstance(x, np.ma.MaskedArray):
-        raise DTypeError(
-            f"{who} is a masked array, whose mask the operators do not see: give them "
-            "array[~array.mask], or array.filled(0)"
-        )
-    elif x.dtype.kind not in "fiub":
-        raise DTypeError(f"{who} has dtype {x.dtype}; real numbers are needed: convert it first")
+    checked = check_array(x, who, numpy=True, device=True)
+    if isinstance(checked, Tensor) and checked.is_complex():
+        raise DTypeError(f"{who} is {x.dtype}; real numbers are needed: torch.view_as_real")
 
 
 def is_number(value: object) -> bool:

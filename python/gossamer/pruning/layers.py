@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from gossamer.nn import SparseLinear
+from gossamer.nn import MaskedLayer
 from gossamer.pruning.analysis import Analysis, Known, UnknownError
 from gossamer.pruning.channels import Channelwise, Features, Mixing
 from gossamer.pruning.moves import relabelled
@@ -44,8 +44,8 @@ def module_rule(analysis: Analysis, node: fx.Node) -> Known:
         raise UnknownError(analysis.traced.opaque[name])
     if name in analysis.traced.heads:
         raise UnknownError("")  # it needs all features; its heads are seen to apart
-    if isinstance(module, SparseLinear):
-        raise UnknownError("a SparseLinear keeps its pattern, and with it its features")
+    if isinstance(module, MaskedLayer):
+        raise UnknownError(f"a {type(module).__name__} keeps its pattern, and with it its features")
     kind = type(module)  # a subclass may compute something else
     if len(node.args) != 1 or node.kwargs or not analysis.is_tensor(node.args[0]):
         raise UnknownError(f"{kind.__name__} of more than one tensor")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
+
+from gossamer.tables import text_table
 
 
 @dataclass(frozen=True)
@@ -58,27 +57,20 @@ class ShrinkReport:
         return _sums([layer.flops for layer in self.layers])
 
     def __str__(self) -> str:
-        table = Table(title="shrink")
-        table.add_column("layer", overflow="fold")
-        for column in ("before", "after", "parameters", "flops"):
-            table.add_column(column, justify="right")
-        for layer in self.layers:
-            table.add_row(
+        rows = [
+            (
                 layer.name,
                 "x".join(map(str, layer.before)),
                 "x".join(map(str, layer.after)),
                 "{:,} -> {:,}".format(*layer.parameters),
                 "{:,} -> {:,}".format(*layer.flops),
             )
-        table.add_section()
+            for layer in self.layers
+        ]
         totals = ("{:,} -> {:,}".format(*pair) for pair in (self.parameters, self.flops))
-        table.add_row("sum", "", "", *totals)
-        out = io.StringIO()
-        console = Console(file=out, width=110)
-        console.print(table)
-        for note in self.notes:
-            console.print(f"kept: {note}", markup=False, highlight=False)
-        return out.getvalue()
+        headings = ("layer", "before", "after", "parameters", "flops")
+        notes = [f"kept: {note}" for note in self.notes]
+        return text_table("shrink", headings, rows, ("sum", "", "", *totals), notes=notes) + "\n"
 
 
 def compare(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from gossamer.nn import SparseLinear
+from gossamer.nn import MaskedLayer
 from gossamer.pruning.attention import FusedHeads, recognise
 
 # What a model may ask of a tensor and get a plain value for, the same for all data of one shape.
@@ -150,8 +150,8 @@ class _Tracer(fx.Tracer):
         return self.create_proxy("call_module", name, args, kwargs)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Stop at the layers of torch, and at sparse ones, whose structure has its own rules."""
-        return isinstance(m, SparseLinear) or super().is_leaf_module(m, module_qualified_name)
+        """Stop at the layers of torch, and at those with a mask, which have their own rules."""
+        return isinstance(m, MaskedLayer) or super().is_leaf_module(m, module_qualified_name)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Record a parameter that a forward reads by itself."""

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from gossamer.nn.layers.threshold import ThresholdLinear
+from gossamer.nn.layers.threshold import ThresholdLinear, thresholds
 from gossamer.patterns import Pattern
 from gossamer.recipes.base.checks import check_choice, check_share
 from gossamer.recipes.base.fixed import zero_outside
@@ -68,7 +68,7 @@ class AutoSparse(Recipe):
 
     def parameters(self, model: nn.Module) -> Iterable[Any]:
         """Return two groups: all other parameters, and the thresholds without weight decay."""
-        own = [m.threshold for m in model.modules() if isinstance(m, ThresholdLinear)]
+        own = thresholds(model)
         ids = {id(p) for p in own}
         rest = [p for p in model.parameters() if id(p) not in ids]
         return [{"params": rest}, {"params": own, "weight_decay": 0.0}]

@@ -5,9 +5,9 @@
     double_pruned     share of the kept entries that N:M down the columns would lose
     input_cosine      cosine of the input gradients against dY W of the weight in use
 
-`Diagnostics(recipe)` is made after `attach`. `measure()` gives the numbers of all layers together
-and of each of them; `watch()` stands around one forward and backward pass whose input gradients
-are compared. Between two calls nothing is done: ordinary steps cost what they cost without it.
+Make `Diagnostics(recipe)` after `attach`. `measure()` returns the numbers of all layers together
+and of each of them. `watch()` encloses one forward and backward pass whose input gradients are
+compared. Outside of the two calls it costs nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +25,10 @@ from gossamer.backend import Structure
 from gossamer.errors import RecipeError
 from gossamer.masks import double_prune
 from gossamer.masks.n_of_m import mask_difference
-from gossamer.nn import MaskedLinear, SparseLinear
-from gossamer.patterns import Pattern, parse_pattern
+from gossamer.nn import MaskedLayer
 from gossamer.recipes.base.recipe import Recipe
 
 __all__ = ["Diagnostics", "flips_between", "lost_by_double_pruning"]
-
-Part: TypeAlias = MaskedLinear | SparseLinear
 
 
 class Diagnostics:
@@ -60,7 +57,7 @@ class Diagnostics:
         if not recipe.layers:
             raise RecipeError("Diagnostics got a recipe that is not attached; attach it first")
         self.recipe = recipe
-        self._before = {name: _copy(_structure(p)) for name, p in self._parts()}
+        self._before = {name: _copy(p.structure) for name, p in self._parts()}
         # Of each layer watched: the product with the exact gradient, and both squared norms.
         self._products: dict[str, Tensor] = {}
 
@@ -76,17 +73,17 @@ class Diagnostics:
         entries = kept = flips = survivors = lost = 0
         target = 0.0
         for name, part in self._parts():
-            structure = _structure(part)
+            structure = part.structure
             size = structure.layout.rows * structure.layout.cols
             numbers: dict[str, float] = {
-                "density": self._used(part) / max(size, 1),
-                "density_target": self._target(part),
+                "density": part.used_entries / max(size, 1),
+                "density_target": part.target.density,
                 "flips": flips_between(self._before.get(name, structure), structure),
             }
             numbers["flip_rate"] = numbers["flips"] / max(size, 1)
             self._before[name] = _copy(structure)
             entries += size
-            kept += self._used(part)
+            kept += part.used_entries
             target += numbers["density_target"] * size
             flips += int(numbers["flips"])
             if (found := lost_by_double_pruning(part)) is not None:
@@ -118,22 +115,32 @@ class Diagnostics:
         handles = []
         for name, part in self._parts():
             # The input becomes a tensor of its own: what other layers send back to it stays out.
-            handles.append(part.register_forward_pre_hook(_split))
-            handles.append(part.register_forward_hook(partial(self._follow, name)))
+            handles.append(part.register_forward_pre_hook(_split, with_kwargs=True))
+            handles.append(
+                part.register_forward_hook(partial(self._follow, name), with_kwargs=True)
+            )
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _follow(self, name: str, part: Part, inputs: tuple[Any, ...], y: Tensor) -> None:
+    def _follow(
+        self,
+        name: str,
+        part: MaskedLayer,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        y: Tensor,
+    ) -> None:
         """Compare when the gradient of this input arrives, which is after that of this output."""
-        if not (torch.is_grad_enabled() and inputs[0].requires_grad and y.requires_grad):
+        x = args[0] if args else kwargs["input"]
+        if not (torch.is_grad_enabled() and x.requires_grad and y.requires_grad):
             return
         arrived: list[Tensor] = []
 
         def compare(found: Tensor) -> None:
-            used = _used_weight(part)
+            used = part.used_weight()
             for g in arrived:
                 exact = (g.to(used.dtype) @ used).double().flatten()
                 ours = found.double().flatten()
@@ -141,29 +148,15 @@ class Diagnostics:
                 self._products[name] = self._products.get(name, torch.zeros(())) + products
 
         y.register_hook(arrived.append)  # type: ignore[no-untyped-call]
-        inputs[0].register_hook(torch.no_grad()(compare))
+        x.register_hook(torch.no_grad()(compare))
 
-    def _parts(self) -> Iterator[tuple[str, Part]]:
+    def _parts(self) -> Iterator[tuple[str, MaskedLayer]]:
         """The layers that have a structure; of a layer with adapters the sparse one inside."""
         for name, layer in self.recipe.layers.items():
             for module in layer.modules():
-                if isinstance(module, MaskedLinear | SparseLinear):
+                if isinstance(module, MaskedLayer):
                     yield name, module
                     break
-
-    def _used(self, part: Part) -> int:
-        """Entries that take part in the forward pass: all of them under a soft mask."""
-        structure = _structure(part)
-        if isinstance(part, MaskedLinear) and part.softness.item() > 0.0:
-            return int(structure.layout.rows * structure.layout.cols)
-        return structure.nnz
-
-    def _target(self, part: Part) -> float:
-        # Where a layer's pattern moves over training, the recipe's says where it leads; where
-        # layers share a sparsity, each has its own.
-        if getattr(self.recipe, "distribution", "uniform") == "uniform":
-            return _density(self.recipe.pattern)
-        return _density(part.pattern if isinstance(part, MaskedLinear) else part.weight.pattern)
 
 
 def flips_between(before: Structure, after: Structure) -> int:
@@ -177,10 +170,10 @@ def flips_between(before: Structure, after: Structure) -> int:
     first, second = before.layout, after.layout
     if (first.vector, first.block_cols) == (second.vector, second.block_cols):
         return mask_difference(before, after)
-    return int((_mask(before) ^ _mask(after)).sum())
+    return int((backend.mask(before) ^ backend.mask(after)).sum())
 
 
-def lost_by_double_pruning(part: Part) -> tuple[int, int] | None:
+def lost_by_double_pruning(part: MaskedLayer) -> tuple[int, int] | None:
     """How many survivors of a row-wise N:M weight are lost when its columns become N:M too.
 
     Args:
@@ -189,51 +182,23 @@ def lost_by_double_pruning(part: Part) -> tuple[int, int] | None:
     Returns:
         The number lost and the number of survivors; None where the pattern is not N:M.
     """
-    structure = _structure(part)
+    structure = part.structure
     if not structure.layout.m:
         return None
-    values = _values(part)
-    kept = double_prune(values, structure, structure.layout.n, structure.layout.m)
+    kept = double_prune(part.kept_values(), structure, structure.layout.n, structure.layout.m)
     return structure.nnz - len(kept.perm), structure.nnz
 
 
-def _split(part: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    x = inputs[0]
-    return (x.view_as(x), *inputs[1:]) if x.requires_grad else None
-
-
-def _structure(part: Part) -> Structure:
-    return part.structure if isinstance(part, MaskedLinear) else part.weight.structure
-
-
-def _density(pattern: str | Pattern) -> float:
-    return parse_pattern(pattern).density
+def _split(
+    part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    x = args[0] if args else kwargs["input"]
+    return ((x.view_as(x),), {}) if x.requires_grad else None
 
 
 def _copy(structure: Structure) -> Structure:
     pointers = None if structure.indptr is None else structure.indptr.clone()
     return Structure(structure.layout, structure.indices.clone(), pointers)
-
-
-def _mask(structure: Structure) -> Tensor:
-    mask = torch.zeros(structure.layout.rows * structure.layout.cols, dtype=torch.bool)
-    mask[backend.coordinates(structure)] = True
-    return mask
-
-
-def _values(part: Part) -> Tensor:
-    """The kept entries [nnz]."""
-    if isinstance(part, SparseLinear):
-        return part.weight.values.detach()
-    values: Tensor = backend.gather(part.weight.detach(), part.structure)
-    return values
-
-
-def _used_weight(part: Part) -> Tensor:
-    """The dense matrix that the forward pass multiplies by."""
-    if isinstance(part, MaskedLinear):
-        return part.used_weight()
-    return part.weight.to_dense().detach()
 
 
 def _cosine(products: Tensor | None) -> float | None:

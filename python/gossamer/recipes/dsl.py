@@ -23,7 +23,7 @@ from gossamer.nn import MaskedLinear
 from gossamer.nn.layers.linear import dense_weight
 from gossamer.patterns import NM, GroupedNM, Pattern
 from gossamer.recipes.base.checks import check_share, refuse_patterns
-from gossamer.recipes.base.fixed import apply_mask, fixed_mask
+from gossamer.recipes.base.fixed import apply_mask, fixed_mask, zero_outside
 from gossamer.recipes.base.slots import Best, RowScores, Slots, candidates, drop
 from gossamer.recipes.rigl import RigL
 from gossamer.recipes.set import SLAB
@@ -84,7 +84,7 @@ class DSL(RigL):
         """Zero what the first masks drop, and note how much each layer always keeps."""
         super().start()
         for _, name, layer in self.of_type(MaskedLinear):
-            apply_mask(layer, layer.mask(), layer.pattern, self.optimizer)
+            zero_outside(layer.weight, layer.mask(), self.optimizer)
             slots = _slots(layer)
             first = layer.nnz // (slots.height * slots.width)
             self.state[f"floor/{name}"] = min(first, max(1, int(self.floor * first)))
@@ -96,7 +96,7 @@ class DSL(RigL):
 
     def update(self, t: int, share: float) -> None:
         """Drop a share of all kept entries, and grow as many in any layer."""
-        moving: list[tuple[MaskedLinear, Slots, Tensor, RowScores]] = []
+        movable: list[tuple[MaskedLinear, Slots, Tensor, RowScores]] = []
         sizes = []
         for index, name, layer in self.of_type(MaskedLinear):
             slots = _slots(layer)
@@ -108,27 +108,27 @@ class DSL(RigL):
             ids, size = slots.kept(values, backend.coordinates(layer.structure))
             safe = size.argsort(descending=True, stable=True)[: self.state[f"floor/{name}"]]
             sizes.append(size.index_fill(0, safe, torch.inf))
-            moving.append((layer, slots, ids, scores))
-        if moving:
-            self._reallocate(moving, torch.cat(sizes), share)
+            movable.append((layer, slots, ids, scores))
+        if movable:
+            self._reallocate(movable, torch.cat(sizes), share)
 
     def _reallocate(
         self,
-        moving: list[tuple[MaskedLinear, Slots, Tensor, RowScores]],
+        movable: list[tuple[MaskedLinear, Slots, Tensor, RowScores]],
         sizes: Tensor,
         share: float,
     ) -> None:
         count = min(int(share * len(sizes)), int(sizes.isfinite().sum()))
-        stays = torch.split(drop(sizes, count), [len(ids) for _, _, ids, _ in moving])
+        stays = torch.split(drop(sizes, count), [len(ids) for _, _, ids, _ in movable])
         best = Best(count)
         base = 0
-        for (_, slots, ids, scores), stay in zip(moving, stays, strict=True):
+        for (_, slots, ids, scores), stay in zip(movable, stays, strict=True):
             for begin, end in slots.slabs(SLAB):
                 first = slots.number(begin)
                 best.offer(candidates(slots, ids[stay], scores(begin, end), first), base + first)
             base += slots.count
         base = 0
-        for (layer, slots, ids, _), stay in zip(moving, stays, strict=True):
+        for (layer, slots, ids, _), stay in zip(movable, stays, strict=True):
             here = (best.ids >= base) & (best.ids < base + slots.count)
             kept = torch.cat([ids[stay], best.ids[here] - base])
             apply_mask(layer, slots.mask(kept), _of_count(slots, len(kept)), self.optimizer)

@@ -18,10 +18,11 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from gossamer.errors import PatternError
+from gossamer.errors import PatternError, RecipeError
 from gossamer.masks import add_pruned_, mask_difference
 from gossamer.masks.transposable import TileMethod, transposable_mask
-from gossamer.nn.layers.base import plain_groups
+from gossamer.nn.layers.base import MaskedLayer, plain_groups
+from gossamer.nn.layers.linear import dense_weight
 from gossamer.nn.layers.sampled import SampledLinear
 from gossamer.patterns import NM, Pattern
 from gossamer.recipes.base.checks import (
@@ -53,8 +54,8 @@ class FST(Recipe):
         method: how tiles are chosen: "exact" (m = 4), "entropy" or "auto".
 
     Raises:
-        PatternError: the pattern or the sample is not plain N:M, or the method is unknown.
-        RecipeError: a number is out of range.
+        PatternError: the pattern or the sample is not plain N:M.
+        RecipeError: a number out of range, or an unknown method.
 
     Reference:
         Hu et al. 2024, "Accelerating Transformer Pre-training with 2:4 Sparsity",
@@ -86,7 +87,7 @@ class FST(Recipe):
         plain_groups(self.pattern, "FST")
         self.mvue: NM | None = parse_sample(self.mvue, "FST")
         if self.method not in _METHODS:
-            raise PatternError(
+            raise RecipeError(
                 f"FST got method={self.method!r}; the mask must keep exactly n in each row: "
                 f"choose {', '.join(_METHODS)}"
             )
@@ -98,8 +99,8 @@ class FST(Recipe):
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
         """A layer with a fixed transposable mask."""
         kept = plain_groups(pattern, "FST")
-        rows = linear.out_features if isinstance(linear, nn.Linear) else linear.nf
-        if int(rows) % kept.m:  # type: ignore[arg-type]
+        rows = dense_weight(linear).shape[0]
+        if rows % kept.m:
             raise PatternError(
                 f"FST got out_features={rows} with pattern {pattern}; a "
                 f"transposable mask needs multiples of {kept.m} in both sizes: choose another m, "
@@ -108,6 +109,10 @@ class FST(Recipe):
         layer = SampledLinear.from_dense(linear, kept, False, self.mvue, self.seed, index)
         layer.set_mask(self._choose(layer.weight, kept))
         return layer
+
+    def finished(self, layer: MaskedLayer) -> nn.Module:
+        """Return the `SparseLinear` of a layer; one that ends dense keeps its whole weight."""
+        return layer.to_sparse(layer.pattern)
 
     def start(self) -> None:
         """Start with flip rates of 0."""
@@ -126,9 +131,11 @@ class FST(Recipe):
         return {} if rates is None else dict(zip(self.layers, rates.tolist(), strict=True))
 
     def before_step(self, t: int) -> None:
-        """Add the masked decay to the gradients; a mask of everything adds nothing."""
+        """Add the masked decay to the gradients; without a mask there is none."""
         for _, _, layer in self.of_type(SampledLinear):
-            if self.gradient_decay and layer.weight.grad is not None:
+            if not self.gradient_decay or layer.is_dense_now:
+                continue
+            if layer.weight.grad is not None:
                 add_pruned_(layer.weight.grad, layer.weight, self.gradient_decay, layer.structure)
 
     def after_step(self, t: int) -> None:
@@ -142,10 +149,7 @@ class FST(Recipe):
 
     def _drop_masks(self) -> None:
         for _, _, layer in self.of_type(SampledLinear):
-            # A mask of everything, so that density and `finish` show what is used.
-            m = plain_groups(layer.pattern, "FST").m
-            layer.set_mask(torch.ones_like(layer.weight, dtype=torch.bool), NM(m, m))
-            layer.softness.fill_(1.0)
+            layer.set_dense()
 
     def _refresh(self) -> None:
         for index, _, layer in self.of_type(SampledLinear):

@@ -13,11 +13,10 @@ from typing import ClassVar
 from torch import nn
 
 from gossamer.errors import RecipeError
-from gossamer.masks import magnitude_mask
 from gossamer.nn import MaskedLinear
 from gossamer.patterns import Pattern
 from gossamer.recipes.base.checks import check_count, check_share, refuse_grouped
-from gossamer.recipes.base.fixed import apply_mask, fixed_mask, target_of, with_sparsity
+from gossamer.recipes.base.fixed import fixed_mask, prune_to, with_sparsity
 from gossamer.recipes.base.recipe import Recipe
 from gossamer.recipes.base.updates import steps_between, steps_needed
 from gossamer.schedules import Cubic
@@ -107,6 +106,4 @@ class GMP(Recipe):
 
     def _prune(self, t: int) -> None:
         for _, _, layer in self.of_type(MaskedLinear):
-            target = target_of(layer)
-            pattern = with_sparsity(target, self.sparsity(t, target.sparsity))
-            apply_mask(layer, magnitude_mask(layer.weight, pattern), pattern, self.optimizer)
+            prune_to(layer, self.sparsity(t, layer.target.sparsity), self.optimizer)

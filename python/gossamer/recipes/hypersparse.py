@@ -102,7 +102,7 @@ class HyperSparse(PruneLate):
             return
         for _, _, layer in self.of_type(MaskedLinear):
             if layer.weight.grad is not None:
-                kept = layer.pattern.count(*layer.weight.shape)
+                kept = layer.target.count(*layer.weight.shape)
                 layer.weight.grad.add_(hypersparse_gradient(layer.weight, kept), alpha=factor)
 
 

@@ -14,11 +14,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gossamer.masks import magnitude_mask
 from gossamer.nn import MaskedLinear
 from gossamer.patterns import Pattern
 from gossamer.recipes.base.checks import check_count, check_share, refuse_grouped
-from gossamer.recipes.base.fixed import apply_mask, fixed_mask, target_of, with_sparsity
+from gossamer.recipes.base.fixed import fixed_mask, prune_to, zero_outside
 from gossamer.recipes.base.recipe import Recipe
 
 
@@ -82,8 +81,8 @@ class IMP(Recipe):
         return float(final ** (finished / self.rounds))
 
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
-        """A dense weight under a mask that keeps everything."""
-        return fixed_mask(linear, with_sparsity(pattern, 0.0), pattern)
+        """A layer with a fixed mask, dense until it is pruned."""
+        return fixed_mask(linear, pattern, pattern)
 
     def start(self) -> None:
         """Keep everything; remember the start if training is rewound to it."""
@@ -102,10 +101,9 @@ class IMP(Recipe):
 
     def _prune(self, finished: int) -> None:
         for _, _, layer in self.of_type(MaskedLinear):
-            target = target_of(layer)
-            sparsity = 1.0 - self.density(finished, target.density)
-            pattern = target if finished == self.rounds else with_sparsity(target, sparsity)
-            apply_mask(layer, magnitude_mask(layer.weight, pattern), pattern, self.optimizer)
+            last = finished == self.rounds
+            sparsity = 1.0 if last else 1.0 - self.density(finished, layer.target.density)
+            prune_to(layer, sparsity, self.optimizer)
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         groups = self.optimizer.param_groups if self.optimizer is not None else []
@@ -139,4 +137,4 @@ class IMP(Recipe):
                     state[name] = saved
         for _, _, layer in self.of_type(MaskedLinear):
             # The remembered weights are denser than the mask.
-            apply_mask(layer, layer.mask(), layer.pattern, self.optimizer)
+            zero_outside(layer.weight, layer.mask(), self.optimizer)

@@ -40,7 +40,7 @@ class ISSP(PruneLate):
         """Shrink the smallest entries of each layer."""
         for _, _, layer in self.of_type(MaskedLinear):
             weight = layer.weight
-            kept = magnitude_mask(weight, layer.pattern)
+            kept = magnitude_mask(weight, layer.target)
             weight.copy_(torch.where(kept, weight, weight * self.shrink))
 
 

@@ -45,7 +45,7 @@ class MaskDecay(STE):
 
     Example:
         >>> recipe = MaskDecay("1:8", method="linear", rate=0.01)
-        >>> [recipe.softness_at(t, total_steps=1000) for t in (0, 50, 200)]
+        >>> [recipe.masked_weight_share_at(t, total_steps=1000) for t in (0, 50, 200)]
         [1.0, 0.5, 0.0]
     """
 
@@ -64,7 +64,7 @@ class MaskDecay(STE):
         if self.rate is not None:
             check_number(self.rate, "MaskDecay got rate", positive=True)
 
-    def softness_at(self, t: int, total_steps: int) -> float:
+    def masked_weight_share_at(self, t: int, total_steps: int) -> float:
         """Return D at step t: the share of itself with which a masked entry takes part."""
         phases = Phases.of_shares(self.dense_share, self.finetune_share, total_steps)
         if t >= phases.finetune:
@@ -85,9 +85,9 @@ class MaskDecay(STE):
         self._soften(t + 1)
 
     def _soften(self, t: int) -> None:
-        softness = self.softness_at(t, self.total_steps)
+        share = self.masked_weight_share_at(t, self.total_steps)
         for _, _, layer in self.of_type(MaskedLinear):
-            layer.softness.fill_(softness)
+            layer.masked_weight_share.fill_(share)
 
 
 __all__ = ["MaskDecay"]

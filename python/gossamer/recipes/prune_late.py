@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gossamer.masks import magnitude_mask
 from gossamer.nn import MaskedLinear
-from gossamer.nn.layers.dense_first import DenseLinear
 from gossamer.patterns import Pattern
 from gossamer.recipes.base.checks import check_share
-from gossamer.recipes.base.fixed import apply_mask
+from gossamer.recipes.base.fixed import fixed_mask, prune_to
 from gossamer.recipes.base.recipe import Recipe
 
 
@@ -50,8 +48,8 @@ class PruneLate(Recipe):
 
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
         """A layer that computes densely until it is pruned."""
-        layer = DenseLinear.from_dense(linear, pattern, moving=False, gradient="kept")
-        layer.softness.fill_(1.0)
+        layer = fixed_mask(linear, pattern, pattern)
+        layer.set_dense()
         return layer
 
     def is_ready(self, t: int) -> bool:
@@ -69,9 +67,7 @@ class PruneLate(Recipe):
         if self.is_ready(t):
             self.state["pruned"] = True
             for _, _, layer in self.of_type(MaskedLinear):
-                mask = magnitude_mask(layer.weight, layer.pattern)
-                apply_mask(layer, mask, None, self.optimizer)
-                layer.softness.zero_()
+                prune_to(layer, layer.target.sparsity, self.optimizer)
 
 
 __all__ = ["PruneLate"]

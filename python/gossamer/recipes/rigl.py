@@ -65,7 +65,7 @@ class RigL(SET):
         for name, layer, parameter, shape in self.watched():
             capture = Capture(parameter, shape, lambda: bool(self.share(self.step)))
             self.captures[name] = capture
-            self._hooks.append(layer.register_forward_hook(capture))
+            self._hooks.append(layer.register_forward_hook(capture, with_kwargs=True))
 
     def watched(self) -> Iterator[tuple[str, nn.Module, nn.Parameter, tuple[int, int]]]:
         """Yield the (name, layer, parameter, shape) of each layer whose gradient is needed."""

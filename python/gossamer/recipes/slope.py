@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, get_args
 from torch import Tensor, nn
 
 from gossamer.errors import RecipeError
-from gossamer.nn.layers.adapted import AdaptedLinear
+from gossamer.nn.layers.adapted import AdaptedLinear, for_inference
 from gossamer.nn.layers.linear import SparseLinear
 from gossamer.nn.surgery import replace_modules
 from gossamer.patterns import NM, Pattern
@@ -170,16 +170,7 @@ class SLoPe(Recipe):
         if adapters not in ("folded", "merged"):
             raise RecipeError(f"finish got adapters={adapters!r:.40}; it is 'folded' or 'merged'")
         self.detach()
-        new: dict[nn.Module, nn.Module] = {}
-        for module in list(model.modules()):
-            if not isinstance(module, SparseLinear):
-                continue
-            dense = isinstance(module, AdaptedLinear) and module.adapter is not None
-            if dense and adapters == "merged":
-                new[module] = module.to_dense()
-            elif isinstance(module, AdaptedLinear) or module.weight.backward == "double_pruned":
-                new[module] = AdaptedLinear.to_inference(_adapted(module))
-        return replace_modules(model, new) if new else model
+        return replace_modules(model, for_inference(model, adapters))
 
     def _refresh(self) -> None:
         for _, _, layer in self.of_type(SparseLinear):
@@ -216,10 +207,3 @@ class SLoPe(Recipe):
     def _share_gradient(self, parameter: Tensor) -> None:
         if parameter.grad is not None:
             self.average(parameter.grad)
-
-
-def _adapted(layer: SparseLinear) -> AdaptedLinear:
-    """A layer of the same parameters that can have an adapter."""
-    if isinstance(layer, AdaptedLinear):
-        return layer
-    return AdaptedLinear.of_parts(layer.weight, layer.bias).train(layer.training)

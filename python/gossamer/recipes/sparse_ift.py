@@ -24,7 +24,7 @@ from typing import ClassVar, Literal, get_args
 from torch import nn
 
 from gossamer.errors import PatternError, RecipeError
-from gossamer.nn import SparseLinear
+from gossamer.nn import MaskedLayer, SparseLinear
 from gossamer.nn.layers.iso_flop import (
     NONLINEARITIES,
     Branches,
@@ -157,8 +157,8 @@ def macs(module: nn.Module) -> int:
     """
     total = 0
     for part in module.modules():
-        if isinstance(part, SparseLinear):
-            total += part.weight.nnz
+        if isinstance(part, MaskedLayer):
+            total += part.used_entries
         elif isinstance(part, nn.Linear):
             total += part.weight.numel()
     return total

@@ -16,6 +16,7 @@ from gossamer.recipes.base.checks import check_number
 from gossamer.recipes.ste import STE
 
 
+# --8<-- [start:recipe]
 @dataclass(eq=False)
 class SRSTE(STE):
     """`STE` with decoupled decay of the masked entries.
@@ -56,6 +57,8 @@ class SRSTE(STE):
             if weight.grad is not None:
                 rate = self.lr_of(weight) * self.decay
                 add_pruned_(weight.detach(), weight.detach(), -rate, layer.structure)
+
+    # --8<-- [end:recipe]
 
 
 __all__ = ["SRSTE"]

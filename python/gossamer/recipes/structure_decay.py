@@ -110,11 +110,11 @@ class StructureDecay(Recipe):
 
     def _tighten(self, t: int) -> None:
         window = self.window_at(t, self.total_steps)
-        pattern = self.patterns[window or 0]
         for _, _, layer in self.of_type(MaskedLinear):
-            layer.softness.fill_(1.0 if window is None else 0.0)
-            if layer.pattern != pattern:
-                layer.set_pattern(pattern)
+            if window is None:
+                layer.set_dense()
+            elif layer.pattern != self.patterns[window]:
+                layer.set_pattern(self.patterns[window])
 
     def _stepwise(self) -> list[NM]:
         n, m, vector = self.pattern.n, self.pattern.m, self.pattern.vector  # type: ignore[union-attr]

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from gossamer.masks import mask_from_score
 from gossamer.nn import MaskedLinear
-from gossamer.nn.layers.dense_first import DenseLinear
 from gossamer.patterns import Block, Pattern, Unstructured, parse_pattern
 from gossamer.recipes.base.checks import check_share
 from gossamer.recipes.base.recipe import Recipe
@@ -79,8 +78,8 @@ class TopL0(Recipe):
 
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
         """A layer that computes densely until its first mask; its gradient is dense."""
-        layer = DenseLinear.from_dense(linear, pattern, moving=False)
-        layer.softness.fill_(1.0)
+        layer = MaskedLinear.from_dense(linear, pattern, reselect_each_forward=False)
+        layer.set_dense()
         return layer
 
     def start(self) -> None:
@@ -106,7 +105,6 @@ class TopL0(Recipe):
                 kept = int(mask.sum()) / max(mask.numel(), 1)
                 pattern = replace(pattern, sparsity=1.0 - kept)
             layer.set_mask(mask, pattern)
-            layer.softness.zero_()
             layer.weight.masked_fill_(~mask, 0.0)
 
 

@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from gossamer.nn import SparseLinear
+from gossamer.nn import MaskedLayer
 from gossamer.nn.sites import covers
 from gossamer.prox import Penalty
 from gossamer.recipes import Recipe
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Split parameters into those that decay and those that do not, for an optimizer.
 
     Norm gains, biases and embeddings do not decay; matrices do, and so do the values of sparse
@@ -59,7 +59,7 @@ def recipe_groups(recipe: Recipe, model: nn.Module, weight_decay: float) -> list
         id(parameter)
         for group in parameter_groups(model, weight_decay)
         if group["weight_decay"] == 0.0
-        for parameter in group["params"]  # type: ignore[attr-defined]
+        for parameter in group["params"]
     }
     given = list(recipe.parameters(model))
     own = [group for group in given if isinstance(group, Mapping)]
@@ -129,7 +129,8 @@ def _penalised(
     for name, module in model.named_modules():
         if any(covers(glob, name) for glob in exclude):
             continue
-        if isinstance(module, SparseLinear):
-            yield module.weight.values, penalty.on(module.weight)
+        if isinstance(module, MaskedLayer):
+            sparse = module.sparse_weight
+            yield module.entries, penalty if sparse is None else penalty.on(sparse)
         elif isinstance(module, nn.Linear):
             yield module.weight, penalty

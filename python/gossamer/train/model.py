@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gossamer.errors import ShapeError
-from gossamer.nn import SinkhornRouter, SparseLinear, TopKRouter, sparsify
+from gossamer.nn import MaskedLayer, SinkhornRouter, TopKRouter, sparsify
 
 ROUTERS = {"topk": TopKRouter, "sinkhorn": SinkhornRouter}
 
@@ -234,9 +234,8 @@ def build_model(sizes: GPTConfig, run: str, exclude: tuple[str, ...] = ()) -> GP
     sparsify(model, run, exclude=exclude)
     with torch.no_grad():
         for name, module in model.named_modules():
-            if isinstance(module, SparseLinear) and module.weight.nnz:
-                values = module.weight.values
-                values.mul_(norms[name] / values.norm())
+            if isinstance(module, MaskedLayer) and module.nnz:
+                module.entries.mul_(norms[name] / module.entries.norm())
     return model
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.nn import SparseLinear, summary
-from gossamer.nn.layers.masked import MaskedLinear
+from gossamer.nn import MaskedLayer, summary
 from gossamer.recipes import Recipe
 
 
@@ -22,9 +21,7 @@ def density_of(model: nn.Module, recipe: Recipe, dense: int) -> float:
         dense: parameters of the twin.
     """
     kept, _ = kept_entries(recipe.layers)
-    masters = [m for m in model.modules() if isinstance(m, MaskedLinear)]
-    sparse = [m for m in model.modules() if isinstance(m, SparseLinear)]
-    inside = {id(m.weight) for m in masters} | {id(m.weight.values) for m in sparse}
+    inside = {id(m.entries) for m in model.modules() if isinstance(m, MaskedLayer)}
     rest = sum(p.numel() for p in model.parameters() if id(p) not in inside)
     return (kept + rest) / dense
 
@@ -34,11 +31,6 @@ def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Reci
     total = summary(model, optimizer).total
     if recipe is not None:
         total += sum(tensor.nbytes for tensor in _tensors(recipe.state))
-    for module in model.modules():
-        if isinstance(module, MaskedLinear):
-            total += sum(b.nbytes for b in module.buffers(recurse=False))
-            transposed = module._transposed
-            total += sum(t.nbytes for t in _tensors(transposed) if t is not None)
     return total
 
 
@@ -47,13 +39,9 @@ def kept_entries(layers: Mapping[str, nn.Module]) -> tuple[int, int]:
     kept = whole = 0
     for layer in layers.values():
         for module in layer.modules():
-            if isinstance(module, MaskedLinear):
-                soft = module.softness.item() > 0.0
-                kept += module.weight.numel() if soft else module.nnz
-                whole += module.weight.numel()
-            elif isinstance(module, SparseLinear):
-                kept += module.weight.nnz
-                whole += module.weight.shape.numel()
+            if isinstance(module, MaskedLayer):
+                kept += module.used_entries
+                whole += module.out_features * module.in_features
     return kept, whole
 
 

@@ -8,29 +8,44 @@ work untouched. It is the weight, not a layer: `gossamer.nn.SparseLinear` is the
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from gossamer import backend
-from gossamer.backend import Structure
-from gossamer.errors import DeviceError, DTypeError, PatternError, ShapeError, StructureError
+from gossamer.backend import Layout, Structure, Transposed
+from gossamer.errors import StructureError
 from gossamer.masks import check_mask, magnitude_mask, mask_from_score
 from gossamer.patterns import Pattern, parse_pattern
-from gossamer.weight.descriptor import describe, group_of, pattern_of
-from gossamer.weight.transpose import Backward, KeepsTranspose, Transpose
+from gossamer.weight.checks import (
+    check_dense,
+    check_dtype,
+    check_like,
+    elementwise_state,
+)
+from gossamer.weight.descriptor import describe, group_of
+from gossamer.weight.matrix_face import MatrixFace
+from gossamer.weight.state import check_state
+from gossamer.weight.transpose import DTYPES as T_DTYPES
+from gossamer.weight.transpose import NAMES as T_NAMES
+from gossamer.weight.transpose import Backward, Transpose, TransposeRule
 
-__all__ = ["Backward", "SparseWeight", "Transpose", "check_dense", "check_dtype"]
+__all__ = ["SparseWeight"]
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-_STATE = ("values", "indices", "indptr", "descriptor")
+_ALIVE: WeakSet[SparseWeight] = WeakSet()
 
 
-class SparseWeight(KeepsTranspose):
+class SparseWeight(MatrixFace, nn.Module):
     """A sparse matrix [rows, cols] whose kept entries are trained.
 
     `values` is the trainable `nn.Parameter` [nnz]; `structure` says which entry each value is.
+
+    It answers what code asks the weight of an `nn.Linear` for: `shape`, `size()`, `numel()`,
+    `ndim`, `dim()` are those of the matrix, `dtype`, `device`, `requires_grad` those of the
+    values; see `MatrixFace` about assignments.
 
     Args:
         values: [nnz], float32, float64 or bfloat16, in the order of `structure`.
@@ -60,6 +75,9 @@ class SparseWeight(KeepsTranspose):
     indices: Tensor
     indptr: Tensor | None
     descriptor: Tensor
+    t_indices: Tensor | None
+    t_indptr: Tensor | None
+    t_perm: Tensor | None
 
     def __init__(
         self,
@@ -91,7 +109,13 @@ class SparseWeight(KeepsTranspose):
         self.register_buffer("indices", structure.indices)
         self.register_buffer("indptr", structure.indptr)
         self.register_buffer("descriptor", describe(pattern, layout))
-        self._start_transpose(transpose, backward)
+        self._rule = TransposeRule(transpose, backward, layout, pattern)
+        self._t_layout: Layout | None = None
+        self.t_layout_ints: tuple[int, ...] = ()
+        for name in T_NAMES:
+            self.register_buffer(name, None, persistent=self._rule.is_chosen)
+        self._pack_transpose()
+        _ALIVE.add(self)
 
     @classmethod
     def from_dense(
@@ -131,10 +155,10 @@ class SparseWeight(KeepsTranspose):
         if mask is not None and score is not None:
             raise ValueError("both mask= and score= were given; a mask needs no score: drop one")
         if mask is not None:
-            _check_like(mask, "mask", dense.shape)
+            check_like(mask, "mask", dense.shape)
             check_mask(mask, pattern)
         elif score is not None:
-            _check_like(score, "score", dense.shape)
+            check_like(score, "score", dense.shape)
             mask = mask_from_score(score, pattern)
         else:
             mask = magnitude_mask(dense, pattern)
@@ -168,11 +192,41 @@ class SparseWeight(KeepsTranspose):
         """Bytes of the values and of the structure."""
         return self.values.nbytes + self.structure_nbytes
 
+    @property
+    def transpose(self) -> Transpose:
+        """Whether the structure of the transpose is kept: "packed" or "none"."""
+        return self._rule.transpose
+
+    @property
+    def backward(self) -> Backward:
+        """How the gradient of the input is computed."""
+        return self._rule.backward
+
+    @property
+    def transposed(self) -> Transposed | None:
+        """The structure of the transpose and the values' order in it, or None.
+
+        In a double-pruned weight it lacks the entries that the second pruning dropped.
+        """
+        if self._t_layout is None:
+            return None
+        buffers = self._buffers
+        structure = Structure(self._t_layout, buffers["t_indices"], buffers["t_indptr"])
+        return Transposed(structure, buffers["t_perm"])
+
+    @torch.no_grad()
+    def refresh_transpose(self) -> None:
+        """Choose the entries of a double-pruned transpose again, by the present values.
+
+        No effect where `backward` is "exact" or "transposable". A pending backward pass keeps the
+        transpose of its forward pass.
+        """
+        if self._rule.is_chosen and not self.values.is_meta:
+            self._keep_transpose(self._rule.build(self.values, self.structure))
+
     def mask(self) -> Tensor:
         """The kept entries as a bool tensor [rows, cols], True = kept."""
-        mask = torch.zeros(self.shape.numel(), dtype=torch.bool)
-        mask[backend.coordinates(self.structure)] = True
-        return mask.view(self.shape)
+        return backend.mask(self.structure)
 
     def to_dense(self) -> Tensor:
         """The matrix [rows, cols] with zeros where nothing is kept; differentiable in `values`."""
@@ -206,18 +260,18 @@ class SparseWeight(KeepsTranspose):
             >>> weight.values.tolist()
             [4.0, 0.0]
         """
-        _check_like(mask, "mask", self.shape)
+        check_like(mask, "mask", self.shape)
         check_mask(mask, self.pattern)
         old = self.structure
         new = backend.encode(mask, self.layout.vector, self.layout.n, self.layout.m)
-        self._check_transposable(new)
+        self._rule.check_structure(new)
         tensors: list[Tensor] = [self.values]
         if self.values.grad is not None:
             tensors.append(self.values.grad)
         if optimizer is not None:
-            tensors.extend(_elementwise_state(optimizer, self.values))
+            tensors.extend(elementwise_state(optimizer, self.values))
         moved = [backend.gather(backend.scatter(tensor, old), new) for tensor in tensors]
-        transposed = self._transpose_of(moved[0], new)
+        transposed = self._rule.build(moved[0], new)
 
         # copy_ raises the version counters: a backward pass that waits on the old mask fails.
         for tensor, source in zip(tensors, moved, strict=True):
@@ -225,7 +279,7 @@ class SparseWeight(KeepsTranspose):
         self.indices.copy_(new.indices)
         if self.indptr is not None and new.indptr is not None:
             self.indptr.copy_(new.indptr)
-        self._keep(transposed)
+        self._keep_transpose(transposed)
 
     def extra_repr(self) -> str:
         """The line that `print(model)` shows."""
@@ -243,105 +297,58 @@ class SparseWeight(KeepsTranspose):
         kept = self._make_room(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self.pattern = pattern
+        self._rule = replace(self._rule, pattern=pattern)
         if not kept:
             self._pack_transpose()
 
     def check_state(self, state_dict: Mapping[str, Any], prefix: str = "") -> Pattern:
-        """The pattern that a state dict's tensors describe, once they fit this weight."""
-        given = {n: state_dict[prefix + n] for n in _STATE if prefix + n in state_dict}
-        where = f"{prefix}* of the state dict"
-        pattern = self.pattern
-        for name, tensor in given.items():
-            _check_tensor(tensor, f"{where}: {name}")
-        if "descriptor" in given:
-            pattern = self._check_descriptor(given["descriptor"], where)
-        for name, tensor in given.items():
+        """The pattern that a state dict's tensors describe; StructureError unless they fit."""
+        return check_state(self, self._rule, state_dict, prefix)
+
+    def _pack_transpose(self) -> None:
+        """Build the t_ buffers from values and structure, which must be valid."""
+        structure = self.structure
+        if structure.indices.is_meta:
+            return
+        self._rule.check_structure(structure)
+        self._keep_transpose(self._rule.build(self.values.detach(), structure))
+
+    def _keep_transpose(self, packed: Transposed | None) -> None:
+        """Make this transpose the weight's own."""
+        if packed is None:
+            return
+        structure, perm = packed
+        fresh = dict(zip(T_NAMES, (structure.indices, structure.indptr, perm), strict=True))
+        for name, tensor in fresh.items():
             mine = getattr(self, name)
-            if mine is None or tensor.shape != mine.shape:
-                own = "none" if mine is None else tuple(mine.shape)
-                raise StructureError(
-                    f"{where}: {name} is {tuple(tensor.shape)}, the module's is {own} (pattern "
-                    f"{self.pattern}); build the module with the pattern that was saved"
-                )
-            if name == "values":
-                check_dtype(tensor.dtype, f"{where}: values")
-            elif tensor.dtype != mine.dtype:
-                raise StructureError(f"{where}: {name} is {tensor.dtype}, not {mine.dtype}")
-        indices, indptr = given.get("indices", self.indices), given.get("indptr", self.indptr)
-        structure = Structure(self.layout, indices, indptr)
-        if "indices" in given or "indptr" in given:
-            if indices.is_meta:
-                raise StructureError(f"{where} leaves the structure on the meta device")
-            try:
-                backend.validate(structure, self.nnz)
-            except StructureError as error:
-                raise StructureError(f"{where}: {error}") from None
-            self._check_transposable(structure, f"{where}: ")
-        self._check_transpose_state(state_dict, prefix, structure, where)
-        return pattern
+            # A pending backward pass may still use the buffers of a double-pruned transpose:
+            # replace them, do not overwrite.
+            fits = mine is not None and not mine.is_meta and mine.shape == tensor.shape
+            if not fits or self._rule.is_chosen:
+                setattr(self, name, tensor)
+            else:
+                mine.copy_(tensor)
+        self._t_layout = structure.layout
+        self.t_layout_ints = tuple(structure.layout.as_ints())
 
-    def _check_descriptor(self, descriptor: Tensor, where: str) -> Pattern:
-        """The pattern of a loaded descriptor, which must lay out as many entries as ours."""
-        # Two sparsities may keep as many: an allocation computed anew differs in its last bit.
-        rows, cols = self.shape
-        readable = descriptor.dtype == torch.int64 and not descriptor.is_meta
-        theirs = descriptor.flatten().tolist() if readable else []
-        expected = describe(self.pattern, self.layout).tolist()
-        try:
-            pattern = pattern_of(theirs)
-            if theirs[:-1] == expected[:-1] and pattern.count(rows, cols) == self.nnz:
-                return pattern
-            saved = f"{pattern} of {theirs[1]}x{theirs[2]} (blocks of {theirs[4]})"
-        except PatternError:
-            saved = f"an unreadable descriptor {theirs}"
-        raise StructureError(
-            f"{where} holds {saved}; the module is {self.pattern} of {rows}x{cols} "
-            f"(blocks of {self.layout.block_cols}); build the module with what was saved"
-        )
+    def _make_room(self, state: Mapping[str, Any], prefix: str) -> bool:
+        """Give the t_ buffers the sizes of those in a state dict; False when it has none."""
+        if not self._rule.is_chosen or prefix + "t_perm" not in state:
+            return False
+        for name, dtype in zip(T_NAMES, T_DTYPES, strict=True):
+            shape = state[prefix + name].shape
+            mine = getattr(self, name)
+            if mine is None or mine.shape != shape:
+                setattr(self, name, torch.empty(shape, dtype=dtype, device=self.values.device))
+        self._t_layout = self._rule.transposed_layout
+        self.t_layout_ints = tuple(self._t_layout.as_ints())
+        return True
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        _ALIVE.add(self)
 
 
-def check_dtype(dtype: torch.dtype, who: str) -> None:
-    """Raise DTypeError unless the kernels have this dtype."""
-    if dtype not in DTYPES:
-        raise DTypeError(
-            f"{who}: {dtype} was given; use float32, float64 or bfloat16: convert with .to()"
-        )
-
-
-def check_dense(weight: Tensor, who: str = "weight") -> Tensor:
-    """The detached matrix, once it is a CPU matrix of a dtype that the kernels have."""
-    _check_tensor(weight, who)
-    if weight.dim() != 2:
-        raise ShapeError(f"{who}: shape {tuple(weight.shape)} was given; it must be [rows, cols]")
-    check_dtype(weight.dtype, who)
-    if weight.device.type != "cpu":
-        raise DeviceError(f"{who} is on {weight.device}; the kernels run on the CPU: use .cpu()")
-    return weight.detach()
-
-
-def _check_tensor(tensor: object, who: str) -> None:
-    if not isinstance(tensor, Tensor):
-        raise DTypeError(f"{who} is {type(tensor).__name__}; it must be a torch tensor")
-
-
-def _check_like(tensor: Tensor, who: str, shape: torch.Size) -> None:
-    _check_tensor(tensor, who)
-    if tensor.shape != shape:
-        raise ShapeError(
-            f"{who} has shape {tuple(tensor.shape)}, the weight {tuple(shape)}; give one entry for "
-            "each entry of the weight"
-        )
-
-
-def _elementwise_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[Tensor]:
-    """The optimizer's tensors that hold one number for each value."""
-    found = []
-    for name, tensor in optimizer.state.get(parameter, {}).items():
-        if isinstance(tensor, Tensor) and tensor.shape == parameter.shape and tensor.dim():
-            if tensor.dtype not in DTYPES:
-                raise DTypeError(
-                    f"the optimizer's {name} is {tensor.dtype}; only float32, float64 and "
-                    "bfloat16 state can move with a mask: use an optimizer that keeps those"
-                )
-            found.append(tensor)
-    return found
+def alive_weights() -> list[SparseWeight]:
+    """All sparse weights of this process."""
+    return list(_ALIVE)

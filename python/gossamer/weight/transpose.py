@@ -1,22 +1,24 @@
 """The transpose that a sparse weight keeps for the gradient of its input, dX = dY W.
 
-Kept are the structure of W^T and where its values stand among those of W, never the values: the
-product gathers them, so nothing has to follow the optimizer's steps. Three kinds of backward:
+It consists of the structure of W^T and the permutation that maps its values to those of W. The
+values themselves are not stored: the product gathers them, so nothing has to follow the
+optimizer's steps. Three kinds of backward:
 
     exact          dX = dY W; the transpose holds every kept entry
     double_pruned  dX = dY W^{R,C}: of each m rows of a column the n largest stay, an N:M matrix
-                   along both axes; chosen anew by refresh_transpose(), saved in a state dict.
-                   dW is that of every kept entry all the same
+                   along both axes; refresh_transpose() chooses them again, a state dict saves them.
+                   dW is that of every kept entry
     transposable   dX = dY W, and the mask is N:M down the columns too, which is checked
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gossamer import backend
 from gossamer.backend import Layout, Structure, Transposed
@@ -27,111 +29,70 @@ from gossamer.patterns import NM, Pattern
 Transpose = Literal["packed", "none"]
 Backward = Literal["exact", "double_pruned", "transposable"]
 
-_NAMES = ("t_indices", "t_indptr", "t_perm")
-_DTYPES = (torch.uint8, torch.int32, torch.int32)
+NAMES = ("t_indices", "t_indptr", "t_perm")
+DTYPES = (torch.uint8, torch.int32, torch.int32)
 
 
-class KeepsTranspose(nn.Module):
-    """What `SparseWeight` knows of its transpose; it brings values, structure and pattern."""
+@dataclass(frozen=True)
+class TransposeRule:
+    """How a sparse weight builds, chooses and checks the transpose that it keeps.
 
-    values: nn.Parameter
-    layout: Layout
-    pattern: Pattern
+    It holds no tensors: the weight owns the buffers `t_indices`, `t_indptr` and `t_perm`.
+
+    Args:
+        transpose: "packed" or "none".
+        backward: "exact", "double_pruned" or "transposable".
+        layout: of the weight.
+        pattern: of the weight.
+
+    Raises:
+        ValueError: an unknown kind, or a double-pruned weight without a transpose.
+        PatternError: a backward that needs an N:M pattern, and another pattern.
+    """
+
     transpose: Transpose
     backward: Backward
-    t_indices: Tensor | None
-    t_indptr: Tensor | None
-    t_perm: Tensor | None
+    layout: Layout
+    pattern: Pattern
 
-    @property
-    def structure(self) -> Structure:
-        """Where each value stands."""
-        raise NotImplementedError
-
-    @property
-    def transposed(self) -> Transposed | None:
-        """The structure of the transpose and the values' order in it, or None.
-
-        In a double-pruned weight it lacks the entries that the second pruning took.
-        """
-        if self._t_layout is None:
-            return None
-        buffers = self._buffers
-        structure = Structure(self._t_layout, buffers["t_indices"], buffers["t_indptr"])
-        return Transposed(structure, buffers["t_perm"])
-
-    @torch.no_grad()
-    def refresh_transpose(self) -> None:
-        """Choose the entries of a double-pruned transpose anew, by the values of this moment.
-
-        Where `backward` is "exact" or "transposable" there is nothing to choose: no effect. A
-        backward pass that waits keeps the transpose of its forward pass.
-        """
-        if self.backward == "double_pruned" and not self.values.is_meta:
-            self._keep(self._transpose_of(self.values, self.structure))
-
-    def _start_transpose(self, transpose: Transpose, backward: Backward) -> None:
-        """Check the two arguments against the pattern and build the buffers."""
-        if transpose not in ("packed", "none"):
-            raise ValueError(f"transpose={transpose!r} was given; it is 'packed' or 'none'")
-        if backward not in ("exact", "double_pruned", "transposable"):
+    def __post_init__(self) -> None:
+        if self.transpose not in ("packed", "none"):
+            raise ValueError(f"transpose={self.transpose!r} was given; it is 'packed' or 'none'")
+        if self.backward not in ("exact", "double_pruned", "transposable"):
             raise ValueError(
-                f"backward={backward!r} was given; it is 'exact', 'double_pruned' or 'transposable'"
+                f"backward={self.backward!r} was given; it is 'exact', 'double_pruned' or "
+                "'transposable'"
             )
-        if backward != "exact" and not isinstance(self.pattern, NM):
+        if self.backward != "exact" and not isinstance(self.pattern, NM):
             raise PatternError(
-                f"backward={backward!r} was given with pattern {self.pattern}; it needs groups of "
-                "rows: choose an N:M pattern such as 2:4, or backward='exact'"
+                f"backward={self.backward!r} was given with pattern {self.pattern}; it needs "
+                "groups of rows: choose an N:M pattern such as 2:4, or backward='exact'"
             )
-        if backward == "double_pruned" and transpose == "none":
+        if self.is_chosen and self.transpose == "none":
             raise ValueError(
                 "backward='double_pruned' was given with transpose='none'; its transpose is what "
                 "the gradient is computed from: use transpose='packed'"
             )
-        self.transpose = transpose
-        self.backward = backward
-        self._t_layout: Layout | None = None
-        self.t_layout_ints: tuple[int, ...] = ()
-        for name in _NAMES:
-            self.register_buffer(name, None, persistent=backward == "double_pruned")
-        self._pack_transpose()
 
-    def _pack_transpose(self) -> None:
-        """Build the t_ buffers anew from values and structure, which must be valid."""
-        structure = self.structure
-        if structure.indices.is_meta:
-            return
-        self._check_transposable(structure)
-        packed = self._transpose_of(self.values.detach(), structure)
-        if packed is not None:
-            self._keep(packed)
+    @property
+    def is_chosen(self) -> bool:
+        """Whether the entries depend on the values, so that a state dict saves them."""
+        return self.backward == "double_pruned"
 
-    def _transpose_of(self, values: Tensor, structure: Structure) -> Transposed | None:
-        """The transpose that this weight would keep of other values and another structure."""
-        if self.backward == "double_pruned":
+    @property
+    def transposed_layout(self) -> Layout:
+        """The layout of the transpose: one row per panel, counted by pointers."""
+        return Layout(self.layout.cols, self.layout.rows, 1, 256)
+
+    def build(self, values: Tensor, structure: Structure) -> Transposed | None:
+        """The transpose to keep for these values and this structure."""
+        if self.is_chosen:
             return double_prune(values, structure, self.layout.n, self.layout.m)
         if self.transpose == "none" or self.layout.vector > 1:
             return None
         return backend.transpose(structure)
 
-    def _keep(self, packed: Transposed | None) -> None:
-        """Make this transpose the weight's own."""
-        if packed is None:
-            return
-        turned, perm = packed
-        fresh = dict(zip(_NAMES, (turned.indices, turned.indptr, perm), strict=True))
-        for name, tensor in fresh.items():
-            mine = getattr(self, name)
-            # A backward pass may wait on the chosen entries of a double-pruned transpose.
-            fits = mine is not None and not mine.is_meta and mine.shape == tensor.shape
-            if not fits or self.backward == "double_pruned":
-                setattr(self, name, tensor)
-            else:
-                mine.copy_(tensor)
-        self._t_layout = turned.layout
-        self.t_layout_ints = tuple(turned.layout.as_ints())
-
-    def _check_transposable(self, structure: Structure, where: str = "") -> None:
+    def check_structure(self, structure: Structure, where: str = "") -> None:
         """Raise StructureError when a transposable mask has a column group of more than n."""
         if self.backward != "transposable":
             return
@@ -147,20 +108,20 @@ class KeepsTranspose(nn.Module):
                 "backward='double_pruned'"
             )
 
-    def _check_transpose_state(
+    def check_state(
         self, state: Mapping[str, Any], prefix: str, structure: Structure, where: str
     ) -> None:
         """Raise StructureError unless the t_ tensors given are a double pruning of `structure`."""
-        given = {name: state[prefix + name] for name in _NAMES if prefix + name in state}
-        if self.backward != "double_pruned" or not given:
+        given = {name: state[prefix + name] for name in NAMES if prefix + name in state}
+        if not self.is_chosen or not given:
             return
-        missing = [name for name in _NAMES if name not in given]
+        missing = [name for name in NAMES if name not in given]
         if missing:
             raise StructureError(
                 f"{where} lacks {', '.join(missing)}; the three parts of a transpose belong "
                 "together: load the whole file, or leave out all three to choose it anew"
             )
-        for name, dtype in zip(_NAMES, _DTYPES, strict=True):
+        for name, dtype in zip(NAMES, DTYPES, strict=True):
             tensor = given[name]
             if not isinstance(tensor, Tensor) or tensor.is_meta or tensor.dtype != dtype:
                 kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
@@ -169,15 +130,15 @@ class KeepsTranspose(nn.Module):
                 raise StructureError(f"{where}: {name} is {tuple(tensor.shape)}, not a vector")
         if structure.indices.is_meta:
             raise StructureError(f"{where} leaves the structure on the meta device")
-        indices, indptr, perm = (given[name].cpu().contiguous() for name in _NAMES)
+        indices, indptr, perm = (given[name].cpu().contiguous() for name in NAMES)
         try:
-            turned = Structure(_turned(structure.layout), indices, indptr)
-            backend.validate(turned, perm.numel())
-            self._check_perm(perm, turned, structure)
+            transposed = Structure(self.transposed_layout, indices, indptr)
+            backend.validate(transposed, perm.numel())
+            self._check_perm(perm, transposed, structure)
         except StructureError as error:
             raise StructureError(f"{where}: transpose: {error}") from None
 
-    def _check_perm(self, perm: Tensor, turned: Structure, structure: Structure) -> None:
+    def _check_perm(self, perm: Tensor, transposed: Structure, structure: Structure) -> None:
         """Raise StructureError unless each value is where the transpose says, n in a group."""
         if perm.numel() and not 0 <= int(perm.min()) <= int(perm.max()) < structure.nnz:
             raise StructureError(
@@ -186,7 +147,7 @@ class KeepsTranspose(nn.Module):
             )
         rows, cols = structure.layout.rows, structure.layout.cols
         at = backend.coordinates(structure)[perm.long()]
-        if not torch.equal(at % cols * rows + at // cols, backend.coordinates(turned)):
+        if not torch.equal(at % cols * rows + at // cols, backend.coordinates(transposed)):
             raise StructureError(
                 "perm names other entries than its indices: it was changed or damaged; load a "
                 "sound file, or leave out the t_ tensors"
@@ -199,27 +160,9 @@ class KeepsTranspose(nn.Module):
                 f"{n}: it was pruned for another pattern"
             )
 
-    def _make_room(self, state: Mapping[str, Any], prefix: str) -> bool:
-        """Give the t_ buffers the sizes of those in a state dict; False when it has none."""
-        if self.backward != "double_pruned" or prefix + "t_perm" not in state:
-            return False
-        for name, dtype in zip(_NAMES, _DTYPES, strict=True):
-            shape = state[prefix + name].shape
-            mine = getattr(self, name)
-            if mine is None or mine.shape != shape:
-                setattr(self, name, torch.empty(shape, dtype=dtype, device=self.values.device))
-        turned = _turned(self.layout)
-        self._t_layout, self.t_layout_ints = turned, tuple(turned.as_ints())
-        return True
-
-
-def _turned(layout: Layout) -> Layout:
-    """The layout of the transpose: one row a panel, counted by pointers."""
-    return Layout(layout.cols, layout.rows, 1, 256)
-
 
 def _column_counts(coordinates: Tensor, layout: Layout, m: int) -> Tensor:
-    """How many of the entries stand in each group of m rows of each column, groups first."""
+    """The number of entries in each group of m rows of each column, groups first."""
     rows, cols = layout.rows, layout.cols
     groups = coordinates // (cols * m) * cols + coordinates % cols
     return torch.bincount(groups, minlength=-(-rows // m) * cols)

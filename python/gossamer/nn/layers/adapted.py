@@ -7,13 +7,14 @@ inserted. The rank is small: the two thin products cost r (in + out) multiplicat
 from __future__ import annotations
 
 import copy
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from gossamer.errors import PatternError
-from gossamer.nn.layers.linear import SparseLinear, copy_parameter, linear_of_parts
+from gossamer.nn.layers.base import MaskedLayer
+from gossamer.nn.layers.linear import SparseLinear
 from gossamer.patterns import as_integer
 from gossamer.weight import SparseWeight, Transpose
 
@@ -146,22 +147,24 @@ class AdaptedLinear(SparseLinear):
         adapter = LowRankAdapter(self.in_features, self.out_features, rank, generator, values.dtype)
         self.adapter = adapter.to(values.device).train(self.training)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x [..., in_features] to [..., out_features]."""
-        y = super().forward(x)
-        return y if self.adapter is None else self.adapter(x, y)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has
+        """Map input [..., in_features] to [..., out_features]."""
+        y = super().forward(input)
+        return y if self.adapter is None else self.adapter(input, y)
 
-    def to_dense(self) -> nn.Linear:
-        """The `nn.Linear` of the same function, W + (L R)^T / r, summed in float64; a copy."""
-        linear = super().to_dense()
-        if self.adapter is not None:
-            adapter = self.adapter
-            product = (adapter.left.double() @ adapter.right.double()).t() / adapter.divisor
-            weight = (linear.weight.double() + product).to(linear.weight.dtype)
-            linear = linear_of_parts(
-                nn.Parameter(weight.detach(), linear.weight.requires_grad), linear.bias
-            ).train(self.training)
-        return linear
+    @property
+    def weight_owner(self) -> nn.Module:
+        """The weight, or the layer itself once it has an adapter of its own."""
+        return self.weight if self.adapter is None else self
+
+    def used_weight(self) -> Tensor:
+        """W + (L R)^T / r [out_features, in_features], summed in float64; differentiable."""
+        weight = super().used_weight()
+        if self.adapter is None:
+            return weight
+        adapter = self.adapter
+        product = (adapter.left.double() @ adapter.right.double()).t() / adapter.divisor
+        return (weight.double() + product).to(weight.dtype)
 
     def merge(self) -> nn.Linear:
         """Another name of `to_dense`: sparse weight and adapter in one dense weight."""
@@ -173,13 +176,36 @@ class AdaptedLinear(SparseLinear):
         The weight's backward is exact again, and 1 / r is folded into R. Without an adapter it is
         a plain SparseLinear.
         """
-        old = self.weight
-        weight = SparseWeight(old.values.clone(), old.structure, old.pattern, transpose)
-        weight.values.requires_grad_(old.values.requires_grad)
-        bias = copy_parameter(self.bias)
+        plain = super().to_inference(transpose)
         if self.adapter is None:
-            return SparseLinear.of_parts(weight, bias).train(self.training)
-        layer = AdaptedLinear.of_parts(weight, bias)
+            return plain
+        layer = AdaptedLinear.of_parts(plain.weight, plain.bias)
         layer.adapter = copy.deepcopy(self.adapter)
         layer.adapter.fold()
         return layer.train(self.training)
+
+
+def for_inference(
+    model: nn.Module, adapters: Literal["folded", "merged"]
+) -> dict[nn.Module, nn.Module]:
+    """The new layers for inference, by the layer that each replaces.
+
+    Args:
+        model: any module.
+        adapters: "folded" keeps each adapter beside its sparse weight, with 1 / r folded into R;
+            "merged" adds it to the weight, which makes the layer an `nn.Linear`.
+    """
+    new: dict[nn.Module, nn.Module] = {}
+    for module in model.modules():
+        if not isinstance(module, MaskedLayer) or module.sparse_weight is None:
+            continue
+        if (
+            isinstance(module, AdaptedLinear)
+            and module.adapter is not None
+            and (adapters == "merged")
+        ):
+            new[module] = module.to_dense()
+        elif isinstance(module, AdaptedLinear) or module.sparse_weight.backward == "double_pruned":
+            assert isinstance(module, SparseLinear)  # noqa: S101 - it has a sparse weight
+            new[module] = module.to_inference()
+    return new

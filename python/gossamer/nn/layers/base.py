@@ -1,9 +1,156 @@
-"""What all layer classes share."""
+"""MaskedLayer: what every linear layer with a mask answers, however it stores its weight."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from gossamer import backend
+from gossamer.backend import Structure
 from gossamer.errors import PatternError
-from gossamer.patterns import NM, Pattern, parse_pattern
+from gossamer.patterns import NM, Block, Pattern, Unstructured, parse_pattern
+from gossamer.weight import SparseWeight
+
+if TYPE_CHECKING:
+    from gossamer.nn.layers.linear import SparseLinear
+
+
+# --8<-- [start:protocol]
+class MaskedLayer(nn.Module):
+    """Base of the linear layers whose weight [out_features, in_features] has a mask.
+
+    Surgery, summaries, diagnostics and recipes see layers through these members only.
+
+    Attributes:
+        in_features: size of an input row.
+        out_features: size of an output row.
+        bias: [out_features], or None.
+    """
+
+    in_features: int
+    out_features: int
+    bias: nn.Parameter | None
+
+    # ---- each class answers these --------------------------------------------------------------
+
+    @property
+    def structure(self) -> Structure:
+        """The positions of the kept entries."""
+        raise NotImplementedError
+
+    @property
+    def pattern(self) -> Pattern:
+        """The pattern that the mask obeys now."""
+        raise NotImplementedError
+
+    @property
+    def target(self) -> Pattern:
+        """The pattern that the mask obeys at the end of the training."""
+        raise NotImplementedError
+
+    @property
+    def entries(self) -> nn.Parameter:
+        """The parameter that holds the weight's entries: [nnz], or dense [out, in]."""
+        raise NotImplementedError
+
+    def kept_values(self) -> Tensor:
+        """The kept entries [nnz] of the stored weight, in the order of `structure`; detached."""
+        raise NotImplementedError
+
+    def used_weight(self) -> Tensor:
+        """The dense matrix [out_features, in_features] that the forward pass multiplies by.
+
+        It is differentiable in the parameters where the layer's gradient is that of this product.
+        """
+        raise NotImplementedError
+
+    def to_sparse(self, pattern: Pattern | None = None) -> SparseLinear:
+        """The layer as one that stores its kept entries only.
+
+        Args:
+            pattern: what a layer that is dense now is pruned to; None is its target.
+        """
+        raise NotImplementedError
+
+    @property
+    def structure_nbytes(self) -> int:
+        """Bytes of everything the layer keeps beside its parameters."""
+        raise NotImplementedError
+
+    # --8<-- [end:protocol]
+
+    # ---- these follow from them ----------------------------------------------------------------
+
+    @property
+    def sparse_weight(self) -> SparseWeight | None:
+        """The weight as a `SparseWeight`; None where the entries are stored dense."""
+        return None
+
+    @property
+    def weight_owner(self) -> nn.Module:
+        """The module that determines `used_weight`: layers with the same owner share a weight."""
+        return self
+
+    @property
+    def nnz(self) -> int:
+        """The number of kept entries."""
+        return self.structure.nnz
+
+    @property
+    def density(self) -> float:
+        """Kept entries over all entries, in [0, 1]."""
+        return self.nnz / max(self.out_features * self.in_features, 1)
+
+    @property
+    def is_dense_now(self) -> bool:
+        """Whether the forward pass uses the whole weight, with no mask at all."""
+        return False
+
+    @property
+    def used_entries(self) -> int:
+        """The number of entries that take part in the forward pass."""
+        return self.nnz
+
+    def mask(self) -> Tensor:
+        """The kept entries as a bool tensor [out_features, in_features], True = kept."""
+        return backend.mask(self.structure)
+
+    def to_dense(self) -> nn.Linear:
+        """The `nn.Linear` of the same function; a copy."""
+        weight = nn.Parameter(self.used_weight().detach().clone(), self.entries.requires_grad)
+        return linear_of_parts(weight, copy_parameter(self.bias)).train(self.training)
+
+
+def linear_of_parts(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
+    """An `nn.Linear` around parameters that exist already."""
+    out_features, in_features = weight.shape
+    linear = nn.Linear(in_features, out_features, bias is not None, device="meta")
+    linear.weight = weight
+    linear.bias = bias  # type: ignore[assignment]
+    return linear
+
+
+def copy_parameter(parameter: nn.Parameter | None) -> nn.Parameter | None:
+    """A copy of a parameter that keeps `requires_grad`, or None."""
+    if parameter is None:
+        return None
+    return nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+
+
+def whole(pattern: Pattern) -> Pattern:
+    """The pattern of the same kind that keeps everything.
+
+    Example:
+        >>> str(whole(NM(1, 4, vector=8)))
+        '4:4:v8'
+    """
+    if isinstance(pattern, NM):
+        return replace(pattern, n=pattern.m)
+    if isinstance(pattern, Unstructured | Block):
+        return replace(pattern, sparsity=0.0)
+    return Unstructured(0.0)
 
 
 def plain_groups(pattern: str | Pattern, who: str) -> NM:
@@ -21,4 +168,4 @@ def plain_groups(pattern: str | Pattern, who: str) -> NM:
     return pattern
 
 
-__all__ = ["plain_groups"]
+__all__ = ["MaskedLayer", "copy_parameter", "linear_of_parts", "plain_groups", "whole"]

@@ -38,18 +38,16 @@ class BiMaskLinear(MaskedLinear):
         """DX [..., in_features] of dY [..., out_features]."""
         pattern = plain_groups(self.pattern, "BiMask")
         permuted = backend.scatter(values, structure)[self.order]
-        kept, turned = select_nm(permuted, pattern)
-        transposed = double_prune(kept, turned, pattern.n, pattern.m)
-        return autograd.run_spmm_t(g[..., self.order], kept, turned, transposed)
+        kept, chosen = select_nm(permuted, pattern)
+        transposed = double_prune(kept, chosen, pattern.n, pattern.m)
+        return autograd.run_spmm_t(g[..., self.order], kept, chosen, transposed)
 
     def backward_mask(self) -> Tensor:
         """What the backward product uses of the forward mask, bool [out_features, in_features]."""
         pattern = plain_groups(self.pattern, "BiMask")
-        kept, turned = select_nm(self.used_weight()[self.order], pattern)
-        transposed, _ = double_prune(kept, turned, pattern.n, pattern.m)
-        mask = torch.zeros(self.weight.numel(), dtype=torch.bool)
-        mask[backend.coordinates(transposed)] = True
-        permuted = mask.view(self.in_features, self.out_features).t()
+        kept, chosen = select_nm(self.used_weight()[self.order], pattern)
+        transposed, _ = double_prune(kept, chosen, pattern.n, pattern.m)
+        permuted = backend.mask(transposed).t()
         out = torch.empty_like(permuted)
         out[self.order] = permuted
         return out

@@ -48,10 +48,10 @@ class Branches(nn.Module):
             set_gain(branch, gain(linear.weight) / math.sqrt(branches))  # type: ignore[arg-type]
         self.bias = linear.bias  # type: ignore[assignment]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x [..., in_features] to [..., out_features]."""
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has
+        """Map input [..., in_features] to [..., out_features]."""
         act = NONLINEARITIES[self.nonlinearity]
-        parts = [branch(x) for branch in self.branches]
+        parts = [branch(input) for branch in self.branches]
         y: Tensor = sum(parts if act is None else [act(part) for part in parts])  # type: ignore[assignment]
         return y if self.bias is None else y + self.bias
 
@@ -76,10 +76,10 @@ class Factors(nn.Module):
         set_gain(self.up, gain(linear.weight))  # type: ignore[arg-type]
         self.up.bias = linear.bias  # type: ignore[assignment]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x [..., in_features] to [..., out_features]."""
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has
+        """Map input [..., in_features] to [..., out_features]."""
         act = NONLINEARITIES[self.nonlinearity]
-        hidden = self.down(x)
+        hidden = self.down(input)
         y: Tensor = self.up(hidden if act is None else act(hidden))
         return y
 
@@ -106,9 +106,9 @@ class Doped(nn.Module):
         for part, size in ((self.down, 1.0), (self.up, half), (self.sparse, half)):
             set_gain(part, size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x [..., in_features] to [..., out_features]."""
-        y: Tensor = self.sparse(x) + self.up(self.down(x))
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has
+        """Map input [..., in_features] to [..., out_features]."""
+        y: Tensor = self.sparse(input) + self.up(self.down(input))
         return y
 
 

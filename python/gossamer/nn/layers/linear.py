@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.backend import Structure
 from gossamer.errors import DTypeError
 from gossamer.masks import random_mask
-from gossamer.ops import spmm
+from gossamer.nn.layers.base import MaskedLayer, copy_parameter
+from gossamer.ops.verbs import spmm
 from gossamer.patterns import Pattern, as_integer, parse_pattern
 from gossamer.weight import Backward, SparseWeight, Transpose, check_dtype
 
 
-class SparseLinear(nn.Module):
+class SparseLinear(MaskedLayer):
     """A linear layer that stores and trains only the kept entries of its weight.
 
     A drop-in for `nn.Linear`. The mask is drawn at random from torch's generator
@@ -28,10 +30,10 @@ class SparseLinear(nn.Module):
         in_features: size of an input row.
         out_features: size of an output row.
         bias: learn an additive bias [out_features].
-        pattern: which entries may live, such as "2:4", "2:4:v4", "90%" or "block 16x16 75%".
         device: where the tensors are; the kernels run on the CPU. On "meta" they hold nothing
             until a state dict is loaded with `assign=True`.
         dtype: float32, float64 or bfloat16; torch's default dtype when None.
+        pattern: which entries may live, such as "2:4", "2:4:v4", "90%" or "block 16x16 75%".
         transpose: "packed" or "none", see `gossamer.weight.SparseWeight`.
         backward: "exact", "double_pruned" or "transposable", likewise; a random mask is hardly
             ever transposable: build that from a mask.
@@ -59,10 +61,10 @@ class SparseLinear(nn.Module):
         in_features: int,
         out_features: int,
         bias: bool = True,
-        *,
-        pattern: str | Pattern,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        pattern: str | Pattern,
         transpose: Transpose = "packed",
         backward: Backward = "exact",
     ) -> None:
@@ -121,7 +123,7 @@ class SparseLinear(nn.Module):
         dense = dense_weight(linear)
         weight = SparseWeight.from_dense(dense, pattern, mask, score, transpose, backward)
         weight.values.requires_grad_(dense.requires_grad)
-        bias = copy_parameter(linear.bias)
+        bias = copy_parameter(linear.bias)  # type: ignore[arg-type]
         return cls.of_parts(weight, bias).train(linear.training)
 
     @classmethod
@@ -134,11 +136,64 @@ class SparseLinear(nn.Module):
         layer.bias = bias
         return layer
 
-    def to_dense(self) -> nn.Linear:
-        """The `nn.Linear` of the same function, with zeros where nothing is kept; a copy."""
-        values = self.weight.values
-        weight = nn.Parameter(self.weight.to_dense().detach(), values.requires_grad)
-        return linear_of_parts(weight, copy_parameter(self.bias)).train(self.training)
+    @property
+    def structure(self) -> Structure:
+        """The positions of the kept entries."""
+        return self.weight.structure
+
+    @property
+    def pattern(self) -> Pattern:
+        """The pattern that the mask obeys; it stays the same."""
+        return self.weight.pattern
+
+    @property
+    def target(self) -> Pattern:
+        """The pattern that the mask obeys; it stays the same."""
+        return self.weight.pattern
+
+    @property
+    def entries(self) -> nn.Parameter:
+        """The values [nnz] of the weight."""
+        return self.weight.values
+
+    @property
+    def sparse_weight(self) -> SparseWeight:
+        """The weight."""
+        return self.weight
+
+    @property
+    def weight_owner(self) -> nn.Module:
+        """The weight, which several layers may share."""
+        return self.weight
+
+    @property
+    def nnz(self) -> int:
+        """The number of kept entries."""
+        return self.weight.nnz
+
+    @property
+    def structure_nbytes(self) -> int:
+        """Bytes of the weight's integer buffers, those of its transpose too."""
+        return self.weight.structure_nbytes
+
+    def kept_values(self) -> Tensor:
+        """The values [nnz] of the weight; detached."""
+        return self.weight.values.detach()
+
+    def used_weight(self) -> Tensor:
+        """The weight as a dense matrix [out_features, in_features]; differentiable."""
+        return self.weight.to_dense()
+
+    def to_sparse(self, pattern: Pattern | None = None) -> SparseLinear:
+        """The layer itself."""
+        return self
+
+    def to_inference(self, transpose: Transpose = "packed") -> SparseLinear:
+        """A copy with an exact backward pass."""
+        old = self.weight
+        weight = SparseWeight(old.values.clone(), old.structure, old.pattern, transpose)
+        weight.values.requires_grad_(old.values.requires_grad)
+        return SparseLinear.of_parts(weight, copy_parameter(self.bias)).train(self.training)
 
     def reset_parameters(self) -> None:
         """Draw values and bias anew; the mask stays."""
@@ -149,9 +204,9 @@ class SparseLinear(nn.Module):
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x [..., in_features] to [..., out_features]."""
-        return spmm(x, self.weight, self.bias)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has
+        """Map input [..., in_features] to [..., out_features]."""
+        return spmm(input, self.weight, self.bias)
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -195,19 +250,3 @@ def dense_weight(module: nn.Module) -> Tensor:
         f"SparseLinear.from_dense got {type(module).__name__}; it takes nn.Linear or "
         "transformers' Conv1D"
     )
-
-
-def linear_of_parts(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
-    """An `nn.Linear` around parameters that exist already."""
-    out_features, in_features = weight.shape
-    linear = nn.Linear(in_features, out_features, bias is not None, device="meta")
-    linear.weight = weight
-    linear.bias = bias  # type: ignore[assignment]
-    return linear
-
-
-def copy_parameter(parameter: Any) -> nn.Parameter | None:
-    """A copy of a parameter that keeps `requires_grad`, or None."""
-    if parameter is None:
-        return None
-    return nn.Parameter(parameter.detach().clone(), parameter.requires_grad)

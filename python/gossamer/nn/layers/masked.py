@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 from torch.nn import functional as F
 
 from gossamer import backend
@@ -22,7 +21,9 @@ from gossamer.backend import Layout, Structure, Transposed
 from gossamer.errors import ShapeError, StructureError
 from gossamer.masks import check_mask, magnitude_mask
 from gossamer.masks.n_of_m import add_pruned_, select_nm
-from gossamer.nn.layers.linear import SparseLinear, copy_parameter, dense_weight
+from gossamer.nn.layers.base import MaskedLayer, copy_parameter, whole
+from gossamer.nn.layers.linear import SparseLinear, dense_weight
+from gossamer.nn.layers.straight_through import Masked, SoftlyMasked
 from gossamer.ops import autograd
 from gossamer.ops.autocast import autocast, is_autocast
 from gossamer.patterns import NM, Pattern, parse_pattern
@@ -33,33 +34,36 @@ Gradient = Literal["dense", "kept"]
 _STRUCTURE = ("indices", "indptr", "descriptor")
 
 
-class MaskedLinear(nn.Module):
+class MaskedLinear(MaskedLayer):
     """A linear layer with a dense, trained weight [out_features, in_features] under a mask.
 
-    The mask is picked anew from the weight in every forward pass (`moving`), or held until
-    `set_mask` moves it. A subclass may change `pack` (what the forward pass multiplies by),
-    `input_gradient` and `weight_gradient`.
+    The mask is selected from the weight in every forward pass, or fixed until `set_mask` changes
+    it. A subclass may change `pack` (what the forward pass multiplies by), `input_gradient` and
+    `weight_gradient`.
 
     Args:
         weight: [out_features, in_features]; the Parameter that is trained.
         bias: [out_features], or None.
         pattern: which entries may live.
-        moving: pick the mask from the weight's magnitudes in every forward pass.
+        reselect_each_forward: select the mask by the weight's magnitudes in every forward pass;
+            False keeps a fixed mask.
         gradient: "dense" sends dY^T X to every entry (straight through), "kept" to the kept ones;
             the others get 0.
+        target: the pattern at the end of the training; None is `pattern`.
 
     Attributes:
-        softness: share of itself with which a masked entry still takes part in the forward pass,
-            in [0, 1]; 0 is a hard mask, above 0 the products are dense. A 0-d buffer.
+        masked_weight_share: share of itself with which a masked entry takes part in the forward
+            pass, in [0, 1]. 0 is a hard mask. Above 0 the products are dense. 1 makes the layer
+            dense, see `set_dense`. A 0-d buffer.
 
     Raises:
         PatternError: the sizes do not fit the pattern.
-        DTypeError, DeviceError: a weight that the kernels cannot take.
+        DTypeError, DeviceError: the kernels do not support the weight's dtype or device.
     """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
-    softness: Tensor
+    masked_weight_share: Tensor
     indices: Tensor
     indptr: Tensor | None
     descriptor: Tensor
@@ -69,20 +73,22 @@ class MaskedLinear(nn.Module):
         weight: nn.Parameter,
         bias: nn.Parameter | None,
         pattern: str | Pattern,
-        moving: bool = True,
+        reselect_each_forward: bool = True,
         gradient: Gradient = "dense",
+        target: str | Pattern | None = None,
     ) -> None:
         super().__init__()
         check_dense(weight)
         self.out_features, self.in_features = weight.shape
         self.weight = weight
         self.bias = bias
-        self.moving = moving
+        self.reselect_each_forward = reselect_each_forward
         self.gradient: Gradient = gradient
-        self.register_buffer("softness", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("masked_weight_share", torch.zeros((), dtype=torch.float64))
         for name in _STRUCTURE:
             self.register_buffer(name, None)
         self.set_pattern(pattern)
+        self.target = self._pattern if target is None else parse_pattern(target)
 
     @classmethod
     def from_dense(
@@ -98,27 +104,71 @@ class MaskedLinear(nn.Module):
 
     @property
     def structure(self) -> Structure:
-        """Where the kept entries stand: as the last forward pass or `set_mask` left them."""
-        return Structure(self._layout, self.indices, self.indptr)
+        """The positions of the kept entries, as the last forward pass or `set_mask` left them."""
+        if self.is_dense_now:
+            kept = torch.ones(self.weight.shape, dtype=torch.bool)
+            return backend.encode(kept, self.pattern.panel, *group_of(self.pattern))
+        return self._fixed
+
+    @property
+    def pattern(self) -> Pattern:
+        """The pattern that the mask obeys now; one that keeps everything while it is dense."""
+        return whole(self._target) if self.is_dense_now else self._pattern
+
+    @property
+    def target(self) -> Pattern:
+        """The pattern that the mask obeys at the end of the training."""
+        return self._target
+
+    @target.setter
+    def target(self, pattern: Pattern) -> None:
+        self._target = pattern
+
+    @property
+    def entries(self) -> nn.Parameter:
+        """The dense weight [out_features, in_features]."""
+        return self.weight
+
+    @property
+    def is_dense_now(self) -> bool:
+        """Whether the forward pass uses the whole weight, see `set_dense`."""
+        share = self.masked_weight_share
+        return not share.is_meta and share.item() == 1.0
 
     @property
     def nnz(self) -> int:
         """The number of kept entries."""
-        return self.structure.nnz
+        return self.weight.numel() if self.is_dense_now else self._fixed.nnz
 
     @property
-    def density(self) -> float:
-        """Kept entries over all entries, in [0, 1]."""
-        return self.nnz / max(self.weight.numel(), 1)
+    def used_entries(self) -> int:
+        """The number of entries that take part in the forward pass: all under a soft mask."""
+        return self.weight.numel() if self.masked_weight_share.item() > 0.0 else self._fixed.nnz
 
-    def mask(self) -> Tensor:
-        """The kept entries as a bool tensor [out_features, in_features], True = kept."""
-        mask = torch.zeros(self.weight.numel(), dtype=torch.bool)
-        mask[backend.coordinates(self.structure)] = True
-        return mask.view(self.weight.shape)
+    @property
+    def structure_nbytes(self) -> int:
+        """Bytes of the buffers and of the transpose."""
+        total = sum(buffer.nbytes for buffer in self.buffers(recurse=False))
+        if self._transposed is not None:
+            structure, perm = self._transposed
+            tensors = (structure.indices, structure.indptr, perm)
+            total += sum(tensor.nbytes for tensor in tensors if tensor is not None)
+        return total
+
+    def kept_values(self) -> Tensor:
+        """The kept entries [nnz] of the dense weight; detached."""
+        values: Tensor = backend.gather(self.weight.detach(), self.structure)
+        return values
+
+    def set_dense(self) -> None:
+        """Use the whole weight until `set_mask` or `set_pattern` sets a mask.
+
+        Meanwhile `pattern` keeps everything, and `target` is still the pattern of the end.
+        """
+        self.masked_weight_share.fill_(1.0)
 
     def set_pattern(self, pattern: str | Pattern) -> None:
-        """Change the pattern and pick its mask by magnitude.
+        """Change the pattern and select its mask by magnitude; ends a dense phase.
 
         Raises:
             PatternError: the sizes do not fit; nothing changed.
@@ -128,62 +178,77 @@ class MaskedLinear(nn.Module):
         self.set_mask(magnitude_mask(self.weight.detach(), pattern), pattern)
 
     def set_mask(self, mask: Tensor, pattern: Pattern | None = None) -> None:
-        """Hold another mask, of this pattern or of a given one; values outside it stay as they are.
+        """Fix another mask, of this pattern or of a given one; ends a dense phase.
+
+        Values outside the mask stay as they are.
 
         Args:
             mask: bool [out_features, in_features], True = kept.
-            pattern: the pattern that the mask obeys from now on; None for the same.
+            pattern: the pattern that the mask obeys from now on; None for the present one.
 
         Raises:
             ShapeError, StructureError: a mask of another shape or pattern; nothing changed.
         """
-        pattern = pattern or self.pattern
+        pattern = pattern or self._pattern
         if mask.shape != self.weight.shape:
             raise ShapeError(
                 f"mask has shape {tuple(mask.shape)}, the weight {tuple(self.weight.shape)}; give "
                 "one entry for each entry of the weight"
             )
         check_mask(mask, pattern)
-        self._hold(backend.encode(mask, pattern.panel, *group_of(pattern)), pattern)
+        self._fix_mask(backend.encode(mask, pattern.panel, *group_of(pattern)), pattern)
+        if self.is_dense_now:
+            self.masked_weight_share.zero_()
 
     def pack(self) -> tuple[Tensor, Structure]:
-        """What the forward pass multiplies by: the kept values [nnz], and where they stand."""
+        """The kept values [nnz] that the forward pass multiplies by, and their structure."""
         weight = self.weight.detach()
-        if not self.moving:
-            return backend.gather(weight, self.structure), self.structure
-        values, structure = self._pick(weight)
-        self._hold(structure, self.pattern)
+        if not self.reselect_each_forward:
+            return backend.gather(weight, self._fixed), self._fixed
+        values, structure = self._select(weight)
+        self._fix_mask(structure, self._pattern)
         return values, structure
 
     def used_weight(self) -> Tensor:
-        """The dense matrix [out_features, in_features] that the forward pass multiplies by."""
-        softness = self.softness.item()
-        if softness == 1.0:
-            return self.weight.detach()
+        """The dense matrix [out_features, in_features] that the forward pass multiplies by.
+
+        While the layer is dense it is the weight itself. Under a mask it is a detached copy,
+        because the gradient of the weight follows the layer's own rule.
+        """
+        share = self.masked_weight_share.item()
+        if share == 1.0:
+            return self.weight
         with torch.no_grad():
             values, structure = self.pack()
             dense: Tensor = backend.scatter(values, structure)
-            if softness:
-                add_pruned_(dense, self.weight.detach(), softness, structure)
+            if share:
+                add_pruned_(dense, self.weight.detach(), share, structure)
         return dense
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x [..., in_features] to [..., out_features]."""
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has
+        """Map input [..., in_features] to [..., out_features]."""
+        self.check_input(input)
+        x, bias, mixed = input, self.bias, is_autocast(input)
+        share = self.masked_weight_share.item()
+        if share == 1.0:
+            return F.linear(x, self.weight, bias)
+        if share > 0.0:
+            used = self.used_weight()
+            if mixed:
+                x, used, bias = autocast(x, used, bias, device=x.device.type)
+            return SoftlyMasked.apply(x, self.weight, bias, used)  # type: ignore[no-any-return, no-untyped-call]
+        values, structure = self.pack()
+        if mixed:
+            x, values, bias = autocast(x, values, bias, device=x.device.type)
+        return Masked.apply(x, self.weight, bias, values, structure, self)  # type: ignore[no-any-return, no-untyped-call]
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise ShapeError unless x is [..., in_features]."""
         if x.shape[-1:] != (self.in_features,):
             raise ShapeError(
                 f"x has shape {tuple(x.shape)}; its last size must be {self.in_features}, the "
                 "layer's in_features"
             )
-        bias, mixed = self.bias, is_autocast(x)
-        if self.softness.item() > 0.0:
-            used = self.used_weight()
-            if mixed:
-                x, used, bias = autocast(x, used, bias, device=x.device.type)
-            return _Soft.apply(x, self.weight, bias, used)  # type: ignore[no-any-return, no-untyped-call]
-        values, structure = self.pack()
-        if mixed:
-            x, values, bias = autocast(x, values, bias, device=x.device.type)
-        return _Masked.apply(x, self.weight, bias, values, structure, self)  # type: ignore[no-any-return, no-untyped-call]
 
     def input_gradient(self, g: Tensor, values: Tensor, structure: Structure) -> Tensor:
         """DX [..., in_features] of dY [..., out_features]."""
@@ -197,11 +262,18 @@ class MaskedLinear(nn.Module):
             return kept
         return g.t() @ x
 
-    def to_sparse(self) -> SparseLinear:
-        """The `SparseLinear` of the same function, with copies of the values that it uses."""
+    def to_sparse(self, pattern: Pattern | None = None) -> SparseLinear:
+        """The `SparseLinear` of the same function, with copies of the values that it uses.
+
+        Args:
+            pattern: of the largest entries that a layer keeps if it is dense now; None is its
+                target.
+        """
+        if self.is_dense_now:
+            self.set_pattern(pattern or self.target)
         with torch.no_grad():
             values, structure = self.pack()
-        weight = SparseWeight(values.clone(), structure, self.pattern)
+        weight = SparseWeight(values.clone(), structure, self._pattern)
         layer = SparseLinear.of_parts(weight, copy_parameter(self.bias))
         return layer.train(self.training)
 
@@ -209,32 +281,41 @@ class MaskedLinear(nn.Module):
         """The line that `print(model)` shows."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"bias={self.bias is not None}, pattern={self.pattern}, moving={self.moving}"
+            f"bias={self.bias is not None}, pattern={self.pattern}, "
+            f"reselect_each_forward={self.reselect_each_forward}"
         )
 
-    def _pick(self, weight: Tensor) -> tuple[Tensor, Structure]:
-        """The largest magnitudes, and where they stand."""
-        if isinstance(self.pattern, NM):
-            return select_nm(weight, self.pattern)
-        mask = magnitude_mask(weight, self.pattern)
-        structure = backend.encode(mask, self.pattern.panel, *group_of(self.pattern))
+    @property
+    def _fixed(self) -> Structure:
+        """The mask as it was selected or set last, also while the layer is dense."""
+        return Structure(self._layout, self.indices, self.indptr)
+
+    def _select(self, weight: Tensor) -> tuple[Tensor, Structure]:
+        """The largest magnitudes, and their structure."""
+        if isinstance(self._pattern, NM):
+            return select_nm(weight, self._pattern)
+        mask = magnitude_mask(weight, self._pattern)
+        structure = backend.encode(mask, self._pattern.panel, *group_of(self._pattern))
         return backend.gather(weight, structure), structure
 
-    def _hold(self, structure: Structure, pattern: Pattern) -> None:
-        # New buffers, never written into: a backward pass that waits still has its own.
-        if getattr(self, "pattern", None) != pattern or self._layout != structure.layout:
-            self.pattern = pattern
+    def _fix_mask(self, structure: Structure, pattern: Pattern) -> None:
+        # New buffers, never overwritten: a pending backward pass still has its own.
+        if self.__dict__.get("_pattern") != pattern or self._layout != structure.layout:
+            self._pattern = pattern
             self._layout: Layout = structure.layout
             self.descriptor = describe(pattern, structure.layout)
         self.indices, self.indptr = structure.indices, structure.indptr
         self._transposed: Transposed | None = None
-        if not self.moving and structure.layout.vector == 1:
+        if not self.reselect_each_forward and structure.layout.vector == 1:
             self._transposed = backend.transpose(structure)
 
     def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         """Take over the structure that was saved, which may keep another number of entries."""
+        if prefix + "softness" in state_dict:
+            # The name of the buffer in checkpoints of version 0.1.
+            state_dict[prefix + "masked_weight_share"] = state_dict.pop(prefix + "softness")
         if prefix + "descriptor" in state_dict:
             given = {name: state_dict.get(prefix + name) for name in _STRUCTURE}
             where = f"{prefix}* of the state dict"
@@ -252,7 +333,7 @@ class MaskedLinear(nn.Module):
             indices, indptr = (
                 None if t is None else t.clone() for t in (given["indices"], given["indptr"])
             )
-            self._hold(Structure(layout, indices, indptr), pattern)
+            self._fix_mask(Structure(layout, indices, indptr), pattern)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _check_rest(self, state_dict: Mapping[str, Any], prefix: str, layout: Layout) -> None:
@@ -269,72 +350,12 @@ class MaskedLinear(nn.Module):
                     f"{where}: {name} has shape {tuple(found.shape)}, the layer's "
                     f"{tuple(own.shape)}; build the model that was saved"
                 )
-        found = state_dict.get(prefix + "softness")
+        found = state_dict.get(prefix + "masked_weight_share")
         if isinstance(found, Tensor) and not (found.numel() == 1 and 0.0 <= found.item() <= 1.0):
             raise StructureError(
-                f"{where}: softness is {found.tolist()!r:.80}; a number in [0, 1] is needed: load "
-                "what was saved from this layer"
+                f"{where}: masked_weight_share is {found.tolist()!r:.80}; a number in [0, 1] is "
+                "needed: load what was saved from this layer"
             )
-
-
-class _Masked(Function):
-    """The products on the kept entries; the gradients are the layer's."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        values: Tensor,
-        structure: Structure,
-        layer: MaskedLinear,
-    ) -> Tensor:
-        needs = ctx.needs_input_grad
-        # The indices too: if somebody writes into them before the backward pass, autograd refuses.
-        ctx.save_for_backward(
-            x if needs[1] else None, values if needs[0] else None, structure.indices
-        )
-        ctx.structure, ctx.layer = structure, layer
-        return autograd.run_spmm(x, values, structure, bias)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, values, _ = ctx.saved_tensors
-        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        structure, layer = ctx.structure, ctx.layer
-        flat = autograd.flatten(g)
-        return (
-            layer.input_gradient(g, values, structure) if need_x else None,
-            layer.weight_gradient(flat, autograd.flatten(x), structure) if need_weight else None,
-            flat.sum(0) if need_bias else None,
-            None,
-            None,
-            None,
-        )
-
-
-class _Soft(Function):
-    """Dense products with the softly masked weight; its gradient goes straight to the master."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, used: Tensor) -> Tensor:
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, used)
-        return F.linear(x, used.to(x.dtype), bias)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, used = ctx.saved_tensors
-        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        flat = autograd.flatten(g)
-        return (
-            g @ used.to(g.dtype) if need_x else None,
-            flat.t() @ autograd.flatten(x) if need_weight else None,
-            flat.sum(0) if need_bias else None,
-            None,
-        )
 
 
 __all__ = ["Gradient", "MaskedLinear"]

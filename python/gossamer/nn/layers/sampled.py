@@ -1,4 +1,4 @@
-"""SampledLinear: a master layer whose weight gradient comes from an unbiased N:M sample.
+"""SampledLinear: a masked layer whose weight gradient comes from an unbiased N:M sample.
 
     dW = mvue(dY)^T X
 
@@ -21,10 +21,10 @@ class SampledLinear(MaskedLinear):
     """A `MaskedLinear` that may sample the gradient of its output.
 
     Args:
-        weight: see `MaskedLinear`, as for `bias`, `pattern` and `moving`.
+        weight: see `MaskedLinear`.
         bias: see `MaskedLinear`.
         pattern: see `MaskedLinear`.
-        moving: see `MaskedLinear`.
+        reselect_each_forward: see `MaskedLinear`.
         sample: n entries of each m tokens of dY; None takes all.
         seed: of the random numbers.
         index: of the layer, so that layers draw apart from one another.
@@ -41,18 +41,14 @@ class SampledLinear(MaskedLinear):
         weight: nn.Parameter,
         bias: nn.Parameter | None,
         pattern: str | Pattern,
-        moving: bool = True,
+        reselect_each_forward: bool = True,
         sample: NM | None = None,
         seed: int = 0,
         index: int = 0,
     ) -> None:
-        super().__init__(weight, bias, pattern, moving)
+        super().__init__(weight, bias, pattern, reselect_each_forward)
         self.sample, self.seed, self.index = sample, seed, index
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
-
-    def used_weight(self) -> Tensor:
-        """The dense matrix [out_features, in_features] that the forward pass multiplies by."""
-        return self.weight.detach() if self.softness.item() == 1.0 else super().used_weight()
 
     def weight_gradient(self, g: Tensor, x: Tensor, structure: Structure) -> Tensor:
         """DW [out_features, in_features] of dY [batch, out_features] and x [batch, in_features]."""

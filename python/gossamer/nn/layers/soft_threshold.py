@@ -22,6 +22,7 @@ from gossamer.nn.layers.base import plain_groups
 from gossamer.nn.layers.sampled import SampledLinear
 
 
+# --8<-- [start:layer]
 class SoftThresholdLinear(SampledLinear):
     """A `SampledLinear` that multiplies by beta S(W).
 
@@ -43,10 +44,10 @@ class SoftThresholdLinear(SampledLinear):
 
     def pack(self) -> tuple[Tensor, Structure]:
         """The values beta S(W) [nnz], and where they stand."""
-        pattern = plain_groups(self.pattern, "SSTE")
+        pattern = plain_groups(self._pattern, "SSTE")
         weight = self.weight.detach()
         _, structure = select_nm(weight, pattern)
-        self._hold(structure, pattern)
+        self._fix_mask(structure, pattern)
         size = weight.abs()
         # What the mask prunes, zeros elsewhere: the largest of a group is its threshold.
         pruned = add_pruned_(torch.zeros_like(size), size, 1.0, structure)
@@ -55,6 +56,8 @@ class SoftThresholdLinear(SampledLinear):
         soft = (size.view(groups) - threshold).clamp_(min=0).view(size.shape)
         soft.mul_(self.beta.to(soft.dtype)).copysign_(weight)
         return backend.gather(soft, structure), structure
+
+    # --8<-- [end:layer]
 
 
 __all__ = ["SoftThresholdLinear"]

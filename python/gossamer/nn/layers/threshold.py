@@ -7,7 +7,6 @@ with f = 1 where w~ lives and f = alpha where it is pruned.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -16,7 +15,6 @@ from torch.autograd import Function
 
 from gossamer import backend
 from gossamer.backend import Structure
-from gossamer.errors import ShapeError
 from gossamer.masks import mask_from_score
 from gossamer.nn.layers.masked import MaskedLinear
 from gossamer.ops import autograd
@@ -38,7 +36,7 @@ class ThresholdLinear(MaskedLinear):
     Attributes:
         threshold: s, [out_features, 1] or [1, 1].
         alpha: what a pruned weight gets of its gradient; a 0-d buffer.
-        projected: whether the mask is held and the threshold has no part any more; a 0-d buffer.
+        projected: whether the mask is fixed and the threshold is no longer used; a 0-d buffer.
     """
 
     threshold: nn.Parameter
@@ -54,7 +52,6 @@ class ThresholdLinear(MaskedLinear):
         per: Literal["channel", "layer"] = "channel",
     ) -> None:
         super().__init__(weight, bias, pattern)
-        self.target = self.pattern
         count = self.out_features if per == "channel" else 1
         if initial is None:
             rows = weight.detach().abs().double().reshape(count, -1).sort(dim=1).values
@@ -73,10 +70,10 @@ class ThresholdLinear(MaskedLinear):
         """The thresholded values [nnz], and where they stand; once projected, those of the mask."""
         weight = self.weight.detach()
         if self.projected:
-            return backend.gather(weight, self.structure), self.structure
+            return backend.gather(weight, self._fixed), self._fixed
         margin = self.margin()
-        structure = backend.encode(margin > 0, 1)
-        self._hold(structure, Unstructured(1.0 - structure.nnz / max(weight.numel(), 1)))
+        structure = backend.encode(~(margin <= 0), 1)  # a NaN is kept
+        self._fix_mask(structure, Unstructured(1.0 - structure.nnz / max(weight.numel(), 1)))
         return backend.gather(weight.sign() * margin, structure), structure
 
     def margin(self) -> Tensor:
@@ -84,7 +81,7 @@ class ThresholdLinear(MaskedLinear):
         return self.weight.detach().abs() - self.threshold.detach().sigmoid()
 
     def project(self) -> Tensor:
-        """Hold the largest entries of w~ that the target pattern allows, as the weight itself.
+        """Fix the mask of the largest entries of w~ that the target allows; w~ becomes the weight.
 
         Returns:
             The mask.
@@ -93,29 +90,27 @@ class ThresholdLinear(MaskedLinear):
         mask = mask_from_score(margin, self.target)
         self.weight.data.copy_(self.weight.sign() * margin.clamp_min(0.0) * mask)
         self.projected.fill_(True)
-        self.moving = False
+        self.reselect_each_forward = False
         self.set_mask(mask, self.target)
         return mask
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x [..., in_features] to [..., out_features]."""
-        if x.shape[-1:] != (self.in_features,):
-            raise ShapeError(
-                f"x has shape {tuple(x.shape)}; its last size must be {self.in_features}, the "
-                "layer's in_features"
-            )
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has
+        """Map input [..., in_features] to [..., out_features]."""
+        if self.is_dense_now:
+            return super().forward(input)
+        self.check_input(input)
+        x, bias = input, self.bias
         values, structure = self.pack()
-        bias = self.bias
         if is_autocast(x):
             x, values, bias = autocast(x, values, bias, device=x.device.type)
         return _Thresholded.apply(x, self.weight, self.threshold, bias, values, structure, self)  # type: ignore[no-any-return, no-untyped-call]
 
     def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """As the base; a held mask gets its transpose."""
+        """As the base; a fixed mask gets its transpose."""
         if isinstance(projected := state_dict.get(prefix + "projected"), Tensor):
-            self.moving = not bool(projected)
+            self.reselect_each_forward = not bool(projected)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
@@ -149,7 +144,7 @@ class _Thresholded(Function):
             rows = autograd.flatten(x)
             if ctx.alpha and not ctx.projected:
                 dweight = (flat.t() @ rows).to(weight.dtype)
-                alive = weight.abs() > threshold.sigmoid()
+                alive = ~(weight.abs() <= threshold.sigmoid())
                 dweight.mul_(torch.where(alive, 1.0, ctx.alpha))
             else:
                 at_kept = backend.sddmm(flat, rows, structure)
@@ -170,4 +165,9 @@ class _Thresholded(Function):
         )
 
 
-__all__ = ["ThresholdLinear"]
+def thresholds(model: nn.Module) -> list[nn.Parameter]:
+    """The thresholds of all `ThresholdLinear` layers of a model."""
+    return [m.threshold for m in model.modules() if isinstance(m, ThresholdLinear)]
+
+
+__all__ = ["ThresholdLinear", "thresholds"]

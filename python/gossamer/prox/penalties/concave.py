@@ -111,6 +111,7 @@ class SCAD(Separable):
         return bent.double() / (1.0 - self.gamma)
 
 
+# --8<-- [start:penalty]
 @penalty
 class CappedL1(Separable):
     """lam min(|x|, t).
@@ -149,6 +150,8 @@ class CappedL1(Separable):
 
     def _slope(self, a: Tensor) -> Tensor:
         return self._lam * (a <= self.t).double()
+
+    # --8<-- [end:penalty]
 
 
 @penalty

@@ -38,7 +38,9 @@ class Capture:
         self.wanted = wanted
         self.pairs: list[tuple[Tensor, Tensor]] = []
 
-    def __call__(self, layer: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
+    def __call__(
+        self, layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], y: Tensor
+    ) -> None:
         """Called after every forward pass."""
         if self.parameter is None or not y.requires_grad or not self.wanted():
             return
@@ -46,7 +48,7 @@ class Capture:
         if gradient is None or not gradient.any():
             # The pairs belong to an abandoned step.
             self.pairs.clear()
-        x = args[0].detach()
+        x = (args[0] if args else kwargs["input"]).detach()
         y.register_hook(lambda g: self.pairs.append((x, g.detach())))  # type: ignore[no-untyped-call]
 
     def __reduce__(self) -> Any:

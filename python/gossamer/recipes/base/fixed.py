@@ -13,25 +13,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from gossamer.masks import magnitude_mask
 from gossamer.nn import MaskedLinear
 from gossamer.patterns import Block, Pattern, Unstructured
 
-__all__ = ["apply_mask", "fixed_mask", "target_of", "with_sparsity", "zero_outside"]
-
-_TARGET = "_gossamer_target"
+__all__ = ["apply_mask", "fixed_mask", "prune_to", "with_sparsity", "zero_outside"]
 
 
 def fixed_mask(linear: nn.Module, pattern: Pattern, target: Pattern) -> MaskedLinear:
     """Build a layer with a fixed mask of `pattern`; `target` is the final pattern."""
-    layer = MaskedLinear.from_dense(linear, pattern, moving=False, gradient="kept")
-    object.__setattr__(layer, _TARGET, target)
-    return layer
-
-
-def target_of(layer: MaskedLinear) -> Pattern:
-    """Return the final pattern of a layer."""
-    target: Pattern = layer.__dict__[_TARGET]
-    return target
+    return MaskedLinear.from_dense(
+        linear, pattern, reselect_each_forward=False, gradient="kept", target=target
+    )
 
 
 def with_sparsity(target: Pattern, sparsity: float) -> Pattern:
@@ -53,6 +46,23 @@ def with_sparsity(target: Pattern, sparsity: float) -> Pattern:
     # Rounded first: 2.0000000001 of 4 are 2.
     kept = math.ceil(round(target.m * (1.0 - sparsity), 9))
     return replace(target, n=max(kept, target.n))
+
+
+def prune_to(layer: MaskedLinear, sparsity: float, optimizer: torch.optim.Optimizer | None) -> None:
+    """Keep the largest entries of a layer at this sparsity, which is at most its target's.
+
+    At sparsity 0 the layer is dense.
+
+    Args:
+        layer: a layer with a fixed mask.
+        sparsity: share of the entries that the mask drops.
+        optimizer: the optimizer that holds the weight, or None.
+    """
+    pattern = with_sparsity(layer.target, sparsity)
+    if pattern.density == 1.0:
+        layer.set_dense()
+    else:
+        apply_mask(layer, magnitude_mask(layer.weight, pattern), pattern, optimizer)
 
 
 def apply_mask(

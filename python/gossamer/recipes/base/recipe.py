@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gossamer.errors import PatternError, RecipeError
 from gossamer.masks import Distribution
-from gossamer.nn import MaskedLinear, SparseLinear
+from gossamer.nn import MaskedLayer
 from gossamer.nn.sites import Globs
 from gossamer.nn.surgery import replace_linears, replace_modules
 from gossamer.patterns import NM, GroupedNM, Pattern, as_integer, parse_pattern
@@ -149,9 +149,10 @@ class Recipe(ABC):
         def make(name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
             norm = linear.weight.detach().norm()  # type: ignore[operator]
             layer = self.layer(name, linear, pattern, index)
-            if rescale and isinstance(layer, SparseLinear) and layer.weight.nnz:
+            sparse = layer.sparse_weight if isinstance(layer, MaskedLayer) else None
+            if rescale and sparse is not None and sparse.nnz:
                 with torch.no_grad():
-                    layer.weight.values.mul_(norm / layer.weight.values.norm())
+                    sparse.values.mul_(norm / sparse.values.norm())
             object.__setattr__(layer, _MADE_BY, mine)
             return layer
 
@@ -218,9 +219,16 @@ class Recipe(ABC):
             The model, which stores kept entries only.
         """
         self.detach()
-        return replace_modules(
-            model, {m: m.to_sparse() for m in model.modules() if isinstance(m, MaskedLinear)}
-        )
+        stored_dense = [
+            module
+            for module in model.modules()
+            if isinstance(module, MaskedLayer) and module.sparse_weight is None
+        ]
+        return replace_modules(model, {layer: self.finished(layer) for layer in stored_dense})
+
+    def finished(self, layer: MaskedLayer) -> nn.Module:
+        """Return what `finish` replaces a masked layer by."""
+        return layer.to_sparse()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the recipe: id, fields, steps and `state`."""

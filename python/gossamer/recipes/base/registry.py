@@ -96,7 +96,9 @@ RECIPES: dict[str, Entry] = {
     "slope": Entry(".slope", "SLoPe", static=True),
     "slope-adapters": Entry(".slope", "SLoPe", options={"adapter_rank": 8}, static=True),
     "ste": Entry(".ste", "STE"),
+    # --8<-- [start:entry]
     "srste": Entry(".srste", "SRSTE"),
+    # --8<-- [end:entry]
     "mask-decay-linear": Entry(".mask_decay", "MaskDecay", options={"method": "linear"}),
     "mask-decay-exponential": Entry(".mask_decay", "MaskDecay", options={"method": "exponential"}),
     "structure-decay-stepwise": Entry(

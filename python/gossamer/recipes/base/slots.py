@@ -3,8 +3,8 @@
 A slot is an entry, a column of V rows, or a tile; slots are numbered row-major. The score of a slot
 is the sum over its entries. Of equal scores the slot with the lower number is kept or grown. Apart
 from masks nothing here is as large as the weight: kept slots are lists of numbers, and scores come
-by slabs of rows. A NaN counts as the largest magnitude of a kept slot, and as the lowest score of
-a candidate.
+by slabs of rows. A kept slot whose magnitude is NaN is never dropped, and a candidate whose score
+is NaN grows last.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class Slots:
         return self.rows * self.cols // (self.height * self.width)
 
     def kept(self, values: Tensor, coordinates: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the kept slots, ascending, and the magnitude of each in float64.
+        """Return the kept slots, ascending, and the magnitude of each in float64; NaN stays NaN.
 
         Args:
             values: [nnz], the kept entries.
             coordinates: int64 [nnz], the row-major position of each.
         """
-        size = values.abs().double().nan_to_num(nan=torch.inf)
+        size = values.abs().double()
         row = coordinates // (self.cols * self.height)
         slot = row * (self.cols // self.width) + coordinates % self.cols // self.width
         ids, order = slot.sort(stable=True)
@@ -136,7 +136,7 @@ def drop(size: Tensor, count: int) -> Tensor:
     """Return which slots are kept, as a bool tensor, when the `count` smallest are dropped.
 
     Args:
-        size: [slots], without NaN.
+        size: [slots]; a NaN is the largest.
         count: number of slots to drop; of equal ones the later is dropped first.
     """
     stays = torch.ones(len(size), dtype=torch.bool)

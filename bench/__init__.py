@@ -1,0 +1,1 @@
+"""Measures Gossamer beside its rivals: `python -m bench --help`, from the root of a checkout."""

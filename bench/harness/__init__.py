@@ -1,0 +1,1 @@
+"""What every topic of the bench shares: plans, jobs, contests, records, bars, tables and files."""

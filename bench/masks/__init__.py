@@ -1,0 +1,21 @@
+"""Kernels that choose masks at every step, beside a copy, eager torch and the optimum."""
+
+from functools import partial
+
+from bench.harness.run import Topic, run_topic
+from bench.masks import selection, tiles
+from bench.masks.selection import FULL, QUICK
+from bench.masks.tables import page
+
+TOPIC = Topic(
+    "masks",
+    (selection.GROUP, tiles.GROUP),
+    (selection.jobs, tiles.jobs),
+    FULL,
+    QUICK,
+    page,
+    lambda _: [],
+    "-masks",
+    ("scipy",),
+)
+run = partial(run_topic, TOPIC)

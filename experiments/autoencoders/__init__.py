@@ -1,0 +1,1 @@
+"""Sparse autoencoders on the activations of a small GPT."""

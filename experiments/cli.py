@@ -1,0 +1,134 @@
+"""The front door of the experiments: `python -m experiments NAME`, from the root of a checkout.
+
+Heavy imports stand inside the commands, so that `--help` answers at once.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bench.harness.front import new_app
+
+Quick = Annotated[bool, typer.Option("--quick", help="As little as shows that it works.")]
+
+app = new_app("Experiments on real data; each writes a page, a picture and its numbers.")
+
+
+@app.command()
+def digits(
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
+        "runs", "structured-digits"
+    ),
+    quick: Quick = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Train only what is missing.")] = False,
+) -> None:
+    """Structured sparsity on scikit-learn's digits: WGSEF beside its rivals."""
+    from experiments.digits.study import run
+
+    if status := run(out, quick, resume, Console()):
+        raise typer.Exit(status)
+
+
+@app.command()
+def autoencoders(
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
+        "runs", "autoencoders"
+    ),
+    quick: Quick = False,
+) -> None:
+    """Sparse autoencoders on the activations of a small GPT."""
+    from experiments.autoencoders.study import QUICK, run
+
+    run(out, QUICK if quick else None)
+    typer.echo(f"sparse-autoencoders.md, .json and .png are in {out}")
+
+
+@app.command()
+def sparsest_relu(
+    data: Annotated[
+        str, typer.Option(help="peak, sine, random, random:SEED, or a CSV file: inputs, value.")
+    ] = "peak",
+    method: Annotated[str, typer.Option(help="exact, reweighted, adam or adamw.")] = "exact",
+    p: Annotated[float, typer.Option(help="Of the path norm, in (0, 1].")] = 0.4,
+    neurons: Annotated[int, typer.Option(help="At the start.")] = 80,
+    epochs: Annotated[int, typer.Option(help="Steps, each on all points.")] = 20_000,
+    lr: Annotated[float, typer.Option(help="Of Adam.")] = 0.01,
+    penalty: Annotated[
+        float | None, typer.Option(help="Weight of the path norm; default: the method's own.")
+    ] = None,
+    guard: Annotated[
+        float, typer.Option(help="Error over variance at which exact pauses its penalty.")
+    ] = 0.02,
+    seed: Annotated[int, typer.Option(help="Of the initial weights.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
+        "runs", "sparsest-relu"
+    ),
+    study: Annotated[
+        bool, typer.Option("--study", help="All methods on peak and random: a table, a picture.")
+    ] = False,
+) -> None:
+    """Find the sparsest ReLU network through given points, by the lp path norm."""
+    from experiments.sparsest_relu import study as experiment
+    from experiments.sparsest_relu.fit import FitConfig
+
+    if study:
+        experiment.study(out)
+        typer.echo(f"sparsest-relu.md, .json and .png are in {out}")
+        return
+    config = FitConfig(method, p, neurons, epochs, lr, penalty, guard, seed)
+    typer.echo(experiment.in_words(experiment.run(data, config, out)))
+    typer.echo(f"result.json and result.png are in {out}")
+
+
+@app.command()
+def transport(
+    uses: Annotated[
+        list[str] | None, typer.Argument(help="digits, colours, points, plans; default: all.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs", "transport"),
+    quick: Quick = False,
+) -> None:
+    """Optimal transport at work: a picture and a few numbers for each use."""
+    from experiments.transport.uses import run
+
+    for name, numbers in run(out, uses or (), quick).items():
+        typer.echo(f"{name}: {numbers}")
+    typer.echo(f"pictures and uses.json are in {out}")
+
+
+@app.command()
+def compare_recipes(
+    steps: Annotated[int, typer.Option(help="Of each training.")] = 300,
+    seeds: Annotated[int, typer.Option(help="Trainings of each recipe and density.")] = 3,
+    densities: Annotated[str, typer.Option(help="Percent that are dropped.")] = "50,75,90",
+    recipes: Annotated[str | None, typer.Option(help="Names, with commas; default: all.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="File or folder of text; default: Python's own library.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Trainings at a time, one thread each.")] = 2,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
+        "runs", "compare-recipes"
+    ),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Drop what the folder holds.")
+    ] = False,
+) -> None:
+    """Train by every recipe, side by side: one table; the same command continues it."""
+    from experiments.compare_recipes.study import compare, numbers
+    from experiments.compare_recipes.training import PLAN
+
+    plan = replace(PLAN, steps=steps, data=None if data is None else str(data.resolve()))
+    code = compare(
+        out,
+        plan,
+        recipes=[] if recipes is None else recipes.split(","),
+        sparsities=numbers(densities, "densities"),
+        seeds=seeds,
+        jobs=jobs,
+        overwrite=overwrite,
+    )
+    if code:
+        raise typer.Exit(code)

@@ -1,0 +1,1 @@
+"""All recipes side by side."""

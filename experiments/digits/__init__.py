@@ -1,0 +1,1 @@
+"""Structured sparsity on the digits."""

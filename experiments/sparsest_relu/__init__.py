@@ -1,0 +1,1 @@
+"""The sparsest ReLU networks through given points."""

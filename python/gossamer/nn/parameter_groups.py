@@ -1,0 +1,100 @@
+"""parameter_groups(): which parameters have weight decay, and a warning when sparse values do not.
+
+The values of a sparse weight are a vector, so code that sorts parameters by their number of
+dimensions takes them for biases and leaves them without decay.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from gossamer.nn.layers.base import MaskedLayer
+from gossamer.weight.sparse_weight import SparseWeight, alive_weights
+
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
+_CHECKED: WeakSet[torch.optim.Optimizer] = WeakSet()
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, undecayed: tuple[type[nn.Module], ...] = ()
+) -> list[dict[str, Any]]:
+    """Split the parameters of a model into those with weight decay and those without.
+
+    Decayed are matrices and higher-dimensional tensors, the values of sparse weights, and the
+    dense weights of masked layers. Not decayed are biases, the parameters of normalisation layers,
+    other vectors and scalars, and the thresholds that masked layers learn.
+
+    Args:
+        model: any module.
+        weight_decay: of the first group.
+        undecayed: classes of modules whose own parameters have no decay either, such as
+            `nn.Embedding`.
+
+    Returns:
+        At most two groups for an optimizer, in the model's order; an empty one is left out.
+
+    Example:
+        >>> from gossamer import SparseLinear
+        >>> model = nn.Sequential(SparseLinear(8, 8, pattern="2:4"), nn.LayerNorm(8))
+        >>> for group in parameter_groups(model, weight_decay=0.1):
+        ...     print(group["weight_decay"], [tuple(p.shape) for p in group["params"]])
+        0.1 [(32,)]
+        0.0 [(8,), (8,), (8,)]
+    """
+    decayed: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    seen: set[int] = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                wanted = not isinstance(module, undecayed) and _decays(module, name, parameter)
+                (decayed if wanted else rest).append(parameter)
+    groups = [(decayed, weight_decay), (rest, 0.0)]
+    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+
+
+def _decays(module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+    if isinstance(module, SparseWeight):
+        return True
+    if isinstance(module, MaskedLayer):
+        return parameter is module.entries
+    return parameter.dim() >= 2 and name != "bias" and not isinstance(module, _NORMS)
+
+
+def warn_of_undecayed_values(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Warn once per optimizer when it decays other parameters, but not the values it trains."""
+    if optimizer in _CHECKED:
+        return
+    _CHECKED.add(optimizer)
+    groups = optimizer.param_groups
+    if all(group.get("weight_decay", 0.0) == 0.0 for group in groups):
+        return
+    values = {id(weight.values) for weight in alive_weights()}
+    count = sum(
+        id(parameter) in values
+        for group in groups
+        if group.get("weight_decay", 0.0) == 0.0
+        for parameter in group["params"]
+    )
+    if count:
+        warnings.warn(
+            f"{type(optimizer).__name__} has weight decay in some groups, but none for the values "
+            f"of {count} sparse weight(s). They are vectors (dim() is 1) and hold a matrix's "
+            "entries: build the groups with gossamer.parameter_groups(model, weight_decay=...), "
+            "or ignore this warning if it is meant so",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+register_optimizer_step_pre_hook(warn_of_undecayed_values)
+
+__all__ = ["parameter_groups"]

@@ -1,0 +1,59 @@
+"""Checks of the tensors that become, or go with, a sparse weight."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.errors import DeviceError, DTypeError, ShapeError
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+
+def check_dtype(dtype: torch.dtype, who: str) -> None:
+    """Raise DTypeError unless the kernels support this dtype."""
+    if dtype not in DTYPES:
+        raise DTypeError(
+            f"{who}: {dtype} was given; use float32, float64 or bfloat16: convert with .to()"
+        )
+
+
+def check_dense(weight: Tensor, who: str = "weight") -> Tensor:
+    """The detached matrix; it must be a CPU matrix of a supported dtype."""
+    check_tensor(weight, who)
+    if weight.dim() != 2:
+        raise ShapeError(f"{who}: shape {tuple(weight.shape)} was given; it must be [rows, cols]")
+    check_dtype(weight.dtype, who)
+    if weight.device.type != "cpu":
+        raise DeviceError(f"{who} is on {weight.device}; the kernels run on the CPU: use .cpu()")
+    return weight.detach()
+
+
+def check_tensor(tensor: object, who: str) -> None:
+    """Raise DTypeError unless it is a tensor."""
+    if not isinstance(tensor, Tensor):
+        raise DTypeError(f"{who} is {type(tensor).__name__}; it must be a torch tensor")
+
+
+def check_like(tensor: Tensor, who: str, shape: torch.Size) -> None:
+    """Raise ShapeError unless it is a tensor of this shape."""
+    check_tensor(tensor, who)
+    if tensor.shape != shape:
+        raise ShapeError(
+            f"{who} has shape {tuple(tensor.shape)}, the weight {tuple(shape)}; give one entry for "
+            "each entry of the weight"
+        )
+
+
+def elementwise_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[Tensor]:
+    """The optimizer's tensors that hold one number for each value."""
+    found = []
+    for name, tensor in optimizer.state.get(parameter, {}).items():
+        if isinstance(tensor, Tensor) and tensor.shape == parameter.shape and tensor.dim():
+            if tensor.dtype not in DTYPES:
+                raise DTypeError(
+                    f"the optimizer's {name} is {tensor.dtype}; only float32, float64 and "
+                    "bfloat16 state can move with a mask: use an optimizer that keeps those"
+                )
+            found.append(tensor)
+    return found

@@ -1,0 +1,93 @@
+"""Checks of a state dict before a sparse weight loads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gossamer import backend
+from gossamer.backend import Structure
+from gossamer.errors import PatternError, StructureError
+from gossamer.patterns import Pattern
+from gossamer.weight.checks import check_dtype, check_tensor
+from gossamer.weight.descriptor import describe, pattern_of
+
+if TYPE_CHECKING:
+    from gossamer.weight.sparse_weight import SparseWeight
+    from gossamer.weight.transpose import TransposeRule
+
+_STATE = ("values", "indices", "indptr", "descriptor")
+
+
+def check_state(
+    weight: SparseWeight, rule: TransposeRule, state_dict: Mapping[str, Any], prefix: str
+) -> Pattern:
+    """Check the tensors of a state dict before a weight loads them.
+
+    Args:
+        weight: that will load them.
+        rule: of the weight's transpose.
+        state_dict: that holds them, or some of them.
+        prefix: of their names.
+
+    Returns:
+        The pattern that they describe.
+
+    Raises:
+        StructureError: they do not fit the weight, or are damaged.
+        DTypeError: one is no tensor, or of a wrong dtype.
+    """
+    given = {n: state_dict[prefix + n] for n in _STATE if prefix + n in state_dict}
+    where = f"{prefix}* of the state dict"
+    pattern = weight.pattern
+    for name, tensor in given.items():
+        check_tensor(tensor, f"{where}: {name}")
+    if "descriptor" in given:
+        pattern = _check_descriptor(weight, given["descriptor"], where)
+    for name, tensor in given.items():
+        mine = getattr(weight, name)
+        if mine is None or tensor.shape != mine.shape:
+            own = "none" if mine is None else tuple(mine.shape)
+            raise StructureError(
+                f"{where}: {name} is {tuple(tensor.shape)}, the module's is {own} (pattern "
+                f"{weight.pattern}); build the module with the pattern that was saved"
+            )
+        if name == "values":
+            check_dtype(tensor.dtype, f"{where}: values")
+        elif tensor.dtype != mine.dtype:
+            raise StructureError(f"{where}: {name} is {tensor.dtype}, not {mine.dtype}")
+    indices, indptr = given.get("indices", weight.indices), given.get("indptr", weight.indptr)
+    structure = Structure(weight.layout, indices, indptr)
+    if "indices" in given or "indptr" in given:
+        if indices.is_meta:
+            raise StructureError(f"{where} leaves the structure on the meta device")
+        try:
+            backend.validate(structure, weight.nnz)
+        except StructureError as error:
+            raise StructureError(f"{where}: {error}") from None
+        rule.check_structure(structure, f"{where}: ")
+    rule.check_state(state_dict, prefix, structure, where)
+    return pattern
+
+
+def _check_descriptor(weight: SparseWeight, descriptor: Tensor, where: str) -> Pattern:
+    """The pattern of a loaded descriptor, which must lay out as many entries as ours."""
+    # Two sparsities may keep as many: an allocation computed anew differs in its last bit.
+    rows, cols = weight.shape
+    readable = descriptor.dtype == torch.int64 and not descriptor.is_meta
+    theirs = descriptor.flatten().tolist() if readable else []
+    expected = describe(weight.pattern, weight.layout).tolist()
+    try:
+        pattern = pattern_of(theirs)
+        if theirs[:-1] == expected[:-1] and pattern.count(rows, cols) == weight.nnz:
+            return pattern
+        saved = f"{pattern} of {theirs[1]}x{theirs[2]} (blocks of {theirs[4]})"
+    except PatternError:
+        saved = f"an unreadable descriptor {theirs}"
+    raise StructureError(
+        f"{where} holds {saved}; the module is {weight.pattern} of {rows}x{cols} "
+        f"(blocks of {weight.layout.block_cols}); build the module with what was saved"
+    )

@@ -1,0 +1,72 @@
+"""The code of the guides runs as it stands."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gossamer import SparseLinear
+from support.fences import FENCE, ROOT, run_fence
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_the_sparsify_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = run_fence("docs/guides/sparsify.md", "sparsify.py", tmp_path)
+
+    assert "2:4:v4" in capsys.readouterr().out  # the summary names the pattern
+    assert names["y"].shape == (8, 3072)
+    assert all(type(module).__name__ != "SparseLinear" for module in names["model"])
+
+
+def test_the_finetune_example_runs(tmp_path: Path) -> None:
+    names = run_fence("docs/guides/finetune.md", "finetune.py", tmp_path)
+
+    assert names["model"][0].weight.density == 0.25
+    assert names["tuned"] < 0.5 * names["pruned"]
+
+
+def test_the_transport_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = run_fence("docs/guides/transport.md", "transport.py", tmp_path)
+
+    assert capsys.readouterr().out.startswith("converged")
+    assert names["x"].grad.abs().sum() > 0
+    assert ((names["few"].plan > 0).sum(0) <= 8).all()
+
+
+def test_the_recipe_example_runs(tmp_path: Path) -> None:
+    names = run_fence("docs/guides/recipes.md", "recipes.py", tmp_path)
+
+    layer = names["model"][0]
+    assert isinstance(layer, SparseLinear)
+    assert layer.weight.density == 0.5
+    assert type(names["model"][2]) is torch.nn.Linear
+    assert names["loss"] < 0.5
+
+
+def test_the_proximal_example_runs(tmp_path: Path) -> None:
+    names = run_fence("docs/guides/proximal.md", "proximal.py", tmp_path)
+
+    model, smaller, x = names["model"], names["smaller"], names["x"]
+    alive = int((model[0].weight != 0).any(1).sum())
+    assert 0 < alive < 256
+    assert smaller[0].out_features <= alive
+    assert (model[2].weight == 0).any()
+    assert torch.allclose(smaller(x), model(x), atol=1e-5)
+
+
+def test_the_autoencoder_example_runs(tmp_path: Path) -> None:
+    names = run_fence("docs/guides/autoencoders.md", "autoencoders.py", tmp_path)
+
+    assert names["code"].indices.shape == (4096, 2)
+    assert names["explained"] > 0.5
+
+
+def test_every_named_fence_is_run() -> None:
+    tests = Path(__file__).read_text(encoding="utf-8")
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        for name, _ in FENCE.findall(page.read_text(encoding="utf-8")):
+            if "/" not in name:  # with a folder it is a quotation
+                assert f'"{page.relative_to(ROOT).as_posix()}", "{name}"' in tests, (
+                    f"{page}: {name}"
+                )
