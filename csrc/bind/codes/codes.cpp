@@ -166,19 +166,19 @@ void codes_decode(py::handle indices, py::handle values, py::handle dictionary, 
   by_dtype(a.kind, [&]<class T>(T) { decode<T>(a.as<T>(), a.ids.batch, at<T>(b), at<T>(y)); });
 }
 
-void codes_dots(py::handle indices, py::handle dictionary, py::handle g, py::handle out) {
+void codes_dots(py::handle indices, py::handle dictionary, py::handle grad_output, py::handle out) {
   read_matrix(out, "out", true);
   const Arguments a(indices, out, dictionary);
-  const Tensor rows = read_block(g, "g", a.kind, a.ids.batch, a.d());
+  const Tensor rows = read_block(grad_output, "grad_output", a.kind, a.ids.batch, a.d());
   by_dtype(a.kind,
            [&]<class T>(T) { code_dots<T>(a.as<T>(), a.ids.batch, at<T>(rows), at<T>(a.values)); });
 }
 
 // out comes all zero.
-void codes_scatter(py::handle indices, py::handle values, py::handle g, py::handle out) {
+void codes_scatter(py::handle indices, py::handle values, py::handle grad_output, py::handle out) {
   read_matrix(out, "out", true);
   const Arguments a(indices, values, out);
-  const Tensor rows = read_block(g, "g", a.kind, a.ids.batch, a.d());
+  const Tensor rows = read_block(grad_output, "grad_output", a.kind, a.ids.batch, a.d());
   by_dtype(a.kind, [&]<class T>(T) {
     scatter_codes<T>(a.as<T>(), a.ids.batch, a.latents(), at<T>(rows), at<T>(a.dictionary));
   });
