@@ -48,8 +48,9 @@ count: setup
 	$(BIN)/cmake --build build/release --target gossamer_count
 	$(BIN)/python tests/counts/count.py build/release/gossamer_count $(COUNT_ARGS)
 
+# Not --quiet: strict counts the warnings that are logged.
 docs: $(VENV)/docs.stamp
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
 	@echo "The site is in build/site; open build/site/index.html."
 
 bench: $(VENV)/bench.stamp

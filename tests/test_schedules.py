@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from gossamer.errors import DTypeError
-from gossamer.schedules import Constant, Cosine, Cubic, Linear, ScheduleError
+from gossamer.errors import DTypeError, ScheduleError
+from gossamer.schedules import Constant, Cosine, Cubic, Linear
 
 
 @pytest.mark.parametrize("kind", [Linear, Cubic, Cosine])

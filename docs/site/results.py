@@ -18,6 +18,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "csrc/README.md": "core.md",
+    "bench/README.md": "bench.md",
 }
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 FENCE = re.compile(r"^(```.*?^```$)", re.DOTALL | re.MULTILINE)
@@ -30,7 +31,7 @@ def extra_files() -> dict[str, str]:
         for path in sorted((ROOT / top).rglob("*")):
             name = path.relative_to(ROOT).as_posix()
             if path.suffix in {".md", ".png"}:
-                found[name] = "results/" + name.removeprefix("bench/results/")
+                found[name] = name.replace("bench/results/", "results/").replace("/README", "")
     return found
 
 

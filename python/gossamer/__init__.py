@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gossamer.errors import (
         ArgumentError,
         CheckpointError,
+        ConvergenceWarning,
         DataError,
         DeviceError,
         DTypeError,
@@ -61,6 +62,7 @@ _HOMES = {
     "errors": (
         "ArgumentError",
         "CheckpointError",
+        "ConvergenceWarning",
         "DTypeError",
         "DataError",
         "DeviceError",
@@ -102,6 +104,7 @@ __all__ = [
     "ArgumentError",
     "Block",
     "CheckpointError",
+    "ConvergenceWarning",
     "DTypeError",
     "DataError",
     "DeviceError",

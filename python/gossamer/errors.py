@@ -8,6 +8,7 @@ without importing this module.
 __all__ = [
     "ArgumentError",
     "CheckpointError",
+    "ConvergenceWarning",
     "DTypeError",
     "DataError",
     "DeviceError",
@@ -77,3 +78,7 @@ class RecipeError(GossamerError, ValueError):
 
 class Unserved(GossamerError, NotImplementedError):  # noqa: N818
     """Valid arguments for which a device has no kernel."""
+
+
+class ConvergenceWarning(UserWarning):
+    """A solver stopped before its tolerance; the message says what to do."""

@@ -111,6 +111,7 @@ def test_numpy_strides(isa: str, verb: str, dtype: Any) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.slow
 def test_threads_change_no_bit(isa: str, layout: str, dtype: str, density: str) -> None:
     backend.use_isa(isa)
     fast = isa in ("avx512", "avx2")
@@ -186,6 +187,7 @@ def poison_scratch() -> None:
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.slow
 def test_nothing_remains_of_earlier_calls(isa: str, layout: str, dtype: str) -> None:
     backend.use_isa(isa)
     vector = vector_of(layout)

@@ -17,7 +17,7 @@ from gossamer.codes import (
     hierarchical_loss,
     top_k,
 )
-from gossamer.errors import ShapeError
+from gossamer.errors import ArgumentError, ShapeError
 
 F64 = torch.float64
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def small(**options: object) -> TopKAutoencoder:
     torch.manual_seed(1)
-    model = TopKAutoencoder(d=10, n=40, k=4, dtype=F64, **options)  # type: ignore[arg-type]
+    model = TopKAutoencoder(features=10, latents=40, k=4, dtype=F64, **options)  # type: ignore[arg-type]
     with torch.no_grad():
         model.latent_bias.normal_(std=0.1)
         model.pre_bias.normal_(std=0.1)
@@ -63,7 +63,7 @@ def test_the_autoencoder_is_its_formula() -> None:
 
 
 def test_it_starts_tied_and_with_unit_rows() -> None:
-    model = TopKAutoencoder(d=12, n=30, k=3)
+    model = TopKAutoencoder(features=12, latents=30, k=3)
     norms = model.encoder.norm(dim=1, keepdim=True)
     torch.testing.assert_close(model.decoder, model.encoder / norms)
     torch.testing.assert_close(model.decoder.norm(dim=1), torch.ones(30))
@@ -80,7 +80,7 @@ def test_start_from_fits_the_data() -> None:
     unit = torch.nn.functional.normalize(torch.randn(4000, 10, dtype=F64))
     back = (model(unit + model.pre_bias) - model.pre_bias).detach().norm(dim=1).mean()
     assert 0.8 < float(back) < 1.25
-    with pytest.raises(ShapeError, match="variance"):
+    with pytest.raises(ArgumentError, match="variance"):
         model.start_from(torch.ones(5, 10, dtype=F64))
 
 
@@ -183,7 +183,7 @@ def test_training_explains_sparse_data() -> None:
     truth = torch.nn.functional.normalize(torch.randn(32, 16))
     places = torch.rand(4096, 32).topk(3).indices
     x = torch.zeros(4096, 32).scatter(1, places, torch.rand(4096, 3) + 0.5) @ truth
-    model = TopKAutoencoder(d=16, n=64, k=3, dead_tokens=2048, aux_k=16)
+    model = TopKAutoencoder(features=16, latents=64, k=3, dead_tokens=2048, aux_k=16)
     model.start_from(x)
     adam = model.adam(lr=3e-3)
     start = explained_variance(x, model(x))
@@ -253,10 +253,10 @@ def test_hierarchical_errors_fall_with_each_latent() -> None:
 
 @pytest.mark.parametrize("levels", [(), (0,), (5,), (1.5,), (-1, 2)])
 def test_levels_out_of_range(levels: tuple[int, ...]) -> None:
-    with pytest.raises(ShapeError, match="levels"):
+    with pytest.raises(ArgumentError, match="levels"):
         small(levels=levels)
     code = Code(torch.ones(2, 4), torch.zeros(2, 4, dtype=torch.long))
-    with pytest.raises(ShapeError, match="levels"):
+    with pytest.raises(ArgumentError, match="levels"):
         hierarchical_loss(torch.ones(2, 3), code, torch.ones(5, 3), None, levels)
 
 
@@ -294,12 +294,12 @@ def test_gradient_selection_is_its_formula() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"d": 0}, {"k": 0}, {"k": 41}, {"n": 0}, {"aux_k": -1}, {"dead_tokens": -1}, {"beta": -1.0},
-     {"aux_weight": math.nan}],
+    [{"features": 0}, {"k": 0}, {"k": 41}, {"latents": 0}, {"aux_k": -1}, {"dead_tokens": -1},
+     {"beta": -1.0}, {"aux_weight": math.nan}],
 )  # fmt: skip
 def test_sizes_out_of_range(options: dict[str, float]) -> None:
-    with pytest.raises(ShapeError):
-        TopKAutoencoder(**({"d": 10, "n": 40, "k": 4} | options))  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError):
+        TopKAutoencoder(**({"features": 10, "latents": 40, "k": 4} | options))  # type: ignore[arg-type]
 
 
 def test_bad_batches() -> None:
@@ -307,5 +307,5 @@ def test_bad_batches() -> None:
     for x in (torch.ones(3, 9, dtype=F64), torch.ones(10, dtype=F64), torch.ones(0, 10, dtype=F64)):
         with pytest.raises(ShapeError, match=r"\[batch, 10\]"):
             model(x)
-    with pytest.raises(ShapeError, match="NaN in row 1"):
+    with pytest.raises(ArgumentError, match="NaN in row 1"):
         model(torch.tensor([[0.0] * 10, [math.nan] * 10], dtype=F64))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gossamer.codes import activation_imbalance, cauchy_schwarz, flops_penalty
-from gossamer.errors import DTypeError, ShapeError
+from gossamer.errors import ArgumentError, DTypeError, ShapeError
 
 F64 = torch.float64
 
@@ -102,7 +102,7 @@ def test_bad_regulariser_input() -> None:
         flops_penalty(torch.ones(3, 3, dtype=torch.long))
     with pytest.raises(DTypeError):
         cauchy_schwarz(torch.ones(3, dtype=torch.long))
-    with pytest.raises(ShapeError, match="binary"):
+    with pytest.raises(ArgumentError, match="binary"):
         cauchy_schwarz(torch.ones(3), "quaternary")
     with pytest.raises(ShapeError):
         cauchy_schwarz(torch.ones(0))

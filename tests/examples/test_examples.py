@@ -20,18 +20,21 @@ def main_of(name: str) -> Any:
     return runpy.run_path(str(ROOT / "examples" / f"{name}.py"))["main"]
 
 
+@pytest.mark.slow
 def test_gpt(capsys: pytest.CaptureFixture[str]) -> None:
     losses = main_of("gpt")(20)
     assert losses[-1] < losses[0] - 1.0
     assert "2:4:v4" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_digits() -> None:
     accuracy, neurons = main_of("digits")(4)
     assert accuracy > 0.5
     assert 0 < neurons < 384
 
 
+@pytest.mark.slow
 def test_hugging_face() -> None:
     pytest.importorskip("transformers")
     losses = main_of("hugging_face")(4)
@@ -43,12 +46,14 @@ def test_transport() -> None:
     assert after < 0.5 * before
 
 
+@pytest.mark.slow
 def test_autoencoder() -> None:
     explained, found = main_of("autoencoder")(150)
     assert explained > 0.6
     assert found > 0.4
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_bit_equal() -> None:
     assert main_of("resume")(20)
 

@@ -100,6 +100,7 @@ def test_gradients_of_spmm(pattern: str, bias: bool, lead: tuple[int, ...], tran
 @pytest.mark.parametrize("transpose", TRANSPOSES)
 @pytest.mark.parametrize("lead", [(), (3,), (2, 2)], ids=["rank1", "rank2", "rank3"])
 @pytest.mark.parametrize("pattern", oracle.PATTERNS)
+@pytest.mark.slow
 def test_gradients_of_spmm_t_and_sddmm(pattern: str, lead: tuple[int, ...], transpose: str) -> None:
     weight = make(pattern, transpose=transpose)
     rows, cols = weight.shape

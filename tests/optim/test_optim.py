@@ -65,6 +65,7 @@ def follow(optimizer: torch.optim.Optimizer, parameter: Tensor, grads: list[Tens
     [(ProxSGD, torch.optim.SGD, o) for o in SGD_OPTIONS]
     + [(ProxAdamW, torch.optim.AdamW, o) for o in ADAMW_OPTIONS],
 )
+@pytest.mark.slow
 def test_no_penalty_is_torch_bit_for_bit(
     ours: Any, theirs: Any, options: dict[str, Any], penalty: Penalty | None
 ) -> None:

@@ -61,6 +61,7 @@ def parameter(cols: int) -> nn.Parameter:
         (ProxSGD, {"lr": 0.3, "momentum": 0.8, "dampening": 0.5}),
     ],
 )
+@pytest.mark.slow
 def test_the_solution_of_a_lasso_is_reached(kind: Any, options: dict[str, Any]) -> None:
     problem, penalty = Regression(60, 20, 30.0), L1(0.02)
     x = parameter(20)
@@ -184,9 +185,9 @@ def test_several_groups_accelerate_together() -> None:
 
 
 # ---- half-space ----------------------------------------------------------------------------------
-@pytest.mark.parametrize("epsilon", [0.0, 0.3])
-def test_the_half_space_test_is_the_published_one(epsilon: float) -> None:
-    """x - s (grad + lam x_g / |x_g|), and out when <., x_g> < epsilon |x_g|^2."""
+@pytest.mark.parametrize("eps", [0.0, 0.3])
+def test_the_half_space_test_is_the_published_one(eps: float) -> None:
+    """x - s (grad + lam x_g / |x_g|), and out when <., x_g> < eps |x_g|^2."""
     torch.manual_seed(0)
     lam, step = 0.5, 0.1
     dropped = checked = 0
@@ -197,11 +198,11 @@ def test_the_half_space_test_is_the_published_one(epsilon: float) -> None:
         x[:4] = 0
         norms = x.norm(dim=1, keepdim=True)
         trial = x - step * (gradient + lam * x / norms)
-        out = (trial * x).sum(1) < epsilon * norms[:, 0].square()
+        out = (trial * x).sum(1) < eps * norms[:, 0].square()
         weight = nn.Parameter(x.clone())
         weight.grad = gradient
         optimizer = ProxSGD(
-            [weight], lr=step, penalty=L1(lam, groups="neuron"), half_space=HalfSpace(0, epsilon)
+            [weight], lr=step, penalty=L1(lam, groups="neuron"), half_space=HalfSpace(0, eps)
         )
         optimizer.step()
         zero = (weight == 0).all(1)
@@ -228,7 +229,7 @@ def test_the_second_stage_begins_at_its_step_and_only_adds_zeros(kind: Any, grou
     penalty = L1(0.05, groups=groups)
     options: dict[str, Any] = {"lr": 0.3, "penalty": penalty}
     plain = kind([weights[0]], **options)
-    staged = kind([weights[1]], half_space=HalfSpace(start=60, epsilon=0.5), **options)
+    staged = kind([weights[1]], half_space=HalfSpace(start=60, eps=0.5), **options)
     counts = []
     for step in range(80):
         for weight, optimizer in zip(weights, (plain, staged), strict=True):

@@ -10,7 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import DeviceError, DTypeError, GossamerError, PatternError, ShapeError
+from gossamer.errors import (
+    ArgumentError,
+    DeviceError,
+    DTypeError,
+    GossamerError,
+    PatternError,
+    ShapeError,
+)
 from gossamer.optim import AcceleratedProxGradient, HalfSpace, ProxAdamW, ProxSGD
 from gossamer.prox import L1, WGSEF, Lp
 from gossamer.schedules import Cubic, Linear
@@ -195,7 +202,7 @@ def test_construction_refuses(
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"lr": 0.0}, ShapeError, "lr=0 and a penalty"),
+        ({"lr": 0.0}, ArgumentError, "lr=0 and a penalty"),
         ({"lr": float("nan")}, ValueError, "lr=nan and a penalty|learning rate: nan"),
         ({"half_space": 7}, DTypeError, "half_space=7"),
         ({"lr": -1.0}, ValueError, "learning rate"),
@@ -218,12 +225,12 @@ def test_what_is_not_supported_says_so() -> None:
         AcceleratedProxGradient([{"params": [weight(2)], "half_space": HalfSpace(0)}], lr=0.1)
     with pytest.raises(DTypeError, match="restart='often'"):
         AcceleratedProxGradient([weight(2)], lr=0.1, restart="often")  # type: ignore[arg-type]
-    with pytest.raises(ShapeError, match="lr=0"):
+    with pytest.raises(ArgumentError, match="lr=0"):
         AcceleratedProxGradient([weight(2)], lr=0)
     with pytest.raises(DTypeError, match="got no closure"):
         AcceleratedProxGradient([weight(2)], lr=0.1).step()
-    for options in ({"start": -1}, {"start": 1.5}, {"start": 0, "epsilon": 1.0}):
-        with pytest.raises(ShapeError, match="HalfSpace got"):
+    for options in ({"start": -1}, {"start": 1.5}, {"start": 0, "eps": 1.0}):
+        with pytest.raises(ArgumentError, match="HalfSpace got"):
             HalfSpace(**options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="empty parameter list"):
         ProxSGD([])
@@ -241,7 +248,7 @@ def test_sparse_gradients_and_negative_rates_are_refused_before_anything_moves(k
         optimizer.step()
     table.grad = torch.ones(4, 3)
     optimizer.param_groups[0]["lr"] = -0.1
-    with pytest.raises(ShapeError, match=r"lr=-0\.1 and a penalty"):
+    with pytest.raises(ArgumentError, match=r"lr=-0\.1 and a penalty"):
         optimizer.step()
     assert torch.equal(other, torch.ones(2))
     assert not optimizer.state[other]

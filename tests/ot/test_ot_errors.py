@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gossamer.ot as ot
-from gossamer.errors import DeviceError, DTypeError, GossamerError, ShapeError
+from gossamer.errors import ArgumentError, DeviceError, DTypeError, GossamerError, ShapeError
 
 NAN, INF = float("nan"), float("inf")
 C = torch.rand(4, 5, dtype=torch.float64)
@@ -35,10 +35,10 @@ CASES: list[tuple[str, Call, str]] = [
     ("negative b", lambda: ot.solve(C, A, put(B, 0, -1.0)), r"b\[0\] is -1"),
     ("negative in a batch", lambda: ot.solve(torch.stack([C, C]), torch.stack([A, -A]), B),
      r"a\[1, 0\] is -0.25"),
-    ("NaN in C", lambda: ot.solve(put(C, (1, 3), NAN), A, B), r"C\[1, 3\] is nan"),
-    ("infinite C", lambda: ot.solve(put(C, (3, 0), INF), A, B), r"C\[3, 0\] is inf"),
-    ("minus infinite C", lambda: ot.solve(put(C, (3, 0), -INF), A, B), r"C\[3, 0\] is -inf"),
-    ("NaN in a batch", lambda: ot.solve(torch.stack([C, C * NAN])), r"C\[1, 0, 0\] is nan"),
+    ("NaN in C", lambda: ot.solve(put(C, (1, 3), NAN), A, B), r"M\[1, 3\] is nan"),
+    ("infinite C", lambda: ot.solve(put(C, (3, 0), INF), A, B), r"M\[3, 0\] is inf"),
+    ("minus infinite C", lambda: ot.solve(put(C, (3, 0), -INF), A, B), r"M\[3, 0\] is -inf"),
+    ("NaN in a batch", lambda: ot.solve(torch.stack([C, C * NAN])), r"M\[1, 0, 0\] is nan"),
     ("NaN in a", lambda: ot.solve(C, put(A, 0, NAN), B), r"a\[0\] is nan"),
     ("infinite b", lambda: ot.solve(C, A, put(B, 4, INF)), r"b\[4\] is inf"),
     ("no mass", lambda: ot.solve(C, 0 * A, 0 * B), "a has no mass"),
@@ -52,33 +52,31 @@ CASES: list[tuple[str, Call, str]] = [
     ("None for reg", lambda: ot.solve(C, A, B, reg=None), "reg is None"),
     ("tensor reg 0", lambda: ot.solve(C, A, B, reg=torch.tensor(0.0)), "reg is 0.0"),
     ("reg of another batch", lambda: ot.solve(C, A, B, reg=torch.ones(3)), r"reg has shape \[3\]"),
-    ("reg that overflows", lambda: ot.solve(1e200 * C, A, B, reg=1e-200), "C / reg overflows"),
+    ("reg that overflows", lambda: ot.solve(1e200 * C, A, B, reg=1e-200), "M / reg overflows"),
     ("C that overflows", lambda: ot.solve(put(put(C, 0, 1.5e308), 1, -1.5e308), A, B), "overflows"),
     ("short a", lambda: ot.solve(C, A[:3], B), r"a has shape \[3\]; \[4\] is needed"),
     ("long b", lambda: ot.solve(C, A, A), r"b has shape \[4\]; \[5\] is needed"),
     ("a column for a", lambda: ot.solve(C, A[:, None], B), r"a has shape \[4, 1\]"),
     ("a of another batch", lambda: ot.solve(torch.stack([C] * 3), torch.stack([A] * 2), B),
      r"a has shape \[2, 4\].*\[3, 4\]"),
-    ("C of one dimension", lambda: ot.solve(A), r"C has shape \[4\]"),
-    ("C of four dimensions", lambda: ot.solve(C[None, None]), r"C has shape \[1, 1, 4, 5\]"),
-    ("no rows", lambda: ot.solve(C[:0]), r"C has shape \[0, 5\].*empty"),
-    ("no columns", lambda: ot.solve(C[:, :0]), r"C has shape \[4, 0\].*empty"),
-    ("no problems", lambda: ot.solve(C[None][:0]), r"C has shape \[0, 4, 5\].*empty"),
-    ("a scalar for C", lambda: ot.solve(torch.tensor(1.0)), r"C has shape \[\]"),
-    ("integers", lambda: ot.solve(C.long()), "C has dtype torch.int64"),
-    ("float16", lambda: ot.solve(C.half()), "C has dtype torch.float16"),
-    ("complex", lambda: ot.solve(C + 0j), "C has dtype torch.complex128"),
+    ("C of one dimension", lambda: ot.solve(A), r"M has shape \[4\]"),
+    ("C of four dimensions", lambda: ot.solve(C[None, None]), r"M has shape \[1, 1, 4, 5\]"),
+    ("no rows", lambda: ot.solve(C[:0]), r"M has shape \[0, 5\].*empty"),
+    ("no columns", lambda: ot.solve(C[:, :0]), r"M has shape \[4, 0\].*empty"),
+    ("no problems", lambda: ot.solve(C[None][:0]), r"M has shape \[0, 4, 5\].*empty"),
+    ("a scalar for C", lambda: ot.solve(torch.tensor(1.0)), r"M has shape \[\]"),
+    ("integers", lambda: ot.solve(C.long()), "M has dtype torch.int64"),
+    ("float16", lambda: ot.solve(C.half()), "M has dtype torch.float16"),
+    ("complex", lambda: ot.solve(C + 0j), "M has dtype torch.complex128"),
     ("bools for a", lambda: ot.solve(C, A > 0), "a has dtype torch.bool"),
-    ("NumPy integers", lambda: ot.solve(np.ones((2, 2), int)), "C is a NumPy array of int64"),
-    ("NumPy objects", lambda: ot.solve(np.ones((2, 2), object)), "C is a NumPy array of object"),
+    ("NumPy integers", lambda: ot.solve(np.ones((2, 2), int)), "M is a NumPy array of int64"),
+    ("NumPy objects", lambda: ot.solve(np.ones((2, 2), object)), "M is a NumPy array of object"),
     ("NumPy of the other byte order", lambda: ot.solve(np.ones((2, 2), ">f8")), "array of >f8"),
-    ("a list", lambda: ot.solve(C.tolist()), "C is a list"),
+    ("a list", lambda: ot.solve(C.tolist()), "M is a list"),
     ("a list for a", lambda: ot.solve(C, A.tolist()), "a is a list"),
-    ("nothing", lambda: ot.solve(a=A), "C and its other name M"),
-    ("both names", lambda: ot.solve(C, M=C), "C and its other name M"),
-    ("a sparse C", lambda: ot.solve(C.to_sparse()), "C is stored as torch.sparse_coo"),
+    ("a sparse C", lambda: ot.solve(C.to_sparse()), "M is stored as torch.sparse_coo"),
     ("a sparse a", lambda: ot.solve(C, A.to_sparse()), "a is stored as"),
-    ("another device", lambda: ot.solve(C.to("meta")), "C is on meta"),
+    ("another device", lambda: ot.solve(C.to("meta")), "M is on meta"),
     ("a on another device", lambda: ot.solve(C, A.to("meta")), "a is on meta"),
     ("reg on another device", lambda: ot.solve(C, reg=torch.ones((), device="meta")), "reg is on"),
     ("a metric nobody has", lambda: ot.solve_sample(X, Y, metric="euclid"), "metric is 'euclid'"),
@@ -111,9 +109,9 @@ CASES: list[tuple[str, Call, str]] = [
     ("three penalties", lambda: ot.solve(C, unbalanced=(1, 2, 3)), "unbalanced has 3 entries"),
     ("a text for a penalty", lambda: ot.solve(C, unbalanced="x"), "unbalanced is 'x'"),
     ("a method nobody has", lambda: ot.solve(C, method="simplex"), "method is 'simplex'"),
-    ("a variant nobody has", lambda: ot.sinkhorn_newton_sparse(C, variant="x"), "variant is 'x'"),
+    ("a Newton nobody has", lambda: ot.sinkhorn_newton_sparse(C, method="x"), "method is 'x'"),
     ("published unbalanced",
-     lambda: ot.sinkhorn_newton_sparse(C, variant="published", unbalanced=1),
+     lambda: ot.sinkhorn_newton_sparse(C, method="published", unbalanced=1),
      "unbalanced was given with the published"),
     ("tol 0", lambda: ot.solve(C, tol=0), "tol is 0"),
     ("NaN tol", lambda: ot.solve(C, tol=NAN), "tol is nan"),
@@ -154,7 +152,7 @@ def test_a_bad_call_is_a_value_error_that_names_its_argument(
 ) -> None:
     threads = torch.get_num_threads()
     with torch.set_grad_enabled(grad):
-        with pytest.raises(ValueError, match=words) as caught:
+        with pytest.raises((ArgumentError, DTypeError, DeviceError), match=words) as caught:
             call()
         assert torch.is_grad_enabled() == grad
     assert isinstance(caught.value, GossamerError)
@@ -162,26 +160,33 @@ def test_a_bad_call_is_a_value_error_that_names_its_argument(
     assert ot.solve(C, A, B, reg=0.1).status == "converged"
 
 
-@pytest.mark.parametrize("name", ["C", "a", "b"])
+@pytest.mark.parametrize("name", ["M", "a", "b"])
 def test_kinds_of_error(name: str) -> None:
     """Each class is what a caller of the rest of the library, or of ValueError, expects."""
-    good = {"C": C, "a": A, "b": B}
+    good = {"M": C, "a": A, "b": B}
     with pytest.raises(DeviceError, match=f"{name} is on meta"):
         ot.solve(**{**good, name: good[name].to("meta")})
     with pytest.raises(DTypeError, match=f"{name} has dtype"):
         ot.solve(**{**good, name: good[name].int()})
     with pytest.raises(ShapeError, match=f"{name} has shape"):
         ot.solve(**{**good, name: good[name][..., :0]})
-    for kind in (ot.ProblemError, ot.ProblemDTypeError, ot.ProblemDeviceError):
-        assert issubclass(kind, ValueError)
+    assert issubclass(ot.ProblemError, ArgumentError)
+    assert issubclass(ArgumentError, ValueError)
+    for kind in (ot.ProblemError, DTypeError, DeviceError):
         assert str(pickle.loads(pickle.dumps(kind("text")))) == "text"  # noqa: S301
+
+
+def test_the_cost_matrix_has_one_name() -> None:
+    for call in (lambda: ot.solve(a=A), lambda: ot.solve(C, M=C), lambda: ot.solve(C=C)):
+        with pytest.raises(TypeError, match=r"'(M|C)'"):
+            call()  # type: ignore[no-untyped-call]
 
 
 def test_an_error_in_the_backward_leaves_grad_mode_alone() -> None:
     x = X.clone().requires_grad_()
     result = ot.solve_sample(x, Y, lazy=True, reg=0.1)
     with pytest.raises(GossamerError):
-        result.cost.backward()
+        result.value_linear.backward()
     assert torch.is_grad_enabled()
 
 

@@ -169,7 +169,7 @@ def test_rows_without_mass_have_finite_gradients(form: dict) -> None:
     reg = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
     result = ot.solve(C, a, b, reg=reg, tol=1e-12, **form)
     f, _ = result.potentials
-    for field in (result.value, result.cost, result.plan.square().sum(), f.square().sum()):
+    for field in (result.value, result.value_linear, result.plan.square().sum(), f.square().sum()):
         grads = torch.autograd.grad(field, (C, a, b, reg), create_graph=True, retain_graph=True)
         assert all(bool(g.isfinite().all()) for g in grads)
         assert (grads[0][2] == 0).all()
@@ -229,7 +229,7 @@ def test_a_lazy_cost_refuses_what_it_cannot_differentiate() -> None:
     x = torch.randn(6, 3, requires_grad=True)
     y = torch.randn(4, 3)
     result = ot.solve_sample(x, y, reg=0.5, lazy=True)
-    for field in (result.plan.sum(), result.cost, result.potentials[0].sum()):
+    for field in (result.plan.sum(), result.value_linear, result.potentials[0].sum()):
         with pytest.raises(GossamerError, match="lazy=False"):
             field.backward(retain_graph=True)
     grad = torch.autograd.grad(result.value, x, create_graph=True)[0]
@@ -282,7 +282,7 @@ def test_float32_gradients_are_those_of_float64() -> None:
 def test_detach_has_no_gradient_and_no_grad_is_obeyed() -> None:
     C, a, b = leaves()
     result = ot.solve(C, a, b, reg=0.1, grad="detach")
-    assert not any(t.requires_grad for t in (result.value, result.cost, result.plan))
+    assert not any(t.requires_grad for t in (result.value, result.value_linear, result.plan))
     with torch.no_grad():
         quiet = ot.solve(C, a, b, reg=0.1)
         assert not quiet.value.requires_grad

@@ -85,7 +85,7 @@ def test_a_compiled_call_checks_its_values_too() -> None:
     function = compiled(lambda C, a, b: ot.solve(C, a, b, reg=0.1).plan)
     function(C, a, b)
     C[1, 2] = np.nan
-    with pytest.raises(ValueError, match=r"C\[1, 2\] is nan"):
+    with pytest.raises(ValueError, match=r"M\[1, 2\] is nan"):
         function(C, a, b)
 
 

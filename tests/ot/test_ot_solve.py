@@ -31,7 +31,7 @@ def test_plan_is_that_of_a_long_sinkhorn(method: str, kind: str, reg: float) -> 
     plan, _, _ = oracle.sinkhorn(C, a, b, reg)
     assert result.status == "converged"
     assert gap(result.plan, plan) < 1e-8
-    assert result.cost == pytest.approx((C * plan).sum(), abs=1e-9)
+    assert result.value_linear == pytest.approx((C * plan).sum(), abs=1e-9)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -97,7 +97,7 @@ def test_small_reg_gives_the_assignment_within_reg_log_n(reg: float) -> None:
     best = C[rows, cols].mean()
     result = ot.solve(C, reg=reg, tol=1e-9)
     assert result.status == "converged"
-    assert best - 1e-8 <= result.cost <= best + reg * np.log(n)
+    assert best - 1e-8 <= result.value_linear <= best + reg * np.log(n)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -196,7 +196,7 @@ def test_a_batch_is_a_loop(method: str, shape: tuple[int, int]) -> None:
         for k in (0, 1):
             assert gap(batch.potentials[k][i], single.potentials[k]) < 1e-12
         assert float(batch.value[i]) == pytest.approx(float(single.value), abs=1e-12)
-        assert float(batch.cost[i]) == pytest.approx(float(single.cost), abs=1e-12)
+        assert float(batch.value_linear[i]) == pytest.approx(float(single.value_linear), abs=1e-12)
         assert batch.iterations[i] == single.iterations
         assert batch.log[i]["method"] == single.log["method"]
 
@@ -324,7 +324,7 @@ def test_names_of_one_call() -> None:
     assert by_sinkhorn.log["newton"] == 0
     by_newton = ot.sinkhorn_newton_sparse(C, a, b, 1e-2)
     assert by_newton.log["newton"] > 0
-    published = ot.sinkhorn_newton_sparse(C, a, b, 1e-2, variant="published")
+    published = ot.sinkhorn_newton_sparse(C, a, b, 1e-2, method="published")
     assert published.log["newton"] > 0
     assert published.iterations == published.log["sweeps"] + published.log["newton"]
     relaxed = ot.sinkhorn(C, a, b, 1e-2, omega=1.5)
@@ -363,6 +363,6 @@ def test_nothing_warns_or_is_written() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         result = ot.solve(C, a, b, reg=0.01, potentials_init=(np.zeros(6), np.zeros(9)))
-        _ = result.plan, result.value, result.cost, result.marginals, result.sparse_plan()
+        _ = result.plan, result.value, result.value_linear, result.marginals, result.sparse_plan()
     for before, after in zip(kept, (C, a, b), strict=True):
         assert (before == after).all()

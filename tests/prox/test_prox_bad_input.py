@@ -16,6 +16,7 @@ from torch import Tensor
 from gossamer import codes
 from gossamer.codes import Code
 from gossamer.errors import (
+    ArgumentError,
     DeviceError,
     DTypeError,
     GossamerError,
@@ -129,19 +130,19 @@ def test_neurons_that_share_memory() -> None:
         (lambda: TopK(10**400), GossamerError),
         (lambda: L1(1.0).prox_(torch.ones(2), 10**400), GossamerError),
         (lambda: Linear(10**400, 1, 0, 10), ScheduleError),
-        (lambda: HalfSpace(0, "0.5"), ShapeError),  # type: ignore[arg-type]
-        (lambda: HalfSpace(True), ShapeError),
-        (lambda: AcceleratedProxGradient([torch.ones(2)], lr="1"), ShapeError),  # type: ignore[arg-type]
+        (lambda: HalfSpace(0, "0.5"), ArgumentError),  # type: ignore[arg-type]
+        (lambda: HalfSpace(True), ArgumentError),
+        (lambda: AcceleratedProxGradient([torch.ones(2)], lr="1"), ArgumentError),  # type: ignore[arg-type]
         (lambda: path_norm(torch.ones(2), torch.ones(2, 2), "1"), DTypeError),  # type: ignore[arg-type]
         (lambda: path_norm([1.0], torch.ones(1, 2), 0.5), DTypeError),  # type: ignore[arg-type]
         (lambda: path_thresholds(torch.ones(2, 2), 0.5, None), DTypeError),  # type: ignore[arg-type]
         (lambda: codes.top_k(torch.ones(2, 3), 2.0), DTypeError),  # type: ignore[arg-type]
         (lambda: codes.top_k(torch.ones(2, 3), 2**70), ShapeError),
         (lambda: codes.top_k(torch.eye(3).to_sparse(), 1), DTypeError),
-        (lambda: codes.IHT(torch.eye(2), "1"), ShapeError),  # type: ignore[arg-type]
+        (lambda: codes.IHT(torch.eye(2), "1"), ArgumentError),  # type: ignore[arg-type]
         (lambda: codes.ISTA(torch.eye(2), 1.0)(torch.ones(1, 2).double()), DTypeError),
         (lambda: codes.TopKAutoencoder(4, 8.0, 2), DTypeError),  # type: ignore[arg-type]
-        (lambda: codes.TopKAutoencoder(4, 8, 2, levels=2), ShapeError),  # type: ignore[arg-type]
+        (lambda: codes.TopKAutoencoder(4, 8, 2, levels=2), ArgumentError),  # type: ignore[arg-type]
         (lambda: codes.TopKAutoencoder(4, 8, 2)([[1.0]]), DTypeError),
         (lambda: codes.TopKAutoencoder(4, 8, 2)(torch.ones(1, 4).half()), DTypeError),
         (lambda: codes.encode(torch.ones(2, 3), torch.ones(4, 2), torch.ones(4), 1), ShapeError),
@@ -282,7 +283,7 @@ def test_a_closure_that_fails_moves_nothing(restart: Any, at_call: int) -> None:
 _RACE = """
 import sys, threading, time, torch
 from gossamer import codes
-from gossamer.errors import GossamerError
+from gossamer.errors import ArgumentError, GossamerError
 from gossamer.prox.operators.vector import l1_ball_, simplex_, top_k_
 x = torch.randn(1 << 18)
 one, two, stop = torch.randn(1 << 18), torch.full((1 << 18,), 1.5), False

@@ -161,6 +161,7 @@ def same(model: nn.Module, smaller: nn.Module, x: Tensor) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.slow
 def test_the_smaller_model_computes_the_same(name: str, seed: int) -> None:
     make, shape = NETWORKS[name]
     model = make()

@@ -3,6 +3,7 @@
 import copy
 import random
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -110,6 +111,7 @@ def becomes_smaller(steps: list[str], seed: int) -> bool:
 
 @settings(derandomize=True, max_examples=150)
 @given(st.lists(st.sampled_from(STEPS), min_size=2, max_size=9), st.integers(0, 2**31))
+@pytest.mark.slow
 def test_any_network(steps: list[str], seed: int) -> None:
     becomes_smaller(steps, seed)
 

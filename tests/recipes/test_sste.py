@@ -67,6 +67,7 @@ def test_ties_leave_fewer():
 
 
 @pytest.mark.parametrize(("text", "n", "m"), PATTERNS)
+@pytest.mark.slow
 def test_continuous_across_a_switch_of_the_mask(text, n, m):
     """Along a line between two weights the hard mask jumps; what is used moves with the step."""
     a, b = torch.randn(6, 32, dtype=torch.float64), torch.randn(6, 32, dtype=torch.float64)

@@ -3,7 +3,7 @@
     z = ReLU(TopK_k(W_enc (x - b_pre) + b_lat)),   x^ = z W_dec + b_pre
 
 Weights are stored a latent a row. Only the encoder's product is dense, and only forwards: decoding
-and every gradient cost O(k d) a row.
+and every gradient cost O(k features) per row.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gossamer.codes import core
 from gossamer.codes.core import Code
 from gossamer.codes.functions import decode, prefix_errors, selected
 from gossamer.codes.losses import at_levels, check_levels
-from gossamer.errors import DTypeError, ShapeError
+from gossamer.errors import ArgumentError, DTypeError, ShapeError
 
 
 class Losses(NamedTuple):
@@ -38,33 +38,33 @@ class Losses(NamedTuple):
 
 
 class TopKAutoencoder(nn.Module):
-    """A sparse autoencoder with k active latents a row.
+    """A sparse autoencoder with k active latents per row.
 
     A step of training: ``loss(x).total.backward()``, `project_gradient_`, the optimizer's step,
     `normalise_`. Call `start_from` with a sample before the first one.
 
     Args:
-        d: features.
-        n: latents.
-        k: active latents a row.
+        features: entries of a row of the input.
+        latents: entries of the code, most of them 0.
+        k: active latents per row.
         levels: HierarchicalTopK: the loss is the mean over these numbers of active latents, in
             [1, k]; None for plain TopK, which is (k,).
         aux_k: dead latents that explain the residual of a row (AuxK).
-        aux_weight: of that part of the loss.
+        aux_weight: weight of that part of the loss.
         dead_tokens: rows without activity after which a latent counts as dead.
         beta: gradient-TopK: strength with which `encode` prefers latents along a given gradient.
         dtype: float32 or float64.
 
     Raises:
-        ShapeError: a size or number out of range.
-        DTypeError: a size that is no int.
+        ArgumentError: A size or number is out of range.
+        DTypeError: A size is not an int.
 
     Reference: Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (the recipe and its
         defaults); Balagansky et al. 2025 (HierarchicalTopK); gradient SAEs: Olmo et al. 2024,
         "Features that Make a Difference".
 
     Example:
-        >>> autoencoder = TopKAutoencoder(d=8, n=32, k=4)
+        >>> autoencoder = TopKAutoencoder(features=8, latents=32, k=4)
         >>> x = torch.randn(16, 8)
         >>> autoencoder.start_from(x)
         >>> autoencoder(x).shape, autoencoder.encode(x).indices.shape
@@ -76,8 +76,8 @@ class TopKAutoencoder(nn.Module):
 
     def __init__(
         self,
-        d: int = 768,
-        n: int = 32768,
+        features: int = 768,
+        latents: int = 32768,
         k: int = 32,
         *,
         levels: Sequence[int] | None = None,
@@ -88,26 +88,29 @@ class TopKAutoencoder(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        sizes = {"d": d, "n": n, "k": k, "aux_k": aux_k, "dead_tokens": dead_tokens}
-        for name, size in sizes.items():
+        given = (features, latents, k, aux_k, dead_tokens)
+        names = ("features", "latents", "k", "aux_k", "dead_tokens")
+        for name, size in zip(names, given, strict=True):
             if type(size) is not int:
                 raise DTypeError(f"TopKAutoencoder got {name}={size!r:.40}; an int is needed")
-        if d < 1 or not 1 <= k <= n or aux_k < 0 or dead_tokens < 0:
-            raise ShapeError(
-                f"TopKAutoencoder got d={d}, n={n}, k={k}, aux_k={aux_k}, "
-                f"dead_tokens={dead_tokens}; d at least 1, k in [1, n] and the others not negative "
-                "are needed"
+        if features < 1 or not 1 <= k <= latents or aux_k < 0 or dead_tokens < 0:
+            raise ArgumentError(
+                f"TopKAutoencoder got features={features}, latents={latents}, k={k}, "
+                f"aux_k={aux_k}, dead_tokens={dead_tokens}; features at least 1, k in [1, latents] "
+                "and the others not negative are needed"
             )
         if not (aux_weight >= 0.0 and beta >= 0.0):
-            raise ShapeError(f"aux_weight={aux_weight}, beta={beta}; neither may be negative")
-        self.k, self.aux_k, self.aux_weight = k, min(aux_k, n), aux_weight
+            raise ArgumentError(f"aux_weight={aux_weight}, beta={beta}; neither may be negative")
+        self.k, self.aux_k, self.aux_weight = k, min(aux_k, latents), aux_weight
         self.levels = None if levels is None else check_levels(levels, k)
         self.dead_tokens, self.beta = dead_tokens, beta
-        self.encoder = nn.Parameter(nn.Linear(d, n, bias=False, dtype=dtype).weight.detach())
-        self.latent_bias = nn.Parameter(torch.zeros(n, dtype=dtype))
+        self.encoder = nn.Parameter(
+            nn.Linear(features, latents, bias=False, dtype=dtype).weight.detach()
+        )
+        self.latent_bias = nn.Parameter(torch.zeros(latents, dtype=dtype))
         self.decoder = nn.Parameter(self.encoder.detach().clone())
-        self.pre_bias = nn.Parameter(torch.zeros(d, dtype=dtype))
-        self.register_buffer("tokens_since_active", torch.zeros(n, dtype=torch.int64))
+        self.pre_bias = nn.Parameter(torch.zeros(features, dtype=dtype))
+        self.register_buffer("tokens_since_active", torch.zeros(latents, dtype=torch.int64))
         self.register_buffer("input_variance", torch.ones((), dtype=dtype))
         self.normalise_()
 
@@ -120,7 +123,7 @@ class TopKAutoencoder(nn.Module):
         norm 1 on average.
 
         Args:
-            sample: [rows, d], at least two different rows.
+            sample: [rows, features], at least two different rows.
             seed: of the random vectors.
 
         Raises:
@@ -129,7 +132,9 @@ class TopKAutoencoder(nn.Module):
         self._check(sample)
         variance = (sample - sample.mean(0)).square().mean()
         if not (variance > 0):
-            raise ShapeError("start_from got a sample without variance; different rows are needed")
+            raise ArgumentError(
+                "start_from got a sample without variance; different rows are needed"
+            )
         self.input_variance.copy_(variance)
         self.pre_bias.copy_(geometric_median(sample))
         random = torch.Generator().manual_seed(seed)
@@ -142,9 +147,9 @@ class TopKAutoencoder(nn.Module):
         """The active latents of each row.
 
         Args:
-            x: [batch, d].
-            input_gradient: gradient-TopK: [batch, d], the gradient of some later loss in x. The k
-                largest of z + beta z |W_dec gradient| are selected and keep their own z.
+            x: [batch, features].
+            input_gradient: gradient-TopK: [batch, features], the gradient of some later loss in
+                x. The k largest of z + beta z |W_dec gradient| are selected and keep their own z.
 
         Returns:
             Values, not negative, and indices [batch, k], in the order of selection.
@@ -152,18 +157,18 @@ class TopKAutoencoder(nn.Module):
         return self._encode(x, input_gradient)[0]
 
     def decode(self, code: Code) -> Tensor:
-        """The reconstruction [batch, d] of a code [batch, any number of latents]."""
+        """The reconstruction [batch, features] of a code [batch, any number of latents]."""
         return decode(code, self.decoder, self.pre_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The reconstruction of x: [batch, d]."""
+        """The reconstruction of x: [batch, features]."""
         return self.decode(self.encode(x))
 
     def loss(self, x: Tensor, input_gradient: Tensor | None = None) -> Losses:
         """The loss of a batch; in training mode it counts who was active.
 
         Args:
-            x: [batch, d].
+            x: [batch, features].
             input_gradient: as in `encode`.
 
         Returns:
@@ -186,7 +191,7 @@ class TopKAutoencoder(nn.Module):
 
     @property
     def dead(self) -> Tensor:
-        """Which latents, bool [n], were not active in the last ``dead_tokens`` rows."""
+        """Which latents, bool [latents], were not active in the last ``dead_tokens`` rows."""
         return self.tokens_since_active > self.dead_tokens
 
     @torch.no_grad()
@@ -265,11 +270,11 @@ def geometric_median(points: Tensor, iterations: int = 100) -> Tensor:
     """The point with the least sum of distances to the rows, by Weiszfeld's iteration.
 
     Args:
-        points: [rows, d].
+        points: [rows, features].
         iterations: cap on them.
 
     Returns:
-        [d].
+        [features].
 
     Example:
         >>> geometric_median(torch.tensor([[0.0], [1.0], [50.0]])).round()

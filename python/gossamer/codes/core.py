@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gossamer.backend import check_array
 from gossamer.backend import codes as kernels
-from gossamer.errors import DTypeError, ShapeError
+from gossamer.errors import ArgumentError, DTypeError, ShapeError
 
 
 class Code(NamedTuple):
@@ -61,7 +61,7 @@ def top_k(x: Tensor, k: int, index_dtype: torch.dtype = torch.int64) -> Code:
     k = max(-1, min(int(k), 2**62))
     values, indices, row = kernels.top_k(x, k, index_dtype)
     if row >= 0:
-        raise ShapeError(
+        raise ArgumentError(
             f"top_k found a NaN in row {row} of x; NaN has no place in an order: "
             "find where it comes from (torch.autograd.set_detect_anomaly)"
         )

@@ -40,9 +40,9 @@ class _TopK(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> _Grads:
+    def backward(ctx: Any, grad_output: Tensor, _: Tensor) -> _Grads:
         (indices,) = ctx.saved_tensors
-        return grad.new_zeros(ctx.shape).scatter_(1, indices, grad), None
+        return grad_output.new_zeros(ctx.shape).scatter_(1, indices, grad_output), None
 
 
 class _Selected(Function):
@@ -57,14 +57,16 @@ class _Selected(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> _Grads:
+    def backward(ctx: Any, grad_output: Tensor) -> _Grads:
         x, weight, indices = ctx.saved_tensors
-        code = Code(grad, indices)
+        code = Code(grad_output, indices)
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_bias = None
         if need_bias:
             flat = indices.reshape(-1).long()
-            grad_bias = grad.new_zeros(len(weight)).index_add_(0, flat, grad.reshape(-1))
+            grad_bias = grad_output.new_zeros(len(weight)).index_add_(
+                0, flat, grad_output.reshape(-1)
+            )
         return (
             core.decode(code, weight) if need_x else None,
             core.scatter(code, x, len(weight)) if need_weight else None,
@@ -84,14 +86,14 @@ class _Decode(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> _Grads:
+    def backward(ctx: Any, grad_output: Tensor) -> _Grads:
         values, dictionary, indices = ctx.saved_tensors
         need_values, need_dictionary, need_bias = ctx.needs_input_grad[:3]
         code = Code(values, indices)
         return (
-            core.dots(indices, dictionary, grad) if need_values else None,
-            core.scatter(code, grad, len(dictionary)) if need_dictionary else None,
-            grad.sum(0) if need_bias else None,
+            core.dots(indices, dictionary, grad_output) if need_values else None,
+            core.scatter(code, grad_output, len(dictionary)) if need_dictionary else None,
+            grad_output.sum(0) if need_bias else None,
             None,
         )
 
@@ -113,10 +115,10 @@ class _PrefixErrors(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> _Grads:
+    def backward(ctx: Any, grad_output: Tensor, _: Tensor) -> _Grads:
         values, dictionary, indices, residual = ctx.saved_tensors
         grad_values, grad_dictionary, rows = core.prefix_gradients(
-            grad, residual, Code(values, indices), dictionary
+            grad_output, residual, Code(values, indices), dictionary
         )
         return (
             -rows if ctx.needs_input_grad[0] else None,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gossamer.codes.core import Code
 from gossamer.codes.functions import prefix_errors
-from gossamer.errors import DTypeError, ShapeError
+from gossamer.errors import ArgumentError, DTypeError, ShapeError
 
 
 def hierarchical_loss(
@@ -59,7 +59,7 @@ def check_levels(levels: Sequence[int], k: int) -> tuple[int, ...]:
     if isinstance(levels, Sequence) and all(type(j) is int for j in levels):
         found = tuple(sorted(set(levels)))
     if not found or any(not 1 <= j <= k for j in found):
-        raise ShapeError(
+        raise ArgumentError(
             f"levels are {levels!r:.80}; whole numbers in [1, {k}] are needed, at least one"
         )
     return found
@@ -156,10 +156,11 @@ def cauchy_schwarz(x: Tensor, target: str = "binary", *, normalised: bool = True
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise DTypeError("cauchy_schwarz needs a tensor of a floating dtype")
-    if target not in TARGETS or x.numel() == 0:
-        raise ShapeError(
-            f"cauchy_schwarz got {x.numel()} entries and target={target!r:.40}; at least one entry "
-            f"and one of {', '.join(TARGETS)} are needed"
+    if x.numel() == 0:
+        raise ShapeError("cauchy_schwarz got an empty tensor; at least one entry is needed")
+    if target not in TARGETS:
+        raise ArgumentError(
+            f"cauchy_schwarz got target={target!r:.40}; choose one of {', '.join(TARGETS)}"
         )
     flat = x.reshape(-1)
     scale = flat.detach().abs().amax()

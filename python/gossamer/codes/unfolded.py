@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.codes import core
-from gossamer.errors import DTypeError, ShapeError
+from gossamer.errors import ArgumentError, DTypeError, ShapeError
 
 
 def soft_threshold(x: Tensor, threshold: Tensor | float) -> Tensor:
@@ -66,14 +66,16 @@ class _Unfolded(nn.Module):
         who = type(self).__name__
         if not isinstance(dictionary, Tensor) or not dictionary.is_floating_point():
             raise DTypeError(f"{who} needs a dictionary tensor of a floating dtype")
-        if dictionary.dim() != 2 or dictionary.numel() == 0 or not isinstance(layers, int):
+        if dictionary.dim() != 2 or dictionary.numel() == 0:
             raise ShapeError(
-                f"{who} got a dictionary of shape {list(dictionary.shape)} and layers={layers}; "
-                "[m, n], not empty, and a whole number are needed"
+                f"{who} got a dictionary of shape {list(dictionary.shape)}; [features, atoms], not "
+                "empty, is needed"
             )
+        if not isinstance(layers, int):
+            raise ArgumentError(f"{who} got layers={layers}; a whole number is needed")
         norm = float(torch.linalg.matrix_norm(dictionary.detach().double(), 2))
         if not (0.0 < norm < math.inf):
-            raise ShapeError(
+            raise ArgumentError(
                 f"{who} got a dictionary of norm {norm}; a finite one that is not zero is needed"
             )
         largest = 1.0 / norm**2
@@ -81,7 +83,7 @@ class _Unfolded(nn.Module):
             # A little below, so that rounding to float32 does not end above.
             step = largest * (1.0 - 1e-6)
         if layers < 1 or not (0.0 < step <= largest) or not math.isfinite(step):
-            raise ShapeError(
+            raise ArgumentError(
                 f"{who} got layers={layers}, step={step}; at least one layer and a step in "
                 f"(0, {largest:.6g}] are needed, 1 / ||dictionary||^2: above it the objective "
                 "need not fall"
@@ -235,7 +237,7 @@ class IHT(_Unfolded):
     ) -> None:
         super().__init__(dictionary, layers, step)
         if type(k) is not int or not 1 <= k <= dictionary.shape[1]:
-            raise ShapeError(
+            raise ArgumentError(
                 f"IHT got k={k}; a whole number in [1, {dictionary.shape[1]}] is needed"
             )
         self.k = k
@@ -257,5 +259,5 @@ class IHT(_Unfolded):
 
 def _strength(lam: float, like: Tensor) -> Tensor:
     if not (math.isfinite(lam) and lam >= 0.0):
-        raise ShapeError(f"lam={lam}; a finite number, not negative, is needed")
+        raise ArgumentError(f"lam={lam}; a finite number, not negative, is needed")
     return torch.tensor(lam, dtype=like.dtype)

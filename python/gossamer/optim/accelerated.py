@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gossamer.errors import DTypeError, ShapeError
+from gossamer.errors import ArgumentError, DTypeError
 from gossamer.optim.proximal import Group, Proximal, evaluate, with_program
 from gossamer.prox import Penalty
 from gossamer.prox.checks import is_number
@@ -75,7 +75,7 @@ class AcceleratedProxGradient(Proximal):
                 "'objective' or None"
             )
         if not ((is_number(lr) or isinstance(lr, Tensor)) and 0 < lr < math.inf):
-            raise ShapeError(
+            raise ArgumentError(
                 f"AcceleratedProxGradient got lr={lr!r:.40}; it is a positive step, at most one "
                 "over the Lipschitz constant of the gradient"
             )

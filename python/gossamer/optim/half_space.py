@@ -1,14 +1,14 @@
 """The half-space step: a second stage that sets whole groups to zero and keeps them there.
 
 A group g that is not zero becomes zero when its trial point leaves the half-space around it:
-<x~_g, x_g> < epsilon * |x_g|^2. Groups that are zero stay zero.
+<x~_g, x_g> < eps * |x_g|^2. Groups that are zero stay zero.
 """
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from gossamer.errors import ShapeError
+from gossamer.errors import ArgumentError
 from gossamer.prox import Penalty
 from gossamer.prox.checks import is_number
 from gossamer.prox.groupings import resolve, spread
@@ -23,17 +23,17 @@ class HalfSpace:
     also drops groups of the penalty whose trial point turned against them. The trial point is the
     gradient step plus a forward step on the penalty, x~ = v - (x - prox(x)); for the group lasso
     this is exactly the published x - s * (grad f + lam * x_g / |x_g|) while |x_g| > s * lam. Groups
-    that stay take the proximal step. With groups of one entry and epsilon 0 it is an orthant step.
+    that stay take the proximal step. With groups of one entry and eps 0 it is an orthant step.
 
     Args:
         start: steps before the first half-space step, from 0.
-        epsilon: in [0, 1); 0 drops groups that turned round, larger values more of them.
+        eps: in [0, 1); 0 drops groups that turned round, larger values more of them.
 
     Raises:
         ShapeError: a value is out of its range.
 
     Example:
-        >>> HalfSpace(start=1000).epsilon
+        >>> HalfSpace(start=1000).eps
         0.0
 
     Reference:
@@ -43,15 +43,15 @@ class HalfSpace:
     """
 
     start: int
-    epsilon: float = 0.0
+    eps: float = 0.0
 
     def __post_init__(self) -> None:
         if isinstance(self.start, bool) or not (isinstance(self.start, int) and self.start >= 0):
-            raise ShapeError(
+            raise ArgumentError(
                 f"HalfSpace got start={self.start!r:.40}; it is a number of steps, at least 0"
             )
-        if not (is_number(self.epsilon) and 0 <= self.epsilon < 1):
-            raise ShapeError(f"HalfSpace got epsilon={self.epsilon!r:.40}; it is in [0, 1)")
+        if not (is_number(self.eps) and 0 <= self.eps < 1):
+            raise ArgumentError(f"HalfSpace got eps={self.eps!r:.40}; it is in [0, 1)")
 
 
 def prox_step_(
@@ -81,7 +81,7 @@ def prox_step_(
     groups = resolve(penalty.groups, x.shape)
     at = before.double().reshape(-1)
     square = sums(at.square(), groups)
-    against = sums(trial.double().reshape(-1) * at, groups) < second.epsilon * square
+    against = sums(trial.double().reshape(-1) * at, groups) < second.eps * square
     x.masked_fill_(spread(against | (square == 0), groups).view(x.shape), 0.0)
 
 

@@ -1,8 +1,8 @@
 """What the proximal optimizers share: penalties of parameter groups, their checks and their state.
 
-theta <- prox_{s g}(theta - s * direction): the gradient step and the threshold have one step s. A
-penalty is part of the program, like the function of a LambdaLR: state dicts leave it out and
-loading keeps the optimizer's own; where its schedules stand (`penalty_step`) is state.
+theta <- prox_{s g}(theta - s * direction): the gradient step and the threshold have one step s.
+Penalties are configuration, like the function of a LambdaLR: they are not in state dicts, and
+loading keeps the optimizer's own. Only `penalty_step`, the step of their schedules, is state.
 """
 
 import inspect
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gossamer.errors import DeviceError, DTypeError, GossamerError, ShapeError
+from gossamer.errors import ArgumentError, DeviceError, DTypeError, GossamerError
 from gossamer.optim.half_space import HalfSpace, group_count, zero_groups
 from gossamer.prox import Penalty
 
@@ -27,11 +27,11 @@ DTYPES = (torch.float32, torch.float64)
 class Sparsity(NamedTuple):
     """Zeros of one parameter.
 
-    Args:
-        entries: of the parameter.
-        zeros: entries that are exactly 0.
-        groups: of its penalty's grouping; without a penalty, each entry is one.
-        zero_groups: groups whose entries are all 0.
+    Attributes:
+        entries: number of entries.
+        zeros: number of entries that are exactly 0.
+        groups: number of groups of its penalty; without a penalty each entry is a group.
+        zero_groups: number of groups whose entries are all 0.
     """
 
     entries: int
@@ -167,7 +167,7 @@ class Proximal(Optimizer):
             if penalty is None or step == 0:  # a step of no length moves nothing
                 continue
             if not step > 0:
-                raise ShapeError(
+                raise ArgumentError(
                     f"parameter group {index} has lr={step:g} and a penalty; a proximal step "
                     "needs a positive lr: change the schedule, or take the penalty away"
                 )
@@ -226,7 +226,7 @@ class Proximal(Optimizer):
             )
         lr = float(group["lr"])
         if not (math.isfinite(lr) and lr > 0):
-            raise ShapeError(
+            raise ArgumentError(
                 f"parameter group {index} got lr={lr:g} and a penalty; a proximal step needs a "
                 "positive lr, such as 1e-3"
             )

@@ -1,20 +1,19 @@
 """Optimal transport with entropy: sparse Newton and Sinkhorn solvers, differentiable.
 
-    solve(C, a, b, reg)              a cost matrix, or a batch of them
+    solve(M, a, b, reg)              a cost matrix, or a batch of them
     solve_sample(x, y, a, b, reg)    points; the cost matrix is never made when it would be large
     loss(x, y, reg=...)              a debiased training loss between point clouds
-    sparsity_constrained(C, a, b, k=...)    at most k entries a column
+    sparsity_constrained(M, a, b, k=...)    at most k entries a column
     pot_backend                      the functions of POT, by their names and arguments
 
 Everything is computed in float64 on the CPU; torch and NumPy, batches, exact or penalized
 marginals.
 """
 
+from gossamer.errors import ConvergenceWarning, ProblemError
 from gossamer.ot import pot_backend
 from gossamer.ot.constrained import ConstrainedResult, sparsity_constrained
-from gossamer.ot.gradients import ConvergenceWarning
 from gossamer.ot.loss import loss
-from gossamer.ot.problem import ProblemDeviceError, ProblemDTypeError, ProblemError
 from gossamer.ot.result import OTResult
 from gossamer.ot.solve import sinkhorn, sinkhorn_newton_sparse, solve, solve_sample
 
@@ -22,8 +21,6 @@ __all__ = [
     "ConstrainedResult",
     "ConvergenceWarning",
     "OTResult",
-    "ProblemDTypeError",
-    "ProblemDeviceError",
     "ProblemError",
     "loss",
     "pot_backend",

@@ -1,6 +1,6 @@
 """Transport with at most k entries a column, by the semi-dual in the row potentials.
 
-    min_T  <C, T> + gamma/2 |T|^2     T >= 0, T 1 = a, T' 1 = b, at most k non-zeros in each column
+    min_T  <M, T> + gamma/2 |T|^2     T >= 0, T 1 = a, T' 1 = b, at most k non-zeros in each column
 
 Columns hold exactly, whatever happens. Rows hold where the dual is smooth; where k binds it may
 have its top at a kink, and the rows stay off by `ConstrainedResult.marginal_error`.
@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gossamer.backend import transport as kernels
+from gossamer.errors import ProblemError
 from gossamer.ot.gradients import warn
-from gossamer.ot.problem import Problem, ProblemError, check_values, from_cost
+from gossamer.ot.problem import Problem, check_values, from_cost
 
 METHODS = ("newton", "lbfgs")
 
@@ -101,9 +102,9 @@ class ConstrainedResult:
     """What `sparsity_constrained` returns; arrays in the library and dtype of its cost.
 
     Args:
-        value: the dual value, a lower bound of <C, T> + gamma/2 |T|^2 and equal to it where the
-            rows hold. Differentiable in C, a and b.
-        value_linear: <C, T>, without a gradient.
+        value: the dual value, a lower bound of <M, T> + gamma/2 |T|^2 and equal to it where the
+            rows hold. Differentiable in M, a and b.
+        value_linear: <M, T>, without a gradient.
         potentials: (f [n], g [m]), the gradients of the value by a and b.
         columns: the plan by its columns, in float64.
         status: "converged", "max_iter" or "stalled".
@@ -133,14 +134,9 @@ class ConstrainedResult:
         size = (c.rows, len(c.indptr) - 1)
         return torch.sparse_coo_tensor(index, mass, size, check_invariants=True).coalesce()
 
-    @property
-    def cost(self) -> Any:
-        """<C, T>."""
-        return self.value_linear
-
 
 def sparsity_constrained(
-    C: Any,
+    M: Any,
     a: Any = None,
     b: Any = None,
     k: int = 1,
@@ -152,7 +148,7 @@ def sparsity_constrained(
     """Transport whose columns have at most k non-zeros.
 
     Args:
-        C: cost [n, m], float32 or float64, torch or NumPy; computed on in float64.
+        M: cost matrix [n, m], float32 or float64, torch or NumPy; computed on in float64.
         a: mass of each row [n]; uniform, of sum 1, when None.
         b: mass of each column [m], of the same sum.
         k: non-zeros a column may have; n or more asks for quadratically regularised transport.
@@ -167,7 +163,7 @@ def sparsity_constrained(
         by how much the rows are off: where k binds, that is no failure of the solver.
 
     Raises:
-        ValueError: an argument is wrong; the message names it.
+        ProblemError, ShapeError, DTypeError, DeviceError: the message names the argument.
 
     Reference:
         Liu, Puigcerver, Blondel 2023, "Sparsity-constrained optimal transport": the semi-dual.
@@ -175,8 +171,8 @@ def sparsity_constrained(
 
     Example:
         >>> import torch
-        >>> C = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5]])
-        >>> result = sparsity_constrained(C, k=2)
+        >>> M = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5]])
+        >>> result = sparsity_constrained(M, k=2)
         >>> result.plan.sum(0), (result.plan > 0).sum(0)
         (tensor([0.5000, 0.5000]), tensor([2, 2]))
     """
@@ -184,10 +180,10 @@ def sparsity_constrained(
     gamma, tol = _positive(gamma, "gamma"), _positive(tol, "tol")
     if method not in METHODS:
         raise ProblemError(f"method is {method!r:.80}; choose one of {', '.join(METHODS)}")
-    problem = from_cost(C, a, b, 1.0)
+    problem = from_cost(M, a, b, 1.0)
     if problem.batched:
         raise ProblemError(
-            f"C has shape {list(problem.cost.shape)}; one cost matrix [n, m] is needed: call once "
+            f"M has shape {list(problem.cost.shape)}; one cost matrix [n, m] is needed: call once "
             "for each of a batch"
         )
     check_values(problem.cost, None, "", problem.a, problem.b, problem.reg, problem.rho)
@@ -287,13 +283,13 @@ class _Value(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         need_cost, need_a, need_b, _ = ctx.needs_input_grad
         s: Solution = ctx.solution
         return (
-            (grad * s.plan.dense()).to(ctx.dtype) if need_cost else None,
-            grad * s.f if need_a else None,
-            grad * s.g if need_b else None,
+            (grad_output * s.plan.dense()).to(ctx.dtype) if need_cost else None,
+            grad_output * s.f if need_a else None,
+            grad_output * s.g if need_b else None,
             None,
         )
 

@@ -198,12 +198,12 @@ def solve_dual_batch(
         a: float64 [B, n].
         b: float64 [B, m].
         reg: B strengths.
-        method: as in `solve_dual`, and so are the others.
-        tol: as there.
-        max_iter: as there.
-        rho: as there.
+        method: the algorithm, see `solve_dual`.
+        tol: L1 error of both marginals at which to stop.
+        max_iter: cap on sweeps and Newton steps together, per problem.
+        rho: strength of the Kullback-Leibler penalty of each marginal.
         warm: potentials ([B, n], [B, m]).
-        omega: as there.
+        omega: over-relaxation of Sinkhorn's updates.
 
     Returns:
         B solutions.

@@ -22,8 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import gossamer
-from gossamer.errors import GossamerError
+from gossamer.errors import ConvergenceWarning, GossamerError
 from gossamer.ot import core
 from gossamer.ot.plans import core_cost, log_plan, masked, pairwise, register
 from gossamer.ot.problem import check_values
@@ -31,16 +30,13 @@ from gossamer.ot.problem import check_values
 _PATIENCE = 20  # sweeps without progress
 _DIRECT = 1024  # unknowns up to which eigenvectors may solve
 STATUSES = ("converged", "max_iter", "stalled")
+_PACKAGE = Path(__file__).parents[1]
 Grads = tuple[Tensor | None, ...]
-
-
-class ConvergenceWarning(UserWarning):
-    """A solver stopped before its tolerance; the message says what to do."""
 
 
 def warn(message: str) -> None:
     """A ConvergenceWarning at the line that called the library."""
-    inside = tuple(f"{Path(p).parent}{os.sep}" for p in (gossamer.__file__, torch.__file__))
+    inside = tuple(f"{folder}{os.sep}" for folder in (_PACKAGE, Path(torch.__file__).parent))
     level, frame = 1, sys._getframe(0)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
         level, frame = level + 1, frame.f_back

@@ -27,7 +27,7 @@ def loss(
 ) -> Any:
     """The entropic transport value between weighted points, debiased into a divergence.
 
-        S(x, y) = V(x, y) - V(x, x) / 2 - V(y, y) / 2       V = min_P <C, P> + reg KL(P | a b')
+        S(x, y) = V(x, y) - V(x, x) / 2 - V(y, y) / 2       V = min_P <M, P> + reg KL(P | a b')
 
     S is 0 for equal clouds and positive otherwise, which V is not: V shrinks a cloud to its mean.
 
@@ -39,17 +39,17 @@ def loss(
         reg: regularization > 0 in the unit of the metric.
         metric: "sqeuclidean", "l1" or "cosine".
         debias: False gives V(x, y) alone.
-        method: as in `gossamer.ot.solve_sample`, and so are the others.
-        max_iter: as there.
-        tol: as there.
-        lazy: as there.
+        method: the algorithm, see `gossamer.ot.solve`.
+        max_iter: sweeps plus Newton steps; None: 10,000.
+        tol: L1 error of the marginals at which it stops.
+        lazy: whether the cost matrix is never made, see `gossamer.ot.solve_sample`.
 
     Returns:
         A scalar, or [B] for a batch, in the dtype of the points; differentiable in x, y, a and b,
         twice unless the cost stays lazy. For NumPy a number or an array.
 
     Raises:
-        ProblemError, ShapeError: each a ValueError that names the argument.
+        ProblemError, ShapeError, DTypeError, DeviceError: the message names the argument.
 
     Reference:
         Feydy, Sejourne, Vialard, Amari, Trouve, Peyre (2019), Interpolating between optimal

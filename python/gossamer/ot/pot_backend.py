@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from gossamer.ot.gradients import ConvergenceWarning
-from gossamer.ot.problem import ProblemDTypeError, ProblemError
+from gossamer.errors import ConvergenceWarning, DTypeError, ProblemError
 from gossamer.ot.result import OTResult
 from gossamer.ot.solve import solve, solve_sample
 
@@ -97,17 +96,17 @@ def sinkhorn2(
     """The transport cost <P, M> of the entropic plan, as ot.sinkhorn2 gives it.
 
     Args:
-        a: as in `sinkhorn`, and so are the others.
-        b: as there.
-        M: as there.
-        reg: as there.
-        method: as there.
-        numItermax: as there.
-        stopThr: as there.
-        verbose: as there.
-        log: as there.
-        warn: as there.
-        warmstart: as there.
+        a: weights [n], see `sinkhorn`.
+        b: weights [m], or [m, k] for k problems.
+        M: cost matrix [n, m].
+        reg: regularization > 0.
+        method: any of POT's names.
+        numItermax: sweeps plus Newton steps.
+        stopThr: error at which it stops.
+        verbose: print one line about the solve.
+        log: return also a dictionary.
+        warn: warn of a solve that did not converge.
+        warmstart: logarithms of POT's scalings to start from.
 
     Returns:
         A number, or [k] for b [m, k]; with log also the dict of `sinkhorn`.
@@ -188,20 +187,20 @@ def sinkhorn_unbalanced2(
     """The cost of `sinkhorn_unbalanced`'s plan, as ot.unbalanced.sinkhorn_unbalanced2 gives it.
 
     Args:
-        a: as in `sinkhorn_unbalanced`, and so are the others.
-        b: as there.
-        M: as there.
-        reg: as there.
-        reg_m: as there.
-        method: as there.
-        reg_type: as there.
-        c: as there.
-        warmstart: as there.
+        a: weights [n], see `sinkhorn_unbalanced`.
+        b: weights [m], or [m, k] for k problems.
+        M: cost matrix [n, m].
+        reg: regularization > 0.
+        reg_m: penalty of the marginals, a number or a pair.
+        method: any of POT's names.
+        reg_type: "kl" or "entropy".
+        c: None.
+        warmstart: logarithms of POT's scalings to start from.
         returnCost: "linear" for <P, M>, "total" for the whole objective.
-        numItermax: as there.
-        stopThr: as there.
-        verbose: as there.
-        log: as there.
+        numItermax: sweeps plus Newton steps.
+        stopThr: error at which it stops.
+        verbose: print one line about the solve.
+        log: return also a dictionary.
 
     Returns:
         A number, or [k] for b [m, k]; with log also the dict of `sinkhorn`.
@@ -243,7 +242,7 @@ def _solve(
     start = None
     if warmstart is not None:
         if not isinstance(warmstart, tuple | list) or len(warmstart) != 2:
-            raise ProblemDTypeError("warmstart is not a pair (log u, log v); give two arrays")
+            raise DTypeError("warmstart is not a pair (log u, log v); give two arrays")
         start = tuple((_array(w, "warmstart") * reg).T for w in warmstart)  # a row a problem
     if b.ndim == 2:  # POT has a column a problem
         b = b.T
@@ -273,7 +272,7 @@ def _array(values: Any, name: str) -> Any:
     if isinstance(values, list | tuple):
         return np.asarray(values, dtype=float)
     if not isinstance(values, Tensor | np.ndarray) or values.ndim == 0:
-        raise ProblemDTypeError(
+        raise DTypeError(
             f"{name} is a {type(values).__name__}; an array, a tensor or a list is needed"
         )
     return values

@@ -1,6 +1,6 @@
 """A transport problem as the solvers want it, and every check of what a caller gave.
 
-    min_P <C, P> + reg * R(P)     P 1 = a, P' 1 = b     (or a KL penalty rho in place of a marginal)
+    min_P <M, P> + reg * R(P)     P 1 = a, P' 1 = b     (or a KL penalty rho in place of a marginal)
 
 Shapes and kinds are checked when a `Problem` is built; values (NaN, negative mass, unequal masses)
 by `check_values`, which the solver calls on real data, so that torch.compile may trace the rest.
@@ -17,25 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer.errors import DeviceError, DTypeError, GossamerError, ShapeError
+from gossamer.errors import DeviceError, DTypeError, ProblemError, ShapeError
 
 METRICS = {"sqeuclidean": "sqeuclidean", "l1": "l1", "cityblock": "l1", "cosine": "cosine"}
 METHODS = ("auto", "sinkhorn", "newton", "published")
 REGULARIZERS = ("KL", "entropy")
 # Relative: float32 weights of a large problem sum to 1 within 1e-7.
 MASS_TOLERANCE = 1e-6
-
-
-class ProblemError(GossamerError, ValueError):
-    """A value that no transport problem has: negative mass, NaN, reg <= 0, an unknown name."""
-
-
-class ProblemDTypeError(ProblemError, DTypeError):
-    """A wrong dtype or kind of object, which `except ValueError` catches as well."""
-
-
-class ProblemDeviceError(ProblemError, DeviceError):
-    """A tensor that is not in the CPU's memory, which `except ValueError` catches as well."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +98,10 @@ def from_cost(
     unbalanced_type: str = "KL",
 ) -> Problem:
     """The problem of a cost matrix [n, m] or a batch [B, n, m]."""
-    c = _floats(cost, "C")
+    c = _floats(cost, "M")
     if c.dim() not in (2, 3) or 0 in c.shape:
         raise ShapeError(
-            f"C has shape {list(c.shape)}; give a cost matrix [n, m] or a batch [B, n, m] of them, "
+            f"M has shape {list(c.shape)}; give a cost matrix [n, m] or a batch [B, n, m] of them, "
             "with no empty dimension"
         )
     batched = c.dim() == 3
@@ -221,7 +209,7 @@ def check_values(
     Raises:
         ProblemError: the message names the argument and the first entry that is wrong.
     """
-    name = "x" if y is not None else f"{metric} cost of x and y: entry " if metric else "C"
+    name = "x" if y is not None else f"{metric} cost of x and y: entry " if metric else "M"
     spread = _check_finite(cost, name)
     if y is not None:
         _check_finite(y, "y")
@@ -230,8 +218,8 @@ def check_values(
         raise ProblemError(f"reg is {_first(reg <= 0, reg)}; a positive number is needed")
     if y is None and not math.isfinite(spread / float(reg.min())):
         raise ProblemError(
-            f"reg is {float(reg.min())} for a cost C that spans {spread:.3g}; C / reg overflows: "
-            "raise reg or rescale C"
+            f"reg is {float(reg.min())} for a cost M that spans {spread:.3g}; M / reg overflows: "
+            "raise reg or rescale M"
         )
     if metric == "cosine":
         for name, points in (("x", cost), ("y", y)):
@@ -267,27 +255,27 @@ def _floats(value: Any, name: str) -> Tensor:
     """A tensor of float32 or float64 in the CPU's memory; NumPy arrays are shared, not copied."""
     if isinstance(value, np.ndarray):
         if value.dtype not in (np.float32, np.float64):
-            raise ProblemDTypeError(
+            raise DTypeError(
                 f"{name} is a NumPy array of {value.dtype}; float32 or float64 is needed: convert "
                 "it with .astype(float)"
             )
         array = np.ascontiguousarray(value)
         return torch.from_numpy(array if array.flags.writeable else array.copy()).view(value.shape)
     if not isinstance(value, Tensor):
-        raise ProblemDTypeError(
+        raise DTypeError(
             f"{name} is a {type(value).__name__}; a torch tensor or a NumPy array is needed"
         )
     if value.layout != torch.strided or value.is_quantized or value.is_nested:
-        raise ProblemDTypeError(
+        raise DTypeError(
             f"{name} is stored as {value.layout}; call .to_dense() (or .dequantize()) first"
         )
     if value.dtype not in (torch.float32, torch.float64):
-        raise ProblemDTypeError(
+        raise DTypeError(
             f"{name} has dtype {value.dtype}; float32 or float64 is needed: convert it with "
             ".double()"
         )
     if value.device.type != "cpu":
-        raise ProblemDeviceError(
+        raise DeviceError(
             f"{name} is on {value.device}; transport is solved on the CPU: move it with .cpu()"
         )
     return value
@@ -359,7 +347,7 @@ def _power(w: Tensor, rho: float, reg: Tensor) -> Tensor:
 def checked_real(value: Any, name: str) -> float:
     """A number as a float."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise ProblemDTypeError(f"{name} is {value!r:.80}; a number is needed")
+        raise DTypeError(f"{name} is {value!r:.80}; a number is needed")
     return float(value)
 
 
@@ -367,7 +355,7 @@ def _warm(problem: Problem, start: Any) -> tuple[Tensor, Tensor] | None:
     if start is None:
         return None
     if not isinstance(start, tuple | list) or len(start) != 2:
-        raise ProblemDTypeError("potentials_init is not a pair (f, g) of potentials; give two")
+        raise DTypeError("potentials_init is not a pair (f, g) of potentials; give two")
     ready = []
     for i, (value, w) in enumerate(zip(start, (problem.a, problem.b), strict=True)):
         t = _floats(value, f"potentials_init[{i}]").detach().double()

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gossamer.errors import ShapeError
+from gossamer.errors import DTypeError, ProblemError, ShapeError
 from gossamer.ot import core
 from gossamer.ot.gradients import STATUSES, solve_laplacian
 from gossamer.ot.plans import core_cost, log_plan, masked, pairwise
-from gossamer.ot.problem import Problem, ProblemDTypeError, ProblemError, checked_real
+from gossamer.ot.problem import Problem, checked_real
 
 
 class OTResult:
@@ -42,7 +42,7 @@ class OTResult:
 
     @property
     def value_linear(self) -> Any:
-        """The transport cost <C, P>, without regularization; never n x m for a lazy cost."""
+        """The transport cost <M, P>, without regularization; never n x m for a lazy cost."""
         return self._once("value_linear", self._linear)
 
     def _linear(self) -> Any:
@@ -53,11 +53,6 @@ class OTResult:
             # A backward must fail with the lazy cost's error, not give zeros in silence.
             linear = linear + 0.0 * self._f.sum(1)
         return self._out(linear)
-
-    @property
-    def cost(self) -> Any:
-        """The transport cost <C, P>: another name of `value_linear`."""
-        return self.value_linear
 
     @property
     def plan(self) -> Any:
@@ -80,7 +75,7 @@ class OTResult:
         return plans if self._problem.batched else plans[0]
 
     def cost_gradient(self, grad_plan: Any, threshold: float = 1e-8) -> Any:
-        """dL/dC as a torch CSR tensor, for a loss L(P) of the plan of one problem.
+        """dL/dM as a torch CSR tensor, for a loss L(P) of the plan of one problem.
 
         Args:
             grad_plan: dL/dP, a tensor [n, m]; or a function of the entries' row and column indices
@@ -109,7 +104,7 @@ class OTResult:
         cols = plan.col_indices()
         grad = grad_plan(rows, cols) if callable(grad_plan) else grad_plan
         if not isinstance(grad, Tensor):
-            raise ProblemDTypeError(
+            raise DTypeError(
                 f"grad_plan is a {type(grad).__name__}; a tensor is needed, or a function of row "
                 "and column indices that gives one"
             )
@@ -134,7 +129,7 @@ class OTResult:
 
     @property
     def potentials(self) -> tuple[Any, Any]:
-        """The dual potentials (f [n], g [m]) of P = exp((f + g - C) / reg); 0 where no mass is.
+        """The dual potentials (f [n], g [m]) of P = exp((f + g - M) / reg); 0 where no mass is.
 
         Where both marginals are exact, f + t and g - t give the same plan; here the means of f and
         of g, over entries with mass, are equal.
@@ -143,7 +138,7 @@ class OTResult:
 
     @property
     def log_scalings(self) -> tuple[Any, Any]:
-        """(log u, log v) of P = diag(u) exp(-C / reg) diag(v); -infinity where no mass is."""
+        """(log u, log v) of P = diag(u) exp(-M / reg) diag(v); -infinity where no mass is."""
         p = self._problem
         pairs = ((self._f, p.a), (self._g, p.b))
         u, v = (self._out(torch.where(w > 0, x / p.reg[:, None], -torch.inf)) for x, w in pairs)

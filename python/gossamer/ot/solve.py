@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gossamer.errors import ProblemError
 from gossamer.ot import value as value_op  # noqa: F401  (registers torch.ops.gossamer.ot_value)
 from gossamer.ot.plans import pairwise
 from gossamer.ot.problem import (
     Problem,
-    ProblemDTypeError,
-    ProblemError,
     Settings,
     from_cost,
     from_points,
@@ -27,7 +26,7 @@ DENSE_ENTRIES = 2**22
 
 
 def solve(
-    C: Any = None,
+    M: Any,
     a: Any = None,
     b: Any = None,
     reg: Any = 1e-2,
@@ -42,19 +41,18 @@ def solve(
     grad: str = "implicit",
     omega: float = 1.0,
     ridge: float = 0.0,
-    M: Any = None,
 ) -> OTResult:
-    """Solve min_P <C, P> + reg R(P) with P 1 = a, P' 1 = b, P >= 0.
+    """Solve min_P <M, P> + reg R(P) with P 1 = a, P' 1 = b, P >= 0.
 
     Args:
-        C: cost matrix [n, m] or a batch [B, n, m], float32 or float64, torch or NumPy.
+        M: cost matrix [n, m] or a batch [B, n, m], float32 or float64, torch or NumPy.
         a: weights of the rows [n] or [B, n], >= 0; None: 1/n each. Rows of weight 0 get no plan.
         b: weights of the columns [m] or [B, m], of the same mass as a; None: 1/m each.
-        reg: regularization > 0 in the unit of C, a number or a tensor [B].
+        reg: regularization > 0 in the unit of M, a number or a tensor [B].
         reg_type: "KL" for KL(P | a b'), or "entropy" for sum P (log P - 1). The plan is the same;
             the value and its gradients by a and b are not.
         unbalanced: None for exact marginals, or the penalty rho > 0 of KL(P 1 | a) and
-            KL(P' 1 | b), in the unit of C, or a pair of them, None for an exact side.
+            KL(P' 1 | b), in the unit of M, or a pair of them, None for an exact side.
         unbalanced_type: "KL".
         method: "auto", "sinkhorn", "newton" (sparse Newton), or "published" (as first published).
         max_iter: sweeps plus Newton steps; None: 10,000.
@@ -64,14 +62,13 @@ def solve(
         omega: over-relaxation in [1, 2) of method="sinkhorn".
         ridge: added to the diagonal of the gradient's linear system, for plans that nearly fall
             apart into pieces; relative to the masses.
-        M: another name of C.
 
     Returns:
         An `OTResult`; a solve that did not converge says so in `status` and by a
         `ConvergenceWarning`.
 
     Raises:
-        ProblemError, ShapeError: each a ValueError that names the argument.
+        ProblemError, ShapeError, DTypeError, DeviceError: the message names the argument.
 
     Reference:
         Cuturi (2013), Sinkhorn distances; Tang et al. (2024), Accelerating Sinkhorn algorithm with
@@ -83,12 +80,7 @@ def solve(
         >>> result.status, result.plan.round(4).tolist()
         ('converged', [[0.3655, 0.1345], [0.1345, 0.3655]])
     """
-    if (C is None) == (M is None):
-        raise ProblemDTypeError(
-            "C and its other name M were both given, or neither; give one cost matrix"
-        )
-    cost = M if C is None else C
-    problem = from_cost(cost, a, b, reg, reg_type, unbalanced, unbalanced_type)
+    problem = from_cost(M, a, b, reg, reg_type, unbalanced, unbalanced_type)
     how = settings(problem, method, tol, max_iter, potentials_init, grad, omega, ridge)
     return run(problem, how)
 
@@ -122,24 +114,24 @@ def solve_sample(
         b: weights of y.
         reg: regularization > 0 in the unit of the metric.
         metric: "sqeuclidean", "l1" ("cityblock") or "cosine".
-        reg_type: as in `solve`, and so are the others.
-        unbalanced: as there.
-        unbalanced_type: as there.
-        method: as there.
-        max_iter: as there.
-        tol: as there.
-        potentials_init: as there.
-        grad: as there.
-        omega: as there.
-        ridge: as there.
-        lazy: True never holds n x m numbers, and then only `value` is differentiable, and once.
-            False computes the cost matrix. None: lazy above four million entries.
+        reg_type: see `solve`, as for all that follow up to `ridge`.
+        unbalanced: penalty of the marginals, or None for exact ones.
+        unbalanced_type: "KL".
+        method: the algorithm.
+        max_iter: sweeps plus Newton steps.
+        tol: L1 error of the marginals at which it stops.
+        potentials_init: a pair (f, g) to start from.
+        grad: "implicit" or "detach".
+        omega: over-relaxation of Sinkhorn's sweeps.
+        ridge: added to the diagonal of the gradient's linear system.
+        lazy: True never holds the whole matrix, and then only `value` is differentiable, and
+            once. False computes the cost matrix. None: lazy above four million entries.
 
     Returns:
         An `OTResult`, differentiable in x, y, a and b.
 
     Raises:
-        ProblemError, ShapeError: each a ValueError that names the argument.
+        ProblemError, ShapeError, DTypeError, DeviceError: the message names the argument.
 
     Example:
         >>> import torch, gossamer
@@ -155,13 +147,11 @@ def solve_sample(
     return run(as_dense(problem, lazy), how)
 
 
-def sinkhorn(
-    C: Any = None, a: Any = None, b: Any = None, reg: Any = 1e-2, **options: Any
-) -> OTResult:
+def sinkhorn(M: Any, a: Any = None, b: Any = None, reg: Any = 1e-2, **options: Any) -> OTResult:
     """`solve` by Sinkhorn's sweeps, over-relaxed with omega=1.5, say.
 
     Args:
-        C: as in `solve`.
+        M: as in `solve`.
         a: as in `solve`.
         b: as in `solve`.
         reg: as in `solve`.
@@ -175,26 +165,26 @@ def sinkhorn(
         >>> gossamer.ot.sinkhorn(torch.eye(3), reg=0.1).status
         'converged'
     """
-    return solve(C, a, b, reg, method="sinkhorn", **options)
+    return solve(M, a, b, reg, method="sinkhorn", **options)
 
 
 def sinkhorn_newton_sparse(
-    C: Any = None,
+    M: Any,
     a: Any = None,
     b: Any = None,
     reg: Any = 1e-2,
     *,
-    variant: str = "ours",
+    method: str = "newton",
     **options: Any,
 ) -> OTResult:
     """`solve` by sparse Newton steps after a few sweeps.
 
     Args:
-        C: as in `solve`.
+        M: as in `solve`.
         a: as in `solve`.
         b: as in `solve`.
         reg: as in `solve`.
-        variant: "ours" (annealed, relative threshold, column rescaling), or "published" (the
+        method: "newton" (annealed, relative threshold, column rescaling), or "published" (the
             algorithm of the paper, for comparison).
         options: any other argument of `solve` but method.
 
@@ -207,10 +197,9 @@ def sinkhorn_newton_sparse(
         >>> gossamer.ot.sinkhorn_newton_sparse(torch.eye(3), reg=0.1).status
         'converged'
     """
-    methods = {"ours": "newton", "published": "published"}
-    if variant not in methods:
-        raise ProblemError(f"variant is {variant!r:.80}; choose ours or published")
-    return solve(C, a, b, reg, method=methods[variant], **options)
+    if method not in ("newton", "published"):
+        raise ProblemError(f"method is {method!r:.80}; choose newton or published")
+    return solve(M, a, b, reg, method=method, **options)
 
 
 def as_dense(problem: Problem, lazy: bool | None) -> Problem:

@@ -46,9 +46,9 @@ class _Prox(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         x, z = ctx.saved_tensors
-        flat = [tensor.double().reshape(-1) for tensor in (x, z, grad)]
+        flat = [tensor.double().reshape(-1) for tensor in (x, z, grad_output)]
         groups = ctx.penalty._groups(x)
         pulled = ctx.penalty._pullback(flat[0], flat[1], ctx.step, flat[2], groups)
         return pulled.view(x.shape).to(x.dtype), None, None

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from gossamer.backend import prox as kernels
-from gossamer.errors import DTypeError, ShapeError
+from gossamer.errors import ArgumentError, DTypeError, ShapeError
 from gossamer.prox.checks import check_own_places, check_plain, is_number
 
 __all__ = ["balance_", "joint_prox_", "path_norm", "path_thresholds", "reweighted_split_"]
@@ -77,9 +77,9 @@ def path_thresholds(products: Tensor, p: float, step: float, eps: float = 0.0) -
     _check_number(step, "step")
     _check_number(eps, "eps")
     if not 0 <= step < math.inf:
-        raise ShapeError(f"step is {step}; a number of at least 0 is needed")
+        raise ArgumentError(f"step is {step}; a number of at least 0 is needed")
     if not 0 <= eps < math.inf:
-        raise ShapeError(f"eps is {eps}; a number of at least 0 is needed")
+        raise ArgumentError(f"eps is {eps}; a number of at least 0 is needed")
     if step == 0 or p == 1:  # not 0 * inf
         return torch.full_like(products, step)
     return products.abs().add_(eps).pow_(p - 1).mul_(step * p)
@@ -200,7 +200,7 @@ def balance_(v: Tensor, w: Tensor, bias: Tensor | None = None) -> None:
 def _check_p(p: float, zero: bool = False) -> None:
     _check_number(p, "p")
     if not (0 < p <= 1 or (zero and p == 0)):
-        raise ShapeError(f"p is {p}; a number in {'[' if zero else '('}0, 1] is needed")
+        raise ArgumentError(f"p is {p}; a number in {'[' if zero else '('}0, 1] is needed")
 
 
 def _check_number(value: object, name: str) -> None:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import DTypeError, ShapeError
+from gossamer.errors import ArgumentError, DTypeError, ShapeError
 from gossamer.pruning.nettrim import sequence
 
 
@@ -86,7 +86,7 @@ def optimal_prune(
         (True, True)
     """
     if neurons is not None and neurons < 1:
-        raise ShapeError(f"optimal_prune got neurons={neurons}; a layer keeps at least 1")
+        raise ArgumentError(f"optimal_prune got neurons={neurons}; a layer keeps at least 1")
     merged = copy.deepcopy(model)
     steps = sequence(merged, "optimal_prune")
     modes = [module.training for _, module in steps]
@@ -119,7 +119,8 @@ def merge_scales(
 
     Raises:
         DTypeError: fits is not floating.
-        ShapeError: fits is not [samples, neurons], or not finite.
+        ShapeError: fits is not [samples, neurons].
+        ArgumentError: fits is not finite.
 
     Example:
         >>> scales, rank = merge_scales(torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0]]))
@@ -128,10 +129,11 @@ def merge_scales(
     """
     if not fits.is_floating_point():
         raise DTypeError(f"merge_scales got fits of {fits.dtype}; floating numbers are needed")
-    if fits.dim() != 2 or not bool(fits.isfinite().all()):
-        raise ShapeError(
-            f"merge_scales got fits {list(fits.shape)}; [samples, neurons] without infinity or "
-            "NaN is needed"
+    if fits.dim() != 2:
+        raise ShapeError(f"merge_scales got fits {list(fits.shape)}; [samples, neurons] is needed")
+    if not bool(fits.isfinite().all()):
+        raise ArgumentError(
+            "merge_scales got fits with infinity or NaN; values without infinity or NaN are needed"
         )
     fits = fits.detach().double()
     lengths = fits.norm(dim=0)

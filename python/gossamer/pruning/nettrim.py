@@ -1,6 +1,6 @@
 """Net-Trim: the sparsest weights (in the l1 norm) that give a layer's outputs again.
 
-minimise ||W||_1 subject to ||(X W^T + b - Y) on Omega||_F <= epsilon and X W^T + b <= ceiling
+minimise ||W||_1 subject to ||(X W^T + b - Y) on Omega||_F <= eps and X W^T + b <= ceiling
 elsewhere, Omega = {Y > 0}: behind a ReLU, what is negative only has to stay so. A linear output
 has no second constraint. Solved by ADMM in float64; biases stay as they are.
 
@@ -16,10 +16,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import DTypeError, ShapeError
+from gossamer.errors import ArgumentError, DTypeError, ShapeError
 
 _ACTIVE = 1e-6  # an output above it counts as active
-_SLACK = 1.1  # of the next layer's epsilon over what the layers before it have already changed
+_SLACK = 1.1  # of the next layer's eps over what the layers before it have already changed
 
 
 class TrimmedLayer(NamedTuple):
@@ -27,7 +27,7 @@ class TrimmedLayer(NamedTuple):
 
     Attributes:
         weight: float64 [out_features, in_features], with exact zeros.
-        epsilon: the bound on the misfit.
+        eps: the bound on the misfit.
         misfit: ||(X W^T + b - Y) on Omega||_F.
         violation: by how much an inactive output exceeds its ceiling at most.
         residual: ||W - W'||_F / ||W'||_F of the two copies of the weight that ADMM brings
@@ -38,7 +38,7 @@ class TrimmedLayer(NamedTuple):
     """
 
     weight: Tensor
-    epsilon: float
+    eps: float
     misfit: float
     violation: float
     residual: float
@@ -57,11 +57,11 @@ class Trimmed(NamedTuple):
 def net_trim(
     model: nn.Module,
     inputs: Tensor,
-    epsilon: float = 0.05,
+    eps: float = 0.05,
     *,
-    scheme: Literal["parallel", "cascade"] = "parallel",
+    method: Literal["parallel", "cascade"] = "parallel",
     tol: float = 1e-6,
-    max_iterations: int = 10_000,
+    max_iter: int = 10_000,
 ) -> Trimmed:
     """Make the linear layers of a network sparse after training, on calibration data.
 
@@ -69,30 +69,30 @@ def net_trim(
         model: an `nn.Sequential`, which may hold others; every Linear in it is trimmed, as the
             layer before a ReLU where one follows, else as a linear output. It is left as it is.
         inputs: calibration data [samples, ...].
-        epsilon: misfit that each layer may have, relative to the norm of its active outputs.
-        scheme: "parallel": each layer for its original inputs; "cascade": for the inputs that
+        eps: misfit that each layer may have, relative to the norm of its active outputs.
+        method: "parallel": each layer for its original inputs; "cascade": for the inputs that
             the trimmed layers before it give, with as much slack as the original weight needs.
         tol: see `net_trim_layer`.
-        max_iterations: stop there in any case.
+        max_iter: stop there in any case.
 
     Returns:
         A copy with sparse weights, in the layers' dtype, and how well each layer fits.
 
     Raises:
         DTypeError: model is no `nn.Sequential`.
-        ShapeError: epsilon is negative or not finite, or there is no sample.
+        ShapeError: eps is negative or not finite, or there is no sample.
 
     Example:
         >>> _ = torch.manual_seed(0)
         >>> model = nn.Sequential(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 2))
-        >>> trimmed = net_trim(model, torch.randn(200, 20), epsilon=0.3)
+        >>> trimmed = net_trim(model, torch.randn(200, 20), eps=0.3)
         >>> [layer.nonzeros[1] < layer.nonzeros[0] for layer in trimmed.layers.values()]
         [True, True]
     """
-    if scheme not in ("parallel", "cascade"):
-        raise ShapeError(f"net_trim got scheme={scheme!r:.40}; choose parallel or cascade")
-    if not 0 <= epsilon < float("inf"):
-        raise ShapeError(f"net_trim got epsilon={epsilon}; a finite number >= 0 is needed")
+    if method not in ("parallel", "cascade"):
+        raise ArgumentError(f"net_trim got method={method!r:.40}; choose parallel or cascade")
+    if not 0 <= eps < float("inf"):
+        raise ArgumentError(f"net_trim got eps={eps}; a finite number >= 0 is needed")
     trimmed = copy.deepcopy(model)
     steps = sequence(trimmed, "net_trim")
     modes = [module.training for _, module in steps]
@@ -106,11 +106,11 @@ def net_trim(
                 continue
             relu = feeds_relu(steps, place)
             outputs = module(original)
-            given = changed if scheme == "cascade" else original
+            given = changed if method == "cascade" else original
             active = outputs > _ACTIVE if relu else torch.ones_like(outputs, dtype=torch.bool)
             size = float((outputs * active).double().norm())
             own = module(given) - outputs
-            bound = max(epsilon * size, _SLACK * float((own * active).double().norm()))
+            bound = max(eps * size, _SLACK * float((own * active).double().norm()))
             results[name] = net_trim_layer(
                 given.flatten(0, -2),
                 outputs.flatten(0, -2),
@@ -120,7 +120,7 @@ def net_trim(
                 relu=relu,
                 ceiling=module(given).clamp(min=0).flatten(0, -2),
                 tol=tol,
-                max_iterations=max_iterations,
+                max_iter=max_iter,
             )
             original = outputs
             module.weight.copy_(results[name].weight)
@@ -134,14 +134,14 @@ def net_trim_layer(
     inputs: Tensor,
     outputs: Tensor,
     weight: Tensor,
-    epsilon: float,
+    eps: float,
     *,
     bias: Tensor | None = None,
     relu: bool = True,
     ceiling: Tensor | float = 0.0,
     rho: float = 2.0,
     tol: float = 1e-6,
-    max_iterations: int = 10_000,
+    max_iter: int = 10_000,
 ) -> TrimmedLayer:
     """Net-Trim for one layer.
 
@@ -150,21 +150,21 @@ def net_trim_layer(
         outputs: Y, what the layer should give: [samples, out_features], after the ReLU or
             before it.
         weight: where to start, [out_features, in_features].
-        epsilon: bound on the misfit in the Frobenius norm, >= 0.
+        eps: bound on the misfit in the Frobenius norm, >= 0.
         bias: [out_features], kept as it is.
         relu: a ReLU follows: outputs that are not positive only have to stay below the ceiling.
         ceiling: the most that those may be before the ReLU, a number or like outputs.
         rho: ADMM's penalty, in units of 1 / mean |weight|: of it depends how many steps it takes.
         tol: stop when the two copies of the weight, and of the outputs, differ by less than tol
             relative to their norms, and a step changes the weight by no more.
-        max_iterations: stop there in any case.
+        max_iter: stop there in any case.
 
     Returns:
-        The sparse weight and how well it fits. An epsilon that no weight reaches gives
+        The sparse weight and how well it fits. An eps that no weight reaches gives
         `converged=False`, or a misfit above it.
 
     Raises:
-        ShapeError: the sizes do not fit, epsilon is negative, or a number is not finite.
+        ShapeError: the sizes do not fit, eps is negative, or a number is not finite.
     """
     if (
         inputs.dim() != 2
@@ -179,9 +179,9 @@ def net_trim_layer(
             "least one sample are needed"
         )
     if not all(bool(given.isfinite().all()) for given in (inputs, outputs, weight)):
-        raise ShapeError("net_trim_layer got infinity or NaN; finite numbers are needed")
-    if not epsilon >= 0:
-        raise ShapeError(f"net_trim_layer got epsilon={epsilon}; it must be at least 0")
+        raise ArgumentError("net_trim_layer got infinity or NaN; finite numbers are needed")
+    if not eps >= 0:
+        raise ArgumentError(f"net_trim_layer got eps={eps}; it must be at least 0")
     x, y = inputs.detach().double(), outputs.detach().double()
     active = y > _ACTIVE if relu else torch.ones_like(y, dtype=torch.bool)
     shift = 0.0 if bias is None else bias.detach().double()
@@ -193,14 +193,14 @@ def net_trim_layer(
     scale = 0.3 * float(gram.max()) ** 0.5 or 1.0  # the step lengths of ADMM are then right
     found, twin, iterations, converged = _admm(
         (x / scale, gram / scale**2),
-        (target / scale, active, top / scale, epsilon / scale),
+        (target / scale, active, top / scale, eps / scale),
         weight.detach().double().T,
-        (rho, tol, max_iterations),
+        (rho, tol, max_iter),
     )
     result = x @ found
     return TrimmedLayer(
         weight=found.T.contiguous(),
-        epsilon=epsilon,
+        eps=eps,
         misfit=float(((result - target) * active).norm()),
         violation=max(float((result - top).max()), 0.0),
         residual=float((found - twin).norm() / twin.norm().clamp(min=1e-300)),
@@ -222,8 +222,8 @@ def _admm(
         W2, W3, the steps taken, and whether they ended by themselves.
     """
     x, gram = data
-    target, active, top, epsilon = constraint
-    rho, tol, max_iterations = settings
+    target, active, top, eps = constraint
+    rho, tol, max_iter = settings
     magnitude = float(start.abs().sum()) or 1.0
     threshold = magnitude / start.numel() / rho
     reach = float((x @ start).norm())
@@ -231,12 +231,12 @@ def _admm(
     dense = start.clone()
     outputs_dual, sparse_dual = torch.zeros_like(target), torch.zeros_like(dense)
     sparse = dense
-    for step in range(1, max_iterations + 1):
+    for step in range(1, max_iter + 1):
         before = dense
         wanted = x @ dense - outputs_dual
         miss = (wanted - target) * active
         norm = float(miss.norm())
-        near = target + miss * (epsilon / norm if norm > epsilon else 1.0)
+        near = target + miss * (eps / norm if norm > eps else 1.0)
         outputs = torch.where(active, near, torch.minimum(wanted, top))
         sparse = nn.functional.softshrink(dense - sparse_dual, threshold)
         right = x.T @ (outputs + outputs_dual) + sparse + sparse_dual
@@ -248,7 +248,7 @@ def _admm(
         moved = max(float((dense - before).norm()), float(sparse_gap.norm()))
         if moved <= tol * float(dense.norm()) and float(outputs_gap.norm()) <= tol * reach:
             return sparse, dense, step, True
-    return sparse, dense, max_iterations, False
+    return sparse, dense, max_iter, False
 
 
 def sequence(model: nn.Module, who: str) -> list[tuple[str, nn.Module]]:

@@ -44,10 +44,10 @@ class Trace(NamedTuple):
 
 
 def trace(model: nn.Module, inputs: Sequence[Any]) -> Trace:
-    """Trace a model that may be spoilt: its forward can leave tracing's objects in it.
+    """Trace a throw-away copy of a model: tracing may leave proxies in it.
 
     Args:
-        model: a module in evaluation mode, not used for anything else.
+        model: a copy in evaluation mode that is not used for anything else.
         inputs: the positional arguments of its forward.
 
     Raises:

@@ -31,6 +31,7 @@ def top_k_(x: Array, k: int) -> Array:
         DTypeError: A dtype other than float32 or float64, or a ``k`` that is no whole number.
         ShapeError: An empty or read-only ``x``, NaN in it, a negative ``k``.
 
+    >>> import torch
     >>> top_k_(torch.tensor([1.0, -3.0, 1.0, 2.0]), 3)
     tensor([ 1., -3.,  0.,  2.])
     """
@@ -57,6 +58,7 @@ def l1_ball_(x: Array, radius: float) -> Array:
     Reference:
         Duchi, Shalev-Shwartz, Singer and Chandra 2008; Condat 2016, by Newton's iteration.
 
+    >>> import torch
     >>> l1_ball_(torch.tensor([3.0, -1.0, 0.5]), 2.0)
     tensor([2., 0., 0.])
     """
@@ -80,6 +82,7 @@ def simplex_(x: Array, radius: float) -> Array:
     Reference:
         Duchi, Shalev-Shwartz, Singer and Chandra 2008; Condat 2016, by Newton's iteration.
 
+    >>> import torch
     >>> simplex_(torch.tensor([1.0, 0.5, -2.0]), 1.0)
     tensor([0.7500, 0.2500, 0.0000])
     """
@@ -104,6 +107,7 @@ def l1_minus_l2_(x: Array, lam: float, alpha: float) -> Array:
     Reference:
         Lou and Yan 2018, "Fast L1-L2 minimization via a proximal operator".
 
+    >>> import torch
     >>> l1_minus_l2_(torch.tensor([0.5, -2.0]), lam=1.0, alpha=1.0)
     tensor([ 0., -2.])
     """
