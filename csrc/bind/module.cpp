@@ -1,9 +1,7 @@
-// gossamer._core: registration, the choice of an ISA, and what `gossamer info` prints.
+// gossamer._core: a submodule per topic, the choice of an ISA, and what `gossamer info` prints.
 #include <pybind11/stl.h>
 
-#include <cstring>
-
-#include "bind/bind.hpp"
+#include "bind/register.hpp"
 #include "bind/tensor.hpp"
 #include "core/check.hpp"
 #include "core/isa.hpp"
@@ -13,13 +11,10 @@
 namespace py = pybind11;
 
 namespace gossamer {
-namespace {
 
-// Raises the class of this name from gossamer.errors, which is written in Python.
-void raise_as(const char* name, const char* message) {
-  const py::object type = py::module_::import("gossamer.errors").attr(name);
-  PyErr_SetString(type.ptr(), message);
-}
+const char* const module_device = "cpu";
+
+namespace {
 
 py::dict serving() {
   static constexpr const char* dtypes[dtype_count] = {"float32", "float64", "bfloat16"};
@@ -40,42 +35,34 @@ py::dict serving() {
   return out;
 }
 
-}  // namespace
-
-void register_errors(py::module_&) {
-  py::register_local_exception_translator([](std::exception_ptr p) {
-    try {
-      if (p) std::rethrow_exception(p);
-    } catch (const ShapeError& e) {
-      raise_as("ShapeError", e.what());
-    } catch (const DTypeError& e) {
-      raise_as("DTypeError", e.what());
-    } catch (const DeviceError& e) {
-      raise_as("DeviceError", e.what());
-    } catch (const StructureError& e) {
-      raise_as("StructureError", e.what());
-    }
-  });
+void register_topics(py::module_& m) {
+  auto products = m.def_submodule("products", "Layouts and the three verbs.");
+  register_structure(products);
+  register_verbs(products);
+  auto masks = m.def_submodule("masks", "Selections of masks.");
+  register_select(masks);
+  register_mvue(masks);
+  register_tiles(masks);
+  register_double_prune(masks);
+  auto prox = m.def_submodule("prox", "Proximal operators.");
+  register_elements(prox);
+  register_groups(prox);
+  register_path_norm(prox);
+  auto codes = m.def_submodule("codes", "Sparse codes.");
+  register_codes(codes);
+  auto transport = m.def_submodule("transport", "Optimal transport.");
+  register_transport(transport);
+  register_semidual(transport);
 }
 
+}  // namespace
 }  // namespace gossamer
 
 PYBIND11_MODULE(_core, m) {
   using namespace gossamer;
-  m.doc() = "Compiled kernels of Gossamer. Use them through gossamer.kernels.";
+  m.doc() = "Compiled kernels of Gossamer. Use them through gossamer.backend.";
   register_errors(m);
-  register_structure(m);
-  register_verbs(m);
-  register_transport(m);
-  register_semidual(m);
-  register_prox(m);
-  register_groups(m);
-  register_path_norm(m);
-  register_codes(m);
-  register_mvue(m);
-  register_tiles(m);
-  register_double_prune(m);
-  register_select(m);
+  register_topics(m);
   m.def("isas", available_isas);
   m.def("isa", [] { return name_of(current_isa()); });
   m.def("use_isa", use_isa, py::arg("name"));
@@ -90,7 +77,7 @@ PYBIND11_MODULE(_core, m) {
   make_fork_safe();
   try {
     choose_isa();  // a wrong GOSSAMER_ISA is told at import, not in the middle of a training step
-  } catch (const ShapeError& e) {
+  } catch (const ArgumentError& e) {
     throw py::import_error(e.what());
   }
 }

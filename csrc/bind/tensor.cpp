@@ -39,8 +39,9 @@ Kind torch_kind(py::handle dtype, std::string& name) {
 }
 
 struct Names {
-  py::str data_ptr{"data_ptr"}, dtype{"dtype"}, shape{"shape"}, stride{"stride"}, is_cpu{"is_cpu"},
-      is_neg{"is_neg"};
+  py::str data_ptr{"data_ptr"}, dtype{"dtype"}, shape{"shape"}, stride{"stride"}, is_neg{"is_neg"},
+      is_here{std::string("is_") + module_device};  // is_cpu, is_cuda
+  const bool on_cpu = std::string(module_device) == "cpu";
 };
 const Names& names() {
   static const auto* instance = new Names;  // outlives the interpreter's own teardown
@@ -55,11 +56,12 @@ void set_rank(Tensor& t, std::int64_t rank, const char* who) {
 
 Tensor read_torch(py::handle object, const char* who) {
   Tensor t;
-  if (!object.attr(names().is_cpu).cast<bool>()) {
+  if (!object.attr(names().is_here).cast<bool>()) {
     throw DeviceError(std::string(who) + " is on device " +
-                      py::str(object.attr("device")).cast<std::string>() +
-                      "; this build has CPU kernels only: move it with .cpu()");
+                      py::str(object.attr("device")).cast<std::string>() + "; these are " +
+                      module_device + " kernels: move it with ." + module_device + "()");
   }
+  if (!names().on_cpu) t.device = object.attr("device").attr("index").cast<int>();
   const py::object dtype = object.attr(names().dtype);
   t.kind = torch_kind(dtype, t.dtype_name);
   try {
@@ -107,8 +109,8 @@ Tensor read_buffer(py::handle object, const char* who, bool writable) {
                       std::string(who) + " has dtype " + t.dtype_name +
                           ", whose elements have no bytes; float32 or float64 is needed");
   set_rank(t, info.ndim, who);
-  require<ShapeError>(!writable || !info.readonly,
-                      std::string(who) + " is read-only; pass a writable copy: array.copy()");
+  require<ArgumentError>(!writable || !info.readonly,
+                         std::string(who) + " is read-only; pass a writable copy: array.copy()");
   bool aligned =
       reinterpret_cast<std::uintptr_t>(info.ptr) % static_cast<std::uintptr_t>(info.itemsize) == 0;
   for (int i = 0; i < t.rank; ++i) {
@@ -145,6 +147,10 @@ void adopt_torch_threads() {
   adopted = true;
 }
 
+std::string device_name(int device) {
+  return device < 0 ? module_device : std::string(module_device) + ":" + std::to_string(device);
+}
+
 const char* name_of(Kind kind) noexcept {
   switch (kind) {
     case Kind::f32: return "float32";
@@ -160,7 +166,7 @@ const char* name_of(Kind kind) noexcept {
 
 Tensor read_tensor(py::handle object, const char* who, bool writable) {
   // A torch storage has a data_ptr as well, but is no tensor.
-  if (py::hasattr(object, names().data_ptr) && py::hasattr(object, names().is_cpu)) {
+  if (py::hasattr(object, names().data_ptr) && py::hasattr(object, names().is_here)) {
     return read_torch(object, who);
   }
   if (PyObject_CheckBuffer(object.ptr()) != 0 && py::hasattr(object, names().dtype)) {

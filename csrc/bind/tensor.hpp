@@ -1,5 +1,5 @@
-// The one door for tensors: a torch CPU tensor or a NumPy array becomes a pointer, a dtype, sizes
-// and strides. Nothing is copied, nothing is owned; the caller keeps the object alive.
+// The one door for tensors: a torch tensor or a NumPy array becomes a pointer, a dtype, sizes,
+// strides and a device. Nothing is copied, nothing is owned; the caller keeps the object alive.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -19,6 +19,7 @@ struct Tensor {
   std::int64_t shape[2] = {0, 0};
   std::int64_t strides[2] = {0, 0};  // in elements
   std::string dtype_name;            // only when kind is `other`
+  int device = -1;                   // its number; -1 on the CPU
 
   std::int64_t numel() const noexcept {
     return rank == 0 ? 1 : rank == 1 ? shape[0] : shape[0] * shape[1];
@@ -30,12 +31,16 @@ struct Tensor {
 
 const char* name_of(Kind kind) noexcept;
 
+// The device whose kernels this module holds, "cpu" or "cuda": tensors on another are refused.
+extern const char* const module_device;
+std::string device_name(int device);
+
 // torch.set_num_threads reaches a Python thread when that thread first asks torch for its number;
 // a thread that calls a kernel before any torch operator has not asked yet.
 void adopt_torch_threads();
 
-// `who` names the argument in errors. Throws DTypeError (not an array), DeviceError (not on the
-// CPU), ShapeError (more than two dimensions, unaligned).
+// `who` names the argument in errors. Throws DTypeError (not an array), DeviceError (not on
+// module_device), ShapeError (more than two dimensions, unaligned), ArgumentError (read-only).
 Tensor read_tensor(pybind11::handle object, const char* who, bool writable = false);
 
 // read_tensor and the checks that most arguments share: rank, and a contiguous vector of `kind`.

@@ -7,10 +7,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <functional>
 #include <limits>
 
 #include "codes/table.hpp"
+#include "core/nth_largest.hpp"
 #include "core/parallel.hpp"
 #include "core/workspace.hpp"
 
@@ -63,12 +63,6 @@ struct Scratch {
 
 template <class T>
 constexpr T lowest = -std::numeric_limits<T>::infinity();
-
-template <class T>
-T nth_largest(T* values, std::int64_t count, std::int64_t k) noexcept {
-  std::nth_element(values, values + (k - 1), values + count, std::greater<T>());
-  return values[k - 1];
-}
 
 constexpr std::int64_t member(std::int64_t group, std::int64_t j) noexcept {
   return group / group_lanes * group_block + j * group_lanes + group % group_lanes;

@@ -7,8 +7,13 @@
 
 namespace gossamer {
 
-struct ShapeError : std::runtime_error {
+// A value that is out of range or not allowed.
+struct ArgumentError : std::runtime_error {
   using std::runtime_error::runtime_error;
+};
+// Sizes or a number of dimensions that do not fit.
+struct ShapeError : ArgumentError {
+  using ArgumentError::ArgumentError;
 };
 struct DTypeError : std::runtime_error {
   using std::runtime_error::runtime_error;
@@ -17,6 +22,11 @@ struct DeviceError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 struct StructureError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+// The arguments are right, but no kernel of this device serves them: the caller takes another way.
+// The CPU never throws it, because its reference table serves everything.
+struct Unserved : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 

@@ -52,8 +52,8 @@ Isa by_name(const std::string& name) {
     known += known.empty() ? "" : ", ";
     known += candidates[isa].name;
   }
-  throw ShapeError("ISA \"" + name + "\" was asked for; this build on this processor has " + known +
-                   ": use one of them, or unset GOSSAMER_ISA");
+  throw ArgumentError("ISA \"" + name + "\" was asked for; this build on this processor has " +
+                      known + ": use one of them, or unset GOSSAMER_ISA");
 }
 
 std::atomic<Isa>& chosen() {

@@ -21,7 +21,7 @@ std::vector<std::string> available_isas();
 Isa current_isa() noexcept;
 const char* name_of(Isa isa) noexcept;
 
-// Forces an ISA by name; an empty name gives the choice back. Throws ShapeError that names the
+// Forces an ISA by name; an empty name gives the choice back. Throws ArgumentError that names the
 // available ones.
 void use_isa(const std::string& name);
 

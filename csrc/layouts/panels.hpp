@@ -33,6 +33,8 @@ struct Panels {
   std::int64_t m = 0;
   const std::uint8_t* indices = nullptr;  // [entries]: column inside its block
   const std::int32_t* indptr = nullptr;   // [blocks * panels + 1], or null for N:M
+  // The size of `indices`, set when they are read: `indptr` may lie in the memory of a device.
+  std::int64_t entry_count = 0;
 
   static constexpr std::int64_t max_block_cols = 256;
 
@@ -60,7 +62,7 @@ struct Panels {
   }
 
   constexpr std::int64_t total_entries() const noexcept {
-    return fixed_count() ? cols / m * n * panels() : indptr[blocks() * panels()];
+    return fixed_count() ? cols / m * n * panels() : entry_count;
   }
   constexpr std::int64_t nnz() const noexcept { return total_entries() * vector; }
 

@@ -11,36 +11,14 @@
 #include "core/parallel.hpp"
 #include "core/workspace.hpp"
 #include "products/structure.hpp"
+#include "simd/bits.hpp"
 
 namespace gossamer {
 namespace {
 
-// Magnitude as an integer of the same order, one for every NaN, which is the largest.
-template <class Bits>
-struct Float;
-template <>
-struct Float<std::uint16_t> {
-  static constexpr std::uint16_t infinity = 0x7f80;
-};
-template <>
-struct Float<std::uint32_t> {
-  static constexpr std::uint32_t infinity = 0x7f800000;
-};
-template <>
-struct Float<std::uint64_t> {
-  static constexpr std::uint64_t infinity = 0x7ff0000000000000;
-};
-
-template <class Bits>
-Bits magnitude(Bits bits) noexcept {
-  constexpr auto sign = static_cast<Bits>(Bits{1} << (8 * sizeof(Bits) - 1));
-  constexpr auto nan = static_cast<Bits>(Float<Bits>::infinity + 1);
-  return std::min(static_cast<Bits>(bits & static_cast<Bits>(~sign)), nan);
-}
-
-template <class Bits>
+template <class T>
 struct Candidate {
-  Bits magnitude;
+  Bits<T> magnitude;
   std::int32_t at;  // its place among the values
 };
 
@@ -52,27 +30,27 @@ constexpr std::int64_t rows_per_task = 256;
 DoublePrune::DoublePrune(const Panels& weight, const void* values, DType dtype, std::int64_t n,
                          std::int64_t m)
     : weight_(weight),
-      turned_{weight.cols, weight.rows, 1, Panels::max_block_cols, 0, 0, nullptr, nullptr},
+      transposed_{weight.cols, weight.rows, 1, Panels::max_block_cols, 0, 0, nullptr, nullptr},
       workers_(weight.nnz() < serial_work ? 1 : max_threads()) {
-  require<ShapeError>(1 <= n && n <= m && m <= 64,
-                      "got n=" + std::to_string(n) + " and m=" + std::to_string(m) +
-                          "; 1 <= n <= m <= 64 is needed: the n largest of each m rows stay");
+  require<ArgumentError>(1 <= n && n <= m && m <= 64,
+                         "got n=" + std::to_string(n) + " and m=" + std::to_string(m) +
+                             "; 1 <= n <= m <= 64 is needed: the n largest of each m rows stay");
   require<ShapeError>(weight.nnz() <= std::numeric_limits<std::int32_t>::max(),
                       "the weight has 2^31 values or more; split the layer");
-  check_layout(turned_);
+  check_layout(transposed_);
   kept_ = std::make_unique_for_overwrite<std::uint8_t[]>(static_cast<std::size_t>(weight.nnz()));
-  indptr_.assign(static_cast<std::size_t>(turned_.blocks() * turned_.rows) + 1, 0);
-  switch (itemsize(dtype)) {
-    case 2: choose(static_cast<const std::uint16_t*>(values), n, m); break;
-    case 4: choose(static_cast<const std::uint32_t*>(values), n, m); break;
-    default: choose(static_cast<const std::uint64_t*>(values), n, m); break;
+  indptr_.assign(static_cast<std::size_t>(transposed_.blocks() * transposed_.rows) + 1, 0);
+  switch (dtype) {
+    case DType::bf16: choose(static_cast<const bf16*>(values), n, m); break;
+    case DType::f32: choose(static_cast<const float*>(values), n, m); break;
+    case DType::f64: choose(static_cast<const double*>(values), n, m); break;
   }
   count();
 }
 
-template <class Bits>
-void DoublePrune::choose(const Bits* values, std::int64_t n, std::int64_t m) {
-  using Best = Candidate<Bits>;
+template <class T>
+void DoublePrune::choose(const T* values, std::int64_t n, std::int64_t m) {
+  using Best = Candidate<T>;
   const Panels w = weight_;
   const std::int64_t groups = ceil_div(w.rows, m);
   const std::int64_t per_task = std::max<std::int64_t>(rows_per_task / m, 1);
@@ -92,7 +70,7 @@ void DoublePrune::choose(const Bits* values, std::int64_t n, std::int64_t m) {
         const auto [begin, entries] = w.entries(block, row / w.vector);
         for (std::int64_t e = begin; e < begin + entries; ++e) {
           const std::int64_t at = e * w.vector + row % w.vector;
-          const Bits size = magnitude(values[at]);
+          const Bits<T> size = magnitude_key<T>(bits_of(values[at]));
           Best* list = lists + w.indices[e] * n;  // best first
           std::int64_t length = lengths[w.indices[e]];
           // Rows come in order: of equal entries the one that is there already stays.
@@ -122,9 +100,9 @@ template <class F>
 void DoublePrune::for_each_kept(std::int64_t task, F&& f) const noexcept {
   const Panels& w = weight_;
   const std::int64_t block = task % w.blocks();
-  const std::int64_t first = task / w.blocks() * turned_.block_cols;
+  const std::int64_t first = task / w.blocks() * transposed_.block_cols;
   const std::int64_t width = w.block_width(block);
-  for (std::int64_t row = first; row < std::min(w.rows, first + turned_.block_cols); ++row) {
+  for (std::int64_t row = first; row < std::min(w.rows, first + transposed_.block_cols); ++row) {
     const auto [begin, entries] = w.entries(block, row / w.vector);
     for (std::int64_t e = begin; e < begin + entries; ++e) {
       const std::int64_t at = e * w.vector + row % w.vector;
@@ -139,16 +117,17 @@ void DoublePrune::for_each_kept(std::int64_t task, F&& f) const noexcept {
 void DoublePrune::count() noexcept {
   const Panels& w = weight_;
   std::int32_t* counts = indptr_.data() + 1;
-  parallel_for(turned_.blocks() * w.blocks(), workers_, [&](std::int64_t task, int) noexcept {
+  parallel_for(transposed_.blocks() * w.blocks(), workers_, [&](std::int64_t task, int) noexcept {
     std::int32_t* cells = counts + task / w.blocks() * w.cols + task % w.blocks() * w.block_cols;
     for_each_kept(task, [&](std::int64_t c, std::int64_t, std::int64_t) { ++cells[c]; });
   });
   for (std::size_t i = 1; i < indptr_.size(); ++i) indptr_[i] += indptr_[i - 1];
+  transposed_.entry_count = nnz();
 }
 
 void DoublePrune::fill(std::uint8_t* indices, std::int32_t* perm) const noexcept {
   const Panels& w = weight_;
-  parallel_for(turned_.blocks() * w.blocks(), workers_, [&](std::int64_t task, int) noexcept {
+  parallel_for(transposed_.blocks() * w.blocks(), workers_, [&](std::int64_t task, int) noexcept {
     const std::int64_t block = task % w.blocks();
     const std::int32_t* cells = indptr_.data() + task / w.blocks() * w.cols + block * w.block_cols;
     std::int32_t next[Panels::max_block_cols];

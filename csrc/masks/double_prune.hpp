@@ -18,11 +18,12 @@ namespace gossamer {
 // fill() writes. No dense copy: besides its output it takes a byte a value.
 class DoublePrune {
  public:
-  // The structure is checked, values has nnz elements, 1 <= n <= m <= 64. Throws ShapeError.
+  // The structure is checked, values has nnz elements, 1 <= n <= m <= 64. Throws ShapeError,
+  // ArgumentError.
   DoublePrune(const Panels& weight, const void* values, DType dtype, std::int64_t n,
               std::int64_t m);
 
-  const Panels& layout() const noexcept { return turned_; }  // of the transpose; pointers unset
+  const Panels& layout() const noexcept { return transposed_; }  // of the transpose; pointers unset
   const std::vector<std::int32_t>& indptr() const noexcept { return indptr_; }
   std::int64_t nnz() const noexcept { return indptr_.back(); }
 
@@ -30,14 +31,14 @@ class DoublePrune {
   void fill(std::uint8_t* indices, std::int32_t* perm) const noexcept;
 
  private:
-  template <class Bits>
-  void choose(const Bits* values, std::int64_t n, std::int64_t m);
+  template <class T>
+  void choose(const T* values, std::int64_t n, std::int64_t m);
   void count() noexcept;
   template <class F>
   void for_each_kept(std::int64_t task, F&& f) const noexcept;
 
   Panels weight_;
-  Panels turned_;
+  Panels transposed_;
   int workers_;
   std::unique_ptr<std::uint8_t[]> kept_;  // [nnz of the weight]
   std::vector<std::int32_t> indptr_;

@@ -88,7 +88,7 @@ void select_nm(const Panels& w, DType dtype, const Matrix& weight, void* values,
         }
       }
     }
-    // Streamed stores are ordered by nothing less.
+    // Non-temporal stores need a full fence before other threads read them.
     if (stream) std::atomic_thread_fence(std::memory_order_seq_cst);
   });
 }
@@ -98,7 +98,7 @@ void add_pruned(const Panels& w, DType dtype, const Matrix& out, const Matrix& s
   const AddPrunedKernel run = masks_tables.active().select.add_pruned[static_cast<int>(dtype)];
   const std::int64_t total = w.total_entries();
   over_units(w, [&](std::int64_t block, std::int64_t panel, std::int64_t panels) noexcept {
-    // All panels first: bytes that were just written cannot be read as vectors at once.
+    // Fill all panels first: reading fresh byte stores as a vector defeats store forwarding.
     alignas(64) std::uint8_t kept[SelectUnit::max_panels][Panels::max_block_cols] = {};
     for (std::int64_t p = 0; p < panels; ++p) {
       const auto [begin, count] = safe_entries(w, total, block, panel + p);

@@ -6,6 +6,7 @@
 #include "core/parallel.hpp"
 #include "core/workspace.hpp"
 #include "products/dispatch.hpp"
+#include "simd/bits.hpp"
 
 namespace gossamer {
 namespace {
@@ -76,11 +77,7 @@ void gather_values(const void* from, std::int64_t count, const std::int32_t* per
 void narrow_sums(const float* sums, std::int64_t nnz, bf16* out, int workers) noexcept {
   parallel_for(ceil_div(nnz, piece), workers, [&](std::int64_t task, int) noexcept {
     for (std::int64_t i = task * piece; i < std::min(nnz, (task + 1) * piece); ++i) {
-      std::uint32_t bits;
-      std::memcpy(&bits, sums + i, sizeof bits);
-      const bool nan = sums[i] != sums[i];
-      bits += 0x7fffu + ((bits >> 16) & 1u);
-      out[i].bits = static_cast<std::uint16_t>(nan ? 0x7fc0u : bits >> 16);
+      out[i] = round_bf16(sums[i]);
     }
   });
 }
@@ -92,7 +89,7 @@ struct TrimOnExit {
 }  // namespace
 
 // --8<-- [start:drive]
-void run_spmm(const SpmmArgs& args, DType dtype) {
+void run_spmm(const SpmmArgs& args, DType dtype, const Queue&) {
   const std::int64_t batch = args.x.rows;
   const Panels& w = args.weight;
   if (batch == 0 || w.rows == 0) return;
@@ -105,7 +102,7 @@ void run_spmm(const SpmmArgs& args, DType dtype) {
 }
 // --8<-- [end:drive]
 
-void run_spmm_t(const SpmmTArgs& args, DType dtype) {
+void run_spmm_t(const SpmmTArgs& args, DType dtype, const Queue&) {
   const std::int64_t batch = args.grad_output.rows;
   const Panels& w = args.weight;
   if (batch == 0 || w.cols == 0) return;
@@ -118,7 +115,7 @@ void run_spmm_t(const SpmmTArgs& args, DType dtype) {
 }
 
 void run_spmm_t_packed(const SpmmTArgs& args, const Panels& transposed, const std::int32_t* perm,
-                       DType dtype) {
+                       DType dtype, const Queue&) {
   const std::int64_t batch = args.grad_output.rows;
   if (batch == 0 || transposed.rows == 0) return;
   const TrimOnExit trim;
@@ -139,7 +136,7 @@ void run_spmm_t_packed(const SpmmTArgs& args, const Panels& transposed, const st
   run_tiles(kernel, product, batch, transposed.panels(), workers, memory + values);
 }
 
-void run_sddmm(SddmmArgs args, void* out, DType dtype) {
+void run_sddmm(SddmmArgs args, void* out, DType dtype, const Queue&) {
   const std::int64_t batch = args.x.rows;
   const Panels& w = args.weight;
   const std::int64_t nnz = w.nnz();

@@ -2,19 +2,22 @@
 // Arguments are checked by the caller. May throw std::bad_alloc, before anything is written.
 #pragma once
 
+#include "core/queue.hpp"
 #include "products/args.hpp"
 
 namespace gossamer {
 
-void run_spmm(const SpmmArgs& args, DType dtype);
-void run_spmm_t(const SpmmTArgs& args, DType dtype);
+// The queue says where a device runs the call; the CPU ignores it. A device that has no kernel for
+// the arguments throws Unserved.
+void run_spmm(const SpmmArgs& args, DType dtype, const Queue& queue);
+void run_spmm_t(const SpmmTArgs& args, DType dtype, const Queue& queue);
 
 // spmm_t by way of W^T: `transposed` is its structure, and perm[i] says which of args.values is
 // its i-th. Its values are gathered into scratch, so no second copy of them lives between calls.
 void run_spmm_t_packed(const SpmmTArgs& args, const Panels& transposed, const std::int32_t* perm,
-                       DType dtype);
+                       DType dtype, const Queue& queue);
 
 // args.sums is filled in here; the result goes to `out` [nnz], in `dtype`.
-void run_sddmm(SddmmArgs args, void* out, DType dtype);
+void run_sddmm(SddmmArgs args, void* out, DType dtype, const Queue& queue);
 
 }  // namespace gossamer

@@ -1,30 +1,18 @@
 // Every verb once, plain: one loop nest a formula, sums in double, no packing, no blocking. The
 // fast tables are tested against this one, and it serves whatever they leave out.
-#include <cstring>
-
 #include "products/table.hpp"
+#include "simd/bits.hpp"
 
 namespace gossamer {
 namespace {
 
-double read(const float* p) noexcept { return *p; }
-double read(const double* p) noexcept { return *p; }
-double read(const bf16* p) noexcept {
-  const std::uint32_t bits = static_cast<std::uint32_t>(p->bits) << 16;
-  float out;
-  std::memcpy(&out, &bits, sizeof out);
-  return out;
+template <class T>
+double read(const T* p) noexcept {
+  return widen(*p);
 }
-
-void write(float* p, double x) noexcept { *p = static_cast<float>(x); }
-void write(double* p, double x) noexcept { *p = x; }
-void write(bf16* p, double x) noexcept {
-  const float rounded = static_cast<float>(x);
-  std::uint32_t bits;
-  std::memcpy(&bits, &rounded, sizeof bits);
-  const bool nan = rounded != rounded;
-  bits += 0x7fffu + ((bits >> 16) & 1u);
-  p->bits = static_cast<std::uint16_t>(nan ? 0x7fc0u : bits >> 16);
+template <class T>
+void write(T* p, double x) noexcept {
+  narrow(static_cast<Compute<T>>(x), *p);
 }
 
 template <class T>

@@ -42,11 +42,12 @@ void check_layout(const Panels& w) {
                       "got " + given() + "; sizes must not be negative");
   require<ShapeError>(w.rows <= max_entries && w.cols <= max_entries,
                       "got " + given() + "; rows and columns must be below 2^31: split the layer");
-  require<ShapeError>(vector_index(w.vector) >= 0, "got " + given() + "; vector must be 1, 4 or 8");
+  require<ArgumentError>(vector_index(w.vector) >= 0,
+                         "got " + given() + "; vector must be 1, 4 or 8");
   require<ShapeError>(w.rows % w.vector == 0, "got " + given() + "; rows must be a multiple of " +
                                                   str(w.vector) + ": pad them or use vector 1");
-  require<ShapeError>((w.n == 0 && w.m == 0) || (1 <= w.n && w.n <= w.m && w.m <= 64),
-                      "got " + given() + "; N:M needs 1 <= n <= m <= 64 (or 0:0 for pointers)");
+  require<ArgumentError>((w.n == 0 && w.m == 0) || (1 <= w.n && w.n <= w.m && w.m <= 64),
+                         "got " + given() + "; N:M needs 1 <= n <= m <= 64 (or 0:0 for pointers)");
   require<ShapeError>(w.m == 0 || w.cols % w.m == 0,
                       "got " + given() + "; columns must be a multiple of m = " + str(w.m));
   require<ShapeError>(
@@ -54,7 +55,8 @@ void check_layout(const Panels& w) {
       "got " + given() + "; blocks must have " + str(Panels::widest_block(w.m)) + " columns");
 }
 
-void check_indptr(const Panels& w, std::int64_t entries) {
+void check_indptr(const Panels& w) {
+  const std::int64_t entries = w.entry_count;
   if (w.fixed_count()) {
     require<StructureError>(entries == w.total_entries(),
                             "indices has " + str(entries) + " entries; " + str(w.n) + ":" +
@@ -87,8 +89,8 @@ void refuse_entry(const Panels& w, std::int64_t k, std::int64_t p, int id, int p
 
 }  // namespace
 
-void check_structure(const Panels& w, std::int64_t entries) {
-  check_indptr(w, entries);
+void check_structure(const Panels& w) {
+  check_indptr(w);
   for (std::int64_t k = 0; k < w.blocks(); ++k) {
     const std::int64_t width = w.block_width(k);
     for (std::int64_t p = 0; p < w.panels(); ++p) {
@@ -144,6 +146,7 @@ Encoded encode(const std::uint8_t* mask, std::int64_t rows, std::int64_t cols, s
       if (!w.fixed_count()) out.indptr.push_back(static_cast<std::int32_t>(out.indices.size()));
     }
   }
+  w.entry_count = static_cast<std::int64_t>(out.indices.size());
   return out;
 }
 
@@ -182,6 +185,7 @@ Transposed transpose(const Panels& w) {
   check_layout(t);
   const std::int64_t nnz = w.nnz();
   require<ShapeError>(nnz <= max_entries, "the weight has 2^31 values or more; split the layer");
+  t.entry_count = nnz;
 
   // Counting sort by (row block, column). Rows are visited in ascending order for a given column,
   // because panels are, so the ids come out sorted.

@@ -15,15 +15,16 @@ struct Encoded {
   std::vector<std::int32_t> indptr;  // empty for N:M
 };
 
-// Sizes that a layout may have; throws ShapeError. Also refuses what would overflow 63 bits.
+// Sizes that a layout may have; throws ShapeError, ArgumentError. Also refuses what would overflow
+// 63 bits.
 void check_layout(const Panels& layout);
 
-// indptr: first 0, never falling, last = entries. O(blocks * panels): every verb calls it, so that
-// memory safety rests on no earlier check. Throws StructureError.
-void check_indptr(const Panels& layout, std::int64_t entries);
+// indptr: first 0, never falling, last = entry_count. O(blocks * panels): every verb calls it, so
+// that memory safety rests on no earlier check. Throws StructureError.
+void check_indptr(const Panels& layout);
 
 // All of it: check_indptr, and column ids that rise inside their block, n in every group of m.
-void check_structure(const Panels& layout, std::int64_t entries);
+void check_structure(const Panels& layout);
 
 // mask [rows, cols], contiguous bytes, non-zero = kept. The V rows of a panel must agree; for N:M
 // every group of m must keep n. Throws StructureError naming the first place that does not.

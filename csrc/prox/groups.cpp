@@ -216,9 +216,9 @@ void metric_group_l2(T* x, const T* metric, const GroupShape& g, const double* l
     }
   });
   for (const std::int64_t i : bad) {
-    require<ShapeError>(i < 0,
-                        "the metric holds a number that is not positive and finite at entry " +
-                            std::to_string(i) + "; it must be like 1 / step");
+    require<ArgumentError>(i < 0,
+                           "the metric holds a number that is not positive and finite at entry " +
+                               std::to_string(i) + "; it must be like 1 / step");
   }
   std::vector<double> norms(static_cast<std::size_t>(g.count));
   group_norms(x, g, norms.data());

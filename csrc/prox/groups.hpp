@@ -32,7 +32,7 @@ void scale_groups(T* x, const GroupShape& shape, const double* gains);
 // x_g = argmin_z 1/2 sum h_i (z_i - x_i)^2 + lam[g] |z|: with rho = |z| the root of
 // sum (h_i x_i / (h_i rho + lam))^2 = 1, z_i = h_i rho x_i / (h_i rho + lam); 0 when |h x| <= lam.
 // Deleu and Bengio 2021, "Structured sparsity inducing adaptive optimizers". One task a group.
-// Throws ShapeError for a metric that is not positive and finite.
+// Throws ArgumentError for a metric that is not positive and finite.
 template <class T>
 void metric_group_l2(T* x, const T* metric, const GroupShape& shape, const double* lam);
 

@@ -2,16 +2,15 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <limits>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include "core/check.hpp"
 #include "core/parallel.hpp"
 #include "prox/table.hpp"
+#include "simd/bits.hpp"
 
 namespace gossamer {
 namespace {
@@ -33,14 +32,6 @@ std::size_t chunks(std::int64_t n) { return static_cast<std::size_t>(ceil_div(n,
 
 // ---- top-k -------------------------------------------------------------------------------------
 
-template <class T>
-using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
-
-template <class T>
-Bits<T> size_bits(T x) noexcept {
-  return std::bit_cast<Bits<T>>(x) & ~(Bits<T>{1} << (8 * sizeof(T) - 1));
-}
-
 // The rank-th largest of the keys, 1-based, digit by digit from the top; `rank` becomes its rank
 // among the keys equal to it.
 template <class Key>
@@ -53,7 +44,8 @@ Key select(std::vector<Key>& keys, int shift, std::int64_t& rank) {
     for (const Key key : keys) ++count[static_cast<std::size_t>((key >> shift) & mask)];
     std::size_t digit = static_cast<std::size_t>(mask);
     while (count[digit] < rank) rank -= count[digit--];
-    std::erase_if(keys, [&](Key key) { return ((key >> shift) & mask) != digit; });
+    std::erase_if(
+        keys, [&](Key key) { return static_cast<std::size_t>((key >> shift) & mask) != digit; });
   }
   return keys.front();
 }
@@ -64,7 +56,7 @@ template <class T>
 void top_k(T* x, std::int64_t n, std::int64_t k) {
   using Key = Bits<T>;
   constexpr int first_shift = 8 * static_cast<int>(sizeof(T)) - 1 - 11;
-  constexpr Key infinite = std::bit_cast<Key>(std::numeric_limits<T>::infinity());
+  constexpr Key infinite = FloatBits<T>::infinity;
   struct Histogram {
     std::array<std::uint16_t, 1 << 11> count{};
     bool nan = false;
@@ -74,14 +66,14 @@ void top_k(T* x, std::int64_t n, std::int64_t k) {
   each_chunk(n, [&](std::int64_t begin, std::int64_t end, std::size_t task) noexcept {
     Histogram& part = parts[task];
     for (std::int64_t i = begin; i < end; ++i) {
-      const Key key = size_bits(x[i]);
+      const Key key = magnitude_bits<T>(bits_of(x[i]));
       ++part.count[static_cast<std::size_t>(key >> first_shift)];
       part.nan |= key > infinite;
     }
   });
   std::vector<std::int64_t> count(1 << 11, 0);
   for (const Histogram& part : parts) {
-    require<ShapeError>(!part.nan, "x holds NaN, which has no place among the largest entries");
+    require<ArgumentError>(!part.nan, "x holds NaN, which has no place among the largest entries");
     for (std::size_t digit = 0; digit < count.size(); ++digit) count[digit] += part.count[digit];
   }
   if (k <= 0) {
@@ -101,7 +93,7 @@ void top_k(T* x, std::int64_t n, std::int64_t k) {
     Key* to = keys.data() + start[task];
     const Key* const stop = keys.data() + start[task + 1];
     for (std::int64_t i = begin; i < end; ++i) {
-      const Key key = size_bits(x[i]);
+      const Key key = magnitude_bits<T>(bits_of(x[i]));
       if (static_cast<std::size_t>(key >> first_shift) == digit && to != stop) *to++ = key;
     }
   });
@@ -111,7 +103,8 @@ void top_k(T* x, std::int64_t n, std::int64_t k) {
   std::vector<std::int64_t> before(parts.size() + 1, 0);
   each_chunk(n, [&](std::int64_t begin, std::int64_t end, std::size_t task) noexcept {
     std::int64_t equal = 0;
-    for (std::int64_t i = begin; i < end; ++i) equal += size_bits(x[i]) == last ? 1 : 0;
+    for (std::int64_t i = begin; i < end; ++i)
+      equal += magnitude_bits<T>(bits_of(x[i])) == last ? 1 : 0;
     before[task + 1] = equal;
   });
   for (std::size_t t = 0; t < parts.size(); ++t) before[t + 1] += before[t];
@@ -119,11 +112,12 @@ void top_k(T* x, std::int64_t n, std::int64_t k) {
     std::int64_t left = std::max<std::int64_t>(0, rank - before[task]);
     if (left == 0 || before[task + 1] <= rank) {  // none of the equal ones, or all of them
       const Key least = std::max<Key>(1, left == 0 ? last + 1 : last);  // 1: no -0.0 stays
-      for (std::int64_t i = begin; i < end; ++i) x[i] = size_bits(x[i]) >= least ? x[i] : T(0);
+      for (std::int64_t i = begin; i < end; ++i)
+        x[i] = magnitude_bits<T>(bits_of(x[i])) >= least ? x[i] : T(0);
       return;
     }
     for (std::int64_t i = begin; i < end; ++i) {
-      const Key key = size_bits(x[i]);
+      const Key key = magnitude_bits<T>(bits_of(x[i]));
       if (key < last || (key == last && left-- <= 0) || key == 0) x[i] = T(0);
     }
   });
@@ -187,8 +181,8 @@ Extremes<T> extremes(const T* x, std::int64_t n, bool absolute) {
   Extremes<T> total;
   for (const Extremes<T>& part : parts) {
     if (part.bad >= 0) {
-      throw ShapeError("x holds NaN or infinity at entry " + std::to_string(part.bad) +
-                       "; this operator needs finite numbers");
+      throw ArgumentError("x holds NaN or infinity at entry " + std::to_string(part.bad) +
+                          "; this operator needs finite numbers");
     }
     if (part.most > total.most) total = part;
   }

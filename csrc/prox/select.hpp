@@ -1,9 +1,9 @@
 // Operators on a whole vector that need a threshold, found without sorting: top-k, projections onto
 // the l1 ball and the simplex, and l1 - alpha l2.
 //
-// T is float or double, n >= 1. All throw ShapeError for NaN (top-k; infinity too in the others),
-// since their order or sum would mean nothing, and std::bad_alloc; x is then as it was. Bit-equal
-// for any number of threads and any instruction set. Output zeros are +0.0.
+// T is float or double, n >= 1. All throw ArgumentError for NaN (top-k; infinity too in the
+// others), since their order or sum would mean nothing, and std::bad_alloc; x is then as it was.
+// Bit-equal for any number of threads and any instruction set. Output zeros are +0.0.
 #pragma once
 
 #include "core/types.hpp"

@@ -8,7 +8,7 @@ namespace gossamer {
 
 // Penalties g that act entry by entry, with what params[] holds. Each operator is the global
 // minimiser of 1/2 (z - x)^2 + step g(z), for steps beyond the convex range too; of two equal
-// minimisers the smaller. The order is that of the names in bind/prox.cpp.
+// minimisers the smaller. The order is that of the names in bind/prox/elements.cpp.
 // --8<-- [start:names]
 enum class Penalty : int {
   l1,              // lam |z|                                        {lam}

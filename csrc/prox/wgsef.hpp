@@ -22,8 +22,8 @@ struct WgsefProblem {
 };
 
 // gains[m]; returns how often a group was looked at, divided by m. All gains are 1 when lam = 0 and
-// 0 when k = 0; groups of zeros get 0. Bit-equal for any number of threads. Throws ShapeError for
-// norms that are not finite, and std::bad_alloc.
+// 0 when k = 0; groups of zeros get 0. Bit-equal for any number of threads. Throws ArgumentError
+// for norms that are not finite, and std::bad_alloc.
 double wgsef_gains(const WgsefProblem& problem, double* gains);
 
 // GS and the optimal shares u[m] (lam and h are not read). Infinite for k = 0 unless all is zero.

@@ -29,11 +29,12 @@ int workers_for(std::int64_t tasks) {
     const double a = p.groups.a[j];
     if (a >= 0.0 && a <= std::numeric_limits<double>::max()) continue;
     const char* what = std::isnan(a) ? "NaN" : a < 0.0 ? "a negative number" : "infinity";
-    throw ShapeError("the norm of group " + std::to_string(j) + " is " + what +
-                     "; norms must be finite and not negative: look for NaN or infinity in the "
-                     "entries of the group");
+    throw ArgumentError("the norm of group " + std::to_string(j) + " is " + what +
+                        "; norms must be finite and not negative: look for NaN or infinity in the "
+                        "entries of the group");
   }
-  throw ShapeError("lam * d / h or norm * sqrt(d / c) overflows; choose weights of moderate size");
+  throw ArgumentError(
+      "lam * d / h or norm * sqrt(d / c) overflows; choose weights of moderate size");
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ namespace gossamer {
 
 class RampRoot {
  public:
-  // Throws ShapeError when a norm, weight or offset is unfit, std::bad_alloc. Works in this
+  // Throws ArgumentError when a norm, weight or offset is unfit, std::bad_alloc. Works in this
   // thread's Workspace.
   explicit RampRoot(const WgsefProblem& problem);
 

@@ -6,10 +6,14 @@
 namespace gossamer {
 namespace {
 
-constexpr double usual = 1e-5;  // entries below this times sqrt(r c) are left out of the Hessian,
-constexpr double loose = 1e-3;  // or this, while so many are kept that a step costs more than it
-constexpr double sparse = 0.1;  // saves: more than this share, and more than so many
-constexpr std::int64_t few = 100'000;
+// The Hessian leaves out entries below this times sqrt(r c).
+constexpr double hessian_cut = 1e-5;
+// A crowded Hessian uses this cut instead: a step on all entries costs more than it saves.
+constexpr double coarse_hessian_cut = 1e-3;
+// A Hessian is crowded when it keeps more than this share of all entries,
+constexpr double crowded_density = 0.1;
+// and more than this many.
+constexpr std::int64_t crowded_entries = 100'000;
 
 struct Stage {
   double tol;
@@ -36,7 +40,7 @@ class Newton {
     double best = std::numeric_limits<double>::infinity();
     double before = best;
     int since_best = 0;
-    tight_ = usual;
+    tight_ = hessian_cut;
     last_move_ = std::numeric_limits<double>::infinity();
     bool fresh = true;
     for (;;) {
@@ -48,8 +52,8 @@ class Newton {
         if (s_.error <= stage.tol) return true;
       }
       if (!std::isfinite(s_.error)) return stop(Status::stalled);
-      // A thin link between two islands that is left out counts once on either side, and steps
-      // overshoot by as much as they correct: where progress is slow, thinner entries are kept.
+      // Dropping a small entry that joins two otherwise separate blocks makes steps overshoot: if
+      // the error fell by less than half, smaller entries are kept.
       if (s_.error > 0.5 * before && !crowded()) tight_ = std::max(1e-2 * tight_, 1e-15);
       before = s_.error;
       if (s_.outcome.newton + s_.outcome.sweeps >= options_.max_iter) {
@@ -66,7 +70,8 @@ class Newton {
       // Worth a pass to make and one to check: once a stage, since the next one can use it too, and
       // again when the potentials have come to rest with some steps still to come.
       const bool at_rest = last_move_ < 3.0 && s_.error > 1e3 * stage.tol;
-      if (!s_.screened() && density_ < sparse && s_.error < 0.5 && (fresh || at_rest)) s_.screen();
+      if (!s_.screened() && density_ < crowded_density && s_.error < 0.5 && (fresh || at_rest))
+        s_.screen();
       fresh = false;
       step();
     }
@@ -90,17 +95,19 @@ class Newton {
       const std::int64_t limit =
           stage.published ? std::numeric_limits<std::int64_t>::max() : entry_budget;
       if (s_.runner.emit(args, s_.c, entries_, limit)) break;
-      omitted_ = std::max(3.0 * omitted_, loose);
+      omitted_ = std::max(3.0 * omitted_, coarse_hessian_cut);
     }
     s_.error = s_.residual();
     density_ = static_cast<double>(entries_.nnz()) /
                (static_cast<double>(s_.n) * static_cast<double>(s_.m));
-    const double wanted = crowded() ? loose : tight_;
+    const double wanted = crowded() ? coarse_hessian_cut : tight_;
     const bool room = entries_.nnz() < entry_budget / 2;
     if (wanted > omitted_ || room) omitted_ = std::max(wanted, omitted_ / 3.0);
   }
 
-  bool crowded() const noexcept { return density_ > sparse && entries_.nnz() > few; }
+  bool crowded() const noexcept {
+    return density_ > crowded_density && entries_.nnz() > crowded_entries;
+  }
 
   void damp_more() noexcept { damping_ = std::clamp(4.0 * damping_, 1e-3, 1.0); }
 
@@ -215,8 +222,8 @@ class Newton {
   State& s_;
   const SolveOptions& options_;
   Entries entries_;
-  double tight_ = usual;
-  double omitted_ = usual;
+  double tight_ = hessian_cut;
+  double omitted_ = hessian_cut;
   double density_ = 1.0;
   double damping_ = 0.0;
   double last_move_ = 0.0;  // of log P, at most, in the last step

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <functional>
 
+#include "core/nth_largest.hpp"
 #include "core/parallel.hpp"
 #include "core/workspace.hpp"
 
@@ -63,8 +64,7 @@ std::int64_t keep_largest(std::int64_t found, std::int64_t k, const Scratch& scr
   if (found <= k) return found;
   double* const sorted = scratch.sorted;
   std::copy(scratch.above, scratch.above + found, sorted);
-  std::nth_element(sorted, sorted + (k - 1), sorted + found, std::greater<>());
-  const double last = sorted[k - 1];
+  const double last = nth_largest(sorted, found, k);
   std::int64_t equal =
       k - std::count_if(sorted, sorted + (k - 1), [last](double s) { return s > last; });
   std::int64_t kept = 0;

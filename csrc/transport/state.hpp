@@ -37,7 +37,8 @@ class State {
   bool screen();
   void unscreen() noexcept;
   bool screened() const noexcept { return runner.restricted(); }
-  // To be called when u and v changed by at most these amounts: drops the screen when it may lie.
+  // Call it when u and v changed by at most these amounts. Discards the screening when its bound no
+  // longer holds.
   void moved(double up_u, double up_v) noexcept;
 
   std::int64_t n, m;

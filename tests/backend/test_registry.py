@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from operator import attrgetter
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -23,19 +24,24 @@ CPU = registry.module_of(None)
 class Recorder:
     """A module for the meta device: it records each call, and computes nothing."""
 
-    def __init__(self, unserved: tuple[str, ...] = ()) -> None:
+    def __init__(self, unserved: tuple[str, ...] = (), topic: str = "") -> None:
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.unserved = unserved
+        self.topic = topic
 
     def __getattr__(self, name: str) -> Any:
-        if not hasattr(CPU, name):
-            raise AttributeError(name)
+        path = f"{self.topic}.{name}" if self.topic else name
+        ours = attrgetter(path)(CPU)
+        if isinstance(ours, ModuleType):
+            topic = Recorder(self.unserved, path)
+            topic.calls = self.calls
+            return topic
 
         def record(*args: Any) -> Any:
-            self.calls.append((name, args))
-            if name in self.unserved:
-                raise backend.Unserved(f"no kernel for {name}")
-            if name == "codes_top_k":
+            self.calls.append((path, args))
+            if path in self.unserved:
+                raise backend.Unserved(f"no kernel for {path}")
+            if path == "codes.top_k":
                 return -1
             return None
 
@@ -59,7 +65,9 @@ def on_meta(pattern: str = "2:4", transpose: str = "packed") -> SparseWeight:
     return weight.to("meta")
 
 
-@pytest.mark.parametrize(("transpose", "spmm_t"), [("packed", "spmm_t_packed"), ("none", "spmm_t")])
+@pytest.mark.parametrize(
+    ("transpose", "spmm_t"), [("packed", "products.spmm_t_packed"), ("none", "products.spmm_t")]
+)
 def test_verbs_and_their_gradients_reach_the_module(
     meta: Recorder, transpose: str, spmm_t: str
 ) -> None:
@@ -69,7 +77,7 @@ def test_verbs_and_their_gradients_reach_the_module(
     y = gossamer.spmm(x, weight, bias)
     assert (y.shape, y.device.type) == ((2, 3, 8), "meta")
     y.backward(torch.empty_like(y))
-    assert meta.names == ["spmm", spmm_t, "sddmm"]
+    assert meta.names == ["products.spmm", spmm_t, "products.sddmm"]
     _, given = meta.calls[0]
     expected = {"x": (6, 16), "bias": (8,), "y": (6, 8), "values": (64,)}
     shapes = [tuple(a.shape) for a in given if isinstance(a, torch.Tensor)]
@@ -83,13 +91,13 @@ def test_verbs_and_their_gradients_reach_the_module(
     grad_output = torch.empty(6, 8, device="meta")
     assert gossamer.spmm_t(grad_output, weight).shape == (6, 16)
     assert gossamer.sddmm(grad_output, x.reshape(6, 16), weight).shape == (64,)
-    assert meta.names[3:] == [spmm_t, "sddmm"]
+    assert meta.names[3:] == [spmm_t, "products.sddmm"]
 
 
 def test_a_layer_reaches_the_module(meta: Recorder) -> None:
     layer = SparseLinear(16, 8, pattern="2:4").to("meta")
     layer(torch.empty(3, 16, device="meta")).sum().backward()
-    assert meta.names == ["spmm", "sddmm"]
+    assert meta.names == ["products.spmm", "products.sddmm"]
 
 
 def test_structure_masks_prox_and_codes_reach_the_module(meta: Recorder) -> None:
@@ -104,14 +112,14 @@ def test_structure_masks_prox_and_codes_reach_the_module(meta: Recorder) -> None
     elementwise_(torch.empty(5, device="meta"), "l1", (1.0,))
     codes.top_k(torch.empty(3, 9, device="meta"), 2)
     assert meta.names == [
-        "check_structure",
-        "gather",
-        "scatter",
-        "select_nm",
-        "tiles_mask",
-        "add_pruned",
-        "prox_elements",
-        "codes_top_k",
+        "products.check_structure",
+        "products.gather",
+        "products.scatter",
+        "masks.select",
+        "masks.transposable",
+        "masks.add_pruned",
+        "prox.elements",
+        "codes.top_k",
     ]
 
 
@@ -142,12 +150,12 @@ def test_the_queue_follows_the_arguments() -> None:
     finally:
         backend.unregister("meta")
     ((name, args),) = module.calls
-    assert (name, args[-2:]) == ("spmm", ("meta", 7))
+    assert (name, args[-2:]) == ("products.spmm", ("meta", 7))
     assert len(args) == 9
 
 
 def test_an_unserved_call_goes_to_the_composite() -> None:
-    module, composite = Recorder(unserved=("spmm",)), Recorder()
+    module, composite = Recorder(unserved=("products.spmm",)), Recorder()
     backend.register("meta", module, queue=lambda x: (7,), composite=composite)
     x, weight = torch.empty(3, 16, device="meta"), on_meta()
     try:
@@ -156,14 +164,14 @@ def test_an_unserved_call_goes_to_the_composite() -> None:
         assert gossamer.spmm(x, weight).shape == (3, 8)
     finally:
         backend.unregister("meta")
-    assert composite.names == ["spmm"]
+    assert composite.names == ["products.spmm"]
     assert composite.calls[0][1] == module.calls[-1][1][:-1]  # without the queue
 
 
 def test_without_a_composite_the_error_comes_through() -> None:
-    backend.register("meta", Recorder(unserved=("spmm",)))
+    backend.register("meta", Recorder(unserved=("products.spmm",)))
     try:
-        with pytest.raises(backend.Unserved, match="no kernel for spmm"):
+        with pytest.raises(backend.Unserved, match=r"no kernel for products\.spmm"):
             gossamer.spmm(torch.empty(3, 16, device="meta"), on_meta())
     finally:
         backend.unregister("meta")
@@ -199,8 +207,8 @@ def test_another_module_can_serve_the_cpu() -> None:
         x = torch.ones(3, 16)
         assert registry.module_of(x) is module
         backend.register("cpu", module, queue=lambda x: (1,))
-        registry.module_of(x).top_k(x, 2)
-        assert module.calls == [("top_k", (x, 2, 1))]
+        registry.module_of(x).prox.top_k(x, 2)
+        assert module.calls == [("prox.top_k", (x, 2, 1))]
     finally:
         backend.unregister("cpu")
     assert registry.module_of(torch.ones(1)) is CPU

@@ -309,10 +309,10 @@ CODE = Code(torch.ones(4, 2), torch.zeros(4, 2, dtype=torch.long))
 Z, IDS = CODE
 W53, G43 = torch.ones(5, 3), torch.ones(4, 3)
 BAD_CALLS: dict[str, tuple[type[GossamerError], Callable[[], object]]] = {
-    "k of 0": (ShapeError, lambda: top_k(W53, 0)),
-    "negative k": (ShapeError, lambda: top_k(W53, -1)),
-    "k above n": (ShapeError, lambda: top_k(W53, 4)),
-    "k far above n": (ShapeError, lambda: top_k(W53, 2**60)),
+    "k of 0": (ArgumentError, lambda: top_k(W53, 0)),
+    "negative k": (ArgumentError, lambda: top_k(W53, -1)),
+    "k above n": (ArgumentError, lambda: top_k(W53, 4)),
+    "k far above n": (ArgumentError, lambda: top_k(W53, 2**60)),
     "empty batch": (ShapeError, lambda: top_k(ones(0, 3), 1)),
     "empty rows": (ShapeError, lambda: top_k(ones(3, 0), 1)),
     "a vector": (ShapeError, lambda: top_k(ones(3), 1)),

@@ -129,18 +129,19 @@ int main() {
       const Buffer sums(weight.nnz(), dtype);
 
       const SpmmArgs spmm{x.matrix(cols), values.data(), weight, bias.data(), y.matrix(rows)};
-      run_spmm(spmm, dtype);
+      run_spmm(spmm, dtype, {});
       finish_case("spmm", pattern.name, names[i]);
 
       const SpmmTArgs spmm_t{grad_output.matrix(rows), values.data(), weight,
                              grad_input.matrix(cols)};
-      run_spmm_t(spmm_t, dtype);
+      run_spmm_t(spmm_t, dtype, {});
       finish_case("spmm_t", pattern.name, names[i]);
 
-      run_spmm_t_packed(spmm_t, view(transposed.structure), transposed.perm.data(), dtype);
+      run_spmm_t_packed(spmm_t, view(transposed.structure), transposed.perm.data(), dtype, {});
       finish_case("spmm_t packed", pattern.name, names[i]);
 
-      run_sddmm({grad_output.matrix(rows), x.matrix(cols), weight, nullptr}, sums.data(), dtype);
+      run_sddmm({grad_output.matrix(rows), x.matrix(cols), weight, nullptr}, sums.data(), dtype,
+                {});
       finish_case("sddmm", pattern.name, names[i]);
     }
   }

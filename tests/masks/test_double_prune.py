@@ -132,7 +132,7 @@ def test_bad_arguments() -> None:
     structure = backend.encode(torch.eye(8, dtype=torch.bool), 1, 1, 8)
     values = torch.ones(8)
     for n, m in [(0, 4), (3, 2), (1, 65), (-1, 1), (2**70, 2**70)]:
-        with pytest.raises(gossamer.ShapeError, match=r"n=.* and m="):
+        with pytest.raises(gossamer.ArgumentError, match=r"n=.* and m="):
             double_prune(values, structure, n, m)
     with pytest.raises(gossamer.ShapeError, match="8"):
         double_prune(values[:7], structure, 1, 8)

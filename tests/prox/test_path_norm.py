@@ -243,7 +243,7 @@ FIXED.flags.writeable = False
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: joint_prox_(V, W, -W), ShapeError, r"thresholds\[0, 0\] is negative"),
+        (lambda: joint_prox_(V, W, -W), ArgumentError, r"thresholds\[0, 0\] is negative"),
         (lambda: joint_prox_(V, W, W[:, :2]), ShapeError, r"\[2, 2\] and w \[2, 3\]"),
         (lambda: joint_prox_(V[:1], W, W), ShapeError, r"v has shape \[1\]"),
         (lambda: joint_prox_(V[:, None], W, W), ShapeError, "one v for each row"),
@@ -253,7 +253,7 @@ FIXED.flags.writeable = False
         (lambda: joint_prox_(V.int(), W.int(), W.int()), DTypeError, "float32 or float64"),
         (lambda: joint_prox_(V, torch.ones(3).expand(2, 3), W), ShapeError, "w is expanded"),
         (lambda: joint_prox_(torch.ones(1).expand(2), W, W), ShapeError, "v is expanded"),
-        (lambda: joint_prox_(FIXED, W, W), ShapeError, "read-only"),
+        (lambda: joint_prox_(FIXED, W, W), ArgumentError, "read-only"),
         (lambda: joint_prox_([1.0, 2.0], W, W), DTypeError, "list"),
         (lambda: path_norm(V, W, 1.5), ArgumentError, r"p is 1.5; a number in \[0, 1\]"),
         (lambda: path_norm(V, V, 0.5), ShapeError, "neurons"),

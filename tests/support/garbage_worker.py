@@ -70,7 +70,7 @@ class Calls:
         untouched = field[:1000].clone()
         output = field[1000 : 1000 + size].view(shape)
         try:
-            getattr(_core, verb)(*arguments, output)
+            getattr(_core.products, verb)(*arguments, output)
         except GossamerError:
             self.refused += 1
         else:
@@ -92,9 +92,9 @@ def main(isa: str, count: int) -> None:
         values = torch.randn(s.nnz).to(dtype)
         x, g = torch.randn(batch, cols).to(dtype), torch.randn(batch, rows).to(dtype)
         bias = rng.choice([None, torch.randn(rows).to(dtype)])
-        call("spmm", [*s, values, x, bias], (batch, rows), x)
-        call("spmm_t", [*s, values, g], (batch, cols), g)
-        call("sddmm", [*s, g, x], (s.nnz,), x)
+        call("spmm", [x, values, *s, bias], (batch, rows), x)
+        call("spmm_t", [g, values, *s], (batch, cols), g)
+        call("sddmm", [g, x, *s], (s.nnz,), x)
         # A transpose of the right size, with garbage inside.
         blocks = -(-rows // 256)
         turned = Structure(
@@ -103,7 +103,7 @@ def main(isa: str, count: int) -> None:
             garbage_pointers(rng, blocks * cols + 1, s.nnz),
         )
         perm = torch.randint(-(2**31), 2**31 - 1, (s.nnz,), dtype=torch.int32)
-        call("spmm_t_packed", [*s, values, *turned, perm, g], (batch, cols), g)
+        call("spmm_t_packed", [g, values, *s, *turned, perm], (batch, cols), g)
     print(call.ran, call.refused, call.spilled)
 
 

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "masks/mvue_table.hpp"
+#include "simd/bits.hpp"
 
 namespace gossamer {
 namespace {
@@ -32,20 +33,6 @@ GOSSAMER_INLINE std::uint64_t mvue_mix(std::uint64_t z) noexcept {
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
   z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
   return z ^ (z >> 31);
-}
-
-GOSSAMER_INLINE float mvue_read(float x) noexcept { return x; }
-GOSSAMER_INLINE double mvue_read(double x) noexcept { return x; }
-GOSSAMER_INLINE float mvue_read(bf16 x) noexcept {
-  return __builtin_bit_cast(float, static_cast<std::uint32_t>(x.bits) << 16);
-}
-
-GOSSAMER_INLINE void mvue_write(float x, float& out) noexcept { out = x; }
-GOSSAMER_INLINE void mvue_write(double x, double& out) noexcept { out = x; }
-GOSSAMER_INLINE void mvue_write(float x, bf16& out) noexcept {
-  const auto bits = __builtin_bit_cast(std::uint32_t, x);
-  const std::uint32_t nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  out.bits = static_cast<std::uint16_t>(x != x ? 0x7fc0u : nearest);
 }
 
 template <class T>
@@ -262,9 +249,9 @@ GOSSAMER_INLINE void mvue_load(MvueScratch<T>& s, const Matrix& x, std::int64_t 
     const In* from =
         static_cast<const In*>(x.data) + (token + i) * x.row_stride + col * x.col_stride;
     if (x.col_stride == 1) {
-      for (int l = 0; l < count; ++l) to[l] = mvue_read(from[l]);
+      for (int l = 0; l < count; ++l) to[l] = widen(from[l]);
     } else {
-      for (int l = 0; l < count; ++l) to[l] = mvue_read(from[l * x.col_stride]);
+      for (int l = 0; l < count; ++l) to[l] = widen(from[l * x.col_stride]);
     }
   }
 }
@@ -316,7 +303,7 @@ void mvue_sample(const MvueArgs& args, std::int64_t block, std::int64_t first,
         std::uint8_t ids[65];
         int at = 0;
         for (int i = 0; i < m; ++i) {
-          mvue_write(s.raw[i][l], values[at]);
+          narrow(s.raw[i][l], values[at]);
           ids[at] = static_cast<std::uint8_t>(group * m + i);
           at += s.q[i][l] > 0 ? 1 : 0;
         }

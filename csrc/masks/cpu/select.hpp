@@ -6,6 +6,7 @@
 #pragma once
 
 #include "masks/select_table.hpp"
+#include "simd/bits.hpp"
 
 #if defined(GOSSAMER_ISA_AVX512)
 #include "masks/cpu/select_avx512.hpp"
@@ -22,57 +23,10 @@ constexpr std::int64_t lane_step = 16;
 constexpr std::int64_t max_group = 64;
 constexpr std::int64_t lane_keys = select_keys + lane_step * max_group;
 
-// The bits of T as a signed integer, and the greatest magnitude: that of every NaN.
-template <class T>
-struct BitsOf;
-template <>
-struct BitsOf<float> {
-  using type = std::int32_t;
-  static constexpr type nan = 0x7f800001;
-};
-template <>
-struct BitsOf<double> {
-  using type = std::int64_t;
-  static constexpr type nan = 0x7ff0000000000001;
-};
-template <>
-struct BitsOf<bf16> {
-  using type = std::int16_t;
-  static constexpr type nan = 0x7f81;
-};
-template <class T>
-using Bits = typename BitsOf<T>::type;
-
-template <class T>
-GOSSAMER_INLINE Bits<T> bits_of(T x) noexcept {
-  return __builtin_bit_cast(Bits<T>, x);
-}
-template <>
-GOSSAMER_INLINE std::int16_t bits_of(bf16 x) noexcept {
-  return static_cast<std::int16_t>(x.bits);
-}
-
-template <class T>
-GOSSAMER_INLINE T from_bits(Bits<T> bits) noexcept {
-  return __builtin_bit_cast(T, bits);
-}
-template <>
-GOSSAMER_INLINE bf16 from_bits<bf16>(std::int16_t bits) noexcept {
-  return {static_cast<std::uint16_t>(bits)};
-}
-
-// The magnitude as an integer.
-template <class T>
-GOSSAMER_INLINE Bits<T> key_of(Bits<T> bits) noexcept {
-  constexpr Bits<T> largest = static_cast<Bits<T>>((std::uint64_t{1} << (8 * sizeof(T) - 1)) - 1);
-  const Bits<T> key = static_cast<Bits<T>>(bits & largest);
-  return key < BitsOf<T>::nan ? key : BitsOf<T>::nan;
-}
-
 GOSSAMER_INLINE double magnitude(float x) noexcept { return __builtin_fabs(x); }
 GOSSAMER_INLINE double magnitude(double x) noexcept { return __builtin_fabs(x); }
 GOSSAMER_INLINE double magnitude(bf16 x) noexcept {
-  return __builtin_bit_cast(float, static_cast<std::uint32_t>(x.bits & 0x7fff) << 16);
+  return widen(bf16{static_cast<std::uint16_t>(x.bits & 0x7fff)});
 }
 
 // Entry j of group g goes to lanes[j * stride + g].
@@ -92,7 +46,7 @@ GOSSAMER_INLINE void deal(const T* __restrict from, std::int64_t groups, std::in
                           std::int64_t stride, Bits<T>* __restrict lanes) noexcept {
   for (std::int64_t j = 0; j < m; ++j) {
     for (std::int64_t g = 0; g < groups; ++g) {
-      lanes[j * stride + g] = key_of<T>(bits_of(from[g * m + j]));
+      lanes[j * stride + g] = magnitude_key<T>(bits_of(from[g * m + j]));
     }
   }
 }
@@ -102,10 +56,10 @@ GOSSAMER_INLINE void first_of(const Bits<T>* __restrict lanes, std::int64_t stri
                               std::int64_t groups, const std::uint8_t* __restrict base,
                               std::uint8_t* __restrict indices, T* __restrict values) noexcept {
   for (std::int64_t g = 0; g < groups; ++g) {
-    Bits<T> best = lanes[g], top = key_of<T>(best), at = 0;
+    Bits<T> best = lanes[g], top = magnitude_key<T>(best), at = 0;
 #pragma GCC unroll 16
     for (int j = 1; j < M; ++j) {
-      const Bits<T> bits = lanes[j * stride + g], key = key_of<T>(bits);
+      const Bits<T> bits = lanes[j * stride + g], key = magnitude_key<T>(bits);
       at = key > top ? static_cast<Bits<T>>(j) : at;
       best = key > top ? bits : best;
       top = key > top ? key : top;
@@ -121,13 +75,14 @@ GOSSAMER_INLINE void two_of(const Bits<T>* __restrict lanes, std::int64_t stride
                             std::uint8_t* __restrict indices, T* __restrict values) noexcept {
   using B = Bits<T>;
   for (std::int64_t g = 0; g < groups; ++g) {
-    const B a = lanes[g], b = lanes[stride + g], a_key = key_of<T>(a), b_key = key_of<T>(b);
+    const B a = lanes[g], b = lanes[stride + g], a_key = magnitude_key<T>(a),
+            b_key = magnitude_key<T>(b);
     B top = b_key > a_key ? b_key : a_key, next = b_key > a_key ? a_key : b_key;
     B at = b_key > a_key ? B{1} : B{0}, next_at = b_key > a_key ? B{0} : B{1};
     B best = b_key > a_key ? b : a, other = b_key > a_key ? a : b;
 #pragma GCC unroll 16
     for (int j = 2; j < M; ++j) {
-      const B bits = lanes[j * stride + g], key = key_of<T>(bits);
+      const B bits = lanes[j * stride + g], key = magnitude_key<T>(bits);
       const B second_at = key > next ? static_cast<B>(j) : next_at;
       const B second_bits = key > next ? bits : other;
       const B second = key > next ? key : next;
@@ -358,14 +313,9 @@ void add_pruned_bf16(void* out, const void* source, double alpha, const std::uin
 #pragma omp simd
   for (std::int64_t i = 0; i < count; ++i) {
     const std::uint16_t old = y[i];
-    const double a = __builtin_bit_cast(float, static_cast<std::uint32_t>(old) << 16);
-    const double b = __builtin_bit_cast(float, static_cast<std::uint32_t>(x[i]) << 16);
-    const std::uint32_t bits =
-        __builtin_bit_cast(std::uint32_t, static_cast<float>(a + factor * b));
-    // To nearest, ties to even; a NaN keeps a bit that makes it one.
-    const std::uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    const std::uint32_t sum = (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded;
-    y[i] = kept[i] != 0 ? old : static_cast<std::uint16_t>(sum);
+    const double a = widen(bf16{old}), b = widen(bf16{x[i]});
+    const std::uint16_t sum = round_bf16(static_cast<float>(a + factor * b)).bits;
+    y[i] = kept[i] != 0 ? old : sum;
   }
 }
 

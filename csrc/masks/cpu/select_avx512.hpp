@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "masks/select_table.hpp"
+#include "simd/bits.hpp"
 
 namespace gossamer {
 namespace {
@@ -38,7 +39,7 @@ struct Lanes32 {
   static constexpr int lanes = 16;
   static GOSSAMER_INLINE __m512i key(__m512i bits) noexcept {
     return _mm512_min_epi32(_mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)),
-                            _mm512_set1_epi32(0x7f800001));
+                            _mm512_set1_epi32(FloatBits<float>::nan));
   }
   static GOSSAMER_INLINE __m512i add(__m512i a, __m512i b) noexcept {
     return _mm512_add_epi32(a, b);
@@ -84,7 +85,7 @@ struct Lanes64 {
   static constexpr int lanes = 8;
   static GOSSAMER_INLINE __m512i key(__m512i bits) noexcept {
     return _mm512_min_epi64(_mm512_and_si512(bits, _mm512_set1_epi64(0x7fffffffffffffff)),
-                            _mm512_set1_epi64(0x7ff0000000000001));
+                            _mm512_set1_epi64(FloatBits<double>::nan));
   }
   static GOSSAMER_INLINE __m512i add(__m512i a, __m512i b) noexcept {
     return _mm512_add_epi64(a, b);
@@ -162,19 +163,19 @@ template <class L, int M, int N>
 GOSSAMER_INLINE unsigned keep(__m512i key, int n) noexcept {
   using Lane = typename L::Lane;
   static constexpr Rotations<Lane, M, L::lanes> rotations = make_rotations<Lane, M, L::lanes>();
-  const auto turned = [&](int k, __m512i x) __attribute__((always_inline)) {
+  const auto rotated = [&](int k, __m512i x) __attribute__((always_inline)) {
     return L::permute(_mm512_load_si512(rotations.from[k]), x);
   };
   // Negative where the partner k lanes on is ahead; the partner itself sees the opposite.
   const auto behind = [&](int k) __attribute__((always_inline)) {
-    return L::sub(L::add(key, _mm512_load_si512(rotations.tie[k])), turned(k, key));
+    return L::sub(L::add(key, _mm512_load_si512(rotations.tie[k])), rotated(k, key));
   };
   if constexpr (M == 4 && N == 2) {
     // Kept where not two of the three others are ahead, the third of which is read backwards.
     const __m512i one = behind(1);
-    return L::negative(_mm512_ternarylogic_epi32(one, behind(2), turned(3, one), 0x2b));
+    return L::negative(_mm512_ternarylogic_epi32(one, behind(2), rotated(3, one), 0x2b));
   } else if constexpr (N == 2) {
-    // Where no tie reaches the second largest, what is not below it are two of each group.
+    // Without a tie, exactly two lanes per group are >= the second largest.
     const unsigned kept = L::not_less(key, second<L, M>(key));
     if (__builtin_popcount(kept) == 2 * L::lanes / M) [[likely]]
       return kept;

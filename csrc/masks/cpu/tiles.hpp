@@ -3,6 +3,7 @@
 
 #include "masks/cpu/tiles_entropy.hpp"
 #include "masks/tiles_table.hpp"
+#include "simd/bits.hpp"
 
 namespace gossamer {
 namespace {
@@ -13,30 +14,22 @@ struct KeyTraits;
 template <>
 struct KeyTraits<std::int32_t> {
   using Real = float;
-  static constexpr std::int32_t infinite = 0x7f800000;
+  static constexpr std::int32_t infinite = FloatBits<float>::infinity;
   static constexpr double smallest = 0x1p-126;
 };
 
 template <>
 struct KeyTraits<std::int64_t> {
   using Real = double;
-  static constexpr std::int64_t infinite = 0x7ff0000000000000;
+  static constexpr std::int64_t infinite = FloatBits<double>::infinity;
   static constexpr double smallest = 0x1p-1022;
 };
 
-GOSSAMER_INLINE std::int32_t tile_key(float x) noexcept {
-  const std::int32_t bits = __builtin_bit_cast(std::int32_t, x) & 0x7fffffff;
-  return bits < 0x7f800000 ? bits : 0x7f800000;
-}
-
-GOSSAMER_INLINE std::int32_t tile_key(bf16 x) noexcept {
-  const std::int32_t bits = (x.bits & 0x7fff) << 16;
-  return bits < 0x7f800000 ? bits : 0x7f800000;
-}
-
-GOSSAMER_INLINE std::int64_t tile_key(double x) noexcept {
-  const std::int64_t bits = __builtin_bit_cast(std::int64_t, x) & 0x7fffffffffffffff;
-  return bits < 0x7ff0000000000000 ? bits : 0x7ff0000000000000;
+// NaN and infinities alike.
+template <class T>
+GOSSAMER_INLINE auto tile_key(T x) noexcept {
+  using C = Compute<T>;
+  return magnitude_key<C, FloatBits<C>::infinity>(bits_of(widen(x)));
 }
 
 template <class T, class K>

@@ -1,38 +1,13 @@
-// The entropic transport of sixteen tiles at a time, and the powers and logarithms it needs.
+// The entropic transport of sixteen tiles at a time.
 #pragma once
 
 #include "masks/tiles_table.hpp"
+#include "simd/math.hpp"
 
 namespace gossamer {
 namespace {
 
 constexpr std::int64_t lanes = tile_lanes;
-
-// 2^x for x <= 0, to 3e-6.
-GOSSAMER_INLINE float exp2_of(float x) noexcept {
-  x = x > -126.0f ? x : -126.0f;
-  const float shifted = x + 12582912.0f;
-  const float f = x - (shifted - 12582912.0f);
-  const std::int32_t k = __builtin_bit_cast(std::int32_t, shifted) - 0x4b400000;
-  float p = 1.3333558e-3f;
-  p = p * f + 9.6181291e-3f;
-  p = p * f + 5.5504109e-2f;
-  p = p * f + 2.4022651e-1f;
-  p = p * f + 6.9314718e-1f;
-  p = p * f + 1.0f;
-  return p * __builtin_bit_cast(float, (k + 127) << 23);
-}
-
-// log2 of a positive normal number.
-GOSSAMER_INLINE float log2_of(float x) noexcept {
-  const std::int32_t bits = __builtin_bit_cast(std::int32_t, x);
-  const std::int32_t e = (bits - 0x3f3504f3) >> 23;
-  const float f = __builtin_bit_cast(float, bits - (e << 23));
-  const float s = (f - 1.0f) / (f + 1.0f);
-  const float z = s * s;
-  const float p = 2.8853901f + z * (0.96179669f + z * (0.57707802f + z * 0.41219859f));
-  return static_cast<float>(e) + s * p;
-}
 
 // Maximises <S, W> + H(S) / sharpness over S in [0, 1] with row and column sums n by Bregman
 // projections (row sums, column sums, Dykstra's for S <= 1) of exp(sharpness W). The correction Q
@@ -89,7 +64,7 @@ void entropy_tiles(const float* w, const EntropyPlan& plan, float* scratch,
 #pragma omp simd
         for (std::int64_t l = 0; l < lanes; ++l) {
           const float t = row[j * lanes + l] + (ui[l] + v[j * lanes + l]);
-          const float s = exp2_of(t < 0.0f ? t : 0.0f);
+          const float s = coarse_exp2(t < 0.0f ? t : 0.0f);
           plan_row[j * lanes + l] = s;
           total[l] += s;
         }
@@ -99,7 +74,7 @@ void entropy_tiles(const float* w, const EntropyPlan& plan, float* scratch,
         const float gain = active[l] ? n / (total[l] > 1e-30f ? total[l] : 1e-30f) : 1.0f;
         const float off = gain > 1.0f ? gain - 1.0f : 1.0f - gain;
         error[l] = off > error[l] ? off : error[l];
-        ui[l] += log2_of(gain);
+        ui[l] += coarse_log2(gain);
         total[l] = gain;
       }
       for (std::int64_t j = 0; j < m; ++j) {
@@ -116,7 +91,7 @@ void entropy_tiles(const float* w, const EntropyPlan& plan, float* scratch,
         const float gain = active[l] ? n / (sum > 1e-30f ? sum : 1e-30f) : 1.0f;
         const float off = gain > 1.0f ? gain - 1.0f : 1.0f - gain;
         error[l] = off > error[l] ? off : error[l];
-        v[j * lanes + l] += log2_of(gain);
+        v[j * lanes + l] += coarse_log2(gain);
       }
     }
     // A tile that is done rests: what it becomes does not depend on the tiles beside it.

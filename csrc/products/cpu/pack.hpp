@@ -6,7 +6,7 @@
 // width is `rows` rounded up to whole registers, so the kernels have no batch remainder.
 #pragma once
 
-#include "products/cpu/vec.hpp"
+#include "simd/vec.hpp"
 
 namespace gossamer {
 namespace {

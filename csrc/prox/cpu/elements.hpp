@@ -8,8 +8,8 @@
 
 #include <cmath>
 
-#include "prox/cpu/power.hpp"
 #include "prox/table.hpp"
+#include "simd/math.hpp"
 
 namespace gossamer {
 namespace {

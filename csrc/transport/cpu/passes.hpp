@@ -2,44 +2,14 @@
 // turns into vectors (transport libraries are compiled with -ffp-contract=fast).
 #pragma once
 
-#include <bit>
 #include <cmath>
 #include <limits>
 
-#include "core/types.hpp"
+#include "simd/math.hpp"
 #include "transport/table.hpp"
 
 namespace gossamer {
 namespace {
-
-// exp with an error below 2 ulp of the reduced argument: x = k log 2 + r, exp(r) by its Taylor sum
-// to degree 13 (|r| <= log(2) / 2, next term below 1e-17), 2^k added to the exponent's bits.
-// Clamped to normal numbers: below exp(-708) arithmetic is several times slower, and an entry so
-// small changes no sum.
-GOSSAMER_INLINE double exp_clamped(double x) noexcept {
-  x = x > -708.0 ? x : -708.0;
-  x = x < 709.0 ? x : 709.0;
-  constexpr double shift = 0x1.8p52;  // its last bits count whole numbers
-  const double t = x * 0x1.71547652b82fep0 + shift;
-  const double k = t - shift;
-  const double r = (x - k * 0x1.62e42fefa39efp-1) - k * 0x1.abc9e3b39803fp-56;
-  double p = 1.0 / 6227020800.0;
-  p = p * r + 1.0 / 479001600.0;
-  p = p * r + 1.0 / 39916800.0;
-  p = p * r + 1.0 / 3628800.0;
-  p = p * r + 1.0 / 362880.0;
-  p = p * r + 1.0 / 40320.0;
-  p = p * r + 1.0 / 5040.0;
-  p = p * r + 1.0 / 720.0;
-  p = p * r + 1.0 / 120.0;
-  p = p * r + 1.0 / 24.0;
-  p = p * r + 1.0 / 6.0;
-  p = p * r + 0.5;
-  p = p * r + 1.0;
-  p = p * r + 1.0;
-  const std::int64_t exponent = std::bit_cast<std::int64_t>(t) << 52;
-  return std::bit_cast<double>(std::bit_cast<std::int64_t>(p) + exponent);
-}
 
 // ---- rows: what a pass sees of a cost ----------------------------------------------------------
 

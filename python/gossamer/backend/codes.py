@@ -21,7 +21,7 @@ def top_k(x: Tensor, k: int, index_dtype: torch.dtype) -> tuple[Tensor, Tensor, 
     """
     shape = (x.shape[0], max(0, min(k, x.shape[1])))
     values, indices = x.new_empty(shape), x.new_empty(shape, dtype=index_dtype)
-    return values, indices, module_of(x).codes_top_k(x, k, values, indices)
+    return values, indices, module_of(x).codes.top_k(x, k, values, indices)
 
 
 def decode(indices: Tensor, values: Tensor, dictionary: Tensor, bias: Tensor | None) -> Tensor:
@@ -37,21 +37,21 @@ def decode(indices: Tensor, values: Tensor, dictionary: Tensor, bias: Tensor | N
         [batch, d].
     """
     out = dictionary.new_empty(indices.shape[0], dictionary.shape[1])
-    module_of(dictionary).codes_decode(indices, values, dictionary, bias, out)
+    module_of(dictionary).codes.decode(indices, values, dictionary, bias, out)
     return out
 
 
 def dots(indices: Tensor, dictionary: Tensor, grad_output: Tensor) -> Tensor:
     """Return the inner products of grad_output [batch, d] with the active latents: [batch, k]."""
     out = dictionary.new_empty(indices.shape)
-    module_of(dictionary).codes_dots(indices, dictionary, grad_output, out)
+    module_of(dictionary).codes.dots(indices, dictionary, grad_output, out)
     return out
 
 
 def scatter(indices: Tensor, values: Tensor, grad_output: Tensor, latents: int) -> Tensor:
     """Add values[b, j] grad_output[b] to row indices[b, j] of a zero matrix [latents, d]."""
     out = grad_output.new_zeros(latents, grad_output.shape[1])
-    module_of(grad_output).codes_scatter(indices, values, grad_output, out)
+    module_of(grad_output).codes.scatter(indices, values, grad_output, out)
     return out
 
 
@@ -68,7 +68,7 @@ def prefix_errors(indices: Tensor, values: Tensor, dictionary: Tensor, residual:
         [batch, k].
     """
     errors = dictionary.new_empty(indices.shape)
-    module_of(dictionary).codes_prefix_errors(indices, values, dictionary, residual, errors)
+    module_of(dictionary).codes.prefix_errors(indices, values, dictionary, residual, errors)
     return errors
 
 
@@ -90,7 +90,7 @@ def prefix_gradients(
     """
     grad_values = torch.empty_like(weights)
     grad_dictionary = dictionary.new_zeros(dictionary.shape)
-    module_of(dictionary).codes_prefix_gradients(
+    module_of(dictionary).codes.prefix_gradients(
         indices, values, dictionary, weights, residual, grad_values, grad_dictionary
     )
     return grad_values, grad_dictionary

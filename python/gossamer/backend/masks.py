@@ -28,7 +28,7 @@ def select_nm(
         values = weight.new_empty(entries * layout.vector)
         out = values, Structure(layout, weight.new_empty(entries, dtype=torch.uint8), None)
     values, structure = out
-    module_of(weight).select_nm(layout, weight, values.detach(), structure.indices)
+    module_of(weight).masks.select(layout, weight, values.detach(), structure.indices)
     return out
 
 
@@ -41,12 +41,12 @@ def add_pruned(out: Tensor, source: Tensor, alpha: float, structure: Structure) 
         alpha: The factor.
         structure: The kept entries.
     """
-    module_of(out).add_pruned(*structure, out, source, alpha)
+    module_of(out).masks.add_pruned(*structure, out, source, alpha)
 
 
 def mask_difference(a: Structure, b: Structure) -> int:
     """Count the entries that one of two structures keeps and the other does not."""
-    return int(module_of(a.indices).mask_difference(*a, *b))
+    return int(module_of(a.indices).masks.difference(*a, *b))
 
 
 def double_prune(values: Tensor, structure: Structure, n: int, m: int) -> Transposed:
@@ -61,7 +61,7 @@ def double_prune(values: Tensor, structure: Structure, n: int, m: int) -> Transp
     Returns:
         The structure of the transpose and its permutation.
     """
-    return transposed_of(module_of(values).double_prune(*structure, values, n, m))
+    return transposed_of(module_of(values).masks.double_prune(*structure, values, n, m))
 
 
 def tiles_mask(
@@ -81,7 +81,7 @@ def tiles_mask(
         bool [rows, cols], True = kept.
     """
     mask = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
-    module_of(weight).tiles_mask(weight, n, m, method, sharpness, iterations, mask)
+    module_of(weight).masks.transposable(weight, n, m, method, sharpness, iterations, mask)
     return mask
 
 
@@ -103,7 +103,7 @@ def mvue_sample(
     """
     kept = layout.rows * (layout.cols // layout.m) * layout.n
     values, indices = x.new_empty(kept), x.new_empty(kept, dtype=torch.uint8)
-    module_of(x).mvue_sample(x, layout, approximate, seed, step, layer, values, indices)
+    module_of(x).masks.sample(x, layout, approximate, seed, step, layer, values, indices)
     return values, Structure(layout, indices, None)
 
 

@@ -30,7 +30,7 @@ def spmm(x: Array, values: Array, structure: Structure, bias: Array | None = Non
     # --8<-- [start:function]
     layout, indices, indptr = check_structure(structure)
     y = empty((rows_of(x), layout.rows), x)
-    module_of(x).spmm(layout, indices, indptr, values, x, bias, y)
+    module_of(x).products.spmm(x, values, layout, indices, indptr, bias, y)
     return y
     # --8<-- [end:function]
 
@@ -56,9 +56,9 @@ def spmm_t(
     """
     layout, indices, indptr = check_structure(structure)
     grad_input = empty((rows_of(grad_output), layout.cols), grad_output)
-    core = module_of(grad_output)
+    core = module_of(grad_output).products
     if transposed is None:
-        core.spmm_t(layout, indices, indptr, values, grad_output, grad_input)
+        core.spmm_t(grad_output, values, layout, indices, indptr, grad_input)
     else:
         if type(transposed) is not Transposed:
             raise DTypeError(
@@ -66,7 +66,7 @@ def spmm_t(
                 "needed: build it with gossamer.backend.transpose"
             )
         turned, perm = check_structure(transposed.structure), transposed.perm
-        core.spmm_t_packed(layout, indices, indptr, values, *turned, perm, grad_output, grad_input)
+        core.spmm_t_packed(grad_output, values, layout, indices, indptr, *turned, perm, grad_input)
     return grad_input
 
 
@@ -86,7 +86,7 @@ def sddmm(grad_output: Array, x: Array, structure: Structure) -> Array:
     """
     layout, indices, indptr = check_structure(structure)
     grad_values = empty((structure.nnz,), x)
-    module_of(x).sddmm(layout, indices, indptr, grad_output, x, grad_values)
+    module_of(x).products.sddmm(grad_output, x, layout, indices, indptr, grad_values)
     return grad_values
 
 

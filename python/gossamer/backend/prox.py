@@ -18,9 +18,9 @@ GroupArguments = tuple[int, int, int, Tensor | None, Tensor | None]
 def elements(x: Array, kind: str, params: tuple[float, ...], step: float | Array) -> None:
     """Apply a separable operator; `step` is a number, or a vector with one step per entry."""
     if isinstance(step, int | float):
-        module_of(x).prox_elements(x, kind, params, float(step), None)
+        module_of(x).prox.elements(x, kind, params, float(step), None)
     else:
-        module_of(x).prox_elements(x, kind, params, 0.0, step)
+        module_of(x).prox.elements(x, kind, params, 0.0, step)
 
 
 def adamw(
@@ -56,7 +56,7 @@ def adamw(
         kind: Name of the operator.
         params: Parameters of the operator.
     """
-    module_of(param).prox_adamw(
+    module_of(param).prox.adamw(
         param,
         grad,
         exp_avg,
@@ -77,18 +77,18 @@ def group_norms(x: Array, groups: GroupArguments) -> Tensor:
     """Return the L2 norm of each group, float64 [count]."""
     device = x.device if isinstance(x, Tensor) else "cpu"
     norms = torch.empty(max(groups[1], 0), dtype=torch.float64, device=device)
-    module_of(x).group_norms(x, *groups, norms)
+    module_of(x).prox.group_norms(x, *groups, norms)
     return norms
 
 
 def scale_groups(x: Array, groups: GroupArguments, gains: Tensor) -> None:
     """Multiply each group by its gain, float64 [count]."""
-    module_of(x).scale_groups(x, *groups, gains)
+    module_of(x).prox.scale_groups(x, *groups, gains)
 
 
 def metric_group_l2(x: Array, metric: Array, groups: GroupArguments, lam: Tensor) -> None:
     """Apply the group-lasso operator in a diagonal metric; `lam` is float64 [count]."""
-    module_of(x).metric_group_l2(x, metric, *groups, lam)
+    module_of(x).prox.metric_group_l2(x, metric, *groups, lam)
 
 
 def wgsef_gains(
@@ -105,7 +105,7 @@ def wgsef_gains(
         h: float64 [count], metric, or None for 1.
     """
     gains = torch.empty_like(norms)
-    passes = module_of(norms).wgsef_gains(norms, k, lam, d, c, h, gains)
+    passes = module_of(norms).prox.wgsef_gains(norms, k, lam, d, c, h, gains)
     return gains, passes
 
 
@@ -114,27 +114,27 @@ def wgsef_value(
 ) -> tuple[float, Tensor]:
     """Return the weighted group sparse envelope and the shares that attain it."""
     shares = torch.empty_like(norms)
-    return module_of(norms).wgsef_value(norms, k, d, c, shares), shares
+    return module_of(norms).prox.wgsef_value(norms, k, d, c, shares), shares
 
 
 def top_k(x: Array, k: int) -> None:
     """Keep the k entries of largest magnitude."""
-    module_of(x).top_k(x, k)
+    module_of(x).prox.top_k(x, k)
 
 
 def l1_ball(x: Array, radius: float) -> None:
     """Project onto sum |x| <= radius."""
-    module_of(x).l1_ball(x, radius)
+    module_of(x).prox.l1_ball(x, radius)
 
 
 def simplex(x: Array, radius: float) -> None:
     """Project onto x >= 0, sum x = radius."""
-    module_of(x).simplex(x, radius)
+    module_of(x).prox.simplex(x, radius)
 
 
 def l1_minus_l2(x: Array, lam: float, alpha: float) -> None:
     """Apply the operator of lam (|x|_1 - alpha |x|_2)."""
-    module_of(x).l1_minus_l2(x, lam, alpha)
+    module_of(x).prox.l1_minus_l2(x, lam, alpha)
 
 
 def path_norm(v: Array, w: Array, thresholds: Array) -> None:
@@ -145,7 +145,7 @@ def path_norm(v: Array, w: Array, thresholds: Array) -> None:
         w: [neurons, inputs], any strides.
         thresholds: [neurons, inputs].
     """
-    module_of(w).path_norm_prox(v, w, thresholds)
+    module_of(w).prox.path_norm(v, w, thresholds)
 
 
 __all__ = [

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from gossamer._core import Layout
+from gossamer._core.products import Layout
 from gossamer.backend.arrays import Array, empty, tensor_of
 from gossamer.backend.registry import module_of
-from gossamer.errors import DTypeError, ShapeError, StructureError
+from gossamer.errors import ArgumentError, DTypeError, StructureError
 
 
 class Structure(NamedTuple):
@@ -77,7 +77,8 @@ def encode(mask: Array, vector: int, n: int = 0, m: int = 0) -> Structure:
 
     Raises:
         StructureError: The mask does not obey vector or n:m.
-        ShapeError, DTypeError: The mask is not a bool matrix, or sizes do not fit.
+        ArgumentError, ShapeError, DTypeError: vector, n or m is out of range, the mask is not a
+            bool matrix, or sizes do not fit.
 
     Example:
         >>> import torch
@@ -88,7 +89,7 @@ def encode(mask: Array, vector: int, n: int = 0, m: int = 0) -> Structure:
         mask = mask.contiguous()
     elif isinstance(mask, np.ndarray):
         mask = np.ascontiguousarray(mask)
-    layout, indices, indptr = module_of(mask).encode(
+    layout, indices, indptr = module_of(mask).products.encode(
         mask, _small_int(vector, "vector"), _small_int(n, "n"), _small_int(m, "m")
     )
     pointers = None if indptr is None else tensor_of(indptr)
@@ -107,7 +108,7 @@ def validate(structure: Structure, nvalues: int | None = None) -> None:
             or a count is wrong.
     """
     layout, indices, indptr = check_structure(structure)
-    module_of(indices).check_structure(layout, indices, indptr)
+    module_of(indices).products.check_structure(layout, indices, indptr)
     if nvalues is not None and nvalues != structure.nnz:
         raise StructureError(
             f"got {nvalues} values for a structure of {structure.nnz}; "
@@ -121,7 +122,7 @@ def gather(dense: Array, structure: Structure) -> Array:
     if isinstance(dense, torch.Tensor) and dense.layout is torch.strided:
         dense = dense.detach().contiguous()
     values = empty((structure.nnz,), dense)
-    module_of(dense).gather(*structure, dense, values)
+    module_of(dense).products.gather(dense, *structure, values)
     return values
 
 
@@ -130,14 +131,14 @@ def scatter(values: Array, structure: Structure) -> Array:
     layout = check_structure(structure).layout
     dense = empty((layout.rows, layout.cols), values)
     dense[...] = 0
-    module_of(values).scatter(*structure, values, dense)
+    module_of(values).products.scatter(values, *structure, dense)
     return dense
 
 
 def coordinates(structure: Structure) -> torch.Tensor:
     """Return `row * cols + col` of each value, int64 [nnz], in the order of the values."""
     layout, indices, indptr = check_structure(structure)
-    return tensor_of(module_of(indices).coordinates(layout, indices, indptr))
+    return tensor_of(module_of(indices).products.coordinates(layout, indices, indptr))
 
 
 def mask(structure: Structure) -> torch.Tensor:
@@ -159,7 +160,7 @@ def mask(structure: Structure) -> torch.Tensor:
 def transpose(structure: Structure) -> Transposed:
     """Return the structure of the transpose, one row per panel, and its permutation."""
     given, ids, pointers = check_structure(structure)
-    return transposed_of(module_of(ids).transpose(given, ids, pointers))
+    return transposed_of(module_of(ids).products.transpose(given, ids, pointers))
 
 
 def transposed_of(arrays: tuple[Any, Any, Any, Any]) -> Transposed:
@@ -170,7 +171,7 @@ def transposed_of(arrays: tuple[Any, Any, Any, Any]) -> Transposed:
 
 def _small_int(value: int, name: str) -> int:
     if type(value) is not int or abs(value) >= 2**31:
-        raise ShapeError(f"{name} is {value!r:.80}; a small integer is needed")
+        raise ArgumentError(f"{name} is {value!r:.80}; a small integer is needed")
     return value
 
 

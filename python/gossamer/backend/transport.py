@@ -57,7 +57,7 @@ def solve(
         Per problem: status, method that ended, sweeps, Newton steps, conjugate-gradient
         iterations, passes and error.
     """
-    reports: list[SolveReport] = module_of(a).ot_solve(
+    reports: list[SolveReport] = module_of(a).transport.solve(
         cost, items, a, b, regs, scales, *rho, method, tol, max_iter, omega, warm, u, v
     )
     return reports
@@ -66,7 +66,7 @@ def solve(
 def plan(cost: CostArguments, reg: float, u: Tensor, v: Tensor) -> Tensor:
     """Return the plan [n, m] at the potentials u [n] and v [m]."""
     out = u.new_empty(len(u), len(v))
-    module_of(u).ot_plan(cost, reg, u, v, out)
+    module_of(u).transport.plan(cost, reg, u, v, out)
     return out
 
 
@@ -74,7 +74,7 @@ def sums(cost: CostArguments, reg: float, u: Tensor, v: Tensor) -> tuple[Tensor,
     """Return the plan's row sums [n], column sums [m] and costs per row [n], without storing it."""
     rows, row_cost = u.new_empty(2, len(u))
     cols = v.new_empty(len(v))
-    module_of(u).ot_sums(cost, reg, u, v, rows, cols, row_cost)
+    module_of(u).transport.sums(cost, reg, u, v, rows, cols, row_cost)
     return rows, cols, row_cost
 
 
@@ -82,7 +82,7 @@ def entries(
     cost: CostArguments, reg: float, u: Tensor, v: Tensor, sqrt_b: Tensor, relative: float
 ) -> ColumnPlan:
     """Return the plan's large entries in CSR form: indptr int64, indices int32 and values."""
-    indptr, indices, values = module_of(u).ot_entries(cost, reg, u, v, sqrt_b, relative)
+    indptr, indices, values = module_of(u).transport.entries(cost, reg, u, v, sqrt_b, relative)
     return tensor_of(indptr), tensor_of(indices), tensor_of(values)
 
 
@@ -114,7 +114,7 @@ def schur_solve(
         The solution [n], and whether it converged, its iterations and its residual.
     """
     z = torch.empty_like(rhs)
-    report = module_of(rhs).ot_schur_solve(
+    report = module_of(rhs).transport.schur_solve(
         indptr, cols, values, rest, column, singular, rhs, tol, max_iter, z
     )
     return z, report
@@ -148,7 +148,7 @@ def semidual_solve(
         Status, iterations, Newton steps, evaluations, value, error, f, g, and the plan by columns
         (indptr int64 [m + 1], row int32, mass float64).
     """
-    *report, f, g, columns = module_of(cost_t).semidual_solve(
+    *report, f, g, columns = module_of(cost_t).transport.semidual_solve(
         cost_t, a, b, k, gamma, f, newton, tol, max_iter
     )
     return (*report, tensor_of(f), tensor_of(g), _columns(columns))
@@ -158,7 +158,9 @@ def semidual_evaluate(
     cost_t: Tensor, a: Tensor, b: Tensor, k: int, gamma: float, f: Tensor
 ) -> tuple[float, Tensor, Tensor, ColumnPlan]:
     """Return the semi-dual at f, its gradient [n], g [m], and the plan by columns."""
-    value, gradient, g, columns = module_of(cost_t).semidual_evaluate(cost_t, a, b, k, gamma, f)
+    value, gradient, g, columns = module_of(cost_t).transport.semidual_evaluate(
+        cost_t, a, b, k, gamma, f
+    )
     return value, tensor_of(gradient), tensor_of(g), _columns(columns)
 
 

@@ -6,7 +6,8 @@
 
 #include <memory>
 
-#include "bind/bind.hpp"
+#include "bind/products/layout.hpp"
+#include "bind/register.hpp"
 #include "bind/tensor.hpp"
 #include "core/check.hpp"
 #include "products/structure.hpp"
@@ -19,7 +20,7 @@ namespace {
 py::tuple double_prune(const Layout& layout, py::handle indices, py::handle indptr,
                        py::handle values, std::int64_t n, std::int64_t m) {
   const Panels w = read_panels(layout, indices, indptr);
-  check_structure(w, w.total_entries());
+  check_structure(w);
   const Tensor v = read_tensor(values, "values");
   const DType dtype = float_dtype(v, "values");
   require<ShapeError>(v.rank == 1 && v.contiguous() && v.shape[0] == w.nnz(),

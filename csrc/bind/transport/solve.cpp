@@ -1,13 +1,13 @@
 // Optimal transport: reads the arrays, checks every size, releases the GIL, runs.
 //
 // A cost is a tuple: ("dense", C [n, m]) or (metric, x [n, d], y transposed [d, m]).
-#include "bind/bind.hpp"
+#include "transport/solve.hpp"
+#include "bind/register.hpp"
 #include "bind/tensor.hpp"
 #include "core/check.hpp"
 #include "core/parallel.hpp"
 #include "transport/laplacian.hpp"
 #include "transport/passes.hpp"
-#include "transport/solve.hpp"
 
 #include <pybind11/numpy.h>
 
@@ -214,11 +214,11 @@ py::tuple schur_solve(py::handle indptr, py::handle cols, py::handle values, py:
 }  // namespace
 
 void register_transport(py::module_& m) {
-  m.def("ot_solve", solve);
-  m.def("ot_plan", plan);
-  m.def("ot_sums", sums);
-  m.def("ot_entries", entries);
-  m.def("ot_schur_solve", schur_solve);
+  m.def("solve", solve);
+  m.def("plan", plan);
+  m.def("sums", sums);
+  m.def("entries", entries);
+  m.def("schur_solve", schur_solve);
 }
 
 }  // namespace gossamer

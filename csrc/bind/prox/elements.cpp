@@ -5,7 +5,7 @@
 #include <cmath>
 #include <string>
 
-#include "bind/bind.hpp"
+#include "bind/register.hpp"
 #include "bind/tensor.hpp"
 #include "core/check.hpp"
 
@@ -22,20 +22,20 @@ Penalty penalty_of(const std::string& name) {
   for (int i = 0; i < penalty_count; ++i) {
     if (name == names[static_cast<std::size_t>(i)]) return static_cast<Penalty>(i);
   }
-  throw StructureError("there is no element operator named " + name);
+  throw ArgumentError("there is no element operator named " + name);
 }
 
 // Parameters outside of their range cannot crash a kernel, but their result would mean nothing.
 std::array<double, penalty_params> params_of(Penalty which, const py::tuple& given) {
   const std::size_t needed = which == Penalty::l1 || which == Penalty::l0 ? 1 : 2;
-  require<ShapeError>(given.size() == needed, "got " + std::to_string(given.size()) +
-                                                  " parameters of a penalty; " +
-                                                  std::to_string(needed) + " are needed");
+  require<ArgumentError>(given.size() == needed, "got " + std::to_string(given.size()) +
+                                                     " parameters of a penalty; " +
+                                                     std::to_string(needed) + " are needed");
   std::array<double, penalty_params> params{};
   for (std::size_t i = 0; i < needed; ++i) params[i] = given[i].cast<double>();
   const double lam = params[0], b = params[1];
-  require<ShapeError>(std::isfinite(lam) && lam >= 0.0,
-                      "lam must be a finite number that is not negative");
+  require<ArgumentError>(std::isfinite(lam) && lam >= 0.0,
+                         "lam must be a finite number that is not negative");
   bool fits = std::isfinite(b);
   if (which == Penalty::elastic_net) fits = b >= 0.0 && b <= 1.0;
   if (which == Penalty::lp) fits = b > 0.0 && b < 1.0;
@@ -44,9 +44,9 @@ std::array<double, penalty_params> params_of(Penalty which, const py::tuple& giv
       which == Penalty::log_sum) {
     fits = fits && b > 0.0;
   }
-  require<ShapeError>(fits, std::string("the second parameter of ") +
-                                names[static_cast<std::size_t>(which)] + " is " +
-                                std::to_string(b) + ", which is outside of its range");
+  require<ArgumentError>(fits, std::string("the second parameter of ") +
+                                   names[static_cast<std::size_t>(which)] + " is " +
+                                   std::to_string(b) + ", which is outside of its range");
   return params;
 }
 
@@ -82,8 +82,8 @@ void elements(py::handle x, const std::string& name, const py::tuple& parameters
     same(own, entries, "steps");
     args.steps = own.data;
   } else {
-    require<ShapeError>(std::isfinite(step) && step >= 0.0,
-                        "step must be a finite number that is not negative");
+    require<ArgumentError>(std::isfinite(step) && step >= 0.0,
+                           "step must be a finite number that is not negative");
   }
   adopt_torch_threads();
   const py::gil_scoped_release release;
@@ -111,9 +111,9 @@ void adamw(py::handle param, py::handle grad, py::handle exp_avg, py::handle exp
 
 }  // namespace
 
-void register_prox(py::module_& m) {
-  m.def("prox_elements", elements);
-  m.def("prox_adamw", adamw);
+void register_elements(py::module_& m) {
+  m.def("elements", elements);
+  m.def("adamw", adamw);
 }
 
 }  // namespace gossamer

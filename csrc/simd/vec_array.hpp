@@ -5,7 +5,7 @@
 // are rounded separately: a fused one would be a call into libm where the processor lacks it.
 #pragma once
 
-#include "core/types.hpp"
+#include "simd/bits.hpp"
 
 namespace gossamer {
 namespace {
@@ -31,10 +31,7 @@ struct Vec {
   }
   static GOSSAMER_INLINE Vec load_bf16(const bf16* p) noexcept {
     Vec out;
-    for (int i = 0; i < lanes; ++i) {
-      const std::uint32_t bits = static_cast<std::uint32_t>(p[i].bits) << 16;
-      std::memcpy(&out.r[i], &bits, sizeof bits);
-    }
+    for (int i = 0; i < lanes; ++i) out.r[i] = widen(p[i]);
     return out;
   }
   GOSSAMER_INLINE void store(C* p) const noexcept { store_n(p, lanes); }
@@ -42,13 +39,7 @@ struct Vec {
     for (int i = 0; i < n; ++i) p[i] = r[i];
   }
   GOSSAMER_INLINE void store_bf16(bf16* p) const noexcept {
-    for (int i = 0; i < lanes; ++i) {
-      std::uint32_t bits;
-      std::memcpy(&bits, &r[i], sizeof bits);
-      const bool nan = r[i] != r[i];
-      bits += 0x7fffu + ((bits >> 16) & 1u);
-      p[i].bits = static_cast<std::uint16_t>(nan ? 0x7fc0u : bits >> 16);
-    }
+    for (int i = 0; i < lanes; ++i) p[i] = round_bf16(r[i]);
   }
   template <int V>
   static GOSSAMER_INLINE Vec spread(const C* x, const std::uint8_t* ids) noexcept {

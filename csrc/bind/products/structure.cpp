@@ -6,7 +6,8 @@
 
 #include <tuple>
 
-#include "bind/bind.hpp"
+#include "bind/products/layout.hpp"
+#include "bind/register.hpp"
 #include "bind/tensor.hpp"
 #include "core/check.hpp"
 
@@ -36,7 +37,8 @@ Panels read_panels(const Layout& layout, py::handle indices, py::handle indptr) 
                                 " are needed: build the weight again from a mask");
     w.indptr = static_cast<const std::int32_t*>(pointers.data);
   }
-  check_indptr(w, ids.shape[0]);
+  w.entry_count = ids.shape[0];
+  check_indptr(w);
   return w;
 }
 
@@ -75,7 +77,7 @@ py::tuple encode_mask(py::handle mask, std::int64_t vector, std::int64_t n, std:
 
 Panels read_checked(const Layout& layout, py::handle indices, py::handle indptr) {
   const Panels w = read_panels(layout, indices, indptr);
-  check_structure(w, w.total_entries());
+  check_structure(w);
   return w;
 }
 
@@ -97,14 +99,14 @@ std::pair<Tensor, Tensor> read_pair(const Panels& w, py::handle dense, py::handl
   return {d, v};
 }
 
-void gather_dense(const Layout& layout, py::handle indices, py::handle indptr, py::handle dense,
+void gather_dense(py::handle dense, const Layout& layout, py::handle indices, py::handle indptr,
                   py::handle values) {
   const Panels w = read_checked(layout, indices, indptr);
   const auto [d, v] = read_pair(w, dense, values, false);
   gather(w, d.data, v.data, bytes_of(d, "dense"));
 }
 
-void scatter_dense(const Layout& layout, py::handle indices, py::handle indptr, py::handle values,
+void scatter_dense(py::handle values, const Layout& layout, py::handle indices, py::handle indptr,
                    py::handle dense) {
   const Panels w = read_checked(layout, indices, indptr);
   const auto [d, v] = read_pair(w, dense, values, true);
@@ -157,7 +159,8 @@ void register_structure(py::module_& m) {
            })
       .def(py::pickle([](const Layout& l) { return py::cast(as_tuple(l)); },
                       [](const py::tuple& t) {
-                        require<ShapeError>(t.size() == 6, "a pickled Layout holds six integers");
+                        require<ArgumentError>(t.size() == 6,
+                                               "a pickled Layout holds six integers");
                         const auto get = [&](std::size_t i) { return t[i].cast<std::int64_t>(); };
                         return Layout(get(0), get(1), get(2), get(3), get(4), get(5));
                       }));

@@ -8,7 +8,7 @@
 #include <limits>
 #include <string>
 
-#include "bind/bind.hpp"
+#include "bind/register.hpp"
 #include "bind/tensor.hpp"
 #include "core/check.hpp"
 
@@ -34,10 +34,10 @@ SemiDualProblem read_problem(py::handle cost_t, py::handle a, py::handle b, std:
   require<ShapeError>(
       c.contiguous() && c.numel() > 0 && c.shape[1] <= std::numeric_limits<std::int32_t>::max(),
       "C must be contiguous, transposed, and hold at least one entry");
-  require<ShapeError>(k >= 1 && k <= c.shape[1], "k=" + std::to_string(k) + " must be in [1, " +
-                                                     std::to_string(c.shape[1]) +
-                                                     "], the rows of C");
-  require<ShapeError>(gamma > 0.0, "gamma must be positive");
+  require<ArgumentError>(k >= 1 && k <= c.shape[1], "k=" + std::to_string(k) + " must be in [1, " +
+                                                        std::to_string(c.shape[1]) +
+                                                        "], the rows of C");
+  require<ArgumentError>(gamma > 0.0, "gamma must be positive");
   return {c.data,
           c.kind == Kind::f32 ? DType::f32 : DType::f64,
           c.shape[1],

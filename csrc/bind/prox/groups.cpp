@@ -8,7 +8,7 @@
 #include <string>
 #include <type_traits>
 
-#include "bind/bind.hpp"
+#include "bind/register.hpp"
 #include "bind/tensor.hpp"
 #include "core/check.hpp"
 #include "prox/select.hpp"
@@ -43,8 +43,8 @@ double* read_doubles(py::handle object, const char* who, std::int64_t needed,
 
 void check_number(double value, const char* who) {
   if (value >= 0.0 && std::isfinite(value)) return;
-  throw ShapeError(std::string(who) + "=" + py::str(py::float_(value)).cast<std::string>() +
-                   "; a finite number of at least 0 is needed");
+  throw ArgumentError(std::string(who) + "=" + py::str(py::float_(value)).cast<std::string>() +
+                      "; a finite number of at least 0 is needed");
 }
 
 // Null for None; otherwise all entries positive and finite.
@@ -53,9 +53,9 @@ const double* read_weights(py::handle object, const char* who, std::int64_t need
   const double* const data = read_doubles(object, who, needed);
   for (std::int64_t j = 0; j < needed; ++j) {
     if (data[j] > 0.0 && data[j] <= std::numeric_limits<double>::max()) continue;
-    throw ShapeError(std::string(who) + "[" + std::to_string(j) + "] is " +
-                     py::str(py::float_(data[j])).cast<std::string>() +
-                     "; positive finite numbers are needed");
+    throw ArgumentError(std::string(who) + "[" + std::to_string(j) + "] is " +
+                        py::str(py::float_(data[j])).cast<std::string>() +
+                        "; positive finite numbers are needed");
   }
   return data;
 }
@@ -181,7 +181,7 @@ double value(py::handle a, double k, py::handle d, py::handle c, py::handle u) {
 
 void keep_largest(py::handle x, std::int64_t k) {
   const Tensor t = read_entries(x, "x", true);
-  require<ShapeError>(k >= 0, "k=" + std::to_string(k) + "; a count of at least 0 is needed");
+  require<ArgumentError>(k >= 0, "k=" + std::to_string(k) + "; a count of at least 0 is needed");
   on_entries(t, [&](auto* data) { top_k(data, t.numel(), k); });
 }
 
@@ -201,7 +201,7 @@ void shrink_l1_minus_l2(py::handle x, double lam, double alpha) {
   const Tensor t = read_entries(x, "x", true);
   check_number(lam, "lam");
   check_number(alpha, "alpha");
-  require<ShapeError>(alpha <= 1.0, "alpha must be in [0, 1]: beyond 1 the penalty is negative");
+  require<ArgumentError>(alpha <= 1.0, "alpha must be in [0, 1]: beyond 1 the penalty is negative");
   on_entries(t, [&](auto* data) { l1_minus_l2(data, t.numel(), lam, alpha); });
 }
 

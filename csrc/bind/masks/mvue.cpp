@@ -3,7 +3,8 @@
 
 #include <string>
 
-#include "bind/bind.hpp"
+#include "bind/products/layout.hpp"
+#include "bind/register.hpp"
 #include "bind/tensor.hpp"
 #include "core/check.hpp"
 
@@ -17,13 +18,14 @@ void mvue_sample(py::handle x, const Layout& layout, bool approximate, std::uint
   const Tensor in = read_matrix(x, "x");
   const DType dtype = float_dtype(in, "x");
   const Panels& out = layout.panels;
-  require<ShapeError>(out.fixed_count() && out.vector == 1,
-                      "the layout of a sample must be N:M with vector 1");
+  require<ArgumentError>(out.fixed_count() && out.vector == 1,
+                         "the layout of a sample must be N:M with vector 1");
   require<ShapeError>(out.rows == in.shape[1] && out.cols == round_up(in.shape[0], out.m),
                       "x has shape [" + std::to_string(in.shape[0]) + ", " +
                           std::to_string(in.shape[1]) + "]; the layout must be of its transpose, " +
                           "with the tokens rounded up to a multiple of m");
-  require<ShapeError>(!approximate || out.n <= 2, "the approximate method is for n = 1 and n = 2");
+  require<ArgumentError>(!approximate || out.n <= 2,
+                         "the approximate method is for n = 1 and n = 2");
   const Tensor v = read_vector(values, "values", in.kind, true);
   const Tensor ids = read_vector(indices, "indices", Kind::u8, true);
   require<ShapeError>(v.shape[0] == out.nnz() && ids.shape[0] == out.nnz(),
@@ -42,6 +44,6 @@ void mvue_sample(py::handle x, const Layout& layout, bool approximate, std::uint
 
 }  // namespace
 
-void register_mvue(py::module_& m) { m.def("mvue_sample", mvue_sample); }
+void register_mvue(py::module_& m) { m.def("sample", mvue_sample); }
 
 }  // namespace gossamer

@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "bind/bind.hpp"
+#include "bind/register.hpp"
 #include "bind/tensor.hpp"
 #include "codes/decode.hpp"
 #include "codes/top_k.hpp"
@@ -108,8 +108,8 @@ std::int64_t codes_top_k(py::handle x, std::int64_t k, py::handle values, py::ha
   require<ShapeError>(batch > 0 && n > 0 && n <= most,
                       "x has shape " + shape_of(batch, n) +
                           "; at least one row, and between one and 2^31 - 1 entries a row");
-  require<ShapeError>(k >= 1 && k <= n, "k=" + std::to_string(k) + " must be in [1, " +
-                                            std::to_string(n) + "], the entries of a row of x");
+  require<ArgumentError>(k >= 1 && k <= n, "k=" + std::to_string(k) + " must be in [1, " +
+                                               std::to_string(n) + "], the entries of a row of x");
   require<ShapeError>(n == 1 || in.strides[1] == 1,
                       "the entries of a row of x must be contiguous: call .contiguous()");
   const Tensor out = read_block(values, "values", kind, batch, k, true);
@@ -166,19 +166,19 @@ void codes_decode(py::handle indices, py::handle values, py::handle dictionary, 
   by_dtype(a.kind, [&]<class T>(T) { decode<T>(a.as<T>(), a.ids.batch, at<T>(b), at<T>(y)); });
 }
 
-void codes_dots(py::handle indices, py::handle dictionary, py::handle g, py::handle out) {
+void codes_dots(py::handle indices, py::handle dictionary, py::handle grad_output, py::handle out) {
   read_matrix(out, "out", true);
   const Arguments a(indices, out, dictionary);
-  const Tensor rows = read_block(g, "g", a.kind, a.ids.batch, a.d());
+  const Tensor rows = read_block(grad_output, "grad_output", a.kind, a.ids.batch, a.d());
   by_dtype(a.kind,
            [&]<class T>(T) { code_dots<T>(a.as<T>(), a.ids.batch, at<T>(rows), at<T>(a.values)); });
 }
 
 // out comes all zero.
-void codes_scatter(py::handle indices, py::handle values, py::handle g, py::handle out) {
+void codes_scatter(py::handle indices, py::handle values, py::handle grad_output, py::handle out) {
   read_matrix(out, "out", true);
   const Arguments a(indices, values, out);
-  const Tensor rows = read_block(g, "g", a.kind, a.ids.batch, a.d());
+  const Tensor rows = read_block(grad_output, "grad_output", a.kind, a.ids.batch, a.d());
   by_dtype(a.kind, [&]<class T>(T) {
     scatter_codes<T>(a.as<T>(), a.ids.batch, a.latents(), at<T>(rows), at<T>(a.dictionary));
   });
@@ -211,12 +211,12 @@ void codes_prefix_gradients(py::handle indices, py::handle values, py::handle di
 }  // namespace
 
 void register_codes(py::module_& m) {
-  m.def("codes_top_k", codes_top_k);
-  m.def("codes_decode", codes_decode);
-  m.def("codes_dots", codes_dots);
-  m.def("codes_scatter", codes_scatter);
-  m.def("codes_prefix_errors", codes_prefix_errors);
-  m.def("codes_prefix_gradients", codes_prefix_gradients);
+  m.def("top_k", codes_top_k);
+  m.def("decode", codes_decode);
+  m.def("dots", codes_dots);
+  m.def("scatter", codes_scatter);
+  m.def("prefix_errors", codes_prefix_errors);
+  m.def("prefix_gradients", codes_prefix_gradients);
 }
 
 }  // namespace gossamer

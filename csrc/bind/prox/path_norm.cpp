@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "bind/bind.hpp"
+#include "bind/register.hpp"
 #include "bind/tensor.hpp"
 #include "core/check.hpp"
 
@@ -59,14 +59,14 @@ void prox(py::handle v_object, py::handle w_object, py::handle c_object) {
     if (negative < 0) path_norm_prox(problem);
   }
   if (negative >= 0) {
-    throw ShapeError("thresholds[" + std::to_string(negative / w.shape[1]) + ", " +
-                     std::to_string(negative % w.shape[1]) +
-                     "] is negative; they must be at least 0");
+    throw ArgumentError("thresholds[" + std::to_string(negative / w.shape[1]) + ", " +
+                        std::to_string(negative % w.shape[1]) +
+                        "] is negative; they must be at least 0");
   }
 }
 
 }  // namespace
 
-void register_path_norm(py::module_& m) { m.def("path_norm_prox", prox); }
+void register_path_norm(py::module_& m) { m.def("path_norm", prox); }
 
 }  // namespace gossamer

@@ -4,7 +4,8 @@
 #include <limits>
 #include <string>
 
-#include "bind/bind.hpp"
+#include "bind/products/layout.hpp"
+#include "bind/register.hpp"
 #include "bind/tensor.hpp"
 #include "core/check.hpp"
 
@@ -35,7 +36,7 @@ void check_length(const Tensor& t, const char* who, std::int64_t needed) {
 void run_select(const Layout& layout, py::handle weight, py::handle values, py::handle indices) {
   adopt_torch_threads();
   const Panels& w = layout.panels;
-  require<ShapeError>(w.fixed_count(), "the layout has no n:m; select_nm needs one");
+  require<ArgumentError>(w.fixed_count(), "the layout has no n:m; a selection needs one");
   require<ShapeError>(w.nnz() <= std::numeric_limits<std::int32_t>::max(),
                       "the pattern keeps 2^31 entries or more; split the layer");
   const Tensor in = read_rows(weight, "weight", w);
@@ -78,9 +79,9 @@ std::int64_t run_mask_difference(const Layout& a_layout, py::handle a_indices, p
 }  // namespace
 
 void register_select(py::module_& m) {
-  m.def("select_nm", run_select);
+  m.def("select", run_select);
   m.def("add_pruned", run_add_pruned);
-  m.def("mask_difference", run_mask_difference);
+  m.def("difference", run_mask_difference);
 }
 
 }  // namespace gossamer

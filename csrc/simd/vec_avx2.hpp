@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-#include "core/types.hpp"
+#include "simd/bits.hpp"
 
 namespace gossamer {
 namespace {

@@ -1,0 +1,33 @@
+"""Selections of masks."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gossamer._core.products import Layout
+
+def select(layout: Layout, weight: Any, values: Any, indices: Any, /) -> None: ...
+def add_pruned(
+    layout: Layout, indices: Any, indptr: Any, out: Any, source: Any, alpha: float, /
+) -> None: ...
+def difference(
+    a: Layout, a_indices: Any, a_indptr: Any, b: Layout, b_indices: Any, b_indptr: Any, /
+) -> int: ...
+def transposable(
+    weight: Any, n: int, m: int, method: int, sharpness: float, iterations: int, mask: Any, /
+) -> None: ...
+def sample(
+    x: Any,
+    layout: Layout,
+    approximate: bool,
+    seed: int,
+    step: int,
+    layer: int,
+    values: Any,
+    indices: Any,
+    /,
+) -> None: ...
+def double_prune(
+    layout: Layout, indices: Any, indptr: Any, values: Any, n: int, m: int, /
+) -> tuple[Layout, npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
