@@ -15,6 +15,7 @@ CSRC = ROOT / "csrc"
 # layer do not know each other.
 PYTHON_LAYERS = [
     {"errors", "patterns", "schedules", "timing", "tables"},
+    {"_core"},  # the stub of the compiled module
     {"backend"},
     {"weight", "masks", "prox", "ot"},
     {"ops"},
