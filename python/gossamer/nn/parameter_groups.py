@@ -74,7 +74,8 @@ def warn_of_undecayed_values(optimizer: torch.optim.Optimizer, *_: object) -> No
     if optimizer in _CHECKED:
         return
     _CHECKED.add(optimizer)
-    groups = optimizer.param_groups
+    # A group may be reserved for parameters to come: it decays nothing yet.
+    groups = [group for group in optimizer.param_groups if group["params"]]
     if all(group.get("weight_decay", 0.0) == 0.0 for group in groups):
         return
     values = {id(weight.values) for weight in alive_weights()}
