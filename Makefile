@@ -25,8 +25,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CPP := $(shell find csrc tests/counts -name '*.hpp' -o -name '*.cpp')
 ASAN := build/asan/venv
+PY_LIST := build/python-files
 
-.PHONY: demo announce-demo check test count docs bench asan lint setup clean
+.PHONY: demo announce-demo check test count docs bench asan lint setup clean always
 .DELETE_ON_ERROR:
 
 demo: announce-demo setup
@@ -76,7 +77,12 @@ $(VENV)/packages.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 # An editable install: Python files are read where they stand, C++ is built again when it changes.
-$(VENV)/build.stamp: $(VENV)/packages.stamp CMakeLists.txt CMakePresets.json cmake/check_symbols.cmake $(CPP)
+# It keeps a list of the Python files, so it is made again when one is added, moved or deleted.
+$(PY_LIST): always
+	@mkdir -p $(@D) && find python -name '*.py' | sort > $@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+
+$(VENV)/build.stamp: $(VENV)/packages.stamp CMakeLists.txt CMakePresets.json cmake/check_symbols.cmake $(CPP) $(PY_LIST)
 	$(PIP) install -q -c constraints.txt --no-build-isolation \
 	    -C build-dir=build/release -C cmake.args=--preset=release -e '.[cli,test,lint]'
 	touch $@
