@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from gossamer import backend
-from gossamer.backend import Structure
+from gossamer.backend import Layout, Structure
 from gossamer.errors import PatternError, StructureError
 from gossamer.patterns import Pattern
 from gossamer.weight.checks import check_dtype, check_tensor
 from gossamer.weight.descriptor import describe, pattern_of
-
-if TYPE_CHECKING:
-    from gossamer.weight.sparse_weight import SparseWeight
-    from gossamer.weight.transpose import TransposeRule
+from gossamer.weight.transpose import TransposeRule
 
 _STATE = ("values", "indices", "indptr", "descriptor")
 
 
+class _Stored(Protocol):
+    """What a check needs of a weight."""
+
+    pattern: Pattern
+    layout: Layout
+    shape: torch.Size
+    indices: Tensor
+    indptr: Tensor | None
+
+    @property
+    def nnz(self) -> int: ...
+
+
 def check_state(
-    weight: SparseWeight, rule: TransposeRule, state_dict: Mapping[str, Any], prefix: str
+    weight: _Stored, rule: TransposeRule, state_dict: Mapping[str, Any], prefix: str
 ) -> Pattern:
     """Check the tensors of a state dict before a weight loads them.
 
@@ -73,7 +83,7 @@ def check_state(
     return pattern
 
 
-def _check_descriptor(weight: SparseWeight, descriptor: Tensor, where: str) -> Pattern:
+def _check_descriptor(weight: _Stored, descriptor: Tensor, where: str) -> Pattern:
     """The pattern of a loaded descriptor, which must lay out as many entries as ours."""
     # Two sparsities may keep as many: an allocation computed anew differs in its last bit.
     rows, cols = weight.shape

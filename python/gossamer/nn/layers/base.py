@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -12,9 +11,6 @@ from gossamer.backend import Structure
 from gossamer.errors import PatternError
 from gossamer.patterns import NM, Block, Pattern, Unstructured, parse_pattern
 from gossamer.weight import SparseWeight
-
-if TYPE_CHECKING:
-    from gossamer.nn.layers.linear import SparseLinear
 
 
 # --8<-- [start:protocol]
@@ -66,8 +62,8 @@ class MaskedLayer(nn.Module):
         """
         raise NotImplementedError
 
-    def to_sparse(self, pattern: Pattern | None = None) -> SparseLinear:
-        """The layer as one that stores its kept entries only.
+    def to_sparse(self, pattern: Pattern | None = None) -> MaskedLayer:
+        """The layer as a `SparseLinear`, which stores its kept entries only.
 
         Args:
             pattern: what a layer that is dense now is pruned to; None is its target.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,8 +12,13 @@ from torch.nn import functional as F
 from gossamer.backend import Structure
 from gossamer.ops import autograd
 
-if TYPE_CHECKING:
-    from gossamer.nn.layers.masked import MaskedLinear
+
+class _Gradients(Protocol):
+    """The layer's own rules for its two gradients."""
+
+    def input_gradient(self, g: Tensor, values: Tensor, structure: Structure) -> Tensor: ...
+
+    def weight_gradient(self, g: Tensor, x: Tensor, structure: Structure) -> Tensor: ...
 
 
 class Masked(Function):
@@ -27,7 +32,7 @@ class Masked(Function):
         bias: Tensor | None,
         values: Tensor,
         structure: Structure,
-        layer: MaskedLinear,
+        layer: _Gradients,
     ) -> Tensor:
         """Y = X W~^T + b on the sparse kernels."""
         needs = ctx.needs_input_grad

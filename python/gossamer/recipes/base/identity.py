@@ -11,25 +11,37 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import MISSING, Field, fields
+from typing import Any, ClassVar, Protocol
 
 from gossamer.errors import PatternError, RecipeError
 from gossamer.patterns import NM, Block, GroupedNM, Pattern, Unstructured
-from gossamer.recipes.base.registry import registered_name
 
-if TYPE_CHECKING:
-    from gossamer.recipes.base.recipe import Recipe
-
-__all__ = ["describe", "difference", "identity", "recipe_id", "translate"]
+__all__ = ["describe", "difference", "identity", "name_class", "recipe_id", "translate"]
 
 _PATTERNS: dict[str, type[Pattern]] = {
     kind.__name__: kind for kind in (NM, Unstructured, Block, GroupedNM)
 }
 _NUMBERS = {"inf": math.inf, "nan": math.nan}
+# The first name under which the registry holds a class, by the class's import path.
+_NAMES: dict[str, str] = {}
 
 
-def recipe_id(kind: type[Recipe]) -> str:
+class _Recipe(Protocol):
+    """What an identity needs of a recipe."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    renamed: ClassVar[Mapping[str, str]]
+
+    def usual_distribution(self) -> str: ...
+
+
+def name_class(path: str, name: str) -> None:
+    """Record a registered name of the class at an import path, "module:class"; the first counts."""
+    _NAMES.setdefault(path, name)
+
+
+def recipe_id(kind: type[_Recipe]) -> str:
     """Return the id of a class of recipes.
 
     It is the class's own `id`, else the first name under which it is registered, else its import
@@ -37,10 +49,11 @@ def recipe_id(kind: type[Recipe]) -> str:
     """
     if own := kind.__dict__.get("id"):
         return str(own)
-    return registered_name(kind) or f"{kind.__module__}:{kind.__qualname__}"
+    path = f"{kind.__module__}:{kind.__qualname__}"
+    return _NAMES.get(path, path)
 
 
-def identity(recipe: Recipe) -> dict[str, Any]:
+def identity(recipe: _Recipe) -> dict[str, Any]:
     """Return the id and the fields of a recipe, as numbers, texts and None.
 
     Returns:
@@ -58,12 +71,12 @@ def describe(saved: object) -> str:
     return f"{saved['recipe']}({given})"
 
 
-def translate(kind: type[Recipe], given: Mapping[str, Any]) -> dict[str, Any]:
+def translate(kind: type[_Recipe], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return fields by their present names: old names are translated by `kind.renamed`."""
     return {kind.renamed.get(name, name): value for name, value in given.items()}
 
 
-def difference(saved: object, recipe: Recipe) -> str | None:
+def difference(saved: object, recipe: _Recipe) -> str | None:
     """Compare a saved identity with a recipe.
 
     Args:
@@ -105,7 +118,7 @@ def difference(saved: object, recipe: Recipe) -> str | None:
     return f"{mine['recipe']!r} has {was}, this training's has {now}"
 
 
-def _stands_for(name: str, was: object, value: object, recipe: Recipe) -> bool:
+def _stands_for(name: str, was: object, value: object, recipe: _Recipe) -> bool:
     """Whether None stands for the value that the recipe has chosen."""
     return was is None and name == "distribution" and value == recipe.usual_distribution()
 

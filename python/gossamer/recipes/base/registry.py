@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from gossamer.errors import GossamerError, RecipeError
 from gossamer.patterns import Pattern
+from gossamer.recipes.base.identity import name_class
 
 if TYPE_CHECKING:
     from gossamer.recipes.base.recipe import Recipe
 
-__all__ = ["RECIPES", "Entry", "entry", "importable", "make", "register", "registered_name"]
+__all__ = ["RECIPES", "Entry", "entry", "importable", "make", "register"]
 
 PACKAGE = "gossamer.recipes"
 
@@ -46,6 +47,12 @@ class Entry:
     patterns: Mapping[int, str] = field(default_factory=lambda: GROUPS)
     options: Mapping[str, Any] = field(default_factory=dict)
     static: bool = False
+
+    @property
+    def path(self) -> str:
+        """The import path of the class, "module:class"."""
+        module = PACKAGE + self.module if self.module.startswith(".") else self.module
+        return f"{module}:{self.kind}"
 
     def load(self) -> type[Recipe]:
         """Import and return the class.
@@ -128,6 +135,8 @@ RECIPES: dict[str, Entry] = {
     "sparse-ift-factorized": Entry(".sparse_ift", "SparseIFT", ANYWHERE, {"method": "factorized"}),
     "sparse-ift-doped": Entry(".sparse_ift", "SparseIFT", ANYWHERE, {"method": "doped"}),
 }
+for _name, _entry in RECIPES.items():
+    name_class(_entry.path, _name)
 
 
 def entry(name: str) -> Entry:
@@ -202,15 +211,7 @@ def register(name: str, given: Entry) -> None:
             "another name"
         )
     RECIPES[name] = given
-
-
-def registered_name(kind: type[Recipe]) -> str | None:
-    """Return the first name under which a class is registered, None without one."""
-    for name, one in RECIPES.items():
-        module = PACKAGE + one.module if one.module.startswith(".") else one.module
-        if (module, one.kind) == (kind.__module__, kind.__qualname__):
-            return name
-    return None
+    name_class(given.path, name)
 
 
 def _normalised(name: str) -> str:
