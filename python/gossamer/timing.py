@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from gossamer.errors import ShapeError
+from gossamer.errors import ArgumentError
 
 __all__ = ["Timing", "interleaved", "rotation", "threads"]
 
@@ -42,14 +42,16 @@ class Timing:
             Their timing.
 
         Raises:
-            ShapeError: there is no sample.
+            ArgumentError: there is no sample.
 
         Example:
             >>> Timing.from_samples([3.0, 1.0, 2.0]).median
             2.0
         """
         if not samples:
-            raise ShapeError("Timing got no samples; at least one is needed: run the function once")
+            raise ArgumentError(
+                "Timing got no samples; at least one is needed: run the function once"
+            )
         if len(samples) == 1:
             low = high = samples[0]
         else:
@@ -95,7 +97,7 @@ def interleaved(
         A timing for each name, in the order of ``fns``, of ``repeats`` samples each.
 
     Raises:
-        ShapeError: ``fns`` is empty, ``repeats`` below 1 or ``warmup`` below 0.
+        ArgumentError: ``fns`` is empty, ``repeats`` below 1 or ``warmup`` below 0.
 
     Example:
         >>> timings = interleaved({"short": lambda: 1, "long": lambda: sum(range(9999))}, repeats=5)
@@ -103,9 +105,9 @@ def interleaved(
         True
     """
     if not fns:
-        raise ShapeError("interleaved got no functions; give at least one in fns")
+        raise ArgumentError("interleaved got no functions; give at least one in fns")
     if repeats < 1 or warmup < 0:
-        raise ShapeError(
+        raise ArgumentError(
             f"interleaved got repeats={repeats}, warmup={warmup}; "
             "repeats must be at least 1 and warmup at least 0"
         )
@@ -144,7 +146,7 @@ def threads(count: int | None) -> Iterator[int]:
         The number in force.
 
     Raises:
-        ShapeError: ``count`` below 1.
+        ArgumentError: ``count`` below 1.
 
     Example:
         >>> with threads(1) as number:
@@ -154,7 +156,7 @@ def threads(count: int | None) -> Iterator[int]:
     import torch
 
     if count is not None and count < 1:
-        raise ShapeError(f"threads got {count}; the number of threads must be at least 1")
+        raise ArgumentError(f"threads got {count}; the number of threads must be at least 1")
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)

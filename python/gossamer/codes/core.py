@@ -90,48 +90,48 @@ def decode(code: Code, dictionary: Tensor, bias: Tensor | None = None) -> Tensor
     return kernels.decode(code.indices, _values(code), dictionary, bias)
 
 
-def dots(indices: Tensor, dictionary: Tensor, g: Tensor) -> Tensor:
-    """<g[b], dictionary[indices[b, j]]>: [batch, k].
+def dots(indices: Tensor, dictionary: Tensor, grad_output: Tensor) -> Tensor:
+    """The products <grad_output[b], dictionary[indices[b, j]]>.
 
     Args:
         indices: int64 or int32 [batch, k].
         dictionary: [latents, d].
-        g: [batch, d].
+        grad_output: [batch, d].
 
     Returns:
         [batch, k], of the dictionary's dtype.
     """
     dictionary = _matrix(dictionary, "dictionary").contiguous()
-    return kernels.dots(indices, dictionary, _matrix(g, "g").contiguous())
+    return kernels.dots(indices, dictionary, _matrix(grad_output, "grad_output").contiguous())
 
 
-def scatter(code: Code, g: Tensor, latents: int) -> Tensor:
-    """Row r is the sum over (b, j) with indices[b, j] = r of values[b, j] g[b].
+def scatter(code: Code, grad_output: Tensor, latents: int) -> Tensor:
+    """Row r is the sum of values[b, j] grad_output[b] over all (b, j) with indices[b, j] = r.
 
     Args:
         code: [batch, k].
-        g: [batch, d].
+        grad_output: [batch, d].
         latents: rows of the result.
 
     Returns:
         [latents, d]; rows that no index names are zero.
     """
-    g = _matrix(g, "g").contiguous()
-    return kernels.scatter(code.indices, _values(code), g, latents)
+    grad_output = _matrix(grad_output, "grad_output").contiguous()
+    return kernels.scatter(code.indices, _values(code), grad_output, latents)
 
 
-def scatter_touched(code: Code, g: Tensor) -> tuple[Tensor, Tensor]:
+def scatter_touched(code: Code, grad_output: Tensor) -> tuple[Tensor, Tensor]:
     """The rows of `scatter` that an index names.
 
     Args:
         code: [batch, k], indices int64.
-        g: [batch, d].
+        grad_output: [batch, d].
 
     Returns:
         Latents int64 [touched], ascending, and their rows [touched, d].
     """
     touched, inverse = torch.unique(code.indices, return_inverse=True)
-    return touched, scatter(Code(code.values, inverse), g, len(touched))
+    return touched, scatter(Code(code.values, inverse), grad_output, len(touched))
 
 
 def prefix_errors(

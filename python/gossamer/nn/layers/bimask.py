@@ -34,13 +34,13 @@ class BiMaskLinear(MaskedLinear):
         super().__init__(*args, **kwargs)
         self.register_buffer("order", torch.arange(self.out_features))
 
-    def input_gradient(self, g: Tensor, values: Tensor, structure: Structure) -> Tensor:
-        """DX [..., in_features] of dY [..., out_features]."""
+    def input_gradient(self, grad_output: Tensor, values: Tensor, structure: Structure) -> Tensor:
+        """Return dX [..., in_features] for grad_output dY [..., out_features]."""
         pattern = plain_groups(self.pattern, "BiMask")
         permuted = backend.scatter(values, structure)[self.order]
         kept, chosen = select_nm(permuted, pattern)
         transposed = double_prune(kept, chosen, pattern.n, pattern.m)
-        return autograd.run_spmm_t(g[..., self.order], kept, chosen, transposed)
+        return autograd.run_spmm_t(grad_output[..., self.order], kept, chosen, transposed)
 
     def backward_mask(self) -> Tensor:
         """What the backward product uses of the forward mask, bool [out_features, in_features]."""
