@@ -8,7 +8,7 @@ namespace gossamer {
 
 // Penalties g that act entry by entry, with what params[] holds. Each operator is the global
 // minimiser of 1/2 (z - x)^2 + step g(z), for steps beyond the convex range too; of two equal
-// minimisers the smaller. The order is that of the names in bind/prox/elements.cpp.
+// minimisers the smaller.
 // --8<-- [start:names]
 enum class Penalty : int {
   l1,              // lam |z|                                        {lam}
@@ -21,8 +21,24 @@ enum class Penalty : int {
   transformed_l1,  // lam (a + 1) |z| / (a + |z|)                     {lam, a}
   log_sum          // lam log(1 + |z| / eps)                         {lam, eps}
 };
-inline constexpr int penalty_count = 9;
+
+// The same list for the binding: name, number of parameters, range of the second one. The range is
+// open unless `closed`.
+struct PenaltyTraits {
+  const char* name;
+  int params;
+  double low = 0.0, high = __builtin_huge_val();
+  bool closed = false;
+};
+inline constexpr PenaltyTraits penalties[] = {
+    {"l1", 1},        {"elastic_net", 2, 0.0, 1.0, true},
+    {"l0", 1},        {"lp", 2, 0.0, 1.0},
+    {"mcp", 2},       {"scad", 2, 2.0},
+    {"capped_l1", 2}, {"transformed_l1", 2},
+    {"log_sum", 2},
+};
 // --8<-- [end:names]
+inline constexpr int penalty_count = sizeof(penalties) / sizeof(penalties[0]);
 inline constexpr int penalty_params = 2;
 
 // x[0..n) in place. `steps` has a step for each entry, or is null and all take `step`.

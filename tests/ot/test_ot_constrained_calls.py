@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gossamer.errors import ArgumentError, DeviceError, DTypeError
+from gossamer.errors import DeviceError, DTypeError, GossamerError, ProblemError, ShapeError
 from gossamer.ot.constrained import METHODS, sparsity_constrained
 from support.ot_problems import problem
 
@@ -93,39 +93,42 @@ HALF = torch.tensor([0.5, 0.5])
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "error", "message"),
     [
-        ({"k": 0}, "k is 0; an integer of at least 1"),
-        ({"k": -3}, "k is -3"),
-        ({"k": 1.5}, "k is 1.5"),
-        ({"k": True}, "k is True"),
-        ({"gamma": 0.0}, "gamma is 0.0; a positive"),
-        ({"gamma": float("nan")}, "gamma is nan"),
-        ({"gamma": float("inf")}, "gamma is inf"),
-        ({"gamma": "1"}, "gamma is '1'"),
-        ({"tol": -1e-9}, "tol is -1e-09"),
-        ({"max_iter": 0}, "max_iter is 0"),
-        ({"method": "admm"}, "method is 'admm'; choose one of newton, lbfgs"),
-        ({"M": NAN}, r"M\[0, 1\] is nan"),
-        ({"M": NAN.nan_to_num(float("inf"))}, r"M\[0, 1\] is inf"),
-        ({"M": torch.zeros(2, 0)}, "M has shape"),
-        ({"M": torch.zeros(2)}, "M has shape"),
-        ({"M": torch.zeros(3, 2, 2)}, "M has shape .* one cost matrix"),
-        ({"M": torch.zeros(2, 2, dtype=torch.int64)}, "M has dtype torch.int64"),
-        ({"M": [[0.0, 1.0]]}, "M is a list"),
-        ({"M": torch.zeros(2, 2, device="meta")}, "M is on meta"),
-        ({"a": torch.tensor([0.5, 0.6])}, "a sums to 1.1.* and b to 1"),
-        ({"a": torch.tensor([1.5, -0.5])}, r"a\[1\] is -0.5"),
-        ({"b": torch.tensor([float("nan"), 0.5])}, r"b\[0\] is nan"),
-        ({"b": torch.tensor([0.5, 0.3, 0.2])}, "b has shape"),
-        ({"a": torch.zeros(2), "b": torch.zeros(2)}, "a has no mass"),
+        ({"k": 0}, ProblemError, "k is 0; an integer of at least 1"),
+        ({"k": -3}, ProblemError, "k is -3"),
+        ({"k": 1.5}, ProblemError, "k is 1.5"),
+        ({"k": True}, ProblemError, "k is True"),
+        ({"gamma": 0.0}, ProblemError, "gamma is 0.0; a positive"),
+        ({"gamma": float("nan")}, ProblemError, "gamma is nan"),
+        ({"gamma": float("inf")}, ProblemError, "gamma is inf"),
+        ({"gamma": "1"}, ProblemError, "gamma is '1'"),
+        ({"tol": -1e-9}, ProblemError, "tol is -1e-09"),
+        ({"max_iter": 0}, ProblemError, "max_iter is 0"),
+        ({"method": "admm"}, ProblemError, "method is 'admm'; choose one of newton, lbfgs"),
+        ({"M": NAN}, ProblemError, r"M\[0, 1\] is nan"),
+        ({"M": NAN.nan_to_num(float("inf"))}, ProblemError, r"M\[0, 1\] is inf"),
+        ({"M": torch.zeros(2, 0)}, ShapeError, "M has shape"),
+        ({"M": torch.zeros(2)}, ShapeError, "M has shape"),
+        ({"M": torch.zeros(3, 2, 2)}, ProblemError, "M has shape .* one cost matrix"),
+        ({"M": torch.zeros(2, 2, dtype=torch.int64)}, DTypeError, "M has dtype torch.int64"),
+        ({"M": [[0.0, 1.0]]}, DTypeError, "M is a list"),
+        ({"M": torch.zeros(2, 2, device="meta")}, DeviceError, "M is on meta"),
+        ({"a": torch.tensor([0.5, 0.6])}, ProblemError, "a sums to 1.1.* and b to 1"),
+        ({"a": torch.tensor([1.5, -0.5])}, ProblemError, r"a\[1\] is -0.5"),
+        ({"b": torch.tensor([float("nan"), 0.5])}, ProblemError, r"b\[0\] is nan"),
+        ({"b": torch.tensor([0.5, 0.3, 0.2])}, ShapeError, "b has shape"),
+        ({"a": torch.zeros(2), "b": torch.zeros(2)}, ProblemError, "a has no mass"),
     ],
 )
-def test_a_mistake_is_a_value_error_that_names_it(change: dict[str, Any], message: str) -> None:
+def test_a_mistake_is_a_value_error_that_names_it(
+    change: dict[str, Any], error: type[GossamerError], message: str
+) -> None:
     given: dict[str, Any] = {"M": torch.rand(2, 2), "a": HALF, "b": HALF, "k": 1}
     threads = torch.get_num_threads()
-    with pytest.raises((ArgumentError, DTypeError, DeviceError), match=message):
+    with pytest.raises(GossamerError, match=message) as caught:
         sparsity_constrained(**(given | change))
+    assert type(caught.value) is error
     assert torch.is_grad_enabled()
     assert torch.get_num_threads() == threads
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gossamer.ot as ot
-from gossamer.errors import ArgumentError, DTypeError
+from gossamer.errors import DTypeError, GossamerError, ProblemError, ShapeError
 from gossamer.ot import pot_backend as pot
 from support import ot_oracle as oracle
 
@@ -104,17 +104,30 @@ def test_gradients_pass_through() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "word"),
+    ("call", "error", "word"),
     [
-        (lambda C, a, b: pot.sinkhorn(a, b, C, 0.1, method="magic"), "method"),
-        (lambda C, a, b: pot.sinkhorn_unbalanced(a, b, C, 0.1, 1.0, c=C), "c was given"),
-        (lambda C, a, b: pot.sinkhorn_unbalanced(a, b, C, 0.1, 1.0, reg_type="l2"), "reg_type"),
-        (lambda C, a, b: pot.sinkhorn_unbalanced2(a, b, C, 0.1, 1.0, returnCost="x"), "returnCost"),
-        (lambda C, a, b: pot.sinkhorn(a, b, C, 0.1, warmstart=3.0), "warmstart"),
-        (lambda C, a, b: pot.sinkhorn(a, b[:, None, None], C, 0.1), "b has shape"),
-        (lambda C, a, b: pot.sinkhorn(3.0, b, C, 0.1), "a is a float"),
+        (lambda C, a, b: pot.sinkhorn(a, b, C, 0.1, method="magic"), ProblemError, "method"),
+        (
+            lambda C, a, b: pot.sinkhorn_unbalanced(a, b, C, 0.1, 1.0, c=C),
+            ProblemError,
+            "c was given",
+        ),
+        (
+            lambda C, a, b: pot.sinkhorn_unbalanced(a, b, C, 0.1, 1.0, reg_type="l2"),
+            ProblemError,
+            "reg_type",
+        ),
+        (
+            lambda C, a, b: pot.sinkhorn_unbalanced2(a, b, C, 0.1, 1.0, returnCost="x"),
+            ProblemError,
+            "returnCost",
+        ),
+        (lambda C, a, b: pot.sinkhorn(a, b, C, 0.1, warmstart=3.0), DTypeError, "warmstart"),
+        (lambda C, a, b: pot.sinkhorn(a, b[:, None, None], C, 0.1), ShapeError, "b has shape"),
+        (lambda C, a, b: pot.sinkhorn(3.0, b, C, 0.1), DTypeError, "a is a float"),
     ],
 )
-def test_bad_arguments(call: object, word: str) -> None:
-    with pytest.raises((ArgumentError, DTypeError), match=word):
+def test_bad_arguments(call: object, error: type[GossamerError], word: str) -> None:
+    with pytest.raises(GossamerError, match=word) as caught:
         call(*A_CASE)
+    assert type(caught.value) is error

@@ -14,20 +14,17 @@ namespace py = pybind11;
 namespace gossamer {
 namespace {
 
-// The names of `enum class Penalty`, in its order.
-constexpr std::array<const char*, penalty_count> names = {
-    "l1", "elastic_net", "l0", "lp", "mcp", "scad", "capped_l1", "transformed_l1", "log_sum"};
-
 Penalty penalty_of(const std::string& name) {
   for (int i = 0; i < penalty_count; ++i) {
-    if (name == names[static_cast<std::size_t>(i)]) return static_cast<Penalty>(i);
+    if (name == penalties[i].name) return static_cast<Penalty>(i);
   }
   throw ArgumentError("there is no element operator named " + name);
 }
 
 // Parameters outside of their range cannot crash a kernel, but their result would mean nothing.
 std::array<double, penalty_params> params_of(Penalty which, const py::tuple& given) {
-  const std::size_t needed = which == Penalty::l1 || which == Penalty::l0 ? 1 : 2;
+  const PenaltyTraits& traits = penalties[static_cast<int>(which)];
+  const auto needed = static_cast<std::size_t>(traits.params);
   require<ArgumentError>(given.size() == needed, "got " + std::to_string(given.size()) +
                                                      " parameters of a penalty; " +
                                                      std::to_string(needed) + " are needed");
@@ -36,17 +33,11 @@ std::array<double, penalty_params> params_of(Penalty which, const py::tuple& giv
   const double lam = params[0], b = params[1];
   require<ArgumentError>(std::isfinite(lam) && lam >= 0.0,
                          "lam must be a finite number that is not negative");
-  bool fits = std::isfinite(b);
-  if (which == Penalty::elastic_net) fits = b >= 0.0 && b <= 1.0;
-  if (which == Penalty::lp) fits = b > 0.0 && b < 1.0;
-  if (which == Penalty::scad) fits = fits && b > 2.0;
-  if (which == Penalty::mcp || which == Penalty::capped_l1 || which == Penalty::transformed_l1 ||
-      which == Penalty::log_sum) {
-    fits = fits && b > 0.0;
-  }
-  require<ArgumentError>(fits, std::string("the second parameter of ") +
-                                   names[static_cast<std::size_t>(which)] + " is " +
-                                   std::to_string(b) + ", which is outside of its range");
+  const bool fits = traits.closed ? b >= traits.low && b <= traits.high
+                                  : std::isfinite(b) && b > traits.low && b < traits.high;
+  require<ArgumentError>(needed == 1 || fits, std::string("the second parameter of ") +
+                                                  traits.name + " is " + std::to_string(b) +
+                                                  ", which is outside of its range");
   return params;
 }
 

@@ -53,5 +53,14 @@ void run_adamw(void* param, const void* grad, void* first, void* second, const A
   operate(param, {penalty, 0.0, scratch}, n);
 }
 
+template <Penalty which, class T>
+constexpr AdamWKernel adamw_kernel() noexcept {
+  if constexpr (own_loop<which, T>() == nullptr) {
+    return run_adamw_pieces<which, T>;
+  } else {
+    return run_adamw<T, own_loop<which, T>()>;
+  }
+}
+
 }  // namespace
 }  // namespace gossamer

@@ -307,5 +307,30 @@ void run_transformed_l1(void* x, const ElementArgs& args, std::int64_t n) noexce
   for_each<T>(x, args, n, [=](double step) { return TransformedL1<T>(params, step); });
 }
 
+// --8<-- [start:choice]
+// The loop of a penalty's own; null for those that are straight lines, see `pieces`.
+template <Penalty which, class T>
+constexpr ElementKernel own_loop() noexcept {
+  if constexpr (which == Penalty::lp) {
+    return run_lp<T>;
+  } else if constexpr (which == Penalty::transformed_l1) {
+    return run_transformed_l1<T>;
+  } else if constexpr (which == Penalty::log_sum) {
+    return run_log_sum<T>;
+  } else {
+    return nullptr;
+  }
+}
+// --8<-- [end:choice]
+
+template <Penalty which, class T>
+constexpr ElementKernel element_kernel() noexcept {
+  if constexpr (own_loop<which, T>() == nullptr) {
+    return run_pieces<which, T>;
+  } else {
+    return own_loop<which, T>();
+  }
+}
+
 }  // namespace
 }  // namespace gossamer

@@ -1,34 +1,26 @@
 // The prox kernels of one ISA, compiled once for each with that ISA's flags; one symbol.
 #include "prox/table.hpp"
+
+#include <utility>
+
 #include "prox/cpu/adamw.hpp"
 #include "prox/cpu/elements.hpp"
 #include "prox/cpu/groups.hpp"
 
 namespace gossamer {
+namespace {
 
-// --8<-- [start:rows]
-extern "C" constexpr ProxTable GOSSAMER_TABLE = {
-    {{run_pieces<Penalty::l1, float>, run_pieces<Penalty::l1, double>},
-     {run_pieces<Penalty::elastic_net, float>, run_pieces<Penalty::elastic_net, double>},
-     {run_pieces<Penalty::l0, float>, run_pieces<Penalty::l0, double>},
-     {run_lp<float>, run_lp<double>},
-     {run_pieces<Penalty::mcp, float>, run_pieces<Penalty::mcp, double>},
-     {run_pieces<Penalty::scad, float>, run_pieces<Penalty::scad, double>},
-     {run_pieces<Penalty::capped_l1, float>, run_pieces<Penalty::capped_l1, double>},
-     {run_transformed_l1<float>, run_transformed_l1<double>},
-     {run_log_sum<float>, run_log_sum<double>}},
-    {{run_adamw_pieces<Penalty::l1, float>, run_adamw_pieces<Penalty::l1, double>},
-     {run_adamw_pieces<Penalty::elastic_net, float>,
-      run_adamw_pieces<Penalty::elastic_net, double>},
-     {run_adamw_pieces<Penalty::l0, float>, run_adamw_pieces<Penalty::l0, double>},
-     {run_adamw<float, run_lp<float>>, run_adamw<double, run_lp<double>>},
-     {run_adamw_pieces<Penalty::mcp, float>, run_adamw_pieces<Penalty::mcp, double>},
-     {run_adamw_pieces<Penalty::scad, float>, run_adamw_pieces<Penalty::scad, double>},
-     {run_adamw_pieces<Penalty::capped_l1, float>, run_adamw_pieces<Penalty::capped_l1, double>},
-     {run_adamw<float, run_transformed_l1<float>>, run_adamw<double, run_transformed_l1<double>>},
-     {run_adamw<float, run_log_sum<float>>, run_adamw<double, run_log_sum<double>>}},
-    group_passes,
-};
-// --8<-- [end:rows]
+// A row per penalty, in the order of `enum class Penalty`; float32 and float64.
+template <int... i>
+constexpr ProxTable table_of(std::integer_sequence<int, i...>) noexcept {
+  return {{{element_kernel<Penalty{i}, float>(), element_kernel<Penalty{i}, double>()}...},
+          {{adamw_kernel<Penalty{i}, float>(), adamw_kernel<Penalty{i}, double>()}...},
+          group_passes};
+}
+
+}  // namespace
+
+extern "C" constexpr ProxTable GOSSAMER_TABLE =
+    table_of(std::make_integer_sequence<int, penalty_count>{});
 
 }  // namespace gossamer

@@ -1,4 +1,4 @@
-"""Proximal optimizers: a step of torch's optimizer, then the penalty's proximal operator."""
+"""Proximal optimizers: each step is a gradient step, then the penalty's proximal operator."""
 
 from gossamer.optim.accelerated import AcceleratedProxGradient
 from gossamer.optim.adamw import ProxAdamW

@@ -3,8 +3,8 @@
     y = x_k + (t_k - 1) / t_{k+1} * (x_k - x_{k-1}),   t_{k+1} = (1 + sqrt(1 + 4 t_k^2)) / 2
     x_{k+1} = prox_{lr g}(y - lr * grad f(y))
 
-Without a restart the iterates ripple once the momentum is larger than the conditioning asks for;
-both restarts set t = 1 when that shows, and need no number of the problem.
+Without a restart the iterates oscillate once the momentum is too large for the conditioning. Both
+restarts detect this and set t = 1; neither needs a constant of the problem.
 """
 
 import math
@@ -23,23 +23,29 @@ Restart = Literal["gradient", "objective"]
 
 
 class AcceleratedProxGradient(Proximal):
-    """FISTA with adaptive restart: the minimiser of a smooth loss plus a penalty.
+    """FISTA with adaptive restart: minimises a smooth loss plus a penalty.
 
-    For losses without noise, computed by a closure at each step. At rest, the parameters hold x_k.
-    Convergence is proven for a convex loss and penalty and lr at most 1 / L, L the Lipschitz
-    constant of the loss's gradient; otherwise restart="objective" still never ascends for such lr.
+    The loss must be free of noise; a closure computes it at each step. Between steps the parameters
+    hold x_k. Convergence is proven for a convex loss, a convex penalty and lr <= 1 / L, where L is
+    the Lipschitz constant of the loss's gradient. For other losses and the same lr,
+    restart="objective" still never increases the penalised loss.
 
     Args:
-        params: parameters or groups of them, as torch takes them; a group may hold ``penalty=``.
-        lr: step, at most 1 / L.
-        restart: "gradient" when the step points against the momentum: free. "objective" when the
-            penalised loss would rise: the step is then taken anew without momentum, so that it
-            never rises; takes the closure twice a step, and twice more at a restart. None for
-            plain FISTA.
-        penalty: of the groups that name none.
+        params: parameters or parameter groups, as for torch's optimizers; a group may have its own
+            ``penalty=``.
+        lr: step size, at most 1 / L.
+        restart: "gradient" restarts when the step points against the momentum, at no extra cost.
+            "objective" repeats the step without momentum when the penalised loss would rise; it
+            calls the closure twice per step, and twice more at a restart. None is plain FISTA.
+        penalty: default for the groups without a penalty of their own.
 
     Raises:
-        GossamerError: a subclass of it for a setting that does not fit: see `add_param_group`.
+        GossamerError: a setting is invalid; see `add_param_group` for the subclasses.
+
+    Reference:
+        Beck & Teboulle 2009, "A Fast Iterative Shrinkage-Thresholding Algorithm for Linear Inverse
+        Problems", section 4; O'Donoghue & Candes 2015, "Adaptive Restart for Accelerated Gradient
+        Schemes", section 3.2.
 
     Example:
         >>> from gossamer.prox import L1
@@ -54,11 +60,6 @@ class AcceleratedProxGradient(Proximal):
         ...     loss = optimizer.step(closure)
         >>> [round(entry, 5) for entry in x.tolist()]
         [2.0, 0.0]
-
-    Reference:
-        Beck & Teboulle 2009, "A Fast Iterative Shrinkage-Thresholding Algorithm for Linear Inverse
-        Problems", section 4; O'Donoghue & Candes 2015, "Adaptive Restart for Accelerated Gradient
-        Schemes", section 3.2.
     """
 
     def __init__(
@@ -76,19 +77,19 @@ class AcceleratedProxGradient(Proximal):
             )
         if not ((is_number(lr) or isinstance(lr, Tensor)) and 0 < lr < math.inf):
             raise ArgumentError(
-                f"AcceleratedProxGradient got lr={lr!r:.40}; it is a positive step, at most one "
-                "over the Lipschitz constant of the gradient"
+                f"AcceleratedProxGradient got lr={lr!r:.40}; a positive number is needed, at most "
+                "1 / L for a gradient with the Lipschitz constant L"
             )
         defaults = {"lr": lr, "restart": restart, "momentum_t": 1.0, "objective": None}
         super().__init__(with_program(params, penalty, None), defaults)
         self.defaults |= {"penalty": penalty, "half_space": None}
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add parameters, with ``penalty=`` of their own if they need one: see `Proximal`."""
+        """Add a parameter group, with its own ``penalty=`` if given; see `Proximal`."""
         if param_group.get("half_space") is not None:
             raise DTypeError(
-                "AcceleratedProxGradient got half_space=; its stage is for noisy gradients: use "
-                "ProxSGD or ProxAdamW"
+                "AcceleratedProxGradient got half_space=; the half-space stage is for stochastic "
+                "gradients: use ProxSGD or ProxAdamW"
             )
         super().add_param_group(param_group)
 
@@ -97,14 +98,14 @@ class AcceleratedProxGradient(Proximal):
         """Take a step.
 
         Args:
-            closure: clears the gradients, computes the loss, calls backward, returns the loss. If
-                it raises, the parameters go back to where they were.
+            closure: clears the gradients, computes the loss, calls backward and returns the loss.
+                If it raises, the parameters are restored.
 
         Returns:
-            What the closure returned at the extrapolated point y.
+            The closure's return value at the extrapolated point y.
 
         Raises:
-            DTypeError: there is no closure.
+            DTypeError: no closure was given.
         """
         if closure is None:
             raise DTypeError(
@@ -153,8 +154,8 @@ class AcceleratedProxGradient(Proximal):
         """Move each parameter from y by one proximal gradient step.
 
         Returns:
-            <y - x_new, x_new - x> in the metric of the steps: positive when the step points
-            against the momentum that led to y.
+            <y - x_new, x_new - x>, each group divided by its lr; it is positive when the step
+            points against the momentum that led to y.
         """
         penalties = {id(group): penalty for group, penalty in self._penalised()}
         alignment = 0.0
@@ -171,7 +172,7 @@ class AcceleratedProxGradient(Proximal):
         return alignment
 
     def _objective(self, closure: Callable[[], Any]) -> float:
-        """Loss plus penalties where the parameters are now."""
+        """The loss plus the penalties at the current parameters."""
         value = float(evaluate(closure))
         for group, penalty in self._penalised():
             value += sum(penalty.value(parameter) for parameter in group["params"])

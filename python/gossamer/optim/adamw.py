@@ -5,9 +5,9 @@ With m, v the moments and D = sqrt(v / bias2) + eps, one step is
     theta <- argmin_z 1/2 sum_i h_i (z_i - (theta - m' / h)_i)^2 + g(z),
     m' = m / bias1,   h = D / lr.
 
-The bias-corrected m' estimates the gradient, so gradient and threshold have the same step 1/h: a
-constant gradient f' and a threshold lam come to rest against each other where |f'| = lam, from the
-first step on. (Dividing the threshold by bias1 as well would make it ten times too long there.)
+The bias-corrected m' estimates the gradient, so gradient and threshold have the same step 1/h. A
+constant gradient f' and a threshold lam therefore balance at |f'| = lam from the first step on.
+(Dividing the threshold by bias1 as well would make the first one ten times too large.)
 """
 
 from collections.abc import Callable, Iterable
@@ -25,31 +25,35 @@ from gossamer.prox.operators.elementwise import adamw_step_
 class ProxAdamW(Proximal, torch.optim.AdamW):
     """Adaptive proximal gradient: torch.optim.AdamW, then each group's penalty in its metric.
 
-    A group without a penalty, or with one of strength 0, is torch's AdamW bit for bit. Penalties on
-    elements take one compiled pass a parameter; the others AdamW's step and then their operator in
-    the metric. Penalties may be convex or not: their operators give the global minimiser at any
-    step, so that this is ProxGen for l0, lp, MCP and every other penalty of `gossamer.prox`.
+    A group without a penalty, or with one of strength 0, equals torch's AdamW bit for bit.
+    Penalties on elements take one compiled pass per parameter; all others take AdamW's step and
+    then their operator in the metric. A penalty need not be convex: its operator returns the global
+    minimiser at any step size, which makes this ProxGen for every penalty of `gossamer.prox`.
 
-    An entry that never had a gradient has v = 0 and a step of lr / eps: any penalty sets it to 0.
+    An entry that never had a gradient has v = 0 and the step lr / eps: any penalty sets it to 0.
 
     Args:
-        params: parameters or groups of them, as torch takes them; a group may hold its own
-            ``penalty=`` and ``half_space=``. For a `SparseWeight` give its ``values`` and
-            ``penalty.on(weight)``, anew after each `set_mask`.
-        lr: learning rate; positive where there is a penalty.
-        betas: of torch.
-        eps: of torch.
-        weight_decay: of torch: decoupled, before the step.
-        amsgrad: of torch; the metric then has the largest v so far.
-        penalty: of the groups that name none.
-        half_space: second stage of the groups that name none.
-        maximize: ascend on the loss minus the penalty.
-        foreach: of torch, in the groups that torch steps.
-        capturable: of torch; not with a penalty.
-        fused: of torch, in the groups that torch steps.
+        params: parameters or parameter groups, as for torch's optimizers; a group may have its own
+            ``penalty=`` and ``half_space=``. For a `SparseWeight` pass its ``values`` and
+            ``penalty.on(weight)``, and set that penalty again after each `set_mask`.
+        lr: learning rate; positive in groups with a penalty.
+        betas: as in torch.
+        eps: as in torch.
+        weight_decay: as in torch: decoupled, applied before the step.
+        amsgrad: as in torch; the metric then uses the largest v so far.
+        penalty: default for the groups without a penalty of their own.
+        half_space: default second stage for the groups without one of their own.
+        maximize: maximise the loss minus the penalty.
+        foreach: as in torch, for the groups that torch steps.
+        capturable: as in torch; not allowed with a penalty.
+        fused: as in torch, for the groups that torch steps.
 
     Raises:
-        GossamerError: a subclass of it for a setting that does not fit: see `add_param_group`.
+        GossamerError: a setting is invalid; see `add_param_group` for the subclasses.
+
+    Reference:
+        Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization"; Yun, Lozano & Yang 2021,
+        "Adaptive Proximal Gradient Methods for Structured Neural Networks" (ProxGen), Algorithm 1.
 
     Example:
         >>> from gossamer.prox import L1
@@ -59,10 +63,6 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
         >>> optimizer.step()
         >>> [round(entry, 4) for entry in weight.tolist()]
         [1.05, 0.0]
-
-    Reference:
-        Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization"; Yun, Lozano & Yang 2021,
-        "Adaptive Proximal Gradient Methods for Structured Neural Networks" (ProxGen), Algorithm 1.
     """
 
     def __init__(
@@ -100,10 +100,10 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
         """Take a step.
 
         Args:
-            closure: computes the loss and its gradients anew; optional.
+            closure: recomputes the loss and its gradients; optional.
 
         Returns:
-            What the closure returned, or None.
+            The closure's return value, or None.
         """
         loss = evaluate(closure)
         penalised = list(self._penalised())
@@ -164,7 +164,7 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
             )
 
     def _metric(self, parameter: Tensor, group: Group) -> Tensor:
-        """The metric h of the step that AdamW has just taken, as large as the parameter."""
+        """The metric h of the step that AdamW has just taken, in the parameter's shape."""
         state = self.state[parameter]
         bias2 = 1 - float(group["betas"][1]) ** int(state["step"])
         v: Tensor = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]

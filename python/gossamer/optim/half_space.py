@@ -1,7 +1,7 @@
 """The half-space step: a second stage that sets whole groups to zero and keeps them there.
 
-A group g that is not zero becomes zero when its trial point leaves the half-space around it:
-<x~_g, x_g> < eps * |x_g|^2. Groups that are zero stay zero.
+A non-zero group g becomes zero when its trial point x~_g leaves the half-space around x_g, that is
+when <x~_g, x_g> < eps * |x_g|^2. Groups that are zero stay zero.
 """
 
 from dataclasses import dataclass
@@ -17,29 +17,30 @@ from gossamer.prox.reductions import sums
 
 @dataclass(frozen=True)
 class HalfSpace:
-    """When a proximal optimizer turns to the half-space stage, and how eagerly it zeroes.
+    """Settings of the half-space stage of a proximal optimizer: its first step and its threshold.
 
-    Before `start` steps the optimizer finds its region by proximal steps; from then on each step
-    also drops groups of the penalty whose trial point turned against them. The trial point is the
-    gradient step plus a forward step on the penalty, x~ = v - (x - prox(x)); for the group lasso
-    this is exactly the published x - s * (grad f + lam * x_g / |x_g|) while |x_g| > s * lam. Groups
-    that stay take the proximal step. With groups of one entry and eps 0 it is an orthant step.
+    The first `start` steps are proximal steps only. From then on each step also zeroes the groups
+    of the penalty whose trial point left their half-space. The trial point is the gradient step v
+    plus a forward step on the penalty, x~ = v - (x - prox(x)). For the group lasso this equals the
+    published x - s * (grad f + lam * x_g / |x_g|) while |x_g| > s * lam. The other groups take the
+    proximal step. With groups of one entry and eps = 0 it is an orthant step.
 
     Args:
-        start: steps before the first half-space step, from 0.
-        eps: in [0, 1); 0 drops groups that turned round, larger values more of them.
+        start: number of steps before the first half-space step, at least 0.
+        eps: threshold in [0, 1); 0 zeroes only groups that changed direction by more than 90
+            degrees, larger values zero more groups.
 
     Raises:
-        ShapeError: a value is out of its range.
+        ArgumentError: a value is out of its range.
+
+    Reference:
+        Chen, Ding, Ji, Zhu, Shi, Hong, Tu and others 2021, "Half-Space Proximal Stochastic Gradient
+        Method for Group-Sparsity Regularized Problem", Half-Space Step; Chen et al. 2021, "Only
+        Train Once", for the test with eps.
 
     Example:
         >>> HalfSpace(start=1000).eps
         0.0
-
-    Reference:
-        Chen, Ding, Ji, Zhu, Shi, Hong, Tu and others 2021, "Half-Space Proximal Stochastic Gradient
-        Method for Group-Sparsity Regularized Problem", Half-Space Step; and the optimizer of "Only
-        Train Once" (Chen et al. 2021), whose test this is.
     """
 
     start: int
@@ -48,10 +49,10 @@ class HalfSpace:
     def __post_init__(self) -> None:
         if isinstance(self.start, bool) or not (isinstance(self.start, int) and self.start >= 0):
             raise ArgumentError(
-                f"HalfSpace got start={self.start!r:.40}; it is a number of steps, at least 0"
+                f"HalfSpace got start={self.start!r:.40}; a number of steps >= 0 is needed"
             )
         if not (is_number(self.eps) and 0 <= self.eps < 1):
-            raise ArgumentError(f"HalfSpace got eps={self.eps!r:.40}; it is in [0, 1)")
+            raise ArgumentError(f"HalfSpace got eps={self.eps!r:.40}; a number in [0, 1) is needed")
 
 
 def prox_step_(
@@ -63,15 +64,15 @@ def prox_step_(
     step: float = 1.0,
     metric: Tensor | None = None,
 ) -> None:
-    """Apply a penalty to the gradient step's point; with `before`, as a half-space step.
+    """Apply the penalty's operator after a gradient step; with `before`, take a half-space step.
 
     Args:
-        x: the parameter after the gradient step; changed.
-        penalty: its penalty.
-        second: the second stage's settings.
-        before: the parameter before the step, in the second stage only.
-        step: of the proximal operator.
-        metric: instead of the step, as large as ``x``.
+        x: the parameter after the gradient step; changed in place.
+        penalty: the parameter's penalty.
+        second: settings of the second stage, or None.
+        before: the parameter before the gradient step in the second stage, else None.
+        step: step size of the proximal operator.
+        metric: replaces the step; in the shape of `x`.
     """
     if before is None or second is None:
         penalty.prox_(x, step, metric=metric)
@@ -86,11 +87,11 @@ def prox_step_(
 
 
 def group_count(penalty: Penalty, x: Tensor) -> int:
-    """Number of groups that a penalty's grouping makes of a tensor."""
+    """The number of groups of a tensor under a penalty's grouping."""
     return resolve(penalty.groups, x.shape).count
 
 
 def zero_groups(penalty: Penalty, x: Tensor) -> Tensor:
-    """Which groups hold nothing but zeros, bool [groups]."""
+    """Whether each group is all zeros, bool [groups]."""
     alive = (x != 0).double().reshape(-1)
     return sums(alive, resolve(penalty.groups, x.shape)) == 0

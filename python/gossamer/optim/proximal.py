@@ -1,7 +1,7 @@
-"""What the proximal optimizers share: penalties of parameter groups, their checks and their state.
+"""The base of the proximal optimizers: penalties per parameter group, their checks and state.
 
-theta <- prox_{s g}(theta - s * direction): the gradient step and the threshold have one step s.
-Penalties are configuration, like the function of a LambdaLR: they are not in state dicts, and
+theta <- prox_{s g}(theta - s * direction): gradient step and threshold share one step size s.
+Penalties are configuration, like the function of a LambdaLR: state dicts do not contain them, and
 loading keeps the optimizer's own. Only `penalty_step`, the step of their schedules, is state.
 """
 
@@ -19,18 +19,18 @@ from gossamer.optim.half_space import HalfSpace, group_count, zero_groups
 from gossamer.prox import Penalty
 
 Group = dict[str, Any]
-# What a group says that is no state.
+# Entries of a parameter group that are configuration, not state.
 PROGRAM = ("penalty", "half_space")
 DTYPES = (torch.float32, torch.float64)
 
 
 class Sparsity(NamedTuple):
-    """Zeros of one parameter.
+    """Counts of zeros in one parameter.
 
     Attributes:
         entries: number of entries.
         zeros: number of entries that are exactly 0.
-        groups: number of groups of its penalty; without a penalty each entry is a group.
+        groups: number of groups of the parameter's penalty; without one each entry is a group.
         zero_groups: number of groups whose entries are all 0.
     """
 
@@ -46,13 +46,13 @@ class Sparsity(NamedTuple):
 
 
 class Proximal(Optimizer):
-    """Base of the proximal optimizers; in front of a torch optimizer in the list of bases."""
+    """Base class of the proximal optimizers; it precedes a torch optimizer in the list of bases."""
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """False: a GradScaler has to unscale by itself, and to skip a step as a whole.
+        """False: a GradScaler must unscale the gradients itself and skip whole steps.
 
-        torch's fused optimizers set it, and then get scaled gradients, which penalties are not.
+        torch's fused optimizers set it and then receive scaled gradients; penalties are unscaled.
         """
         return False
 
@@ -61,18 +61,18 @@ class Proximal(Optimizer):
         pass
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add parameters, with ``penalty=`` and ``half_space=`` of their own if they need them.
+        """Add a parameter group, with its own ``penalty=`` and ``half_space=`` if given.
 
         Args:
-            param_group: as torch takes it.
+            param_group: as for torch's optimizers.
 
         Raises:
-            DTypeError: the penalty is no penalty, or a penalised parameter is neither float32
-                nor float64.
+            DTypeError: the penalty is not a `Penalty`, or a penalised parameter is neither
+                float32 nor float64.
             DeviceError: a penalised parameter is not on the CPU.
-            ShapeError: the learning rate of a penalised group is not positive.
-            GossamerError: a parameter's shape cannot hold the penalty's groups; it names the
-                parameter.
+            ArgumentError: the learning rate of a penalised group is not positive.
+            GossamerError: the penalty's groups do not fit a parameter's shape; the message names
+                the parameter.
         """
         super().add_param_group(param_group)
         try:
@@ -85,7 +85,7 @@ class Proximal(Optimizer):
             raise
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the optimizer, as torch gives it; penalties are program and not in it."""
+        """The optimizer's state as in torch; it does not contain penalties."""
         packed = super().state_dict()
         for group in packed["param_groups"]:
             for name in PROGRAM:
@@ -93,10 +93,10 @@ class Proximal(Optimizer):
         return packed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state; penalties stay as they are, their schedules continue where it stood.
+        """Load a state; penalties stay, and their schedules continue at the loaded step.
 
         Args:
-            state_dict: of this optimizer, or of torch's optimizer that it extends.
+            state_dict: state of this optimizer, or of the torch optimizer that it extends.
         """
         program = [{name: group[name] for name in PROGRAM} for group in self.param_groups]
         super().load_state_dict(state_dict)
@@ -106,11 +106,11 @@ class Proximal(Optimizer):
 
     @torch.no_grad()
     def sparsity(self) -> dict[str, Sparsity]:
-        """Count zero entries and zero groups.
+        """Count the zero entries and the zero groups of each parameter.
 
         Returns:
-            One count for each parameter, by its name, or as ``"group.index"`` where parameters
-            were given without names.
+            One `Sparsity` per parameter, under its name, or under ``"group.index"`` for parameters
+            given without names.
 
         Example:
             >>> from gossamer.optim import ProxSGD
@@ -132,13 +132,13 @@ class Proximal(Optimizer):
 
     @torch.no_grad()
     def stationarity(self) -> dict[str, float]:
-        """Measure how far each parameter is from a fixed point, at its gradient as it is now.
+        """Measure how far each parameter is from a fixed point, at its current gradient.
 
-        The proximal residual |theta - prox_{s g}(theta - s grad)| / s with s the learning rate, in
-        the 2-norm; without a penalty this is the norm of the gradient.
+        The measure is the proximal residual |theta - prox_{s g}(theta - s grad)| / s in the 2-norm,
+        where s is the learning rate; without a penalty it is the norm of the gradient.
 
         Returns:
-            One number for each parameter that has a gradient, named as in ``sparsity``.
+            One number per parameter with a gradient, named as in ``sparsity``.
         """
         residuals = {}
         for name, parameter, group in self._parameters():
@@ -153,14 +153,14 @@ class Proximal(Optimizer):
         return residuals
 
     def _penalty(self, group: Group) -> Penalty | None:
-        """A group's penalty at its step, or None where it changes nothing."""
+        """A group's penalty at its current step, or None if it has no effect."""
         if group["penalty"] is None:
             return None
         penalty: Penalty = group["penalty"].at(group["penalty_step"])
         return None if _is_idle(penalty) else penalty
 
     def _penalised(self) -> Iterator[tuple[Group, Penalty]]:
-        """Groups that a penalty acts on in this step, with the penalty; grads are checked."""
+        """Yield each group with an active penalty, and the penalty; check the gradients."""
         for index, group in enumerate(self.param_groups):
             penalty = self._penalty(group)
             step = float(group["lr"])
@@ -169,18 +169,18 @@ class Proximal(Optimizer):
             if not step > 0:
                 raise ArgumentError(
                     f"parameter group {index} has lr={step:g} and a penalty; a proximal step "
-                    "needs a positive lr: change the schedule, or take the penalty away"
+                    "needs a positive lr: change the schedule, or remove the penalty"
                 )
             for parameter in group["params"]:
                 if parameter.grad is not None and parameter.grad.layout != torch.strided:
                     raise DTypeError(
-                        "a penalised parameter has a sparse gradient; proximal steps need dense "
-                        "ones: build the embedding with sparse=False"
+                        "a penalised parameter has a sparse gradient; a proximal step needs a "
+                        "dense gradient: build the embedding with sparse=False"
                     )
             yield group, penalty
 
     def _before(self, penalised: list[tuple[Group, Penalty]]) -> dict[Tensor, Tensor]:
-        """Copies of the parameters whose groups are in their second stage."""
+        """Copies of the parameters in groups that are in their second stage."""
         return {
             parameter: parameter.clone()
             for group, _ in penalised
@@ -190,7 +190,7 @@ class Proximal(Optimizer):
         }
 
     def _advance(self) -> None:
-        """Count the step, which schedules of penalties go by."""
+        """Count the step for the penalties' schedules."""
         for group in self.param_groups:
             group["penalty_step"] += 1
 
@@ -204,20 +204,20 @@ class Proximal(Optimizer):
         penalty, second = group["penalty"], group["half_space"]
         if second is not None and not isinstance(second, HalfSpace):
             raise DTypeError(
-                f"parameter group {index} got half_space={second!r:.60}; it is a "
-                "gossamer.optim.HalfSpace, or None"
+                f"parameter group {index} got half_space={second!r:.60}; a "
+                "gossamer.optim.HalfSpace or None is needed"
             )
         if group.get("differentiable"):
             raise DTypeError(
-                f"{type(self).__name__} got differentiable=True; nothing is differentiated "
-                "through a proximal step: use the torch optimizer"
+                f"{type(self).__name__} got differentiable=True; proximal steps are not "
+                "differentiable: use the torch optimizer"
             )
         if penalty is None:
             return
         if not isinstance(penalty, Penalty):
             raise DTypeError(
                 f"parameter group {index} got penalty={penalty!r:.60} ({type(penalty).__name__}); "
-                "it is a penalty of gossamer.prox, such as L1(1e-4), or None"
+                "a penalty of gossamer.prox is needed, such as L1(1e-4), or None"
             )
         if group.get("capturable"):
             raise DTypeError(
@@ -234,7 +234,7 @@ class Proximal(Optimizer):
             if parameter.dtype not in DTYPES:
                 raise DTypeError(
                     f"parameter {name} is {parameter.dtype} and has a penalty; proximal steps "
-                    "take float32 and float64: keep a float32 parameter and use autocast"
+                    "need float32 or float64: keep a float32 parameter and use autocast"
                 )
             if parameter.device.type != "cpu":
                 raise DeviceError(
@@ -252,7 +252,7 @@ class Proximal(Optimizer):
 def with_program(
     params: Iterable[Any], penalty: Penalty | None, half_space: HalfSpace | None
 ) -> Iterable[Any]:
-    """Parameters as torch takes them, each group with the penalty that it has, or the default."""
+    """`params` as torch takes them, with the default penalty in each group without its own."""
     if isinstance(params, Tensor | dict):
         return params  # torch's own error is the clear one
     listed = list(params)
@@ -265,7 +265,7 @@ def with_program(
 
 
 def torch_step(optimizer: Optimizer, kind: type[Optimizer], groups: list[Group]) -> None:
-    """Take torch's own step in some of the groups, without running step hooks again."""
+    """Take torch's own step in the given groups, without running the step hooks again."""
     everything = optimizer.param_groups
     optimizer.param_groups = groups
     try:
@@ -275,7 +275,7 @@ def torch_step(optimizer: Optimizer, kind: type[Optimizer], groups: list[Group])
 
 
 def evaluate(closure: Callable[[], Any] | None) -> Any:
-    """Loss of a closure, which may call backward, or None without one."""
+    """The return value of a closure, which may call backward; None without a closure."""
     if closure is None:
         return None
     with torch.enable_grad():

@@ -1,9 +1,9 @@
-"""ProxSGD: torch's SGD, then the proximal operator with the step that the gradients have.
+"""ProxSGD: torch's SGD, then the proximal operator with the gradients' effective step size.
 
 torch's momentum buffer is a sum of gradients: b_1 = g_1, b_t = mu b_{t-1} + (1 - tau) g_t. A
-constant gradient g moves theta by lr * w_t * g, where w_1 = 1, w_t = mu w_{t-1} + (1 - tau), and
-1 + mu w_t under Nesterov. The proximal operator takes that step, lr * w_t. With lr alone a run with
-momentum settles at the minimiser for (1 - mu) times the penalty.
+constant gradient g moves theta by lr * w_t * g, where w_1 = 1 and w_t = mu w_{t-1} + (1 - tau);
+under Nesterov by lr * (1 + mu w_t) * g. The proximal operator uses the same step size. With lr
+alone, a run with momentum would converge to the minimiser for (1 - mu) times the penalty.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,27 +20,32 @@ from gossamer.prox import Penalty
 class ProxSGD(Proximal, torch.optim.SGD):
     """Stochastic proximal gradient: torch.optim.SGD, then each group's penalty.
 
-    A group without a penalty, or with one of strength 0, is torch's SGD bit for bit. With momentum
-    the threshold has the step that the gradients have (see the module), so that a fixed point
-    solves the penalised problem. A non-convex penalty takes its global minimiser at any step.
+    A group without a penalty, or with one of strength 0, equals torch's SGD bit for bit. With
+    momentum the threshold uses the gradients' effective step size, so that a fixed point solves the
+    penalised problem. The operator of a non-convex penalty returns its global minimiser.
 
     Args:
-        params: parameters or groups of them, as torch takes them; a group may hold its own
-            ``penalty=`` and ``half_space=``. For a `SparseWeight` give its ``values`` and
-            ``penalty.on(weight)``, anew after each `set_mask`.
-        lr: learning rate; positive where there is a penalty.
-        momentum: of torch.
-        dampening: of torch.
-        weight_decay: of torch: a part of the gradient.
-        nesterov: of torch.
-        penalty: of the groups that name none.
-        half_space: second stage of the groups that name none.
-        maximize: ascend on the loss minus the penalty.
-        foreach: of torch.
-        fused: of torch.
+        params: parameters or parameter groups, as for torch's optimizers; a group may have its own
+            ``penalty=`` and ``half_space=``. For a `SparseWeight` pass its ``values`` and
+            ``penalty.on(weight)``, and set that penalty again after each `set_mask`.
+        lr: learning rate; positive in groups with a penalty.
+        momentum: as in torch.
+        dampening: as in torch.
+        weight_decay: as in torch: added to the gradient.
+        nesterov: as in torch.
+        penalty: default for the groups without a penalty of their own.
+        half_space: default second stage for the groups without one of their own.
+        maximize: maximise the loss minus the penalty.
+        foreach: as in torch.
+        fused: as in torch.
 
     Raises:
-        GossamerError: a subclass of it for a setting that does not fit: see `add_param_group`.
+        GossamerError: a setting is invalid; see `add_param_group` for the subclasses.
+
+    Reference:
+        Beck & Teboulle 2009, "A Fast Iterative Shrinkage-Thresholding Algorithm", section 2, for
+        the step; Davis & Drusvyatskiy 2019, "Stochastic model-based minimization of weakly convex
+        functions", for stochastic gradients and weakly convex penalties.
 
     Example:
         >>> from gossamer.prox import L1
@@ -50,11 +55,6 @@ class ProxSGD(Proximal, torch.optim.SGD):
         >>> optimizer.step()
         >>> weight.tolist()
         [0.8999999761581421, 0.0]
-
-    Reference:
-        Beck & Teboulle 2009, "A Fast Iterative Shrinkage-Thresholding Algorithm", section 2, for
-        the step; Davis & Drusvyatskiy 2019, "Stochastic model-based minimization of weakly convex
-        functions", for stochastic gradients and weakly convex penalties.
     """
 
     def __init__(
@@ -90,10 +90,10 @@ class ProxSGD(Proximal, torch.optim.SGD):
         """Take a step.
 
         Args:
-            closure: computes the loss and its gradients anew; optional.
+            closure: recomputes the loss and its gradients; optional.
 
         Returns:
-            What the closure returned, or None.
+            The closure's return value, or None.
         """
         loss = evaluate(closure)
         penalised = list(self._penalised())
@@ -113,7 +113,7 @@ class ProxSGD(Proximal, torch.optim.SGD):
         return loss
 
     def _count_momentum(self, group: Group) -> None:
-        """Carry w_t on, one for each parameter: their first gradients may come at any step."""
+        """Update w_t per parameter: a parameter's first gradient may come at any step."""
         momentum, share = float(group["momentum"]), 1 - float(group["dampening"])
         for parameter in group["params"]:
             if parameter.grad is None:
@@ -121,12 +121,12 @@ class ProxSGD(Proximal, torch.optim.SGD):
             state = self.state[parameter]
             if state.get("momentum_buffer") is None:
                 state["momentum_weight"] = 1.0
-            else:  # a buffer from torch's SGD is as old as it may be
+            else:  # assume that a buffer from torch's SGD has reached its limit
                 before = state.get("momentum_weight", share / (1 - momentum))
                 state["momentum_weight"] = momentum * before + share
 
     def _weight(self, parameter: Tensor, group: Group) -> float:
-        """How far a constant gradient of 1 has moved the parameter in this step, over lr."""
+        """The distance, in units of lr, that a constant gradient of 1 moves the parameter."""
         if not group["momentum"]:
             return 1.0
         weight: float = self.state[parameter]["momentum_weight"]

@@ -1,13 +1,13 @@
-"""Optimal transport with entropy: sparse Newton and Sinkhorn solvers, differentiable.
+"""Differentiable entropic optimal transport: sparse Newton and Sinkhorn solvers.
 
     solve(M, a, b, reg)              a cost matrix, or a batch of them
-    solve_sample(x, y, a, b, reg)    points; the cost matrix is never made when it would be large
+    solve_sample(x, y, a, b, reg)    points; a large cost matrix is never stored
     loss(x, y, reg=...)              a debiased training loss between point clouds
-    sparsity_constrained(M, a, b, k=...)    at most k entries a column
-    pot_backend                      the functions of POT, by their names and arguments
+    sparsity_constrained(M, a, b, k=...)    at most k non-zeros per column
+    pot_backend                      POT's functions, with POT's names and arguments
 
-Everything is computed in float64 on the CPU; torch and NumPy, batches, exact or penalized
-marginals.
+All solvers compute in float64 on the CPU. They take torch tensors and NumPy arrays, batches, and
+exact or penalised marginals.
 """
 
 from gossamer.errors import ConvergenceWarning, ProblemError

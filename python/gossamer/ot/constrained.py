@@ -1,11 +1,13 @@
-"""Transport with at most k entries a column, by the semi-dual in the row potentials.
+"""Transport with at most k non-zeros per column, by the semi-dual in the row potentials.
 
-    min_T  <M, T> + gamma/2 |T|^2     T >= 0, T 1 = a, T' 1 = b, at most k non-zeros in each column
+    min_T  <M, T> + gamma/2 |T|^2     T >= 0, T 1 = a, T' 1 = b, at most k non-zeros per column
 
-Columns hold exactly, whatever happens. Rows hold where the dual is smooth; where k binds it may
-have its top at a kink, and the rows stay off by `ConstrainedResult.marginal_error`.
+The column sums are always exact. The row sums are exact where the semi-dual is smooth. Where the
+constraint k is active, the semi-dual may attain its maximum at a kink; the row sums are then off by
+`ConstrainedResult.marginal_error`.
 
-Reference: Liu, Puigcerver, Blondel 2023, "Sparsity-constrained optimal transport" (ICLR).
+Reference:
+    Liu, Puigcerver & Blondel 2023, "Sparsity-Constrained Optimal Transport" (ICLR).
 """
 
 from __future__ import annotations
@@ -29,13 +31,13 @@ METHODS = ("newton", "lbfgs")
 
 
 class Columns(NamedTuple):
-    """A plan by its columns.
+    """A sparse plan, stored by columns.
 
     Attributes:
-        indptr: int64 [m + 1]; column j holds the entries indptr[j] to indptr[j + 1].
-        row: int32 [entries], ascending inside a column.
-        mass: float64 [entries], positive.
-        rows: n.
+        indptr: int64 [cols + 1]; column j has the entries from indptr[j] up to indptr[j + 1].
+        row: row of each entry, int32 [entries], ascending within a column.
+        mass: mass of each entry, float64 [entries], positive.
+        rows: number of rows.
     """
 
     indptr: Tensor
@@ -49,19 +51,19 @@ class Columns(NamedTuple):
         return torch.repeat_interleave(self.indptr.diff())
 
     def dense(self) -> Tensor:
-        """The plan [n, m]."""
+        """The plan as a dense float64 tensor [rows, cols]."""
         plan = torch.zeros(self.rows, len(self.indptr) - 1, dtype=torch.float64)
         plan[self.row.long(), self.column] = self.mass
         return plan
 
 
 class SemiDual(NamedTuple):
-    """The semi-dual at one f.
+    """The semi-dual D evaluated at f.
 
     Attributes:
-        value: D(f), never above the cost of any plan.
-        gradient: a - T 1, float64 [n].
-        g: column potentials, float64 [m].
+        value: D(f), a lower bound of the objective of every plan.
+        gradient: a - T 1, float64 [rows].
+        g: column potentials, float64 [cols].
         plan: the maximiser T.
     """
 
@@ -72,17 +74,17 @@ class SemiDual(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """Where the solver ended.
+    """The solver's final state.
 
     Attributes:
-        status: "converged", "max_iter", or "stalled": no step leads up any more.
-        iterations: steps taken.
-        newton: how many of them were Newton steps.
-        evaluations: of the semi-dual.
+        status: "converged", "max_iter", or "stalled" if no step increases the semi-dual.
+        iterations: number of steps.
+        newton: number of Newton steps among them.
+        evaluations: number of evaluations of the semi-dual.
         value: D(f).
         error: |a - T 1|_1.
-        f: row potentials, float64 [n].
-        g: column potentials, float64 [m].
+        f: row potentials, float64 [rows].
+        g: column potentials, float64 [cols].
         plan: the plan T.
     """
 
@@ -99,17 +101,17 @@ class Solution(NamedTuple):
 
 @dataclass(frozen=True)
 class ConstrainedResult:
-    """What `sparsity_constrained` returns; arrays in the library and dtype of its cost.
+    """The result of `sparsity_constrained`; arrays have the library and dtype of its cost.
 
     Args:
-        value: the dual value, a lower bound of <M, T> + gamma/2 |T|^2 and equal to it where the
-            rows hold. Differentiable in M, a and b.
+        value: the dual value, a lower bound of <M, T> + gamma/2 |T|^2, equal to it if the row sums
+            are exact. Differentiable in M, a and b.
         value_linear: <M, T>, without a gradient.
-        potentials: (f [n], g [m]), the gradients of the value by a and b.
-        columns: the plan by its columns, in float64.
+        potentials: (f [rows], g [cols]), the gradients of the value with respect to a and b.
+        columns: the plan stored by columns, in float64.
         status: "converged", "max_iter" or "stalled".
-        iterations: of the solver.
-        marginal_error: |a - T 1|_1; the columns are exact.
+        iterations: number of solver steps.
+        marginal_error: |a - T 1|_1; the column sums are exact.
     """
 
     value: Any
@@ -123,11 +125,11 @@ class ConstrainedResult:
 
     @cached_property
     def plan(self) -> Any:
-        """T [n, m], dense, without a gradient."""
+        """The plan T [rows, cols], dense, without a gradient."""
         return _give(self._problem, self.columns.dense())
 
     def sparse_plan(self) -> Tensor:
-        """T [n, m] as a torch COO tensor."""
+        """The plan T [rows, cols] as a torch COO tensor."""
         c = self.columns
         index = torch.stack([c.row.long(), c.column])
         mass = c.mass.to(self._problem.dtype)
@@ -145,29 +147,31 @@ def sparsity_constrained(
     max_iter: int = 1000,
     tol: float = 1e-9,
 ) -> ConstrainedResult:
-    """Transport whose columns have at most k non-zeros.
+    """Solve quadratically regularised transport with at most k non-zeros per column.
 
     Args:
-        M: cost matrix [n, m], float32 or float64, torch or NumPy; computed on in float64.
-        a: mass of each row [n]; uniform, of sum 1, when None.
-        b: mass of each column [m], of the same sum.
-        k: non-zeros a column may have; n or more asks for quadratically regularised transport.
-        gamma: weight of |T|^2 / 2, in units of cost over mass. Lower is closer to plain transport
-            and spreads a column over fewer rows: where k binds, lower it or raise k.
+        M: cost matrix [rows, cols], float32 or float64, torch or NumPy; the solver uses float64.
+        a: mass of each row [rows]; None is uniform with sum 1.
+        b: mass of each column [cols], of the same sum as a; None is uniform with sum 1.
+        k: largest number of non-zeros per column; at the number of rows or above it has no effect.
+        gamma: weight of |T|^2 / 2, in units of cost per mass. A smaller value is closer to
+            unregularised transport and spreads a column over fewer rows: if k is active, lower
+            gamma or raise k.
         method: "newton" (semismooth; few iterations) or "lbfgs".
-        max_iter: steps at most.
-        tol: of the L1 error of the rows, relative to the total mass.
+        max_iter: largest number of steps.
+        tol: L1 error of the row sums at which the solver stops, relative to the total mass.
 
     Returns:
-        The result. When its status is not "converged", a `gossamer.ot.ConvergenceWarning` says
-        by how much the rows are off: where k binds, that is no failure of the solver.
+        The result. If its status is not "converged", a `gossamer.ot.ConvergenceWarning` gives the
+        error of the row sums; with an active k this is not a failure of the solver.
 
     Raises:
         ProblemError, ShapeError, DTypeError, DeviceError: the message names the argument.
 
     Reference:
-        Liu, Puigcerver, Blondel 2023, "Sparsity-constrained optimal transport": the semi-dual.
-        Lorenz, Manns, Meyer 2021, "Quadratically regularized optimal transport": Newton.
+        Liu, Puigcerver & Blondel 2023, "Sparsity-Constrained Optimal Transport", for the semi-dual;
+        Lorenz, Manns & Meyer 2021, "Quadratically Regularized Optimal Transport", for Newton's
+        method.
 
     Example:
         >>> import torch
@@ -183,8 +187,8 @@ def sparsity_constrained(
     problem = from_cost(M, a, b, 1.0)
     if problem.batched:
         raise ProblemError(
-            f"M has shape {list(problem.cost.shape)}; one cost matrix [n, m] is needed: call once "
-            "for each of a batch"
+            f"M has shape {list(problem.cost.shape)}; one cost matrix [rows, cols] is needed: "
+            "call once per problem of a batch"
         )
     check_values(problem.cost, None, "", problem.a, problem.b, problem.reg, problem.rho)
     cost, rows, cols = problem.cost[0], problem.a[0], problem.b[0]
@@ -221,12 +225,12 @@ def solve(
     max_iter: int = 1000,
     tol: float = 1e-9,
 ) -> Solution:
-    """`sparsity_constrained` on checked tensors: no gradient, and no look at the values.
+    """Run `sparsity_constrained`'s solver on checked tensors, without gradients or value checks.
 
     Args:
-        cost: [n, m], float32 or float64.
-        a: float64 [n].
-        b: float64 [m], of the same sum.
+        cost: [rows, cols], float32 or float64.
+        a: float64 [rows].
+        b: float64 [cols], of the same sum as a.
         k: at least 1.
         gamma: positive.
         method: "newton" or "lbfgs".
@@ -234,9 +238,9 @@ def solve(
         tol: positive, relative to the total mass.
 
     Returns:
-        The end point. Its f has mean zero: the semi-dual does not feel a constant.
+        The solver's final state. f has mean 0: the semi-dual is invariant to a constant shift.
     """
-    # Each row starts where it just reaches its cheapest column.
+    # Each row starts at the potential where it just reaches its cheapest column.
     start = cost.detach().amin(1).double()
     status, iterations, newton, evaluations, value, error, f, g, plan = kernels.semidual_solve(
         *_arguments(cost, a, b, k, gamma),
@@ -256,16 +260,17 @@ def semi_dual(f: Tensor, cost: Tensor, a: Tensor, b: Tensor, k: int, gamma: floa
     """Evaluate D(f) = <f, a> - sum_j max_t <f - c_j, t> - gamma/2 |t|^2 and its gradient.
 
     Args:
-        f: row potentials, float64 [n].
-        cost: [n, m], float32 or float64.
-        a: float64 [n].
-        b: float64 [m].
-        k: non-zeros a column may have.
+        f: row potentials, float64 [rows].
+        cost: [rows, cols], float32 or float64.
+        a: float64 [rows].
+        b: float64 [cols].
+        k: largest number of non-zeros per column.
         gamma: positive.
 
     Returns:
-        Value, gradient and the maximisers t_j, the columns of the plan. Of entries that tie at
-        the k-th place the lower rows are kept: then the gradient is one of several.
+        The value, the gradient and the maximisers t_j, which are the columns of the plan. Among
+        entries that tie at the k-th place the lower rows are kept; the gradient is then one of
+        several supergradients.
     """
     value, gradient, g, plan = kernels.semidual_evaluate(
         *_arguments(cost, a, b, k, gamma), f.detach().contiguous()
@@ -274,7 +279,7 @@ def semi_dual(f: Tensor, cost: Tensor, a: Tensor, b: Tensor, k: int, gamma: floa
 
 
 class _Value(torch.autograd.Function):
-    """The value and its gradient by the envelope theorem: T by the cost, f by a, g by b."""
+    """The value; by the envelope theorem its gradients are T (cost), f (a) and g (b)."""
 
     @staticmethod
     def forward(ctx: Any, cost: Tensor, a: Tensor, b: Tensor, solution: Solution) -> Tensor:
@@ -297,13 +302,13 @@ class _Value(torch.autograd.Function):
 def _arguments(
     cost: Tensor, a: Tensor, b: Tensor, k: int, gamma: float
 ) -> tuple[Tensor, Tensor, Tensor, int, float]:
-    # Transposed, so that the kernel reads each column as one run of memory.
+    # Transposed, so that the kernel reads each column contiguously.
     by_column = cost.detach().t().contiguous()
     return by_column, a.detach().contiguous(), b.detach().contiguous(), min(k, len(cost)), gamma
 
 
 def _give(problem: Problem, x: Tensor) -> Any:
-    """In the caller's dtype and library; a number for a NumPy scalar."""
+    """`x` in the caller's dtype and library; a NumPy scalar becomes a number."""
     x = x.to(problem.dtype)
     if not problem.numpy:
         return x

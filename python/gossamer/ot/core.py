@@ -1,11 +1,11 @@
-"""The compiled transport solvers on torch CPU tensors. No checks of values, no autograd here.
+"""The compiled transport solvers on torch CPU tensors, without value checks and autograd.
 
-Inside, everything is float64; a dense cost may be float32 and is widened as it is read. The plan is
+The solvers compute in float64; a dense cost may be float32 and is converted on reading. The plan is
 
     P[i, j] = exp((f[i] + g[j] - C[i, j]) / reg)
 
-Rows and columns without mass are left out of a problem and come back with potential 0; whoever
-builds a plan sets their entries to zero (`plan` does).
+A solver leaves out rows and columns without mass and returns potential 0 for them. Code that builds
+a plan must set their entries to 0.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from gossamer.backend import transport as kernels
 
 
 class Points(NamedTuple):
-    """A cost between two clouds of points, computed row by row when it is needed.
+    """A cost between two clouds of points, computed row by row on demand.
 
     Attributes:
-        x: float64 [n, d].
-        y: float64 [m, d].
+        x: float64 [rows, d].
+        y: float64 [cols, d].
         metric: "sqeuclidean", "l1" or "cosine" (one minus the cosine of the angle).
     """
 
@@ -38,18 +38,18 @@ Cost = Tensor | Points
 
 
 class Solution(NamedTuple):
-    """Potentials and how they were found.
+    """Potentials, and statistics of the solve.
 
     Attributes:
-        f: float64 [n].
-        g: float64 [m].
+        f: row potentials, float64 [rows].
+        g: column potentials, float64 [cols].
         status: "converged", "max_iter" or "stalled".
-        sweeps: Sinkhorn iterations.
-        newton: Newton steps.
-        cg: conjugate-gradient iterations inside them.
-        passes: exponentials computed, in units of n * m.
+        sweeps: number of Sinkhorn iterations.
+        newton: number of Newton steps.
+        cg: number of conjugate-gradient iterations in the Newton steps.
+        passes: number of exponentials computed, in units of rows * cols.
         error: L1 error of both marginals.
-        method: "sinkhorn" or "newton", whichever ended.
+        method: "sinkhorn" or "newton", the one that ran last.
     """
 
     f: Tensor
@@ -64,7 +64,7 @@ class Solution(NamedTuple):
 
 
 class LinearReport(NamedTuple):
-    """How a linear solve ended; ``residual`` is relative, in L1."""
+    """The outcome of a linear solve; `residual` is relative, in L1."""
 
     converged: bool
     iterations: int
@@ -93,7 +93,7 @@ def _restricted(cost: Cost, rows: Tensor | None, cols: Tensor | None) -> Cost:
 
 
 def _spec(cost: Cost) -> tuple[Any, ...]:
-    """What the compiled core takes; tensors in it must live as long as the call."""
+    """The cost as the compiled core takes it; its tensors must outlive the call."""
     if isinstance(cost, Points):
         x, y = cost.x.detach().double(), cost.y.detach().double()
         if cost.metric == "cosine":
@@ -106,7 +106,7 @@ def _spec(cost: Cost) -> tuple[Any, ...]:
 
 
 def _spread(cost: Cost) -> float:
-    """Upper bound of the range of the costs, where annealing starts."""
+    """An upper bound of the range of the costs, at which annealing starts."""
     if not isinstance(cost, Points):
         low, high = torch.aminmax(cost.detach())
         return float(high) - float(low)
@@ -130,22 +130,22 @@ def solve_dual(
     warm: tuple[Tensor, Tensor] | None = None,
     omega: float = 1.0,
 ) -> Solution:
-    """Solves one problem.
+    """Solve one problem.
 
     Args:
-        cost: [n, m], or points.
-        a: float64 [n], not negative.
-        b: float64 [m], not negative; without ``rho`` of the same mass as ``a``.
+        cost: [rows, cols], or points.
+        a: float64 [rows], >= 0.
+        b: float64 [cols], >= 0; of the same mass as `a` if both marginals are exact.
         reg: strength of the entropy, in units of the cost.
         method: "auto", "sinkhorn", "newton", or "published" (the algorithm of Tang et al. 2024).
-        tol: L1 error of both marginals at which to stop.
-        max_iter: cap on sweeps and Newton steps together.
-        rho: strength of the Kullback-Leibler penalty of each marginal; infinite: met exactly.
+        tol: L1 error of both marginals at which the solver stops.
+        max_iter: cap on sweeps plus Newton steps.
+        rho: strength of the Kullback-Leibler penalty of each marginal; infinite makes it exact.
         warm: potentials (f, g) to start from.
         omega: over-relaxation of Sinkhorn's updates, in (0, 2).
 
     Returns:
-        The solution; ``status`` says whether it converged.
+        The solution; `status` says whether it converged.
     """
     rows = None if bool((a > 0).all()) else (a > 0).nonzero().flatten()
     cols = None if bool((b > 0).all()) else (b > 0).nonzero().flatten()
@@ -191,18 +191,18 @@ def solve_dual_batch(
     warm: tuple[Tensor, Tensor] | None = None,
     omega: float = 1.0,
 ) -> list[Solution]:
-    """Solves problems of one size, each on its own, side by side on the threads.
+    """Solve independent problems of one size in parallel.
 
     Args:
-        costs: [B, n, m].
-        a: float64 [B, n].
-        b: float64 [B, m].
+        costs: [B, rows, cols].
+        a: float64 [B, rows].
+        b: float64 [B, cols].
         reg: B strengths.
-        method: the algorithm, see `solve_dual`.
-        tol: L1 error of both marginals at which to stop.
-        max_iter: cap on sweeps and Newton steps together, per problem.
+        method: the algorithm; see `solve_dual`.
+        tol: L1 error of both marginals at which a problem's solver stops.
+        max_iter: cap on sweeps plus Newton steps, per problem.
         rho: strength of the Kullback-Leibler penalty of each marginal.
-        warm: potentials ([B, n], [B, m]).
+        warm: potentials ([B, rows], [B, cols]) to start from.
         omega: over-relaxation of Sinkhorn's updates.
 
     Returns:
@@ -227,7 +227,7 @@ def solve_dual_batch(
             for k in range(size)
         ]
     flat = costs.detach().reshape(size * n, m)
-    # Not aminmax: along a dimension it is several times slower than these two together.
+    # aminmax along dimensions is several times slower than amin plus amax.
     low, high = costs.detach().amin((1, 2)), costs.detach().amax((1, 2))
     spreads = (high.double() - low.double()).tolist()
     return _solve(flat, size, a, b, reg, spreads, method, tol, max_iter, rho, warm, omega)
@@ -278,18 +278,18 @@ def _solve(
 
 
 def plan(cost: Cost, f: Tensor, g: Tensor, reg: float) -> Tensor:
-    """The plan at potentials f [n] and g [m]: float64 [n, m]."""
+    """The plan at potentials f [rows] and g [cols]: float64 [rows, cols]."""
     return kernels.plan(_spec(cost), reg, _over(f, reg), _over(g, reg))
 
 
 def reduce_plan(cost: Cost, f: Tensor, g: Tensor, reg: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Row sums [n], column sums [m] and sum_ij C P of the plan, which is never stored."""
+    """The plan's row sums [rows], column sums [cols] and <C, P>; the plan is never stored."""
     rows, cols, row_cost = kernels.sums(_spec(cost), reg, _over(f, reg), _over(g, reg))
     return rows, cols, row_cost.sum()
 
 
 def sparse_plan(cost: Cost, f: Tensor, g: Tensor, reg: float, threshold: float) -> Tensor:
-    """The entries with P[i, j] >= threshold * sqrt(r[i] c[j]): a sparse CSR tensor [n, m]."""
+    """The entries P[i, j] >= threshold * sqrt(r[i] c[j]), as a CSR tensor [rows, cols]."""
     _, cols, _ = reduce_plan(cost, f, g, reg)
     indptr, indices, values = kernels.entries(
         _spec(cost), reg, _over(f, reg), _over(g, reg), cols.sqrt(), threshold
@@ -318,24 +318,24 @@ def laplacian_solve(
     tol: float = 1e-12,
     max_iter: int | None = None,
 ) -> tuple[Tensor, Tensor, LinearReport]:
-    """Solves [[diag(P 1) + shift_f, P], [P', diag(P' 1) + shift_g]] z = q.
+    """Solve [[diag(P 1) + shift_f, P], [P', diag(P' 1) + shift_g]] z = q.
 
-    Without shifts and ridge the matrix has the null vector (1, -1): q must be consistent (its two
-    sums equal), and of all answers the one with equal sums is returned.
+    Without shifts and ridge the matrix has the null vector (1, -1). Then the sums of q_f and q_g
+    must be equal, and the solution with equal sums of z_f and z_g is returned.
 
     Args:
-        plan: float64 [n, m], dense or sparse CSR; entries below 1e-13 of their row and column are
-            left out of a dense one.
-        q_f: float64 [n].
-        q_g: float64 [m].
-        shift_f: float64 [n], not negative.
-        shift_g: float64 [m], not negative.
-        ridge: added to the diagonal, relative to each row's and column's mass.
-        tol: relative L1 residual at which conjugate gradients stop.
-        max_iter: cap on them; default 10 n + 1000.
+        plan: float64 [rows, cols], dense or CSR; of a dense plan, entries P[i, j] below
+            1e-13 * sqrt(r[i] c[j]) are dropped.
+        q_f: float64 [rows].
+        q_g: float64 [cols].
+        shift_f: float64 [rows], >= 0.
+        shift_g: float64 [cols], >= 0.
+        ridge: added to the diagonal, relative to the mass of each row and column.
+        tol: relative L1 residual at which the conjugate gradients stop.
+        max_iter: cap on conjugate-gradient iterations; None is 10 * rows + 1000.
 
     Returns:
-        z_f [n], z_g [m], and how the solve ended.
+        z_f [rows], z_g [cols], and the outcome of the solve.
     """
     n, m = plan.shape
     if plan.layout is torch.strided:
@@ -351,7 +351,7 @@ def laplacian_solve(
     singular = shift_f is None and shift_g is None and ridge == 0.0
     rest = ridge * rows if shift_f is None else ridge * rows + shift_f
     column = (1.0 + ridge) * cols if shift_g is None else (1.0 + ridge) * cols + shift_g
-    # Rows and columns without mass take no part: 0 / 0 becomes 0.
+    # Columns without mass do not contribute: 0 / 0 becomes 0.
     column = torch.where(column > 0, column, torch.inf)
     q_f, q_g = q_f.detach().double(), q_g.detach().double()
     rhs = q_f - plan @ (q_g / column)

@@ -1,13 +1,15 @@
-"""torch.ops.gossamer.{ot_potentials, ot_laplacian}: implicit differentiation of transport.
+"""Implicit differentiation of transport: torch.ops.gossamer.{ot_potentials, ot_laplacian}.
 
     ot_potentials   (C, a, b, reg) -> (f, g), of the plan P = exp((f + g - C) / reg)
-    ot_laplacian    z of H z = q, H = [[diag(P 1) + s, P], [P', diag(P' 1) + t]]
+    ot_laplacian    (P, q, s, t) -> z, H z = q with H = [[diag(P 1) + s, P], [P', diag(P' 1) + t]]
 
 With cotangents q = (q_f, q_g) of the potentials: dL/dC = P (z_i + z_j), dL/da = reg z. The backward
-of ot_laplacian is ot_laplacian again; all else is torch arithmetic on P, so that any order of
-derivative follows. Every tensor has a leading batch dimension.
+of ot_laplacian is ot_laplacian again; the rest is torch arithmetic on P. Derivatives of any order
+follow. Every tensor has a leading batch dimension.
 
-Reference: Luise, Rudi, Pontil, Ciliberto (2018), Differential properties of Sinkhorn approximation.
+Reference:
+    Luise, Rudi, Pontil & Ciliberto 2018, "Differential Properties of Sinkhorn Approximation for
+    Learning with Wasserstein Distance".
 """
 
 from __future__ import annotations
@@ -28,14 +30,14 @@ from gossamer.ot.plans import core_cost, log_plan, masked, pairwise, register
 from gossamer.ot.problem import check_values
 
 _PATIENCE = 20  # sweeps without progress
-_DIRECT = 1024  # unknowns up to which eigenvectors may solve
+_DIRECT = 1024  # most unknowns for the direct solver
 STATUSES = ("converged", "max_iter", "stalled")
 _PACKAGE = Path(__file__).parents[1]
 Grads = tuple[Tensor | None, ...]
 
 
 def warn(message: str) -> None:
-    """A ConvergenceWarning at the line that called the library."""
+    """Issue a ConvergenceWarning at the line that called the library."""
     inside = tuple(f"{folder}{os.sep}" for folder in (_PACKAGE, Path(torch.__file__).parent))
     level, frame = 1, sys._getframe(0)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
@@ -66,7 +68,7 @@ def _potentials_cpu(
     rho = (rho_a, rho_b)
     check_values(cost, y, metric, a, b, reg, rho, (f0, g0))
     if rho == (math.inf, math.inf):
-        b = b * (a.sum(1) / b.sum(1))[:, None]  # equal to the last bit, not to the tolerance
+        b = b * (a.sum(1) / b.sum(1))[:, None]  # equal masses to rounding, not to the tolerance
     a, b = a.contiguous(), b.contiguous()
     options: dict[str, Any] = {
         "method": method, "tol": tol, "max_iter": max_iter, "rho": rho, "omega": omega
@@ -105,10 +107,10 @@ def _potentials_cpu(
 def _solve_symmetric(
     cost: core.Cost, a: Tensor, reg: float, tol: float, max_iter: int
 ) -> core.Solution:
-    """A cloud against itself, f = g: f <- (f + reg log a - reg LSE(f - C)) / 2.
+    """Solve a cloud against itself, f = g, by f <- (f + reg log a - reg LSE((f - C) / reg)) / 2.
 
-    Halves the error in every sweep where exp(-C / reg) is positive definite, as it is for our
-    metrics (Feydy et al. 2019); all other sweeps hardly move once the plan is nearly diagonal.
+    Each sweep halves the error if exp(-C / reg) is positive definite, as for the metrics here
+    (Feydy et al. 2019). Other sweeps barely progress once the plan is nearly diagonal.
     """
     full = a > 0
     f, best, since = torch.zeros_like(a), math.inf, 0
@@ -139,7 +141,7 @@ def _fill(
     rho: float,
     swap: bool = False,
 ) -> Tensor:
-    """The c-transform of g at entries of f without mass: the value's derivative by their mass."""
+    """The potential f with the c-transform of g at entries without mass: dV/d(mass) there."""
     f = f.clone()
     for i in (a == 0).any(1).nonzero().flatten().tolist():
         empty, full = a[i] == 0, b[i] > 0
@@ -163,14 +165,14 @@ def _report(solved: list[core.Solution], tol: float, max_iter: int) -> None:
     if len(solved) == 1:
         many = ""
     if worst.status == "max_iter":
-        what = f"max_iter={max_iter} ended it"
+        what = f"max_iter={max_iter} was reached"
         advice = "raise max_iter, use method='newton', raise reg or loosen tol"
     else:
-        what = "it made no more progress (the end of float64's precision)"
+        what = "the error stopped falling (the limit of float64's precision)"
         advice = "loosen tol, raise reg or rescale the cost"
     warn(
-        f"transport did not converge: {many}marginal error {worst.error:.3g} where tol is {tol:g}; "
-        f"{what}: {advice}. The result is the best found."
+        f"transport did not converge: {many}marginal error {worst.error:.3g}, tol is {tol:g}; "
+        f"{what}: {advice}. The best result found is returned."
     )
 
 
@@ -194,8 +196,8 @@ def _potentials_backward(ctx: Any, q_f: Tensor | None, q_g: Tensor | None, _: An
     cost, y, a, b, reg, f, g = ctx.saved_tensors
     if y is not None:
         raise GossamerError(
-            "a gradient was asked of the potentials or the plan of a lazy cost; only the value of "
-            "one is differentiable, and once: pass lazy=False, or solve the cost matrix"
+            "a gradient was requested of the potentials or the plan of a lazy cost; only the value "
+            "is differentiable, and only once: pass lazy=False, or solve the cost matrix"
         )
     masses, potentials = (a, b), (masked(f, a), masked(g, b))
     q = [
@@ -229,7 +231,7 @@ def _potentials_backward(ctx: Any, q_f: Tensor | None, q_g: Tensor | None, _: An
 def _grad_mass(z: Tensor, weights: Tensor, sums: Tensor, reg: Tensor, rho: float) -> Tensor:
     """dL/da of (P 1)_i = a_i (balanced), or log (P 1)_i = (1 + reg/rho) log a_i - f_i / rho.
 
-    It is 0 without mass, as z is there.
+    It is 0 at entries without mass, because z is 0 there.
     """
     grad = z * reg[:, None]
     if rho != math.inf:
@@ -264,9 +266,9 @@ def solve_laplacian(
     shift_g: Tensor | None = None,
     ridge: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """The z of least norm of H z = q for one plan, dense or CSR; 0 at empty rows and columns.
+    """The minimum-norm z of H z = q for one plan, dense or CSR; 0 at empty rows and columns.
 
-    H without shifts has the null vector (1, -1); q is projected off it.
+    Without shifts H has the null vector (1, -1); q is projected onto its complement.
     """
     if plan.layout == torch.sparse_csr:
         columns = plan.col_indices()
@@ -297,9 +299,9 @@ def solve_laplacian(
         x, y = _solve_direct(packed, p, q, s, t, ridge)
     elif not report.converged:
         warn(
-            f"the gradient's linear system was solved to a relative residual of "
-            f"{report.residual:.3g} only, in {report.iterations} iterations: raise reg, or set "
-            "ridge= (1e-10, say)"
+            f"the gradient's linear system has a relative residual of {report.residual:.3g} after "
+            f"{report.iterations} iterations, and is not converged: raise reg, or set ridge=, "
+            "such as 1e-10"
         )
     return torch.zeros_like(q_f).masked_scatter(rows, x), torch.zeros_like(q_g).masked_scatter(
         cols, y
@@ -309,10 +311,10 @@ def solve_laplacian(
 def _solve_direct(
     plan: Tensor, p: Tensor, q: Tensor, s: Tensor | None, t: Tensor | None, ridge: float
 ) -> tuple[Tensor, Tensor]:
-    """By eigenvectors, where plans that nearly fall apart defeat conjugate gradients.
+    """Solve by eigenvectors when conjugate gradients fail on a plan that nearly splits into blocks.
 
-    Directions below the precision are left out: they move whole pieces, which P (z_i + z_j) hardly
-    sees.
+    Directions below the precision are dropped: they shift whole blocks, which barely changes
+    P (z_i + z_j).
     """
     dense = plan if plan.layout == torch.strided else plan.to_dense()
     diagonals = [(1 + ridge) * sums + (0 if w is None else w) for sums, w in (

@@ -1,4 +1,4 @@
-"""gossamer.ot.loss: the Sinkhorn divergence between point clouds as a training loss."""
+"""The Sinkhorn divergence between point clouds as a training loss."""
 
 from __future__ import annotations
 
@@ -29,31 +29,32 @@ def loss(
 
         S(x, y) = V(x, y) - V(x, x) / 2 - V(y, y) / 2       V = min_P <M, P> + reg KL(P | a b')
 
-    S is 0 for equal clouds and positive otherwise, which V is not: V shrinks a cloud to its mean.
+    S is 0 for equal clouds and positive otherwise. V alone has its minimum elsewhere: minimising it
+    shrinks a cloud towards its mean.
 
     Args:
-        x: points [n, d] or [B, n, d], float32 or float64, torch or NumPy.
-        y: points [m, d] or [B, m, d].
-        a: weights of x [n] or [B, n], >= 0; None: 1/n each.
-        b: weights of y [m] or [B, m], of the same mass; None: 1/m each.
-        reg: regularization > 0 in the unit of the metric.
+        x: points [rows, d] or [B, rows, d], float32 or float64, torch or NumPy.
+        y: points [cols, d] or [B, cols, d].
+        a: weights of x, >= 0, [rows] or [B, rows]; None is uniform with sum 1.
+        b: weights of y, of the same mass, [cols] or [B, cols]; None is uniform with sum 1.
+        reg: regularisation strength > 0, in the unit of the metric.
         metric: "sqeuclidean", "l1" or "cosine".
-        debias: False gives V(x, y) alone.
-        method: the algorithm, see `gossamer.ot.solve`.
-        max_iter: sweeps plus Newton steps; None: 10,000.
-        tol: L1 error of the marginals at which it stops.
-        lazy: whether the cost matrix is never made, see `gossamer.ot.solve_sample`.
+        debias: False returns V(x, y) alone.
+        method: the algorithm; see `gossamer.ot.solve`.
+        max_iter: cap on sweeps plus Newton steps; None is 10,000.
+        tol: L1 error of the marginals at which the solver stops.
+        lazy: True never stores the cost matrix; see `gossamer.ot.solve_sample`.
 
     Returns:
         A scalar, or [B] for a batch, in the dtype of the points; differentiable in x, y, a and b,
-        twice unless the cost stays lazy. For NumPy a number or an array.
+        twice unless the cost is lazy. For NumPy a number or an array.
 
     Raises:
         ProblemError, ShapeError, DTypeError, DeviceError: the message names the argument.
 
     Reference:
-        Feydy, Sejourne, Vialard, Amari, Trouve, Peyre (2019), Interpolating between optimal
-        transport and MMD using Sinkhorn divergences.
+        Feydy, Sejourne, Vialard, Amari, Trouve & Peyre 2019, "Interpolating between Optimal
+        Transport and MMD using Sinkhorn Divergences", Theorem 1.
 
     Example:
         >>> import torch, gossamer
@@ -67,7 +68,7 @@ def loss(
     how = settings(between, method, tol, max_iter)
     value = _value(between, how, lazy)
     if debias:
-        # The checked weights carry autograd's history of a and b; None has become 1/n.
+        # The checked weights keep autograd's history of a and b, and replace None.
         for points, weights in ((between.cost, between.a), (between.y, between.b)):
             within = from_points(points, points, weights, weights, between.reg, metric)
             value = value - 0.5 * _value(within, replace(how, method="symmetric"), lazy)

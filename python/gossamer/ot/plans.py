@@ -1,6 +1,6 @@
-"""Plans and costs in torch arithmetic: P = exp((f + g - C) / reg), and C of points.
+"""Plans P = exp((f + g - C) / reg) and costs C of points in torch arithmetic, and op registration.
 
-Every tensor has a leading batch dimension. Also here: how an op of this package is registered.
+Every tensor has a leading batch dimension.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from torch import Tensor
 from gossamer.errors import GossamerError
 from gossamer.ot import core
 
-# The "potential" of a row without mass: its plan is exactly 0, and no NaN comes of it.
+# The potential used for a row without mass: its plan is exactly 0, without NaN.
 _ABSENT = -1e280
 _LIBRARY = torch.library.Library("gossamer", "FRAGMENT")  # type: ignore[no-untyped-call]
 _define: Callable[[str], object] = _LIBRARY.define
 _impl: Callable[..., object] = _LIBRARY.impl
 
-# torch says once a process that its CSR tensors are beta: nothing a caller of ours can act on.
+# torch warns once per process that CSR tensors are beta; a caller cannot act on that.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     torch.eye(1).to_sparse_csr()
 
 
 def masked(potential: Tensor, weights: Tensor) -> Tensor:
-    """The potential, and where there is no mass one whose plan is exactly 0."""
+    """The potential, replaced where there is no mass by one whose plan is exactly 0."""
     return torch.where(weights > 0, potential, _ABSENT)
 
 
 def log_plan(cost: Tensor, reg: Tensor, f: Tensor, g: Tensor) -> Tensor:
-    """(f + g - C) / reg [B, n, m]; its exponential is the plan. f and g come from `masked`."""
+    """(f + g - C) / reg [B, rows, cols], the logarithm of the plan; f and g come from `masked`."""
     return (f[:, :, None] + g[:, None, :] - cost) / reg[:, None, None]
 
 
 def pairwise(x: Tensor, y: Tensor, metric: str) -> Tensor:
-    """The cost matrix of points [..., n, d] and [..., m, d], twice differentiable."""
+    """The cost matrix of points [..., rows, d] and [..., cols, d], twice differentiable."""
     if metric == "l1":
         return (x.unsqueeze(-2) - y.unsqueeze(-3)).abs().sum(-1)
     if metric == "cosine":
         return 1 - unit(x) @ unit(y).mT
-    # Centred first: the squares cancel least when the points lie around 0.
+    # Centre first: the squares cancel least for points around 0.
     centre = y.detach().mean(-2, keepdim=True)
     x, y = x - centre, y - centre
     squares = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2)
@@ -57,7 +57,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 def core_cost(cost: Tensor, y: Tensor | None, metric: str, item: int) -> core.Cost:
-    """One problem's cost as the core takes it."""
+    """The cost of one problem of the batch, in the form that `core` takes."""
     if y is None:
         return cost[item].contiguous()
     return core.Points(cost[item].contiguous(), y[item].contiguous(), metric)
@@ -70,7 +70,7 @@ def register(
     context: Callable[..., None],
     backward: Callable[..., Any],
 ) -> None:
-    """Declare torch.ops.gossamer.<name>: CPU kernel, fake, autograd rule, refusal under vmap."""
+    """Declare torch.ops.gossamer.<name>: CPU and fake kernels, autograd rule, error under vmap."""
     name = schema.partition("(")[0]
     op = f"gossamer::{name}"
     _define(schema)
@@ -80,7 +80,7 @@ def register(
 
     def refuse(info: Any, in_dims: Any, *args: Any) -> Any:
         raise GossamerError(
-            "gossamer.ot was called under vmap, for which it has no rule; give the whole batch "
+            "gossamer.ot was called under vmap, which it does not support; give the whole batch "
             "[B, n, m] in one call"
         )
 

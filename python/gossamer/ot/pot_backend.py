@@ -3,9 +3,9 @@
     ot.sinkhorn(a, b, M, reg)      ot.sinkhorn2(a, b, M, reg)      ot.solve(M, a, b, reg)
     ot.sinkhorn_unbalanced(a, b, M, reg, reg_m)      ot.sinkhorn_unbalanced2(...)
 
-Argument names, order, defaults and what is returned are POT's. What differs: the solver is chosen
-by Gossamer whatever Sinkhorn variant `method` names (all of them have one answer), and `stopThr`
-bounds the L1 error of both marginals, which is stricter than POT's L2 error of one.
+Argument names, order, defaults and return values are POT's. Two things differ. Gossamer chooses the
+solver, whatever Sinkhorn variant `method` names, because all variants have the same solution.
+`stopThr` bounds the L1 error of both marginals, which is stricter than POT's L2 error of one.
 """
 
 from __future__ import annotations
@@ -52,23 +52,27 @@ def sinkhorn(
     warn: bool = True,
     warmstart: Any = None,
 ) -> Any:
-    """The plan of entropic transport, as ot.sinkhorn gives it.
+    """The plan of entropic transport, as `ot.sinkhorn` returns it.
 
     Args:
-        a: weights [n]; an empty list: 1/n each.
-        b: weights [m], or [m, k] for k problems with one cost: then the costs [k] are returned.
-        M: cost matrix [n, m], torch, NumPy or lists.
-        reg: regularization > 0.
+        a: weights [rows]; an empty list is uniform with sum 1.
+        b: weights [cols], or [cols, k] for k problems with the same cost matrix.
+        M: cost matrix [rows, cols], torch, NumPy or lists.
+        reg: regularisation strength > 0.
         method: any of POT's names.
-        numItermax: sweeps plus Newton steps.
-        stopThr: L1 error of the marginals at which it stops.
-        verbose: print one line about the solve.
-        log: return also a dictionary.
-        warn: warn of a solve that did not converge.
+        numItermax: cap on sweeps plus Newton steps.
+        stopThr: L1 error of the marginals at which the solver stops.
+        verbose: True prints the solver's status and statistics.
+        log: True also returns a dictionary.
+        warn: True warns if the solver does not converge.
         warmstart: logarithms of POT's scalings (u, v) to start from.
 
     Returns:
-        The plan [n, m]; with log also a dict of err, niter, n_iter, status, u, v, log_u, log_v.
+        The plan [rows, cols], or the transport costs [k] for b [cols, k]. With log also a
+        dictionary of err, niter, n_iter, status, u, v, log_u and log_v.
+
+    Raises:
+        ProblemError, ShapeError, DTypeError, DeviceError: the message names the argument.
 
     Example:
         >>> from gossamer.ot import pot_backend as ot
@@ -93,23 +97,26 @@ def sinkhorn2(
     warn: bool = False,
     warmstart: Any = None,
 ) -> Any:
-    """The transport cost <P, M> of the entropic plan, as ot.sinkhorn2 gives it.
+    """The transport cost <P, M> of the entropic plan, as `ot.sinkhorn2` returns it.
 
     Args:
-        a: weights [n], see `sinkhorn`.
-        b: weights [m], or [m, k] for k problems.
-        M: cost matrix [n, m].
-        reg: regularization > 0.
+        a: as in `sinkhorn`.
+        b: as in `sinkhorn`.
+        M: as in `sinkhorn`.
+        reg: as in `sinkhorn`.
         method: any of POT's names.
-        numItermax: sweeps plus Newton steps.
-        stopThr: error at which it stops.
-        verbose: print one line about the solve.
-        log: return also a dictionary.
-        warn: warn of a solve that did not converge.
-        warmstart: logarithms of POT's scalings to start from.
+        numItermax: as in `sinkhorn`.
+        stopThr: as in `sinkhorn`.
+        verbose: as in `sinkhorn`.
+        log: as in `sinkhorn`.
+        warn: as in `sinkhorn`.
+        warmstart: as in `sinkhorn`.
 
     Returns:
-        A number, or [k] for b [m, k]; with log also the dict of `sinkhorn`.
+        A number, or [k] for b [cols, k]; with log also the dictionary of `sinkhorn`.
+
+    Raises:
+        ProblemError, ShapeError, DTypeError, DeviceError: the message names the argument.
 
     Example:
         >>> from gossamer.ot import pot_backend as ot
@@ -135,25 +142,30 @@ def sinkhorn_unbalanced(
     verbose: bool = False,
     log: bool = False,
 ) -> Any:
-    """The plan with marginals held by KL penalties, as ot.unbalanced.sinkhorn_unbalanced gives it.
+    """The plan with penalised marginals, as `ot.unbalanced.sinkhorn_unbalanced` returns it.
 
     Args:
         a: as in `sinkhorn`.
         b: as in `sinkhorn`.
         M: as in `sinkhorn`.
         reg: as in `sinkhorn`.
-        reg_m: penalty of the marginals, a number or a pair; infinite for an exact marginal.
+        reg_m: weight of the marginals' KL penalty, a number or a pair; infinite for an exact
+            marginal.
         method: any of POT's names.
         reg_type: "kl" or "entropy".
-        c: None: the reference of "kl" is a b'; no other is supported.
+        c: None; "kl" supports only the reference a b'.
         warmstart: as in `sinkhorn`.
         numItermax: as in `sinkhorn`.
-        stopThr: residual of the optimality conditions at which it stops.
+        stopThr: residual of the optimality conditions at which the solver stops.
         verbose: as in `sinkhorn`.
         log: as in `sinkhorn`.
 
     Returns:
-        The plan [n, m] (the costs [k] for b [m, k]); with log also the dict of `sinkhorn`.
+        The plan [rows, cols], or the transport costs [k] for b [cols, k]; with log also the
+        dictionary of `sinkhorn`.
+
+    Raises:
+        ProblemError, ShapeError, DTypeError, DeviceError: the message names the argument.
 
     Example:
         >>> from gossamer.ot import pot_backend as ot
@@ -184,26 +196,29 @@ def sinkhorn_unbalanced2(
     verbose: bool = False,
     log: bool = False,
 ) -> Any:
-    """The cost of `sinkhorn_unbalanced`'s plan, as ot.unbalanced.sinkhorn_unbalanced2 gives it.
+    """The cost of `sinkhorn_unbalanced`'s plan, as `ot.unbalanced.sinkhorn_unbalanced2` returns it.
 
     Args:
-        a: weights [n], see `sinkhorn_unbalanced`.
-        b: weights [m], or [m, k] for k problems.
-        M: cost matrix [n, m].
-        reg: regularization > 0.
-        reg_m: penalty of the marginals, a number or a pair.
+        a: as in `sinkhorn_unbalanced`.
+        b: as in `sinkhorn_unbalanced`.
+        M: as in `sinkhorn_unbalanced`.
+        reg: as in `sinkhorn_unbalanced`.
+        reg_m: as in `sinkhorn_unbalanced`.
         method: any of POT's names.
         reg_type: "kl" or "entropy".
         c: None.
-        warmstart: logarithms of POT's scalings to start from.
+        warmstart: as in `sinkhorn`.
         returnCost: "linear" for <P, M>, "total" for the whole objective.
-        numItermax: sweeps plus Newton steps.
-        stopThr: error at which it stops.
-        verbose: print one line about the solve.
-        log: return also a dictionary.
+        numItermax: as in `sinkhorn`.
+        stopThr: as in `sinkhorn_unbalanced`.
+        verbose: as in `sinkhorn`.
+        log: as in `sinkhorn`.
 
     Returns:
-        A number, or [k] for b [m, k]; with log also the dict of `sinkhorn`.
+        A number, or [k] for b [cols, k]; with log also the dictionary of `sinkhorn`.
+
+    Raises:
+        ProblemError, ShapeError, DTypeError, DeviceError: the message names the argument.
     """
     if returnCost not in ("linear", "total"):
         raise ProblemError(f"returnCost is {returnCost!r:.80}; choose linear or total")
@@ -243,8 +258,8 @@ def _solve(
     if warmstart is not None:
         if not isinstance(warmstart, tuple | list) or len(warmstart) != 2:
             raise DTypeError("warmstart is not a pair (log u, log v); give two arrays")
-        start = tuple((_array(w, "warmstart") * reg).T for w in warmstart)  # a row a problem
-    if b.ndim == 2:  # POT has a column a problem
+        start = tuple((_array(w, "warmstart") * reg).T for w in warmstart)  # one row per problem
+    if b.ndim == 2:  # POT has one column per problem
         b = b.T
         M = M.expand(len(b), *M.shape) if isinstance(M, Tensor) else np.stack([M] * len(b))
     kind = "KL" if reg_type.lower() == "kl" else reg_type
@@ -268,7 +283,7 @@ def _solve(
 
 
 def _array(values: Any, name: str) -> Any:
-    """Lists as POT takes them; tensors and arrays stay what they are."""
+    """Convert lists, as POT does; return tensors and arrays unchanged."""
     if isinstance(values, list | tuple):
         return np.asarray(values, dtype=float)
     if not isinstance(values, Tensor | np.ndarray) or values.ndim == 0:
@@ -279,7 +294,7 @@ def _array(values: Any, name: str) -> Any:
 
 
 def _plan_or_costs(result: OTResult) -> Any:
-    """POT gives costs instead of plans where b holds several problems."""
+    """The plan, or the costs if b has several problems, as in POT."""
     return result.plan if isinstance(result.status, str) else result.value_linear
 
 

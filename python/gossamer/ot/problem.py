@@ -1,9 +1,9 @@
-"""A transport problem as the solvers want it, and every check of what a caller gave.
+"""A transport problem in the solvers' form, and all checks of a caller's arguments.
 
     min_P <M, P> + reg * R(P)     P 1 = a, P' 1 = b     (or a KL penalty rho in place of a marginal)
 
-Shapes and kinds are checked when a `Problem` is built; values (NaN, negative mass, unequal masses)
-by `check_values`, which the solver calls on real data, so that torch.compile may trace the rest.
+Building a `Problem` checks shapes and dtypes. `check_values` checks values (NaN, negative mass,
+unequal masses); only the solver calls it, on real data, so that torch.compile can trace the rest.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MASS_TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Settings:
-    """How to solve: see `gossamer.ot.solve` for each."""
+    """The solver's settings; `gossamer.ot.solve` describes each."""
 
     method: str = "auto"
     tol: float = 1e-9
@@ -44,17 +44,17 @@ class Problem:
     """A batch of problems of one size, in float64.
 
     Args:
-        cost: [B, n, m], float32 or float64; or the points x [B, n, d] of a lazy cost.
-        y: the points [B, m, d] of a lazy cost, else None.
-        metric: of the points that the cost is, or was made of; "" for a caller's matrix.
-        a: weights [B, n].
-        b: weights [B, m].
-        reg: [B].
-        rho: penalties of the two marginals, infinite where the marginal is exact.
-        kl: whether R is KL(P | a b') (else the entropy sum P (log P - 1)).
+        cost: [B, rows, cols], float32 or float64; or the points x [B, rows, d] of a lazy cost.
+        y: the points [B, cols, d] of a lazy cost, else None.
+        metric: metric of the points behind the cost; "" for a caller's cost matrix.
+        a: weights [B, rows].
+        b: weights [B, cols].
+        reg: regularisation strengths [B].
+        rho: penalties of the two marginals; infinite for an exact marginal.
+        kl: True if R is KL(P | a b'), False if it is the entropy sum P (log P - 1).
         batched: whether the caller gave a batch.
         numpy: whether the caller gave NumPy arrays.
-        dtype: of what goes back to the caller.
+        dtype: dtype of the results.
     """
 
     cost: Tensor
@@ -78,10 +78,10 @@ class Problem:
 
     @property
     def solver_weights(self) -> tuple[Tensor, Tensor]:
-        """The weights a solver of the KL form needs.
+        """The weights for a solver of the KL form.
 
-        Under the entropy and a penalty rho the optimum is P 1 = a exp(-f / rho) with the potential
-        f itself; under KL f - reg log a stands there. They agree for a ** (rho / (rho + reg)).
+        With a penalty rho, the optimum has P 1 = a exp(-f / rho) under the entropy, and
+        f - reg log a in place of f under KL. Both agree for the weights a ** (rho / (rho + reg)).
         """
         if self.kl:
             return self.a, self.b
@@ -97,12 +97,12 @@ def from_cost(
     unbalanced: Any = None,
     unbalanced_type: str = "KL",
 ) -> Problem:
-    """The problem of a cost matrix [n, m] or a batch [B, n, m]."""
+    """The problem of a cost matrix [rows, cols] or a batch [B, rows, cols]."""
     c = _floats(cost, "M")
     if c.dim() not in (2, 3) or 0 in c.shape:
         raise ShapeError(
-            f"M has shape {list(c.shape)}; give a cost matrix [n, m] or a batch [B, n, m] of them, "
-            "with no empty dimension"
+            f"M has shape {list(c.shape)}; give a cost matrix [rows, cols] or a batch "
+            "[B, rows, cols], with no empty dimension"
         )
     batched = c.dim() == 3
     c3 = c if batched else c.unsqueeze(0)
@@ -121,12 +121,12 @@ def from_points(
     unbalanced: Any = None,
     unbalanced_type: str = "KL",
 ) -> Problem:
-    """The problem whose cost is a metric between points x [n, d] and y [m, d], or batches."""
+    """The problem whose cost is a metric between points x [rows, d] and y [cols, d], or batches."""
     tx, ty = _floats(x, "x"), _floats(y, "y")
     if tx.dim() not in (2, 3) or 0 in tx.shape:
         raise ShapeError(
-            f"x has shape {list(tx.shape)}; give points [n, d] or a batch [B, n, d] of them, with "
-            "no empty dimension"
+            f"x has shape {list(tx.shape)}; give points [points, d] or a batch [B, points, d], "
+            "with no empty dimension"
         )
     if ty.dim() != tx.dim() or 0 in ty.shape:
         raise ShapeError(
@@ -183,13 +183,13 @@ def settings(
         raise ProblemError(f"ridge is {ridge}; a number >= 0 is needed")
     if method == "published" and problem.rho != (math.inf, math.inf):
         raise ProblemError(
-            "unbalanced was given with the published method, which has exact marginals only; use "
-            "method='auto'"
+            "unbalanced was given with the published method, which supports only exact marginals; "
+            "use method='auto'"
         )
     max_iter = Settings.max_iter if max_iter is None else max_iter
     whole = isinstance(max_iter, int | np.integer) and not isinstance(max_iter, bool)
     if not whole or not 1 <= max_iter < 2**31:
-        raise ProblemError(f"max_iter is {max_iter!r:.80}; an integer from 1 to 2^31 is needed")
+        raise ProblemError(f"max_iter is {max_iter!r:.80}; an integer in [1, 2^31) is needed")
     warm = _warm(problem, potentials_init)
     return Settings(method, tol, int(max_iter), omega, ridge, grad == "implicit", warm)
 
@@ -204,10 +204,10 @@ def check_values(
     rho: tuple[float, float],
     warm: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> None:
-    """Refuse values that no problem has.
+    """Raise on invalid values.
 
     Raises:
-        ProblemError: the message names the argument and the first entry that is wrong.
+        ProblemError: the message names the argument and the first invalid entry.
     """
     name = "x" if y is not None else f"{metric} cost of x and y: entry " if metric else "M"
     spread = _check_finite(cost, name)
@@ -226,14 +226,14 @@ def check_values(
             zero = points is not None and (points == 0).all(-1)
             if zero is not False and bool(zero.any()):
                 raise ProblemError(
-                    f"{name}{_where(zero)} is the zero vector, which has no cosine distance: "
+                    f"{name}{_where(zero)} is the zero vector, whose cosine distance is undefined: "
                     "remove it or choose another metric"
                 )
     for name, weights in (("a", a), ("b", b)):
         _check_finite(weights, name)
         if bool((weights < 0).any()):
             at = _where(weights < 0)
-            raise ProblemError(f"{name}{at} is {_first(weights < 0, weights)}; mass is >= 0")
+            raise ProblemError(f"{name}{at} is {_first(weights < 0, weights)}; mass must be >= 0")
         if bool((weights.sum(1) <= 0).any()):
             raise ProblemError(f"{name} has no mass; at least one entry must be positive")
     for name, start in zip(("potentials_init[0]", "potentials_init[1]"), warm, strict=True):
@@ -252,7 +252,7 @@ def check_values(
 
 
 def _floats(value: Any, name: str) -> Tensor:
-    """A tensor of float32 or float64 in the CPU's memory; NumPy arrays are shared, not copied."""
+    """A float32 or float64 CPU tensor; it shares the memory of a NumPy array."""
     if isinstance(value, np.ndarray):
         if value.dtype not in (np.float32, np.float64):
             raise DTypeError(
@@ -290,7 +290,7 @@ def _weights(
     unbalanced: Any,
     unbalanced_type: str,
 ) -> tuple[Tensor, Tensor, Tensor, tuple[float, float], bool]:
-    """(a, b, reg, rho, kl) in float64, a row for each problem of the batch."""
+    """(a, b, reg, rho, kl) in float64, one row per problem of the batch."""
     if reg_type not in REGULARIZERS:
         raise ProblemError(
             f"reg_type is {reg_type!r:.80}; choose KL or entropy (for a sparse plan see "
@@ -307,7 +307,7 @@ def _weights(
         if w.shape not in ((size,), (batch, size)):
             raise ShapeError(
                 f"{name} has shape {list(w.shape)}; [{size}] is needed, or [{batch}, {size}] with "
-                "one row a problem"
+                "one row per problem"
             )
         ready.append(w.double().expand(batch, size))
     return ready[0], ready[1], _regs(reg, batch), _penalties(unbalanced), reg_type == "KL"
@@ -318,7 +318,7 @@ def _regs(reg: Any, batch: int) -> Tensor:
         t = _floats(reg, "reg").double()
         if t.shape not in ((), (1,), (batch,)):
             raise ShapeError(
-                f"reg has shape {list(t.shape)}; give a number, or one for each problem [{batch}]"
+                f"reg has shape {list(t.shape)}; give a number, or one per problem, [{batch}]"
             )
         return t.expand(batch)
     value = checked_real(reg, "reg")
@@ -338,14 +338,14 @@ def _penalties(unbalanced: Any) -> tuple[float, float]:
 
 
 def _power(w: Tensor, rho: float, reg: Tensor) -> Tensor:
-    """The weights to the power rho / (rho + reg); the derivatives at 0 are 0, not NaN."""
+    """The weights to the power rho / (rho + reg); the derivative at 0 is 0, not NaN."""
     if rho == math.inf:
         return w
     return torch.where(w > 0, torch.where(w > 0, w, 1.0) ** (rho / (rho + reg))[:, None], 0.0)
 
 
 def checked_real(value: Any, name: str) -> float:
-    """A number as a float."""
+    """`value` as a float; DTypeError if it is not a real number."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise DTypeError(f"{name} is {value!r:.80}; a number is needed")
     return float(value)
@@ -355,7 +355,7 @@ def _warm(problem: Problem, start: Any) -> tuple[Tensor, Tensor] | None:
     if start is None:
         return None
     if not isinstance(start, tuple | list) or len(start) != 2:
-        raise DTypeError("potentials_init is not a pair (f, g) of potentials; give two")
+        raise DTypeError("potentials_init is not a pair (f, g) of potentials; give two arrays")
     ready = []
     for i, (value, w) in enumerate(zip(start, (problem.a, problem.b), strict=True)):
         t = _floats(value, f"potentials_init[{i}]").detach().double()
@@ -369,7 +369,7 @@ def _warm(problem: Problem, start: Any) -> tuple[Tensor, Tensor] | None:
 
 
 def _check_finite(t: Tensor, name: str) -> float:
-    """The spread max - min; refuses NaN and infinity in one pass."""
+    """The range max - min; raises ProblemError on NaN or infinity, in one pass."""
     low, high = (float(v) for v in torch.aminmax(t.detach()))
     if math.isfinite(low) and math.isfinite(high):
         return high - low
@@ -382,6 +382,6 @@ def _first(bad: Tensor, t: Tensor) -> float:
 
 
 def _where(bad: Tensor) -> str:
-    """The index of the first bad entry, without the batch's index where there is no batch."""
+    """The index of the first bad entry; the batch index is omitted for a batch of one."""
     index = bad.nonzero()[0].tolist()
     return str(index if bad.shape[0] > 1 else index[1:]) if bad.dim() > 1 else ""

@@ -1,4 +1,4 @@
-"""What a solve gives back: the fields of POT's OTResult, computed when they are first read."""
+"""The result of a solve: the fields of POT's OTResult, computed on first access."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from gossamer.ot.problem import Problem, checked_real
 
 
 class OTResult:
-    """The solution of one problem, or of a batch: then each field has a leading dimension [B].
+    """The solution of one problem, or of a batch, whose fields have a leading dimension [B].
 
-    Torch in, torch out (in the dtype of the cost or points, computed in float64); NumPy in, NumPy
-    out. Torch fields are differentiable in the cost or points, a, b and a tensor reg.
+    Fields have the library and dtype of the cost or points; they are computed in float64. Torch
+    fields are differentiable in the cost or points, a, b and a tensor reg.
     """
 
     def __init__(self, problem: Problem, f: Tensor, g: Tensor, stats: Tensor, value: Any) -> None:
@@ -37,12 +37,12 @@ class OTResult:
 
     @property
     def value(self) -> Any:
-        """The optimal value, regularization and penalties included."""
+        """The optimal value, including regularisation and penalties."""
         return self._once("value", lambda: self._out(self._value()))
 
     @property
     def value_linear(self) -> Any:
-        """The transport cost <M, P>, without regularization; never n x m for a lazy cost."""
+        """The transport cost <M, P> without regularisation; a lazy cost is never stored whole."""
         return self._once("value_linear", self._linear)
 
     def _linear(self) -> Any:
@@ -50,23 +50,27 @@ class OTResult:
             return self._out((self._plan * self._problem.cost).sum((1, 2)))
         linear = torch.stack([part[2] for part in self._sums])
         if self._f.requires_grad:
-            # A backward must fail with the lazy cost's error, not give zeros in silence.
+            # A backward must raise the lazy cost's error, not silently return zeros.
             linear = linear + 0.0 * self._f.sum(1)
         return self._out(linear)
 
     @property
     def plan(self) -> Any:
-        """The transport plan P [n, m], made when it is first read."""
+        """The transport plan P [rows, cols], computed on first access."""
         return self._once("plan", lambda: self._out(self._plan))
 
     def sparse_plan(self, threshold: float = 1e-5) -> Any:
-        """The plan as a torch CSR tensor [n, m] in float64, without autograd.
+        """The plan as a torch CSR tensor [rows, cols] in float64, without autograd.
 
         Args:
-            threshold: an entry is kept where P_ij >= threshold * sqrt((P 1)_i (P' 1)_j).
+            threshold: an entry is kept if P_ij >= threshold * sqrt((P 1)_i (P' 1)_j); in [0, 1).
 
         Returns:
-            A CSR tensor, or a list of them for a batch; never n x m in memory for a lazy cost.
+            A CSR tensor, or a list of them for a batch. The dense plan is never stored.
+
+        Raises:
+            ProblemError: threshold is outside [0, 1).
+            DTypeError: threshold is not a number.
         """
         least = checked_real(threshold, "threshold")
         if not 0 <= least < 1:
@@ -75,15 +79,21 @@ class OTResult:
         return plans if self._problem.batched else plans[0]
 
     def cost_gradient(self, grad_plan: Any, threshold: float = 1e-8) -> Any:
-        """dL/dM as a torch CSR tensor, for a loss L(P) of the plan of one problem.
+        """The gradient dL/dM as a torch CSR tensor, for a loss L(P) of one problem's plan.
 
         Args:
-            grad_plan: dL/dP, a tensor [n, m]; or a function of the entries' row and column indices
-                (two int64 tensors [nnz]) that gives their dL/dP [nnz], so that nothing is n x m.
-            threshold: which entries are kept, as in `sparse_plan`; it also bounds the error.
+            grad_plan: dL/dP as a tensor [rows, cols]; or a function of the row and column indices
+                of the entries, int64 [nnz] each, that returns their dL/dP [nnz], so that no dense
+                matrix is stored.
+            threshold: threshold of the kept entries, as in `sparse_plan`; it bounds the error.
 
         Returns:
             -(P * (grad_plan - w_i - w_j)) / reg on the plan's support, float64.
+
+        Raises:
+            ShapeError: the result is a batch, or grad_plan has the wrong shape.
+            ProblemError: the problem is unbalanced, or threshold is outside [0, 1).
+            DTypeError: grad_plan is not a tensor and does not return one.
 
         Example:
             >>> import torch, gossamer
@@ -93,7 +103,7 @@ class OTResult:
         """
         problem = self._problem
         if problem.batched:
-            raise ShapeError("cost_gradient was asked of a batch; solve the problem alone for it")
+            raise ShapeError("cost_gradient was asked of a batch; solve each problem on its own")
         if any(rho != float("inf") for rho in problem.rho):
             raise ProblemError(
                 "cost_gradient was asked of an unbalanced problem; differentiate `plan` instead"
@@ -106,7 +116,7 @@ class OTResult:
         if not isinstance(grad, Tensor):
             raise DTypeError(
                 f"grad_plan is a {type(grad).__name__}; a tensor is needed, or a function of row "
-                "and column indices that gives one"
+                "and column indices that returns one"
             )
         wanted = rows.shape if callable(grad_plan) else (n, m)
         if grad.shape != wanted:
@@ -129,16 +139,16 @@ class OTResult:
 
     @property
     def potentials(self) -> tuple[Any, Any]:
-        """The dual potentials (f [n], g [m]) of P = exp((f + g - M) / reg); 0 where no mass is.
+        """The dual potentials (f [rows], g [cols]) of P = exp((f + g - M) / reg); 0 without mass.
 
-        Where both marginals are exact, f + t and g - t give the same plan; here the means of f and
-        of g, over entries with mass, are equal.
+        If both marginals are exact, f + t and g - t give the same plan for every t. The returned
+        pair has equal means of f and g over the entries with mass.
         """
         return (self.potential_a, self.potential_b)
 
     @property
     def log_scalings(self) -> tuple[Any, Any]:
-        """(log u, log v) of P = diag(u) exp(-M / reg) diag(v); -infinity where no mass is."""
+        """(log u, log v) of P = diag(u) exp(-M / reg) diag(v); -infinity without mass."""
         p = self._problem
         pairs = ((self._f, p.a), (self._g, p.b))
         u, v = (self._out(torch.where(w > 0, x / p.reg[:, None], -torch.inf)) for x, w in pairs)
@@ -158,7 +168,7 @@ class OTResult:
 
     @property
     def marginals(self) -> tuple[Any, Any]:
-        """The plan's sums (P 1 [n], P' 1 [m]); never n x m for a lazy cost, without autograd."""
+        """The sums (P 1 [rows], P' 1 [cols]), without autograd; a lazy cost is not stored whole."""
         rows, cols = (torch.stack([part[k] for part in self._sums]) for k in (0, 1))
         return self._out(rows), self._out(cols)
 
@@ -174,12 +184,12 @@ class OTResult:
 
     @property
     def status(self) -> Any:
-        """How it ended: "converged", "max_iter" or "stalled"; a list of them for a batch."""
+        """The solver's status: "converged", "max_iter" or "stalled"; a list for a batch."""
         return self._each(0, lambda code: STATUSES[int(code)])
 
     @property
     def iterations(self) -> Any:
-        """Sinkhorn sweeps plus Newton steps."""
+        """The number of Sinkhorn sweeps plus Newton steps."""
         return self._each(slice(1, 3), lambda counts: int(sum(counts)))
 
     @property
@@ -189,7 +199,7 @@ class OTResult:
 
     @property
     def log(self) -> Any:
-        """What ran: method, sweeps, newton (steps), cg (iterations), passes (over n x m)."""
+        """The solver's statistics: method, sweeps, newton, cg and passes over the cost matrix."""
         names = ("sweeps", "newton", "cg", "passes")
         return self._each(
             slice(1, None),
@@ -206,7 +216,7 @@ class OTResult:
         differentiable = torch.is_grad_enabled() and any(
             x is not None and x.requires_grad for x in inputs
         )
-        # The core's exponential is many times faster, and knows neither gradients nor absent rows.
+        # The core is many times faster, but supports neither gradients nor rows without mass.
         if not (differentiable or torch.compiler.is_compiling()) and _all_present(p.a, p.b):
             return torch.stack([core.plan(*item) for item in self._items])
         cost = p.cost if p.y is None else pairwise(p.cost, p.y, p.metric)
@@ -214,7 +224,7 @@ class OTResult:
 
     @property
     def _items(self) -> list[tuple[core.Cost, Tensor, Tensor, float]]:
-        """(cost, f, g, reg) of each problem, for the core."""
+        """(cost, f, g, reg) per problem, for `core`."""
         p = self._problem.detached()
         f, g = masked(self._f.detach(), p.a), masked(self._g.detach(), p.b)
         return [
@@ -230,7 +240,7 @@ class OTResult:
         return sums
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` gives, kept (functools.cached_property has a lock, which dynamo refuses)."""
+        """Cache `make()` under `name`; dynamo cannot trace the lock in cached_property."""
         if name not in self._known:
             self._known[name] = make()
         return self._known[name]
@@ -240,7 +250,7 @@ class OTResult:
         return values if self._problem.batched else values[0]
 
     def _out(self, t: Tensor) -> Any:
-        """[B, ...] as the caller wants it."""
+        """A tensor [B, ...] in the caller's library, dtype and batching."""
         t = t.to(self._problem.dtype)
         if not self._problem.batched:
             t = t.squeeze(0)

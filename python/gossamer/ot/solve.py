@@ -1,4 +1,4 @@
-"""gossamer.ot.solve and its kin: entropic optimal transport with the argument names of POT."""
+"""Entropic optimal transport with POT's argument names: `solve`, `solve_sample` and variants."""
 
 from __future__ import annotations
 
@@ -45,34 +45,37 @@ def solve(
     """Solve min_P <M, P> + reg R(P) with P 1 = a, P' 1 = b, P >= 0.
 
     Args:
-        M: cost matrix [n, m] or a batch [B, n, m], float32 or float64, torch or NumPy.
-        a: weights of the rows [n] or [B, n], >= 0; None: 1/n each. Rows of weight 0 get no plan.
-        b: weights of the columns [m] or [B, m], of the same mass as a; None: 1/m each.
-        reg: regularization > 0 in the unit of M, a number or a tensor [B].
+        M: cost matrix [rows, cols] or a batch [B, rows, cols], float32 or float64, torch or NumPy.
+        a: weights of the rows, >= 0, [rows] or [B, rows]; None is uniform with sum 1. The plan is
+            0 in rows of weight 0.
+        b: weights of the columns, of the same mass as a, [cols] or [B, cols]; None is uniform with
+            sum 1.
+        reg: regularisation strength > 0 in the unit of M, a number or a tensor [B].
         reg_type: "KL" for KL(P | a b'), or "entropy" for sum P (log P - 1). The plan is the same;
-            the value and its gradients by a and b are not.
-        unbalanced: None for exact marginals, or the penalty rho > 0 of KL(P 1 | a) and
-            KL(P' 1 | b), in the unit of M, or a pair of them, None for an exact side.
+            the value and its gradients with respect to a and b differ.
+        unbalanced: None for exact marginals, or the weight rho > 0 of the penalties KL(P 1 | a) and
+            KL(P' 1 | b), in the unit of M; a pair sets each side, with None for an exact one.
         unbalanced_type: "KL".
         method: "auto", "sinkhorn", "newton" (sparse Newton), or "published" (as first published).
-        max_iter: sweeps plus Newton steps; None: 10,000.
-        tol: L1 error of the marginals at which it stops.
-        potentials_init: a pair (f, g) to start from, e.g. another result's `potentials`.
+        max_iter: cap on sweeps plus Newton steps; None is 10,000.
+        tol: L1 error of the marginals at which the solver stops.
+        potentials_init: a pair (f, g) to start from, such as another result's `potentials`.
         grad: "implicit" (gradients of any order, by implicit differentiation) or "detach" (none).
-        omega: over-relaxation in [1, 2) of method="sinkhorn".
-        ridge: added to the diagonal of the gradient's linear system, for plans that nearly fall
-            apart into pieces; relative to the masses.
+        omega: over-relaxation in [1, 2), for method="sinkhorn" only.
+        ridge: added to the diagonal of the gradient's linear system, relative to the masses; it
+            helps when the plan nearly splits into independent blocks.
 
     Returns:
-        An `OTResult`; a solve that did not converge says so in `status` and by a
-        `ConvergenceWarning`.
+        An `OTResult`. If the solver does not converge, `status` says so and a
+        `ConvergenceWarning` is issued.
 
     Raises:
         ProblemError, ShapeError, DTypeError, DeviceError: the message names the argument.
 
     Reference:
-        Cuturi (2013), Sinkhorn distances; Tang et al. (2024), Accelerating Sinkhorn algorithm with
-        sparse Newton iterations.
+        Cuturi 2013, "Sinkhorn Distances", Algorithm 1; Tang, Shavlovsky, Rahmanian, Tardini,
+        Thekumparampil, Xiao & Ying 2024, "Accelerating Sinkhorn Algorithm with Sparse Newton
+        Iterations".
 
     Example:
         >>> import numpy as np, gossamer
@@ -105,27 +108,27 @@ def solve_sample(
     ridge: float = 0.0,
     lazy: bool | None = None,
 ) -> OTResult:
-    """`solve` for the cost c(x_i, y_j) between points.
+    """Solve the problem of `solve` for the cost c(x_i, y_j) between points.
 
     Args:
-        x: points [n, d] or [B, n, d], float32 or float64, torch or NumPy.
-        y: points [m, d] or [B, m, d].
+        x: points [rows, d] or [B, rows, d], float32 or float64, torch or NumPy.
+        y: points [cols, d] or [B, cols, d].
         a: weights of x, as in `solve`.
-        b: weights of y.
-        reg: regularization > 0 in the unit of the metric.
+        b: weights of y, as in `solve`.
+        reg: regularisation strength > 0 in the unit of the metric.
         metric: "sqeuclidean", "l1" ("cityblock") or "cosine".
-        reg_type: see `solve`, as for all that follow up to `ridge`.
-        unbalanced: penalty of the marginals, or None for exact ones.
+        reg_type: as in `solve`, and so are the arguments up to `ridge`.
+        unbalanced: weight of the marginals' penalty, or None for exact marginals.
         unbalanced_type: "KL".
         method: the algorithm.
-        max_iter: sweeps plus Newton steps.
-        tol: L1 error of the marginals at which it stops.
+        max_iter: cap on sweeps plus Newton steps.
+        tol: L1 error of the marginals at which the solver stops.
         potentials_init: a pair (f, g) to start from.
         grad: "implicit" or "detach".
         omega: over-relaxation of Sinkhorn's sweeps.
         ridge: added to the diagonal of the gradient's linear system.
-        lazy: True never holds the whole matrix, and then only `value` is differentiable, and
-            once. False computes the cost matrix. None: lazy above four million entries.
+        lazy: True never stores the cost matrix; then only `value` is differentiable, and only
+            once. False computes the cost matrix. None is lazy above four million entries.
 
     Returns:
         An `OTResult`, differentiable in x, y, a and b.
@@ -148,17 +151,24 @@ def solve_sample(
 
 
 def sinkhorn(M: Any, a: Any = None, b: Any = None, reg: Any = 1e-2, **options: Any) -> OTResult:
-    """`solve` by Sinkhorn's sweeps, over-relaxed with omega=1.5, say.
+    """Solve the problem of `solve` by Sinkhorn's sweeps, over-relaxed if omega > 1.
 
     Args:
         M: as in `solve`.
         a: as in `solve`.
         b: as in `solve`.
         reg: as in `solve`.
-        options: any other argument of `solve` but method.
+        options: the other arguments of `solve`, except `method`.
+
+    Returns:
+        An `OTResult`, as in `solve`.
+
+    Raises:
+        ProblemError, ShapeError, DTypeError, DeviceError: the message names the argument.
 
     Reference:
-        Thibault, Chizat, Dossal, Papadakis (2021), Overrelaxed Sinkhorn-Knopp.
+        Thibault, Chizat, Dossal & Papadakis 2021, "Overrelaxed Sinkhorn-Knopp Algorithm for
+        Regularized Optimal Transport".
 
     Example:
         >>> import torch, gossamer
@@ -177,7 +187,7 @@ def sinkhorn_newton_sparse(
     method: str = "newton",
     **options: Any,
 ) -> OTResult:
-    """`solve` by sparse Newton steps after a few sweeps.
+    """Solve the problem of `solve` by a few Sinkhorn sweeps, then sparse Newton steps.
 
     Args:
         M: as in `solve`.
@@ -186,11 +196,17 @@ def sinkhorn_newton_sparse(
         reg: as in `solve`.
         method: "newton" (annealed, relative threshold, column rescaling), or "published" (the
             algorithm of the paper, for comparison).
-        options: any other argument of `solve` but method.
+        options: the other arguments of `solve`, except `method`.
+
+    Returns:
+        An `OTResult`, as in `solve`.
+
+    Raises:
+        ProblemError, ShapeError, DTypeError, DeviceError: the message names the argument.
 
     Reference:
-        Tang, Shavlovsky, Rahmanian, Tardini, Thekumparampil, Xiao, Ying (2024), Accelerating
-        Sinkhorn algorithm with sparse Newton iterations.
+        Tang, Shavlovsky, Rahmanian, Tardini, Thekumparampil, Xiao & Ying 2024, "Accelerating
+        Sinkhorn Algorithm with Sparse Newton Iterations", Algorithm 1 for method="published".
 
     Example:
         >>> import torch, gossamer
@@ -203,11 +219,11 @@ def sinkhorn_newton_sparse(
 
 
 def as_dense(problem: Problem, lazy: bool | None) -> Problem:
-    """The problem of points with its cost matrix computed, unless it is to stay lazy."""
+    """The problem with the cost matrix of its points computed, unless the cost stays lazy."""
     x, y = problem.cost, problem.y
     if y is None:
         return problem
-    width = x.shape[2] if problem.metric == "l1" else 1  # what `pairwise` holds for an entry
+    width = x.shape[2] if problem.metric == "l1" else 1  # what `pairwise` stores per entry
     if lazy is None:
         lazy = x.shape[0] * x.shape[1] * y.shape[1] * width > DENSE_ENTRIES
     return problem if lazy else replace(problem, cost=pairwise(x, y, problem.metric), y=None)
@@ -222,7 +238,7 @@ def run(problem: Problem, how: Settings) -> OTResult:
 
 
 def potentials(problem: Problem, how: Settings) -> tuple[Tensor, Tensor, Tensor]:
-    """(f [B, n], g [B, m], statistics), differentiable; at entries without mass a c-transform."""
+    """(f [B, rows], g [B, cols], statistics), differentiable; c-transforms where mass is 0."""
     a, b = problem.solver_weights
     f0, g0 = how.warm or (None, None)
     f, g, stats = torch.ops.gossamer.ot_potentials(
@@ -236,7 +252,7 @@ def potentials(problem: Problem, how: Settings) -> tuple[Tensor, Tensor, Tensor]
 
 
 def optimal_value(problem: Problem, f: Tensor, g: Tensor) -> Tensor:
-    """The value [B] of the problem whose `potentials` are given, by the envelope theorem."""
+    """The optimal value [B], differentiable by the envelope theorem; f, g are from `potentials`."""
     p = problem
     value: Tensor = torch.ops.gossamer.ot_value(
         p.cost, p.y, p.metric, p.a, p.b, p.reg, f, g, *p.rho, p.kl
@@ -245,6 +261,6 @@ def optimal_value(problem: Problem, f: Tensor, g: Tensor) -> Tensor:
 
 
 def _mean(potential: Tensor, weights: Tensor) -> Tensor:
-    """The mean [B, 1] over entries with mass."""
+    """The mean [B, 1] of a potential over the entries with mass."""
     here = (weights > 0).double()
     return (potential * here).sum(1, keepdim=True) / here.sum(1, keepdim=True)

@@ -1,18 +1,18 @@
-"""torch.ops.gossamer.{ot_value, ot_lazy_gradient}: the optimal value by the envelope theorem.
+"""The optimal value by the envelope theorem: torch.ops.gossamer.{ot_value, ot_lazy_gradient}.
 
     KL        V = <C, P> + reg KL(P | a b') + rho_a KL(P 1 | a) + rho_b KL(P' 1 | b)
     entropy   V = <C, P> + reg sum P (log P - 1) + the same penalties
 
-The value is computed as the dual's, whose error is of second order in that of the potentials. With
-phi(f) = rho (1 - exp(-f / rho)), or f itself where the marginal is exact, and f the potential
-(entropy) or f - reg log a (KL):
+The value is the dual's, whose error is of second order in the error of the potentials. Let
+phi(f) = rho (1 - exp(-f / rho)), or f if the marginal is exact. Let f and g denote the potentials
+themselves (entropy), or f - reg log a and g - reg log b (KL). Then:
 
     V = <a, phi(f)> + <b, phi(g)> - reg (sum P - [KL] sum a sum b)
     dV/dC = P      dV/da = phi(f) + [KL] reg (sum b - exp(-f / rho))
     dV/dreg = (<f, P 1> + <g, P' 1> - <C, P>) / reg - (sum P - [KL] sum a sum b)
 
-The gradients use the potentials as differentiable inputs, so that a second derivative goes on
-through ot_potentials. A lazy cost is differentiated in tiles, and once.
+The gradients use the potentials as differentiable inputs: second derivatives pass through
+ot_potentials. A lazy cost is differentiated in tiles, and only once.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _phi(potential: Tensor, rho: float) -> Tensor:
 
 
 def _reference(potential: Tensor, weights: Tensor, reg: Tensor, kl: bool) -> Tensor:
-    """The potential of the objective's own form; at weight 0 it is that of KL already."""
+    """The potential in the objective's own form; at weight 0 it already has the KL form."""
     if not kl:
         return potential
     return potential - reg[:, None] * torch.where(weights > 0, weights, 1.0).log()
@@ -146,7 +146,7 @@ def _tiles(rows: int, width: int) -> Iterator[slice]:
 
 
 def _pull(plan: Tensor, x: Tensor, y: Tensor, metric: str) -> tuple[Tensor, Tensor]:
-    """What the cotangent `plan` of the cost matrix is for x and for y."""
+    """Pull the cotangent `plan` of the cost matrix back to x and y."""
     if metric == "l1":
         signs = (x[:, None] - y).sign() * plan[:, :, None]
         return signs.sum(1), -signs.sum(0)
@@ -161,7 +161,7 @@ def _pull(plan: Tensor, x: Tensor, y: Tensor, metric: str) -> tuple[Tensor, Tens
 
 
 def _across(grad: Tensor, direction: Tensor, x: Tensor) -> Tensor:
-    """The backward of x / |x|: what is left of grad across the direction, over the length."""
+    """The backward of x / |x|: the part of grad orthogonal to the direction, over the length."""
     along = (grad * direction).sum(1, keepdim=True) * direction
     length: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     return (grad - along) / length
@@ -174,13 +174,13 @@ def _lazy_fake(
 
 
 def _lazy_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    """Nothing is kept: the backward refuses."""
+    """Save nothing: the backward raises."""
 
 
 def _lazy_backward(ctx: Any, *grads: Any) -> Any:
     raise GossamerError(
-        "a second derivative was asked of a lazy cost, which has the first only: pass lazy=False, "
-        "or solve the cost matrix"
+        "a second derivative was requested of a lazy cost, which has only the first: pass "
+        "lazy=False, or solve the cost matrix"
     )
 
 
