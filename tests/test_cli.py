@@ -126,3 +126,14 @@ def test_the_library_works_without_the_cli_extra() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "of dense" in done.stdout
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("package", ["rich", "matplotlib"])
+def test_train_names_the_cli_extra(package: str) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; import gossamer.train"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: gossamer.train needs the package " + package)
+    assert "pip install 'gossamer[cli]'" in last

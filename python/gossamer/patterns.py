@@ -1,8 +1,8 @@
-"""Patterns: which entries of a weight may live. Value objects without torch.
+"""Patterns: which entries of a weight may be kept. Value objects without torch.
 
-A weight is `[out_features, in_features]`. `NM` keeps n of every m consecutive columns, `GroupedNM`
-does so with every choice equally often, `Unstructured` and `Block` keep the best entries or tiles.
-With `vector` = V, V consecutive rows share their columns. `gossamer.masks` picks the entries.
+A weight is `[out_features, in_features]`. `NM` keeps n of every m consecutive columns; `GroupedNM`
+also uses every choice of columns equally often; `Unstructured` and `Block` keep the best entries or
+tiles. With `vector` = V, V consecutive rows share their columns. `gossamer.masks` selects entries.
 """
 
 import math
@@ -32,7 +32,7 @@ _BLOCK_TEXT = re.compile(r"block\s*(\d{1,9})\s*x\s*(\d{1,9})\s+" + _PERCENT, re.
 
 
 class _OfGroups:
-    """What keeps n of every m columns."""
+    """Base of the patterns that keep n of every m columns."""
 
     n: int
     m: int
@@ -53,8 +53,8 @@ class NM(_OfGroups):
     """Keep exactly n of every m consecutive columns of a row.
 
     Args:
-        n: Entries kept in a group, 1 <= n <= m.
-        m: Columns in a group, at most 64.
+        n: Entries kept per group, 1 <= n <= m.
+        m: Columns per group, at most 64.
         vector: Rows that share one choice of columns: 1, 4 or 8.
 
     Raises:
@@ -63,9 +63,10 @@ class NM(_OfGroups):
     Reference:
         Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks" (2:4).
 
-    >>> pattern = NM(2, 4, vector=4)
-    >>> str(pattern), pattern.density, pattern.count(8, 16)
-    ('2:4:v4', 0.5, 64)
+    Example:
+        >>> pattern = NM(2, 4, vector=4)
+        >>> str(pattern), pattern.density, pattern.count(8, 16)
+        ('2:4:v4', 0.5, 64)
     """
 
     n: int
@@ -93,9 +94,10 @@ class NM(_OfGroups):
     def check_shape(self, rows: int, cols: int, who: str = "weight") -> None:
         """Raise PatternError unless cols % m == 0 and rows % vector == 0.
 
-        >>> NM(2, 8).check_shape(8, 100)
-        Traceback (most recent call last):
-        gossamer.errors.PatternError: weight got in_features=100 with pattern 2:8; in_features \
+        Example:
+            >>> NM(2, 8).check_shape(8, 100)
+            Traceback (most recent call last):
+            gossamer.errors.PatternError: weight got in_features=100 with pattern 2:8; in_features \
 must be a multiple of 8: choose 1:4, pad to 104, or exclude the layer (exclude=...)
         """
         rows, cols = check_sizes(rows, cols, who)
@@ -109,7 +111,7 @@ must be a multiple of 8: choose 1:4, pad to 104, or exclude the layer (exclude=.
         return rows * (cols // self.m) * self.n
 
     def _narrower(self, rows: int, cols: int) -> "Pattern":
-        """A pattern of the same density that `cols` allows: a smaller group, else unstructured."""
+        """Return a pattern of this density that fits `cols`: smaller groups, else unstructured."""
         vector = _vector_for(rows, self.vector)
         for m in range(self.m - 1, 0, -1):
             if cols % m == 0 and self.n * m % self.m == 0:
@@ -120,18 +122,19 @@ must be a multiple of 8: choose 1:4, pad to 104, or exclude the layer (exclude=.
 # --8<-- [start:pattern]
 @dataclass(frozen=True)
 class Unstructured:
-    """Keep the best entries of the whole weight, wherever they are.
+    """Keep the best entries of the whole weight.
 
     Args:
         sparsity: Dropped share of the entries, in [0, 1].
         vector: Rows that share one list of columns: 1, 4 or 8.
 
     Raises:
-        PatternError, DTypeError: A number is out of range, or not a number of its kind.
+        PatternError, DTypeError: A number is out of range, or has another type.
 
-    >>> pattern = Unstructured(0.975)
-    >>> str(pattern), pattern.count(10, 100)
-    ('97.5%', 25)
+    Example:
+        >>> pattern = Unstructured(0.975)
+        >>> str(pattern), pattern.count(10, 100)
+        ('97.5%', 25)
     """
 
     sparsity: float
@@ -178,11 +181,12 @@ class Block:
         sparsity: Dropped share of the tiles, in [0, 1].
 
     Raises:
-        PatternError, DTypeError: A number is out of range, or not a number of its kind.
+        PatternError, DTypeError: A number is out of range, or has another type.
 
-    >>> pattern = Block(16, 16, 0.75)
-    >>> str(pattern), pattern.panel, pattern.count(64, 64)
-    ('block 16x16 75%', 8, 1024)
+    Example:
+        >>> pattern = Block(16, 16, 0.75)
+        >>> str(pattern), pattern.panel, pattern.count(64, 64)
+        ('block 16x16 75%', 8, 1024)
     """
 
     rows: int
@@ -214,7 +218,7 @@ class Block:
         return _vector_for(self.rows, max(VECTORS))
 
     def check_shape(self, rows: int, cols: int, who: str = "weight") -> None:
-        """Raise PatternError unless the weight is a whole number of tiles both ways."""
+        """Raise PatternError unless both sizes of the weight are multiples of the tile's sizes."""
         rows, cols = check_sizes(rows, cols, who)
         fitting = Block(math.gcd(rows, self.rows), math.gcd(cols, self.cols), self.sparsity)
         if cols % self.cols:
@@ -223,7 +227,7 @@ class Block:
             raise _misfit(who, "out_features", rows, self.rows, self, fitting)
 
     def count(self, rows: int, cols: int) -> int:
-        """Exact number of kept entries: kept tiles (halves to even) times their size."""
+        """Exact number of kept entries: kept tiles (halves to even) times entries per tile."""
         self.check_shape(rows, cols)
         tiles = (rows // self.rows) * (cols // self.cols)
         return self.rows * self.cols * round(tiles * self.density)
@@ -231,14 +235,14 @@ class Block:
 
 @dataclass(frozen=True)
 class GroupedNM(_OfGroups):
-    """N:M whose C(m, n) choices of columns occur equally often: g times each in a chunk.
+    """N:M with equally frequent choices of columns: each of the C(m, n) occurs g times per chunk.
 
-    A chunk is C(m, n) g consecutive rows; one of fewer has all choices equally often, +- 1.
+    A chunk has C(m, n) g consecutive rows; in a shorter one the counts of choices differ by <= 1.
 
     Args:
-        n: Entries kept in a group, 1 <= n <= m.
-        m: Columns in a group, at most 64.
-        g: How often each choice occurs in a chunk; C(m, n) g <= 32768.
+        n: Entries kept per group, 1 <= n <= m.
+        m: Columns per group, at most 64.
+        g: Rows per chunk with each choice; C(m, n) g <= 32768.
 
     Raises:
         PatternError, DTypeError: A number is out of range, or not an integer.
@@ -246,15 +250,15 @@ class GroupedNM(_OfGroups):
     Reference:
         Ivanov et al. 2023, "STen: Productive and Efficient Sparsity in PyTorch" (n:m:g).
 
-    >>> pattern = GroupedNM(2, 4, 8)
-    >>> str(pattern), pattern.chunk, pattern.count(100, 16)
-    ('2:4:g8', 48, 800)
+    Example:
+        >>> pattern = GroupedNM(2, 4, 8)
+        >>> str(pattern), pattern.chunk, pattern.count(100, 16)
+        ('2:4:g8', 48, 800)
     """
 
     n: int
     m: int
     g: int
-
     vector = panel = 1
 
     def __post_init__(self) -> None:
@@ -271,7 +275,7 @@ class GroupedNM(_OfGroups):
 
     @property
     def chunk(self) -> int:
-        """Rows in which each choice occurs g times."""
+        """Rows per chunk, C(m, n) g."""
         return math.comb(self.m, self.n) * self.g
 
     def check_shape(self, rows: int, cols: int, who: str = "weight") -> None:
@@ -287,20 +291,18 @@ Pattern: TypeAlias = NM | Unstructured | Block | GroupedNM
 
 
 def parse_pattern(p: str | Pattern) -> Pattern:
-    """The pattern that a text stands for; a pattern is returned as it is.
+    """Return the pattern that a text describes; a pattern is returned unchanged.
 
     Args:
         p: "2:4", "2:4:v4", "2:4:g8", "97.5%", "90%:v4", "block 16x16 75%", or a pattern; any case.
 
-    Returns:
-        The pattern.
-
     Raises:
         PatternError: The text has none of these forms, or a number in it is out of range.
-        DTypeError: Neither a text nor a pattern.
+        DTypeError: `p` is neither a text nor a pattern.
 
-    >>> parse_pattern("2:4:v4")
-    NM(n=2, m=4, vector=4)
+    Example:
+        >>> parse_pattern("2:4:v4")
+        NM(n=2, m=4, vector=4)
     """
     if isinstance(p, NM | Unstructured | Block | GroupedNM):
         return p
@@ -327,7 +329,7 @@ def parse_pattern(p: str | Pattern) -> Pattern:
 
 
 def check_sizes(rows: int, cols: int, who: str) -> tuple[int, int]:
-    """Both sizes as plain ints; DTypeError when one is no integer, ShapeError when negative."""
+    """Return both sizes as int; DTypeError if not an integer, ShapeError if negative."""
     rows, cols = as_integer(rows, f"{who} got rows"), as_integer(cols, f"{who} got cols")
     if rows < 0 or cols < 0:
         raise ShapeError(
@@ -338,7 +340,7 @@ def check_sizes(rows: int, cols: int, who: str) -> tuple[int, int]:
 
 
 def unit_interval(sparsity: object, who: str) -> float:
-    """The sparsity as a float; DTypeError when it is no number, PatternError outside [0, 1]."""
+    """Return the sparsity as float; DTypeError if not a number, PatternError outside [0, 1]."""
     if isinstance(sparsity, bool) or not isinstance(sparsity, numbers.Real):
         raise DTypeError(
             f"{who} got sparsity={sparsity!r}; sparsity must be a number: "
@@ -349,12 +351,11 @@ def unit_interval(sparsity: object, who: str) -> float:
             f"{who} got sparsity={sparsity}; sparsity must be in [0, 1]: "
             "pass the dropped share, for example 0.9 to keep a tenth"
         )
-    # abs: -0.0 passes the comparison, and its text "-0%" would read as another pattern.
-    return abs(float(sparsity))
+    return abs(float(sparsity))  # turns -0.0 into 0.0, whose text is "0%"
 
 
 def as_integer(value: object, what: str) -> int:
-    """The value as a plain int (NumPy integers too); DTypeError for anything else, bools too."""
+    """Return an integer (NumPy's too) as int; DTypeError for anything else, also for a bool."""
     if not isinstance(value, bool):
         try:
             return operator.index(value)  # type: ignore[arg-type]
@@ -395,6 +396,5 @@ def _vector_text(vector: int) -> str:
 
 
 def _percent(sparsity: float) -> str:
-    # Through decimals: 0.07 * 100 in floating point is 7.000000000000001.
-    text = f"{Decimal(repr(sparsity)) * 100:f}"
+    text = f"{Decimal(repr(sparsity)) * 100:f}"  # as float, 0.07 * 100 is 7.000000000000001
     return (text.rstrip("0").rstrip(".") if "." in text else text) + "%"

@@ -1,4 +1,4 @@
-"""Tables as plain text, for `print`: they need no other package."""
+"""Tables as plain text, without any other package."""
 
 from collections.abc import Sequence
 
@@ -17,15 +17,15 @@ def text_table(
     """Lay out a table in columns.
 
     Args:
-        title: first line.
-        headings: of the columns.
-        rows: as many texts per row as there are headings.
-        total: the last row, under a line; None for none.
-        left: columns that are aligned to the left; the others are aligned to the right.
-        notes: lines below the table.
+        title: text of the first line.
+        headings: one text per column.
+        rows: one text per column in each row.
+        total: the last row, below a rule; None leaves it out.
+        left: number of leading columns that are aligned left; the others are aligned right.
+        notes: lines after the table.
 
     Returns:
-        Lines without a newline at the end.
+        The lines of the table, without a final newline.
 
     Example:
         >>> rows = [("a", "8"), ("bc", "16")]

@@ -1,8 +1,7 @@
-"""Time several functions side by side, so that a busy or slow machine is unfair to none.
+"""Interleaved timing of several functions, so that load on the machine affects all of them alike.
 
-Functions are run in turn, one call each a round, and the order changes from round to round:
-drift of the clock speed, other processes and warm caches fall on all of them alike. What is
-compared is the medians.
+Each round calls every function once, and the order changes from round to round. Drift of the clock
+speed, other processes and warm caches then affect all functions alike. Compare the medians.
 """
 
 import gc
@@ -12,19 +11,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from gossamer.errors import ShapeError
+from gossamer.errors import ArgumentError
 
 __all__ = ["Timing", "interleaved", "rotation", "threads"]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that one function took, call by call.
+    """Seconds per call of one function.
 
     Args:
         median: median of the samples, in seconds.
         quartiles: first and third quartile of the samples, in seconds.
-        samples: every measured call in the order in which it was made, in seconds.
+        samples: seconds of every measured call, in order.
     """
 
     median: float
@@ -36,20 +35,22 @@ class Timing:
         """Summarise samples.
 
         Args:
-            samples: seconds, at least one.
+            samples: seconds per call, at least one.
 
         Returns:
-            Their timing.
+            The timing of these samples.
 
         Raises:
-            ShapeError: there is no sample.
+            ArgumentError: there is no sample.
 
         Example:
             >>> Timing.from_samples([3.0, 1.0, 2.0]).median
             2.0
         """
         if not samples:
-            raise ShapeError("Timing got no samples; at least one is needed: run the function once")
+            raise ArgumentError(
+                "Timing got no samples; at least one is needed: run the function once"
+            )
         if len(samples) == 1:
             low = high = samples[0]
         else:
@@ -58,15 +59,17 @@ class Timing:
 
 
 def rotation(names: Sequence[str], turn: int) -> list[str]:
-    """Order of play in one round: rotated by one each round, reversed on every second lap.
+    """Return the order of the calls in one round.
+
+    The order rotates by one per round, so that over one lap (as many rounds as names) each name is
+    first, second, ... once. Every second lap is reversed, which changes the neighbours.
 
     Args:
-        names: who takes part.
+        names: names of the functions.
         turn: number of the round, from 0.
 
     Returns:
-        The names in the order of that round. Over one lap each is first, second, ... once, and
-        the reversal changes who runs after whom.
+        The names in the order of that round.
 
     Example:
         >>> [rotation(["a", "b", "c"], turn) for turn in (0, 1, 3)]
@@ -83,19 +86,19 @@ def interleaved(
     warmup: int = 2,
     before: Mapping[str, Callable[[], object]] | None = None,
 ) -> dict[str, Timing]:
-    """Time functions against each other, one call each a round, in changing order.
+    """Time functions side by side, with one call per function and round in changing order.
 
     Args:
         fns: functions without arguments, by name.
         repeats: measured rounds, at least 1.
-        warmup: rounds before them that are not measured.
-        before: what to call before each call of a function, outside of its time; by name.
+        warmup: unmeasured rounds before the measured ones, at least 0.
+        before: functions to call before each call of the function of that name; not timed.
 
     Returns:
-        A timing for each name, in the order of ``fns``, of ``repeats`` samples each.
+        One timing per name, in the order of `fns`, with `repeats` samples each.
 
     Raises:
-        ShapeError: ``fns`` is empty, ``repeats`` below 1 or ``warmup`` below 0.
+        ArgumentError: `fns` is empty, `repeats` is below 1, or `warmup` is below 0.
 
     Example:
         >>> timings = interleaved({"short": lambda: 1, "long": lambda: sum(range(9999))}, repeats=5)
@@ -103,16 +106,16 @@ def interleaved(
         True
     """
     if not fns:
-        raise ShapeError("interleaved got no functions; give at least one in fns")
+        raise ArgumentError("interleaved got no functions; give at least one in fns")
     if repeats < 1 or warmup < 0:
-        raise ShapeError(
+        raise ArgumentError(
             f"interleaved got repeats={repeats}, warmup={warmup}; "
             "repeats must be at least 1 and warmup at least 0"
         )
     names = list(fns)
     prepare = before or {}
     samples: dict[str, list[float]] = {name: [] for name in names}
-    # A collection would be charged to whoever happens to run when it starts.
+    # A garbage collection would count as time of the function during which it starts.
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -135,7 +138,7 @@ def interleaved(
 
 @contextmanager
 def threads(count: int | None) -> Iterator[int]:
-    """Set torch's number of threads, and set it back on leaving.
+    """Set torch's number of threads, and restore it on exit.
 
     Args:
         count: threads, at least 1; None leaves the number as it is.
@@ -144,7 +147,7 @@ def threads(count: int | None) -> Iterator[int]:
         The number in force.
 
     Raises:
-        ShapeError: ``count`` below 1.
+        ArgumentError: `count` is below 1.
 
     Example:
         >>> with threads(1) as number:
@@ -154,7 +157,7 @@ def threads(count: int | None) -> Iterator[int]:
     import torch
 
     if count is not None and count < 1:
-        raise ShapeError(f"threads got {count}; the number of threads must be at least 1")
+        raise ArgumentError(f"threads got {count}; the number of threads must be at least 1")
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)

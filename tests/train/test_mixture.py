@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from typer.testing import CliRunner
 
-from gossamer.cli import app
+from gossamer.commands import app
 from gossamer.errors import ArgumentError, CheckpointError, PatternError, ShapeError
 from gossamer.nn import SinkhornRouter, SparseLinear
 from gossamer.train import (

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from gossamer.cli import app
+from gossamer.commands import app
 from gossamer.errors import CheckpointError, GossamerError, PatternError, RecipeError
 from gossamer.recipes import RigL, SLoPe
 from gossamer.train import Run, RunSpec, load_checkpoint, read_metrics, save_checkpoint, train

@@ -2,8 +2,8 @@
 
     z = ReLU(TopK_k(W_enc (x - b_pre) + b_lat)),   x^ = z W_dec + b_pre
 
-Weights are stored a latent a row. Only the encoder's product is dense, and only forwards: decoding
-and every gradient cost O(k features) per row.
+Encoder and decoder are [latents, features]: one row per latent. Only the forward product of the
+encoder is dense; decoding and every gradient cost O(k features) per row.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from gossamer.errors import ArgumentError, DTypeError, ShapeError
 
 
 class Losses(NamedTuple):
-    """What `TopKAutoencoder.loss` found.
+    """The result of `TopKAutoencoder.loss`.
 
     Attributes:
-        total: what to minimise, a scalar.
+        total: the loss to minimise, a scalar.
         reconstruction: scaled mean squared error, a scalar.
-        auxiliary: error of what dead latents make of the residual, 0 when none is dead.
-        code: of the batch.
+        auxiliary: error of the residual as the dead latents reconstruct it; 0 when none is dead.
+        code: active latents of the batch.
     """
 
     total: Tensor
@@ -40,28 +40,29 @@ class Losses(NamedTuple):
 class TopKAutoencoder(nn.Module):
     """A sparse autoencoder with k active latents per row.
 
-    A step of training: ``loss(x).total.backward()``, `project_gradient_`, the optimizer's step,
-    `normalise_`. Call `start_from` with a sample before the first one.
+    A training step calls `loss(x).total.backward()`, `project_gradient_()`, `optimizer.step()` and
+    `normalise_()`. Call `start_from` with a sample before the first step.
 
     Args:
-        features: entries of a row of the input.
-        latents: entries of the code, most of them 0.
+        features: entries per input row.
+        latents: entries per code, of which k are active.
         k: active latents per row.
-        levels: HierarchicalTopK: the loss is the mean over these numbers of active latents, in
-            [1, k]; None for plain TopK, which is (k,).
-        aux_k: dead latents that explain the residual of a row (AuxK).
-        aux_weight: weight of that part of the loss.
-        dead_tokens: rows without activity after which a latent counts as dead.
-        beta: gradient-TopK: strength with which `encode` prefers latents along a given gradient.
+        levels: numbers of active latents, in [1, k], over which HierarchicalTopK averages the
+            loss; None is plain TopK, the same as (k,).
+        aux_k: dead latents per row that reconstruct the residual (AuxK).
+        aux_weight: weight of the AuxK loss.
+        dead_tokens: rows without activity after which a latent is dead.
+        beta: strength with which gradient-TopK prefers latents along a given gradient.
         dtype: float32 or float64.
 
     Raises:
         ArgumentError: A size or number is out of range.
-        DTypeError: A size is not an int.
+        DTypeError: A size is not an integer.
 
-    Reference: Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (the recipe and its
-        defaults); Balagansky et al. 2025 (HierarchicalTopK); gradient SAEs: Olmo et al. 2024,
-        "Features that Make a Difference".
+    Reference:
+        Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (the recipe and its defaults);
+        Balagansky et al. 2025, "Train One Sparse Autoencoder Across Multiple Sparsity Budgets"
+        (HierarchicalTopK); Olmo et al. 2024, "Features that Make a Difference" (gradient-TopK).
 
     Example:
         >>> autoencoder = TopKAutoencoder(features=8, latents=32, k=4)
@@ -92,7 +93,7 @@ class TopKAutoencoder(nn.Module):
         names = ("features", "latents", "k", "aux_k", "dead_tokens")
         for name, size in zip(names, given, strict=True):
             if type(size) is not int:
-                raise DTypeError(f"TopKAutoencoder got {name}={size!r:.40}; an int is needed")
+                raise DTypeError(f"TopKAutoencoder got {name}={size!r:.40}; an integer is needed")
         if features < 1 or not 1 <= k <= latents or aux_k < 0 or dead_tokens < 0:
             raise ArgumentError(
                 f"TopKAutoencoder got features={features}, latents={latents}, k={k}, "
@@ -100,7 +101,10 @@ class TopKAutoencoder(nn.Module):
                 "and the others not negative are needed"
             )
         if not (aux_weight >= 0.0 and beta >= 0.0):
-            raise ArgumentError(f"aux_weight={aux_weight}, beta={beta}; neither may be negative")
+            raise ArgumentError(
+                f"TopKAutoencoder got aux_weight={aux_weight}, beta={beta}; numbers of at least 0 "
+                "are needed"
+            )
         self.k, self.aux_k, self.aux_weight = k, min(aux_k, latents), aux_weight
         self.levels = None if levels is None else check_levels(levels, k)
         self.dead_tokens, self.beta = dead_tokens, beta
@@ -116,24 +120,25 @@ class TopKAutoencoder(nn.Module):
 
     @torch.no_grad()
     def start_from(self, sample: Tensor, seed: int = 0) -> None:
-        """Fits the start to data: bias, scale of the loss, scale of the encoder.
+        """Initialise the pre-bias, the loss scale and the encoder scale from data.
 
         The pre-bias becomes the geometric median of the sample, the loss is divided by the
-        sample's variance, and the encoder is scaled so that vectors of norm 1 come back with
-        norm 1 on average.
+        sample's variance, and the encoder is scaled so that the reconstructions of unit vectors
+        have norm 1 on average.
 
         Args:
-            sample: [rows, features], at least two different rows.
-            seed: of the random vectors.
+            sample: [rows, features] with at least two different rows.
+            seed: seed of the random unit vectors.
 
         Raises:
-            ShapeError: the sample does not vary, or its shape is wrong.
+            ArgumentError: all rows of the sample are equal.
+            ShapeError: the sample has another shape.
         """
         self._check(sample)
         variance = (sample - sample.mean(0)).square().mean()
         if not (variance > 0):
             raise ArgumentError(
-                "start_from got a sample without variance; different rows are needed"
+                "start_from got a sample without variance; at least two different rows are needed"
             )
         self.input_variance.copy_(variance)
         self.pre_bias.copy_(geometric_median(sample))
@@ -144,36 +149,37 @@ class TopKAutoencoder(nn.Module):
         self.encoder.div_(back.norm(dim=1).mean().clamp_min(1e-6))
 
     def encode(self, x: Tensor, input_gradient: Tensor | None = None) -> Code:
-        """The active latents of each row.
+        """Return the active latents of each row.
 
         Args:
             x: [batch, features].
-            input_gradient: gradient-TopK: [batch, features], the gradient of some later loss in
-                x. The k largest of z + beta z |W_dec gradient| are selected and keep their own z.
+            input_gradient: [batch, features], the gradient of a later loss with respect to x, for
+                gradient-TopK: the k largest of z + beta z |W_dec gradient| are selected, and their
+                values are z.
 
         Returns:
-            Values, not negative, and indices [batch, k], in the order of selection.
+            Values >= 0 and indices, both [batch, k], in the order of selection.
         """
         return self._encode(x, input_gradient)[0]
 
     def decode(self, code: Code) -> Tensor:
-        """The reconstruction [batch, features] of a code [batch, any number of latents]."""
+        """Return the reconstruction [batch, features] of a code [batch, any number of latents]."""
         return decode(code, self.decoder, self.pre_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The reconstruction of x: [batch, features]."""
+        """Return the reconstruction [batch, features] of x [batch, features]."""
         return self.decode(self.encode(x))
 
     def loss(self, x: Tensor, input_gradient: Tensor | None = None) -> Losses:
-        """The loss of a batch; in training mode it counts who was active.
+        """Return the loss of a batch; in training mode, also update the activity counts.
 
         Args:
             x: [batch, features].
-            input_gradient: as in `encode`.
+            input_gradient: see `encode`.
 
         Returns:
-            The loss and its parts: squared error over the data's variance, averaged over
-            ``levels``, plus ``aux_weight`` times the AuxK error.
+            The loss and its parts: the squared error over the data's variance, averaged over
+            `levels`, plus `aux_weight` times the AuxK error.
         """
         code, pre = self._encode(x, input_gradient)
         if self.levels is None:
@@ -191,24 +197,24 @@ class TopKAutoencoder(nn.Module):
 
     @property
     def dead(self) -> Tensor:
-        """Which latents, bool [latents], were not active in the last ``dead_tokens`` rows."""
+        """The dead latents as bool [latents]: not active in the last `dead_tokens` rows."""
         return self.tokens_since_active > self.dead_tokens
 
     @torch.no_grad()
     def normalise_(self) -> None:
-        """Gives each latent's row of the decoder norm 1."""
+        """Scale each row of the decoder to norm 1."""
         tiny = torch.finfo(self.decoder.dtype).tiny
         self.decoder.div_(self.decoder.norm(dim=1, keepdim=True).clamp_min(tiny))
 
     @torch.no_grad()
     def project_gradient_(self) -> None:
-        """Removes from the decoder's gradient what would only change the norm of a row."""
+        """Remove the part of the decoder's gradient that is parallel to each row."""
         grad = self.decoder.grad
         if grad is not None:
             grad.addcmul_((grad * self.decoder).sum(1, keepdim=True), self.decoder, value=-1)
 
     def adam(self, lr: float = 1e-4) -> torch.optim.Adam:
-        """Adam with the recipe's numbers."""
+        """Return Adam with the settings of Gao et al. 2024."""
         parameters: Iterable[nn.Parameter] = self.parameters()
         return torch.optim.Adam(parameters, lr=lr, eps=6.25e-10)
 
@@ -222,8 +228,8 @@ class TopKAutoencoder(nn.Module):
             else:
                 if input_gradient.shape != x.shape:
                     raise ShapeError(
-                        f"input_gradient has shape {list(input_gradient.shape)}; x has "
-                        f"{list(x.shape)}: give the gradient in x"
+                        f"input_gradient has shape {list(input_gradient.shape)}; the shape of x, "
+                        f"{list(x.shape)}, is needed: pass the gradient with respect to x"
                     )
                 score = pre * (1.0 + self.beta * (input_gradient @ self.decoder.T).abs())
                 indices = core.top_k(score, self.k).indices
@@ -237,7 +243,7 @@ class TopKAutoencoder(nn.Module):
         self.tokens_since_active[code.indices[code.values > 0]] = 0
 
     def _auxiliary(self, x: Tensor, pre: Tensor, residual: Tensor) -> Tensor:
-        """Normalised error of the residual's reconstruction by dead latents alone."""
+        """Return the normalised error of the residual as the dead latents reconstruct it."""
         dead = self.dead.nonzero().flatten()
         k = min(self.aux_k, len(dead))
         if not self.training or self.aux_weight == 0.0 or k == 0:
@@ -267,11 +273,11 @@ class TopKAutoencoder(nn.Module):
 
 
 def geometric_median(points: Tensor, iterations: int = 100) -> Tensor:
-    """The point with the least sum of distances to the rows, by Weiszfeld's iteration.
+    """Return the point with the least sum of distances to the rows, by Weiszfeld's iteration.
 
     Args:
         points: [rows, features].
-        iterations: cap on them.
+        iterations: largest number of iterations.
 
     Returns:
         [features].

@@ -1,7 +1,7 @@
-"""The compiled kernels of sparse codes on torch CPU tensors. No autograd here.
+"""The compiled kernels of sparse codes on torch CPU tensors, without autograd.
 
-A code is two tensors [batch, k]: values, and which latents they belong to. A dictionary is
-[latents, d]: a latent is a contiguous row. Every index is checked at every call.
+A code consists of two tensors [batch, k]: the values and the indices of their latents. A dictionary
+is [latents, d]: each latent is a contiguous row. Every call checks every index.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Code(NamedTuple):
     """The active latents of a batch.
 
     Attributes:
-        values: float [batch, k], in descending order where `top_k` made it.
+        values: float [batch, k], in descending order if `top_k` made the code.
         indices: int64 or int32 [batch, k].
     """
 
@@ -30,22 +30,22 @@ class Code(NamedTuple):
 
 
 def top_k(x: Tensor, k: int, index_dtype: torch.dtype = torch.int64) -> Code:
-    """The k largest entries of each row.
+    """Return the k largest entries of each row.
 
     One pass over the row builds a tournament of maxima, which leaves about k entries to sort.
 
     Args:
-        x: float32 or float64 [batch, n]; rows are copied when their entries are not contiguous.
-        k: in [1, n].
+        x: float32 or float64 [batch, entries]; copied when its rows are not contiguous.
+        k: number of entries per row, in [1, entries].
         index_dtype: int64 or int32.
 
     Returns:
-        Values and indices [batch, k] in descending order; of equal values the lowest index first.
+        Values and indices, both [batch, k], in descending order; equal values by ascending index.
 
     Raises:
-        ShapeError: k is outside [1, n], x is empty, not a matrix, or holds a NaN: a NaN has no
-            place in an order.
-        DTypeError: x is not float32 or float64, or k is no whole number.
+        ShapeError: k is outside [1, entries], or x is empty or not a matrix.
+        ArgumentError: x holds a NaN, which has no place in an order.
+        DTypeError: x is not float32 or float64, or k is not an integer.
 
     Example:
         >>> top_k(torch.tensor([[1.0, 3.0, 2.0, 3.0]]), 3).indices
@@ -57,7 +57,7 @@ def top_k(x: Tensor, k: int, index_dtype: torch.dtype = torch.int64) -> Code:
     if index_dtype not in (torch.int64, torch.int32):
         raise DTypeError(f"top_k got index_dtype={index_dtype}; choose torch.int64 or torch.int32")
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
-        raise DTypeError(f"top_k got k={k!r:.40}; a whole number is needed")
+        raise DTypeError(f"top_k got k={k!r:.40}; an integer is needed")
     k = max(-1, min(int(k), 2**62))
     values, indices, row = kernels.top_k(x, k, index_dtype)
     if row >= 0:
@@ -69,7 +69,7 @@ def top_k(x: Tensor, k: int, index_dtype: torch.dtype = torch.int64) -> Code:
 
 
 def decode(code: Code, dictionary: Tensor, bias: Tensor | None = None) -> Tensor:
-    """sum_j values[b, j] dictionary[indices[b, j]] + bias.
+    """Return sum_j values[b, j] dictionary[indices[b, j]] + bias.
 
     Args:
         code: [batch, k].
@@ -81,8 +81,8 @@ def decode(code: Code, dictionary: Tensor, bias: Tensor | None = None) -> Tensor
 
     Raises:
         StructureError: an index is outside the dictionary.
-        ShapeError: sizes do not fit.
-        DTypeError: dtypes differ, or are not supported.
+        ShapeError: the sizes do not fit.
+        DTypeError: the dtypes differ, or are not supported.
     """
     dictionary = _matrix(dictionary, "dictionary").contiguous()
     _matrix(code.indices, "indices")
@@ -90,57 +90,57 @@ def decode(code: Code, dictionary: Tensor, bias: Tensor | None = None) -> Tensor
     return kernels.decode(code.indices, _values(code), dictionary, bias)
 
 
-def dots(indices: Tensor, dictionary: Tensor, g: Tensor) -> Tensor:
-    """<g[b], dictionary[indices[b, j]]>: [batch, k].
+def dots(indices: Tensor, dictionary: Tensor, grad_output: Tensor) -> Tensor:
+    """Return the inner products <grad_output[b], dictionary[indices[b, j]]>.
 
     Args:
         indices: int64 or int32 [batch, k].
         dictionary: [latents, d].
-        g: [batch, d].
+        grad_output: [batch, d].
 
     Returns:
-        [batch, k], of the dictionary's dtype.
+        [batch, k], in the dictionary's dtype.
     """
     dictionary = _matrix(dictionary, "dictionary").contiguous()
-    return kernels.dots(indices, dictionary, _matrix(g, "g").contiguous())
+    return kernels.dots(indices, dictionary, _matrix(grad_output, "grad_output").contiguous())
 
 
-def scatter(code: Code, g: Tensor, latents: int) -> Tensor:
-    """Row r is the sum over (b, j) with indices[b, j] = r of values[b, j] g[b].
+def scatter(code: Code, grad_output: Tensor, latents: int) -> Tensor:
+    """Return the matrix that collects values[b, j] grad_output[b] in its row indices[b, j].
 
     Args:
         code: [batch, k].
-        g: [batch, d].
-        latents: rows of the result.
+        grad_output: [batch, d].
+        latents: number of rows of the result.
 
     Returns:
-        [latents, d]; rows that no index names are zero.
+        [latents, d]; rows without an index are zero.
     """
-    g = _matrix(g, "g").contiguous()
-    return kernels.scatter(code.indices, _values(code), g, latents)
+    grad_output = _matrix(grad_output, "grad_output").contiguous()
+    return kernels.scatter(code.indices, _values(code), grad_output, latents)
 
 
-def scatter_touched(code: Code, g: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of `scatter` that an index names.
+def scatter_touched(code: Code, grad_output: Tensor) -> tuple[Tensor, Tensor]:
+    """Return only those rows of `scatter` that have an index.
 
     Args:
-        code: [batch, k], indices int64.
-        g: [batch, d].
+        code: [batch, k] with int64 indices.
+        grad_output: [batch, d].
 
     Returns:
-        Latents int64 [touched], ascending, and their rows [touched, d].
+        The latents, int64 [touched] in ascending order, and their rows [touched, d].
     """
     touched, inverse = torch.unique(code.indices, return_inverse=True)
-    return touched, scatter(Code(code.values, inverse), g, len(touched))
+    return touched, scatter(Code(code.values, inverse), grad_output, len(touched))
 
 
 def prefix_errors(
     x: Tensor, code: Code, dictionary: Tensor, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Squared errors of every prefix of a code.
+    """Return the squared error of every prefix of a code.
 
-    errors[b, j] = ||x[b] - bias - sum_{i <= j} values[b, i] dictionary[indices[b, i]]||^2,
-    in O(k d) a row: a running residual, not k reconstructions.
+    errors[b, j] = ||x[b] - bias - sum_{i <= j} values[b, i] dictionary[indices[b, i]]||^2. The
+    residual is updated latent by latent, at a cost of O(k d) per row.
 
     Args:
         x: [batch, d].
@@ -149,7 +149,7 @@ def prefix_errors(
         bias: [d], or None.
 
     Returns:
-        Errors [batch, k], and the residual [batch, d] after the last term.
+        Errors [batch, k], and the residual [batch, d] of the whole code.
     """
     dictionary = _matrix(dictionary, "dictionary").contiguous()
     x = _matrix(x, "x")
@@ -163,17 +163,17 @@ def prefix_errors(
 def prefix_gradients(
     weights: Tensor, residual: Tensor, code: Code, dictionary: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of sum_bj weights[b, j] errors[b, j], by suffix sums of the residuals.
+    """Return the gradients of sum_bj weights[b, j] errors[b, j], by suffix sums of the residuals.
 
     Args:
         weights: [batch, k].
-        residual: [batch, d] as `prefix_errors` returned it.
+        residual: [batch, d], as `prefix_errors` returns it.
         code: [batch, k].
         dictionary: [latents, d].
 
     Returns:
-        Gradients of the values [batch, k], of the dictionary [latents, d], and of the bias for
-        each row [batch, d] (the one of x is its negative).
+        Gradients of the values [batch, k], of the dictionary [latents, d], and of the bias per row
+        [batch, d]; the gradient of x is minus the last.
     """
     dictionary = _matrix(dictionary, "dictionary").contiguous()
     weights = _matrix(weights, "weights").contiguous()

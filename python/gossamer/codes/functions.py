@@ -1,8 +1,7 @@
-"""Sparse codes with gradients: selection, the sparse side of an encoder, decoding, prefix errors.
+"""Differentiable sparse codes: selection, encoding, decoding and prefix errors.
 
-What is dense in the plain formulas costs O(k) a row here: the gradients of an encoder and of a
-dictionary touch the k active latents of each row only. First derivatives only; asking for second
-ones is an error, not a wrong number.
+The gradients of an encoder and of a dictionary visit only the k active latents of each row. Only
+first derivatives exist; a second derivative raises an error.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _Grads = tuple[Tensor | None, ...]
 def _check_code(code: object) -> None:
     if not isinstance(code, Code) or not all(isinstance(part, Tensor) for part in code):
         raise DTypeError(
-            f"got {type(code).__name__} in place of a code; a Code of two tensors is needed: "
+            f"code is {type(code).__name__}; a Code of two tensors is needed: pass "
             "Code(values, indices)"
         )
 
@@ -46,7 +45,7 @@ class _TopK(Function):
 
 
 class _Selected(Function):
-    """values[b, j] = <x[b], weight[indices[b, j]]> + bias[indices[b, j]], computed before."""
+    """values[b, j] = <x[b], weight[indices[b, j]]> + bias[indices[b, j]], computed earlier."""
 
     @staticmethod
     def forward(
@@ -130,17 +129,18 @@ class _PrefixErrors(Function):
 
 
 def top_k(x: Tensor, k: int) -> Code:
-    """`gossamer.codes.core.top_k` whose values carry gradients to the selected entries.
+    """Return the k largest entries of each row, differentiable in the selected entries.
 
     Args:
-        x: float32 or float64 [batch, n].
-        k: in [1, n].
+        x: float32 or float64 [batch, entries].
+        k: number of entries per row, in [1, entries].
 
     Returns:
-        Values and int64 indices, descending; of equal values the lowest index first.
+        Values and int64 indices in descending order; equal values by ascending index.
 
     Raises:
-        ShapeError: k is outside [1, n], or x is empty, not a matrix, or holds a NaN.
+        ShapeError: k is outside [1, entries], or x is empty or not a matrix.
+        ArgumentError: x holds a NaN.
         DTypeError: x is not float32 or float64.
 
     Example:
@@ -153,16 +153,20 @@ def top_k(x: Tensor, k: int) -> Code:
 
 
 def selected(x: Tensor, weight: Tensor, bias: Tensor, code: Code) -> Code:
-    """Gives gradients to entries of x @ weight.T + bias that were selected without any.
+    """Make selected entries of x @ weight.T + bias differentiable.
 
     Args:
         x: [batch, d].
         weight: [latents, d].
         bias: [latents].
-        code: entries of that product, as computed without gradients.
+        code: selected entries of that product, computed without gradients.
 
     Returns:
-        The same code; its values are differentiable in x, weight and bias, in O(k d) a row.
+        The same code, with values that are differentiable in x, weight and bias. The backward pass
+        costs O(k d) per row.
+
+    Raises:
+        ShapeError: the sizes do not fit.
     """
     if x.dim() != 2 or weight.dim() != 2 or bias.shape != weight.shape[:1]:
         raise ShapeError(
@@ -174,19 +178,20 @@ def selected(x: Tensor, weight: Tensor, bias: Tensor, code: Code) -> Code:
 
 
 def encode(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> Code:
-    """The k largest entries a row of x @ weight.T + bias; the backward pass is sparse.
+    """Return the k largest entries per row of x @ weight.T + bias; the backward pass is sparse.
 
     Args:
         x: float32 or float64 [batch, d].
         weight: [latents, d].
         bias: [latents].
-        k: in [1, latents].
+        k: number of entries per row, in [1, latents].
 
     Returns:
-        Values and indices, descending, differentiable in x, weight and bias.
+        Values and indices in descending order, differentiable in x, weight and bias.
 
     Raises:
-        ShapeError: sizes do not fit, k is outside [1, latents], or the product holds a NaN.
+        ShapeError: the sizes do not fit, or k is outside [1, latents].
+        ArgumentError: the product holds a NaN.
         DTypeError: x, weight and bias are not dense tensors of one dtype.
 
     Example:
@@ -196,7 +201,10 @@ def encode(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> Code:
     """
     for given, who in ((x, "x"), (weight, "weight"), (bias, "bias")):
         if not isinstance(given, Tensor) or given.dtype != x.dtype or given.is_sparse:
-            raise DTypeError(f"encode got {who} that is no dense tensor of the same dtype as x")
+            raise DTypeError(
+                f"encode got {who} that is not a dense tensor of x's dtype; x, weight and bias "
+                "must be dense and have one dtype: convert them with .to()"
+            )
     if (
         x.dim() != 2
         or weight.dim() != 2
@@ -213,11 +221,11 @@ def encode(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> Code:
 
 
 def decode(code: Code, dictionary: Tensor, bias: Tensor | None = None) -> Tensor:
-    """sum_j values[b, j] dictionary[indices[b, j]] + bias, differentiable in all but the indices.
+    """Return sum_j values[b, j] dictionary[indices[b, j]] + bias, differentiable but in indices.
 
     Args:
         code: [batch, k].
-        dictionary: float32 or float64 [latents, d]: the decoder's transpose, a latent a row.
+        dictionary: float32 or float64 [latents, d], one row per latent.
         bias: [d], or None.
 
     Returns:
@@ -225,8 +233,8 @@ def decode(code: Code, dictionary: Tensor, bias: Tensor | None = None) -> Tensor
 
     Raises:
         StructureError: an index is outside the dictionary.
-        ShapeError: sizes do not fit.
-        DTypeError: dtypes differ, or are not supported.
+        ShapeError: the sizes do not fit.
+        DTypeError: the dtypes differ, or are not supported.
 
     Example:
         >>> decode(Code(torch.tensor([[2.0]]), torch.tensor([[1]])), torch.eye(3))
@@ -239,7 +247,7 @@ def decode(code: Code, dictionary: Tensor, bias: Tensor | None = None) -> Tensor
 def prefix_errors(
     x: Tensor, code: Code, dictionary: Tensor, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Squared errors of the reconstructions from the first 1, 2, ..., k latents of a code.
+    """Return the squared errors of the reconstructions from the first 1, 2, ..., k latents.
 
     Args:
         x: [batch, d].
@@ -248,9 +256,10 @@ def prefix_errors(
         bias: [d], or None.
 
     Returns:
-        Errors [batch, k], differentiable, and the last residual [batch, d], which is not.
+        Differentiable errors [batch, k], and the detached residual [batch, d] of the whole code.
 
-    Reference: Balagansky et al. 2025, "Train One Sparse Autoencoder Across Multiple Sparsity
+    Reference:
+        Balagansky et al. 2025, "Train One Sparse Autoencoder Across Multiple Sparsity
         Budgets" (HierarchicalTopK).
 
     Example:

@@ -19,25 +19,26 @@ def hierarchical_loss(
     bias: Tensor | None = None,
     levels: Sequence[int] | None = None,
 ) -> Tensor:
-    """HierarchicalTopK: the mean over j in ``levels`` of ||x - x_j||^2, averaged over the batch.
+    """Return the HierarchicalTopK loss: the mean of ||x - x_j||^2 over j in `levels` and the batch.
 
-    x_j is the reconstruction from the first j latents of the code. One dictionary then serves
-    every budget of latents. Costs O(k d) a row, forward and backward.
+    x_j is the reconstruction from the first j latents of the code, so that one dictionary serves
+    every budget of latents. Forward and backward cost O(k d) per row.
 
     Args:
         x: [batch, d].
-        code: [batch, k], descending.
+        code: [batch, k], in descending order.
         dictionary: [latents, d].
         bias: [d], or None.
-        levels: numbers of latents in [1, k]; None for all of them. (k,) alone is plain TopK.
+        levels: numbers of latents in [1, k]; None is all of them, (k,) is plain TopK.
 
     Returns:
-        A scalar, differentiable in x, values, dictionary and bias.
+        A scalar, differentiable in x, the values, the dictionary and the bias.
 
     Raises:
-        ShapeError: ``levels`` is empty, or one is outside [1, k] or not a whole number.
+        ArgumentError: `levels` is empty, or a level is not an integer in [1, k].
 
-    Reference: Balagansky et al. 2025, "Train One Sparse Autoencoder Across Multiple Sparsity
+    Reference:
+        Balagansky et al. 2025, "Train One Sparse Autoencoder Across Multiple Sparsity
         Budgets".
 
     Example:
@@ -50,23 +51,23 @@ def hierarchical_loss(
 
 
 def check_levels(levels: Sequence[int], k: int) -> tuple[int, ...]:
-    """The levels, sorted, each once.
+    """Return the levels, sorted and without duplicates.
 
     Raises:
-        ShapeError: none is given, or one is outside [1, k] or not a whole number.
+        ArgumentError: `levels` is empty, or a level is not an integer in [1, k].
     """
     found: tuple[int, ...] = ()
     if isinstance(levels, Sequence) and all(type(j) is int for j in levels):
         found = tuple(sorted(set(levels)))
     if not found or any(not 1 <= j <= k for j in found):
         raise ArgumentError(
-            f"levels are {levels!r:.80}; whole numbers in [1, {k}] are needed, at least one"
+            f"levels are {levels!r:.80}; at least one integer is needed, each in [1, {k}]"
         )
     return found
 
 
 def at_levels(errors: Tensor, levels: Sequence[int] | None) -> Tensor:
-    """The columns of prefix errors [batch, k] that ``levels`` names; all of them for None."""
+    """Return the columns `levels` of the prefix errors [batch, k]; all of them for None."""
     if levels is None:
         return errors
     columns = [j - 1 for j in check_levels(levels, errors.shape[1])]
@@ -74,20 +75,22 @@ def at_levels(errors: Tensor, levels: Sequence[int] | None) -> Tensor:
 
 
 def flops_penalty(activations: Tensor) -> Tensor:
-    """sum_j (mean_i |a_ij|)^2, a smooth stand-in for the cost of sparse dot products.
+    """Return sum_j (mean_i |a_ij|)^2, a smooth surrogate of the cost of sparse dot products.
 
-    That cost is sum_j p_j^2, with p_j how often column j is active: for a given number of active
-    entries it is least when all columns are active equally often, so the penalty balances what an
-    l1 penalty would only shrink. The gradient is 2 mean_i|a_ij| sign(a_ij) / n, and 0 at zeros.
-    The mean over a small batch is a biased estimate.
+    That cost is sum_j p_j^2, where p_j is the share of rows in which column j is active. For a
+    given number of active entries it is least when all columns are active equally often. So the
+    penalty balances the columns, where an l1 penalty only shrinks them. The gradient is
+    2 mean_i|a_ij| sign(a_ij) / rows, and 0 at zeros. The mean over a small batch is a biased
+    estimate.
 
     Args:
-        activations: [n, d], after a ReLU or a soft threshold.
+        activations: [rows, d], after a ReLU or a soft threshold.
 
     Returns:
         A scalar, differentiable.
 
-    Reference: Paria et al. 2020, "Minimizing FLOPs to Learn Efficient Sparse Representations".
+    Reference:
+        Paria et al. 2020, "Minimizing FLOPs to Learn Efficient Sparse Representations".
 
     Example:
         >>> float(flops_penalty(torch.tensor([[1.0, 0.0], [0.0, -3.0]])))
@@ -97,16 +100,19 @@ def flops_penalty(activations: Tensor) -> Tensor:
 
 
 def activation_imbalance(activations: Tensor) -> float:
-    """How uneven columns are: d sum_j p_j^2 / (sum_j p_j)^2, p_j the share of rows with column j.
+    """Return how unevenly columns are active: d sum_j p_j^2 / (sum_j p_j)^2.
+
+    p_j is the share of rows in which column j is active.
 
     Args:
-        activations: [n, d].
+        activations: [rows, d].
 
     Returns:
-        1 when all columns are active equally often, d when one column is all there is; NaN when
+        1 when all columns are active equally often, d when only one column is active, NaN when
         every entry is zero.
 
-    Reference: Paria et al. 2020 (their R_sub).
+    Reference:
+        Paria et al. 2020, "Minimizing FLOPs to Learn Efficient Sparse Representations" (R_sub).
 
     Example:
         >>> activation_imbalance(torch.tensor([[1.0, 0.0], [0.0, -3.0]]))
@@ -120,34 +126,37 @@ TARGETS = ("binary", "zero_one", "ternary")
 
 
 def cauchy_schwarz(x: Tensor, target: str = "binary", *, normalised: bool = True) -> Tensor:
-    """The gap of a Cauchy-Schwarz inequality that vanishes only on scaled sets of few values.
+    """Return a Cauchy-Schwarz gap that is 0 only if x takes few values, up to a scale.
 
     =========  ====================  ==================================  ======
-    target     vanishes on           gap                                 degree
+    target     zero on               gap                                 degree
     =========  ====================  ==================================  ======
     binary     {-a, a}               N sum x^4 - (sum x^2)^2             4
     zero_one   {0, a}                sum x^2 sum x^4 - (sum x^3)^2       6
     ternary    {-a, 0, a}            sum x^2 sum x^6 - (sum x^4)^2       8
     =========  ====================  ==================================  ======
 
-    The scale a is free. Each gap is ||g||^2 ||h||^2 - <g, h>^2 with (g, h) = (1, x^2), (x, x^2),
-    (x, x^3), and is computed as ||g||^2 ||h - c g||^2, c = <g, h> / ||g||^2, which cannot cancel.
-    There may be stationary points off the target set, and the all-zero vector is one of its points.
+    The scale a is free; N is the number of entries. Each gap is ||g||^2 ||h||^2 - <g, h>^2 with
+    (g, h) = (1, x^2), (x, x^2), (x, x^3). It is computed as ||g||^2 ||h - c g||^2 with
+    c = <g, h> / ||g||^2, which avoids cancellation. A gap may have stationary points outside the
+    target set, and it is 0 for the all-zero vector.
 
     Args:
         x: any shape, taken as one vector, of a floating dtype.
         target: "binary", "zero_one" or "ternary".
-        normalised: divide by ||g||^2 ||h||^2, which leaves a number in [0, 1] that does not depend
-            on the scale of x.
+        normalised: divide by ||g||^2 ||h||^2; the result is in [0, 1] and does not depend on the
+            scale of x.
 
     Returns:
-        A scalar, differentiable; 0 with gradient 0 for an all-zero x.
+        A differentiable scalar; an all-zero x gives 0 with gradient 0.
 
     Raises:
-        ShapeError: x is empty, or the target unknown.
+        ShapeError: x is empty.
+        ArgumentError: the target is unknown.
         DTypeError: x is not of a floating dtype.
 
-    Reference: Taner, Wang, Studer 2025, "Cauchy-Schwarz Regularizers".
+    Reference:
+        Taner, Wang, Studer 2025, "Cauchy-Schwarz Regularizers".
 
     Example:
         >>> x = torch.tensor([2.0, 0.0, -2.0])
@@ -166,7 +175,7 @@ def cauchy_schwarz(x: Tensor, target: str = "binary", *, normalised: bool = True
     scale = flat.detach().abs().amax()
     if not normalised or scale == 0:
         scale = torch.ones_like(scale)
-    # Sixth and eighth powers of small numbers would underflow; the normalised gap has no scale.
+    # The normalised gap does not depend on the scale, and high powers of small numbers underflow.
     y = flat / scale
     g = torch.ones_like(y) if target == "binary" else y
     h = y**3 if target == "ternary" else y**2
@@ -178,7 +187,7 @@ def cauchy_schwarz(x: Tensor, target: str = "binary", *, normalised: bool = True
 
 
 def explained_variance(x: Tensor, reconstruction: Tensor) -> float:
-    """1 - ||x - reconstruction||^2 / ||x - mean(x)||^2, the mean over rows.
+    """Return 1 - ||x - reconstruction||^2 / ||x - mean(x)||^2, where mean is over the rows.
 
     Args:
         x: [batch, d].
@@ -200,6 +209,6 @@ def _matrix(x: Tensor, who: str) -> Tensor:
         raise DTypeError(f"{who} needs a tensor of a floating dtype")
     if x.dim() != 2 or x.numel() == 0:
         raise ShapeError(
-            f"{who} got shape {list(x.shape)}; [batch, features], not empty, is needed"
+            f"{who} got shape {list(x.shape)}; a non-empty [batch, features] is needed"
         )
     return x

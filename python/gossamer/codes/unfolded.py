@@ -1,7 +1,7 @@
-"""Iterations of sparse coding as layers: ISTA, LISTA and IHT, a fixed number of steps each.
+"""Iterations of sparse coding as layers: ISTA, LISTA and IHT with a fixed number of steps.
 
-Every layer takes y [batch, m] and gives a code x [batch, n] with y about equal to dictionary x; all
-start from x = 0 and can be trained through.
+Every layer maps y [batch, features] to a code x [batch, atoms] with y close to dictionary x. All
+iterations start from x = 0 and are differentiable.
 """
 
 from __future__ import annotations
@@ -17,37 +17,38 @@ from gossamer.errors import ArgumentError, DTypeError, ShapeError
 
 
 def soft_threshold(x: Tensor, threshold: Tensor | float) -> Tensor:
-    """sign(x) max(|x| - threshold, 0), differentiable in both; zeros are +0.0.
+    """Return sign(x) max(|x| - threshold, 0), differentiable in both; zeros are +0.0.
 
     Args:
         x: any shape.
-        threshold: not negative, broadcast to x.
+        threshold: number or tensor >= 0, broadcast to x.
 
     Returns:
-        Of x's shape. The gradient passes where |x| > threshold, and is -sign(x) there for the
-        threshold.
+        A tensor of x's shape. Where |x| > threshold, its derivative in x is 1 and in the threshold
+        -sign(x); elsewhere both are 0.
 
     Example:
         >>> soft_threshold(torch.tensor([-3.0, 0.5, 2.0]), 1.0)
         tensor([-2.,  0.,  1.])
     """
     t = torch.as_tensor(threshold, dtype=x.dtype)
-    # x - x is +0.0, where sign(x) * 0 would be -0.0 for a negative x.
+    # x - x is +0.0; sign(x) * 0 is -0.0 for a negative x.
     return x - torch.clamp(x, -t, t)
 
 
 def hard_top_k(x: Tensor, k: int) -> Tensor:
-    """Keeps x where |x| is among the k largest of its row (ties: the lowest index), +0.0 elsewhere.
+    """Keep the k largest |x| of each row and set the rest to +0.0; ties keep the lowest index.
 
     Args:
-        x: float32 or float64 [batch, n].
-        k: in [1, n].
+        x: float32 or float64 [batch, entries].
+        k: number of entries per row, in [1, entries].
 
     Returns:
-        [batch, n]; the gradient passes at the kept entries.
+        [batch, entries]; only kept entries have a gradient.
 
     Raises:
-        ShapeError: k is outside [1, n], or x is empty, not a matrix, or holds a NaN.
+        ShapeError: k is outside [1, entries], or x is empty or not a matrix.
+        ArgumentError: x holds a NaN.
 
     Example:
         >>> hard_top_k(torch.tensor([[1.0, -3.0, 2.0]]), 2)
@@ -65,28 +66,27 @@ class _Unfolded(nn.Module):
         super().__init__()
         who = type(self).__name__
         if not isinstance(dictionary, Tensor) or not dictionary.is_floating_point():
-            raise DTypeError(f"{who} needs a dictionary tensor of a floating dtype")
+            raise DTypeError(f"{who} got a dictionary of another kind; a floating tensor is needed")
         if dictionary.dim() != 2 or dictionary.numel() == 0:
             raise ShapeError(
-                f"{who} got a dictionary of shape {list(dictionary.shape)}; [features, atoms], not "
-                "empty, is needed"
+                f"{who} got a dictionary of shape {list(dictionary.shape)}; a non-empty "
+                "[features, atoms] is needed"
             )
         if not isinstance(layers, int):
-            raise ArgumentError(f"{who} got layers={layers}; a whole number is needed")
+            raise ArgumentError(f"{who} got layers={layers}; an integer is needed")
         norm = float(torch.linalg.matrix_norm(dictionary.detach().double(), 2))
         if not (0.0 < norm < math.inf):
             raise ArgumentError(
-                f"{who} got a dictionary of norm {norm}; a finite one that is not zero is needed"
+                f"{who} got a dictionary of norm {norm}; a finite norm above 0 is needed"
             )
         largest = 1.0 / norm**2
         if step is None:
-            # A little below, so that rounding to float32 does not end above.
+            # Slightly smaller, so that rounding to float32 does not exceed the bound.
             step = largest * (1.0 - 1e-6)
         if layers < 1 or not (0.0 < step <= largest) or not math.isfinite(step):
             raise ArgumentError(
                 f"{who} got layers={layers}, step={step}; at least one layer and a step in "
-                f"(0, {largest:.6g}] are needed, 1 / ||dictionary||^2: above it the objective "
-                "need not fall"
+                f"(0, {largest:.6g}] are needed: above 1 / ||dictionary||^2 the objective may rise"
             )
         self.layers = layers
         self.register_buffer("step", torch.tensor(step, dtype=dictionary.dtype))
@@ -105,38 +105,41 @@ class _Unfolded(nn.Module):
         return y
 
     def iterates(self, y: Tensor) -> Iterator[Tensor]:
-        """The codes after 1, 2, ..., ``layers`` steps."""
+        """Yield the codes [batch, atoms] after 1, 2, ..., `layers` steps."""
         raise NotImplementedError
 
     def forward(self, y: Tensor) -> Tensor:
-        """The code after the last step.
+        """Return the code after the last step.
 
         Args:
-            y: [batch, m].
+            y: [batch, features].
 
         Returns:
-            [batch, n].
+            [batch, atoms].
         """
         *_, x = self.iterates(y)
         return x
 
 
 class ISTA(_Unfolded):
-    """x+ = soft(x - step A'(A x - y), step lam), for 1/2 ||A x - y||^2 + lam ||x||_1.
+    """ISTA: x+ = soft(x - step A'(A x - y), step lam), for 1/2 ||A x - y||^2 + lam ||x||_1.
 
     Args:
-        dictionary: A, [m, n]; becomes a parameter. Its norm sets the default step: train it only
-            with a step to spare, or normalise it after each update.
-        lam: strength of the l1 term, not negative; becomes a parameter.
+        dictionary: A [features, atoms]; becomes a parameter. The default step is valid for its
+            initial norm only: to train it, choose a smaller step or normalise it after each update.
+        lam: strength of the l1 term, >= 0; becomes a parameter.
         layers: number of steps.
-        step: in (0, 1 / ||A||^2], for which the objective falls at every step; the default is the
+        step: step size in (0, 1 / ||A||^2], for which the objective never rises; None is the
             largest.
 
     Raises:
-        ShapeError: a size or number out of range.
+        ShapeError: the dictionary is empty or not a matrix.
+        ArgumentError: a number is out of range.
         DTypeError: the dictionary is not of a floating dtype.
 
-    Reference: Daubechies, Defrise, De Mol 2004; as layers: Gregor & LeCun 2010.
+    Reference:
+        Daubechies, Defrise, De Mol 2004, "An iterative thresholding algorithm for linear inverse
+        problems with a sparsity constraint"; Gregor & LeCun 2010 (as layers).
 
     Example:
         >>> ISTA(torch.eye(2), lam=1.0, layers=50)(torch.tensor([[3.0, 0.5]])).round(decimals=3)
@@ -151,7 +154,7 @@ class ISTA(_Unfolded):
         self.lam = nn.Parameter(_strength(lam, dictionary))
 
     def iterates(self, y: Tensor) -> Iterator[Tensor]:
-        """The codes after 1, 2, ..., ``layers`` steps."""
+        """Yield the codes [batch, atoms] after 1, 2, ..., `layers` steps."""
         A = self.dictionary
         self._check(y, A.shape[0])
         x = y.new_zeros(y.shape[0], A.shape[1])
@@ -161,27 +164,29 @@ class ISTA(_Unfolded):
             yield x
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
-        """1/2 ||A x - y||^2 + lam ||x||_1 of each row: [batch]."""
+        """Return 1/2 ||A x - y||^2 + lam ||x||_1 per row, [batch]."""
         residual = x @ self.dictionary.T - y
         return 0.5 * residual.square().sum(1) + self.lam * x.abs().sum(1)
 
 
 class LISTA(_Unfolded):
-    """x+ = soft(W y + S x, theta of the layer), with W, S and theta learned.
+    """LISTA: x+ = soft(W y + S x, theta), where W, S and theta are learned.
 
-    Untrained it is ISTA: W = step A', S = I - step A'A, theta = step lam.
+    It starts as ISTA, with W = step A', S = I - step A'A and theta = step lam.
 
     Args:
-        dictionary: A, [m, n]; starts W and S and is not kept.
-        lam: strength of the l1 term that theta starts from.
+        dictionary: A [features, atoms]; initialises W and S and is not kept.
+        lam: strength of the l1 term, >= 0; initialises theta.
         layers: number of steps.
-        tied: one W and one S for all layers, as published; otherwise each layer has its own.
+        tied: share W and S among all layers, as published; False gives each layer its own.
 
     Raises:
-        ShapeError: a size or number out of range.
+        ShapeError: the dictionary is empty or not a matrix.
+        ArgumentError: a number is out of range.
         DTypeError: the dictionary is not of a floating dtype.
 
-    Reference: Gregor & LeCun 2010, "Learning Fast Approximations of Sparse Coding", algorithm 3.
+    Reference:
+        Gregor & LeCun 2010, "Learning Fast Approximations of Sparse Coding", algorithm 3.
 
     Example:
         >>> LISTA(torch.eye(2), lam=1.0, layers=3)(torch.tensor([[3.0, 0.5]])).shape
@@ -199,7 +204,7 @@ class LISTA(_Unfolded):
         self.theta = nn.Parameter(theta.repeat(layers, n))
 
     def iterates(self, y: Tensor) -> Iterator[Tensor]:
-        """The codes after 1, 2, ..., ``layers`` steps."""
+        """Yield the codes [batch, atoms] after 1, 2, ..., `layers` steps."""
         self._check(y, self.W.shape[2])
         x = y.new_zeros(y.shape[0], self.S.shape[1])
         for layer in range(self.layers):
@@ -210,22 +215,24 @@ class LISTA(_Unfolded):
 
 
 class IHT(_Unfolded):
-    """x+ = H_k(x - step A'(A x - y)), for 1/2 ||A x - y||^2 with at most k non-zeros a row.
+    """IHT: x+ = H_k(x - step A'(A x - y)), for 1/2 ||A x - y||^2 with at most k non-zeros per row.
 
-    H_k keeps the k largest magnitudes; gradients pass at what it keeps.
+    H_k keeps the k largest magnitudes; only kept entries have a gradient.
 
     Args:
-        dictionary: A, [m, n]; becomes a parameter.
-        k: non-zeros a row, in [1, n].
+        dictionary: A [features, atoms]; becomes a parameter.
+        k: non-zeros per row, in [1, atoms].
         layers: number of steps.
-        step: in (0, 1 / ||A||^2], for which the objective does not rise; the default is the
+        step: step size in (0, 1 / ||A||^2], for which the objective never rises; None is the
             largest.
 
     Raises:
-        ShapeError: a size or number out of range.
+        ShapeError: the dictionary is empty or not a matrix.
+        ArgumentError: a number is out of range.
         DTypeError: the dictionary is not of a floating dtype.
 
-    Reference: Blumensath & Davies 2009, "Iterative Hard Thresholding for Compressed Sensing".
+    Reference:
+        Blumensath & Davies 2009, "Iterative Hard Thresholding for Compressed Sensing".
 
     Example:
         >>> IHT(torch.eye(2), k=1, layers=50)(torch.tensor([[3.0, 0.5]])).round(decimals=3)
@@ -238,13 +245,13 @@ class IHT(_Unfolded):
         super().__init__(dictionary, layers, step)
         if type(k) is not int or not 1 <= k <= dictionary.shape[1]:
             raise ArgumentError(
-                f"IHT got k={k}; a whole number in [1, {dictionary.shape[1]}] is needed"
+                f"IHT got k={k}; an integer in [1, {dictionary.shape[1]}] is needed"
             )
         self.k = k
         self.dictionary = nn.Parameter(dictionary.detach().clone())
 
     def iterates(self, y: Tensor) -> Iterator[Tensor]:
-        """The codes after 1, 2, ..., ``layers`` steps."""
+        """Yield the codes [batch, atoms] after 1, 2, ..., `layers` steps."""
         A = self.dictionary
         self._check(y, A.shape[0])
         x = y.new_zeros(y.shape[0], A.shape[1])
@@ -253,11 +260,11 @@ class IHT(_Unfolded):
             yield x
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
-        """1/2 ||A x - y||^2 of each row: [batch]."""
+        """Return 1/2 ||A x - y||^2 per row, [batch]."""
         return 0.5 * (x @ self.dictionary.T - y).square().sum(1)
 
 
 def _strength(lam: float, like: Tensor) -> Tensor:
     if not (math.isfinite(lam) and lam >= 0.0):
-        raise ArgumentError(f"lam={lam}; a finite number, not negative, is needed")
+        raise ArgumentError(f"lam={lam}; a finite number of at least 0 is needed")
     return torch.tensor(lam, dtype=like.dtype)

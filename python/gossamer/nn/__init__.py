@@ -1,4 +1,4 @@
-"""Layers, and the surgery that puts them into a model and takes them out again."""
+"""Layers, and the surgery that inserts them into a model and removes them again."""
 
 from gossamer.nn.layers.adapted import AdaptedLinear, LowRankAdapter
 from gossamer.nn.layers.base import MaskedLayer

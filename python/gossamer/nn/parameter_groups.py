@@ -1,7 +1,7 @@
-"""parameter_groups(): which parameters have weight decay, and a warning when sparse values do not.
+"""parameter_groups(): weight decay per parameter, and a warning when sparse values have none.
 
-The values of a sparse weight are a vector, so code that sorts parameters by their number of
-dimensions takes them for biases and leaves them without decay.
+The values of a sparse weight are a vector. Code that sorts parameters by their number of dimensions
+mistakes them for biases and gives them no decay.
 """
 
 from __future__ import annotations
@@ -27,18 +27,17 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Split the parameters of a model into those with weight decay and those without.
 
-    Decayed are matrices and higher-dimensional tensors, the values of sparse weights, and the
-    dense weights of masked layers. Not decayed are biases, the parameters of normalisation layers,
-    other vectors and scalars, and the thresholds that masked layers learn.
+    Tensors of two or more dimensions, the values of sparse weights and the dense weights of masked
+    layers decay. Biases, the parameters of normalisation layers, other vectors and scalars, and
+    the learned thresholds of masked layers do not.
 
     Args:
         model: any module.
-        weight_decay: of the first group.
-        undecayed: classes of modules whose own parameters have no decay either, such as
-            `nn.Embedding`.
+        weight_decay: weight decay of the first group.
+        undecayed: module classes whose own parameters do not decay either, such as `nn.Embedding`.
 
     Returns:
-        At most two groups for an optimizer, in the model's order; an empty one is left out.
+        At most two groups for an optimizer, in the model's order; an empty group is left out.
 
     Example:
         >>> from gossamer import SparseLinear
@@ -70,11 +69,11 @@ def _decays(module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
 
 
 def warn_of_undecayed_values(optimizer: torch.optim.Optimizer, *_: object) -> None:
-    """Warn once per optimizer when it decays other parameters, but not the values it trains."""
+    """Warn once per optimizer if it decays other parameters but not its sparse values."""
     if optimizer in _CHECKED:
         return
     _CHECKED.add(optimizer)
-    # A group may be reserved for parameters to come: it decays nothing yet.
+    # A group may be reserved for later parameters: an empty one decays nothing.
     groups = [group for group in optimizer.param_groups if group["params"]]
     if all(group.get("weight_decay", 0.0) == 0.0 for group in groups):
         return
@@ -90,7 +89,7 @@ def warn_of_undecayed_values(optimizer: torch.optim.Optimizer, *_: object) -> No
             f"{type(optimizer).__name__} has weight decay in some groups, but none for the values "
             f"of {count} sparse weight(s). They are vectors (dim() is 1) and hold a matrix's "
             "entries: build the groups with gossamer.parameter_groups(model, weight_decay=...), "
-            "or ignore this warning if it is meant so",
+            "or ignore this warning if that is intended",
             UserWarning,
             stacklevel=2,
         )

@@ -1,8 +1,8 @@
-"""Routers of a mixture of experts: which expert sees which token, and with what weight.
+"""Routers of a mixture of experts: they assign tokens to experts and weigh the assignments.
 
-A router scores tokens against experts, decides, and weighs what it decided by a function of the
-scores, through which it learns. The decision is each token's own best (`TopKRouter`), or a
-transport plan between tokens and experts, which fills all experts alike (`SinkhornRouter`).
+A router scores every pair of token and expert, assigns tokens, and weighs each assignment by a
+differentiable function of its score. `TopKRouter` assigns each token to its best experts.
+`SinkhornRouter` assigns by a transport plan, which loads all experts equally.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Solver = Literal["sinkhorn", "sparse"]
 
 
 class Routing(NamedTuple):
-    """What a router decided.
+    """The decision of a router.
 
     Attributes:
-        gates: [..., experts], the weight of an expert where a token is sent, else 0.
-        assigned: bool [..., experts], True where a token is sent.
+        gates: [..., experts], the weight of each assigned expert, else 0.
+        assigned: bool [..., experts], True where a token is assigned to an expert.
     """
 
     gates: Tensor
@@ -32,22 +32,22 @@ class Routing(NamedTuple):
 
     @property
     def load(self) -> Tensor:
-        """Tokens that each expert gets, int64 [experts]."""
+        """The number of tokens per expert, int64 [experts]."""
         return self.assigned.flatten(0, -2).sum(0)
 
 
 class TopKRouter(nn.Module):
-    """Send each token to the k experts that score highest, weighed by the softmax of the scores.
+    """Assign each token to its k highest-scoring experts, weighed by the softmax of the scores.
 
-    Nothing keeps the experts' loads equal.
+    The experts' loads are not balanced.
 
     Args:
-        d_model: features of a token.
+        d_model: features per token.
         experts: number of experts.
-        k: experts that a token is sent to.
+        k: experts per token.
 
     Raises:
-        ShapeError: a size below 1, or k above experts.
+        ShapeError: a size is below 1, or k is above `experts`.
 
     Reference:
         Shazeer et al. 2017, "Outrageously large neural networks"; scores in float32 as in
@@ -70,26 +70,26 @@ class TopKRouter(nn.Module):
                 f"{type(self).__name__} got k={k} with experts={experts}; a token can go to each "
                 "expert once: lower k or add experts"
             )
-        # A parameter and no nn.Linear: so small that sparsify() should leave it alone.
+        # A parameter, not an nn.Linear, so that sparsify() leaves this small matrix dense.
         self.weight = nn.Parameter(torch.empty(experts, d_model))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weight anew: scores of a normalised token start well below 1."""
+        """Draw the weight again; it is small, so that initial scores are well below 1."""
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Routing:
         """Route tokens.
 
         Args:
-            x: [..., d_model], floating.
+            x: floating [..., d_model] with at least two dimensions.
 
         Returns:
-            The routing; its gates are float32 (float64 for float64) and carry the gradient.
+            The routing; its gates are differentiable and float32 (float64 for float64 x).
 
         Raises:
-            ShapeError: the last size is not d_model.
-            DTypeError: x is not floating.
+            ShapeError: x has fewer than two dimensions, or its last size is not `d_model`.
+            DTypeError: x is not a floating tensor.
         """
         name = type(self).__name__
         if not isinstance(x, Tensor) or not x.is_floating_point():
@@ -107,52 +107,53 @@ class TopKRouter(nn.Module):
             return Routing(self.weigh(scores) * assigned, assigned)
 
     def assign(self, scores: Tensor) -> Tensor:
-        """Decide from scores [tokens, experts]: bool, of the same shape."""
+        """Return the assignment for scores [tokens, experts] as bool of the same shape."""
         return _largest(scores, self.k, 1)
 
     def weigh(self, scores: Tensor) -> Tensor:
-        """The gates of all pairs, before the decision."""
+        """Return the gates of all pairs, whether assigned or not."""
         return scores.softmax(-1)
 
     def extra_repr(self) -> str:
-        """The line that `print(model)` shows."""
+        """Return the line that `print(model)` shows."""
         return f"d_model={self.d_model}, experts={self.experts}, k={self.k}"
 
 
 class SinkhornRouter(TopKRouter):
-    """Send tokens to experts by optimal transport, so that all experts get their share.
+    """Assign tokens to experts by optimal transport, which balances the experts' loads.
 
-    In training all tokens of a call are matched with all experts at once. Token i has mass 1, each
-    expert takes tokens / experts, the cost is minus the score; a token goes to the k largest
-    entries of its row of the plan. No expert gets more than
-    ``ceil(capacity * k * tokens / experts)`` tokens; a token can be left without an expert, then
-    its gates are all 0. A gate is the sigmoid of the score: the softmax would be small wherever
-    the plan sends a token away from the expert that scores highest.
+    In training, one plan matches all tokens of a call with all experts. Each token has mass 1, each
+    expert has mass tokens / experts, and the cost is minus the score. A token is assigned to the k
+    largest entries of its row of the plan. No expert gets more than
+    `ceil(capacity * k * tokens / experts)` tokens; the gates of a token without an expert are all
+    0. A gate is the sigmoid of the score, because the softmax is small wherever the plan moves a
+    token away from its highest-scoring expert.
 
-    A decision that looks at all tokens would let a language model see the future. So in evaluation
-    each token decides alone, for the highest scores plus `balance`: the experts' potentials of the
-    plan, averaged over the training steps, under which the loads were equal.
+    A plan over all tokens would show a language model the future. So in evaluation each token is
+    routed alone, by its highest scores plus `balance`: the experts' potentials in the plan,
+    averaged over the training steps.
 
     Args:
-        d_model: features of a token.
+        d_model: features per token.
         experts: number of experts.
-        capacity: tokens an expert may take, over its even share; at least 1.
-        k: experts that a token is sent to, at most.
-        reg: smoothing of the plan in units of the scores' standard deviation: higher spreads a
-            token over more experts. 0.05 for k = 1, else 1, when None.
-        solver: "sinkhorn" (entropic transport, of whose plan each expert keeps its largest
-            entries, Clark et al.) or "sparse" (transport in which no expert can have more entries
-            than that, Liu et al.; slower).
+        capacity: largest number of tokens per expert over its even share; at least 1.
+        k: largest number of experts per token.
+        reg: smoothing of the plan in units of the scores' standard deviation; a higher value
+            spreads a token over more experts. None is 0.05 for k = 1, else 1.
+        solver: "sinkhorn" is entropic transport, where each expert keeps its largest entries of the
+            plan (Clark et al.); "sparse" bounds the entries per expert in the plan itself (Liu et
+            al.) and is slower.
 
     Raises:
-        ShapeError: a size below 1, k above experts, capacity below 1, or reg not positive.
+        ShapeError: a size is below 1, k is above `experts`, capacity is below 1, reg is not
+            positive, or the solver is unknown.
 
     Reference:
-        Clark et al. 2022, "Unified scaling laws for routed language models" (S-BASE: the plan of
-        Sinkhorn in training, each token alone in inference; the potentials there are ours).
-        Lewis et al. 2021, "BASE layers" (the sigmoid).
-        Liu, Puigcerver, Blondel 2023, "Sparsity-constrained optimal transport" (the capacity of
-        an expert as a bound on the non-zeros of its column).
+        Clark et al. 2022, "Unified scaling laws for routed language models" (S-BASE: a
+        Sinkhorn plan in training, each token alone in inference; the potentials are ours).
+        Lewis et al. 2021, "BASE layers" (the sigmoid gate).
+        Liu, Puigcerver, Blondel 2023, "Sparsity-constrained optimal transport" (the capacity as
+        a bound on the non-zeros per column).
 
     Example:
         >>> import torch
@@ -162,8 +163,8 @@ class SinkhornRouter(TopKRouter):
     """
 
     balance: Tensor
-    momentum = 0.9  # of balance: an average over the last ten steps or so
-    steps, tol = 50, 1e-3  # of the plan, which only decides: capacity holds whatever its error
+    momentum = 0.9  # of balance: averages about ten steps
+    steps, tol = 50, 1e-3  # of the plan; its error does not affect capacity
 
     def __init__(
         self,
@@ -177,8 +178,8 @@ class SinkhornRouter(TopKRouter):
         super().__init__(d_model, experts, k)
         if not 1 <= capacity < math.inf:
             raise ShapeError(
-                f"SinkhornRouter got capacity={capacity}; it must be at least 1: below that some "
-                "tokens find no expert"
+                f"SinkhornRouter got capacity={capacity}; it must be at least 1, so that all "
+                "tokens fit: raise it"
             )
         reg = (0.05 if k == 1 else 1.0) if reg is None else reg
         if not 0 < reg < math.inf:
@@ -189,11 +190,11 @@ class SinkhornRouter(TopKRouter):
         self.register_buffer("balance", torch.zeros(experts))
 
     def limit(self, tokens: int) -> int:
-        """Tokens that an expert may take of so many."""
+        """Return the largest number of tokens per expert when `tokens` are routed."""
         return min(tokens, math.ceil(self.capacity * self.k * tokens / self.experts))
 
     def assign(self, scores: Tensor) -> Tensor:
-        """Decide from scores [tokens, experts]: bool, of the same shape.
+        """Return the assignment for scores [tokens, experts] as bool of the same shape.
 
         Raises:
             ShapeError: a score is NaN or infinite.
@@ -201,7 +202,7 @@ class SinkhornRouter(TopKRouter):
         if not bool(torch.isfinite(scores).all()):
             raise ShapeError(
                 "SinkhornRouter got tokens whose scores are not finite: x or the weight holds NaN "
-                "or infinity; lower the learning rate, or look for the layer that made them"
+                "or infinity; lower the learning rate, or find the layer that made them"
             )
         if not self.training:
             return super().assign(scores + self.balance.to(scores.dtype))
@@ -213,11 +214,11 @@ class SinkhornRouter(TopKRouter):
         return (_largest(plan, self.limit(len(scores)), 0) & (plan > 0)).to(scores.device)
 
     def weigh(self, scores: Tensor) -> Tensor:
-        """The gates of all pairs, before the decision."""
+        """Return the gates of all pairs, whether assigned or not."""
         return scores.sigmoid()
 
     def _transport(self, cost: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-        """The plan [tokens, experts] of a cost and the experts' potentials."""
+        """Return the plan [tokens, experts] for a cost, and the experts' potentials."""
         tokens = torch.ones(len(cost), dtype=torch.float64)
         experts = torch.full((self.experts,), len(cost) / self.experts, dtype=torch.float64)
         spread = float(cost.std(correction=0))
@@ -232,12 +233,12 @@ class SinkhornRouter(TopKRouter):
         return core.plan(cost, found.f, found.g, reg), found.g
 
     def extra_repr(self) -> str:
-        """The line that `print(model)` shows."""
+        """Return the line that `print(model)` shows."""
         return f"{super().extra_repr()}, capacity={self.capacity}, solver={self.solver}"
 
 
 def _largest(x: Tensor, count: int, dim: int) -> Tensor:
-    """True at the `count` largest entries along a dimension."""
+    """Return True at the `count` largest entries along a dimension."""
     chosen = x.topk(min(count, x.shape[dim]), dim).indices
     return torch.zeros_like(x, dtype=torch.bool).scatter_(dim, chosen, True)
 

@@ -1,4 +1,4 @@
-"""Finding the linear layers of a model that are to be replaced, and all that could stop it."""
+"""Finds the linear layers of a model to replace, and checks them before the surgery."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Globs: TypeAlias = str | Sequence[str]
 
 @dataclass
 class Site:
-    """A dense layer to be swapped, under all the names by which the model knows it."""
+    """A dense layer to replace, with all its names in the model."""
 
     module: nn.Module
     names: list[str]
@@ -29,17 +29,17 @@ class Site:
 
     @property
     def name(self) -> str:
-        """The first of its names."""
+        """The first name of the layer."""
         return self.names[0]
 
     @property
     def label(self) -> str:
-        """What an error calls it."""
+        """The name of the layer in error messages."""
         return f"layer {self.name!r}" if self.name else "the model"
 
     @property
     def source(self) -> nn.Parameter:
-        """The Parameter itself; layers that share it are tied."""
+        """The weight's Parameter; layers with the same one are tied."""
         return self.module.weight  # type: ignore[return-value]
 
 
@@ -50,7 +50,7 @@ def find_sites(
     exclude: Sequence[str],
     overrides: Mapping[str, str | Pattern | None] | None,
 ) -> tuple[list[Site], list[str]]:
-    """The layers to be swapped, and notes about those that cannot be."""
+    """Return the layers to replace, and notes about layers that cannot be replaced."""
     rules = {g: None if p is None else parse_pattern(p) for g, p in (overrides or {}).items()}
     names: dict[int, list[str]] = {}
     modules: dict[int, nn.Module] = {}
@@ -90,7 +90,7 @@ def find_sites(
 
 
 def drop_shared_with_others(model: nn.Module, sites: list[Site]) -> list[str]:
-    """Take out the layers whose Parameter someone else uses too; a line for each."""
+    """Remove the layers whose Parameter another kind of module uses too; return one note each."""
     swapped = {id(site.module) for site in sites}
     holders: dict[int, str] = {}
     for name, module in model.named_modules():
@@ -98,8 +98,7 @@ def drop_shared_with_others(model: nn.Module, sites: list[Site]) -> list[str]:
             for own, parameter in module.named_parameters(recurse=False):
                 holders.setdefault(id(parameter), f"{name}.{own}" if name else own)
     notes = [
-        f"{site.name} (its weight is also {holders[id(site.source)]}, which is no layer to be "
-        "swapped)"
+        f"{site.name} (its weight is also {holders[id(site.source)]}, which is not a layer to swap)"
         for site in sites
         if id(site.source) in holders
     ]
@@ -108,7 +107,12 @@ def drop_shared_with_others(model: nn.Module, sites: list[Site]) -> list[str]:
 
 
 def check_sites(sites: list[Site]) -> None:
-    """Everything about shapes, dtypes and ties that would stop the surgery, in one error."""
+    """Check all shapes, dtypes and ties before the surgery.
+
+    Raises:
+        PatternError: layers do not fit their patterns (all are named), or tied layers differ.
+        DTypeError, DeviceError: the kernels do not support a layer's dtype or device.
+    """
     misfits = {}
     for site in sites:
         weight = check_dense(dense_weight(site.module), site.label)
@@ -119,7 +123,7 @@ def check_sites(sites: list[Site]) -> None:
     if misfits:
         raise PatternError(
             "\n".join(misfits.values())
-            + f"\nNothing was changed; exclude={list(misfits)} leaves what does not fit dense."
+            + f"\nNothing was changed; exclude={list(misfits)} keeps these layers dense."
         )
     for site, others in tied_groups(sites).values():
         for other in others:
@@ -132,7 +136,7 @@ def check_sites(sites: list[Site]) -> None:
 
 
 def distribute(sites: list[Site], distribution: Distribution) -> None:
-    """Give each layer that was not overridden its share of the sparsity."""
+    """Set the sparsity of each layer without an override."""
     free = {key: group for key, group in tied_groups(sites).items() if not group[0].overridden}
     if not free:
         return
@@ -152,7 +156,7 @@ def distribute(sites: list[Site], distribution: Distribution) -> None:
 
 
 def tied_groups(sites: list[Site]) -> dict[int, tuple[Site, list[Site]]]:
-    """The layers by the Parameter that they share: the first, and all of them."""
+    """Group the layers by their Parameter: the first layer of each group, and all of them."""
     groups: dict[int, tuple[Site, list[Site]]] = {}
     for site in sites:
         groups.setdefault(id(site.source), (site, []))[1].append(site)
@@ -160,16 +164,16 @@ def tied_groups(sites: list[Site]) -> dict[int, tuple[Site, list[Site]]]:
 
 
 def as_globs(globs: Globs) -> Sequence[str]:
-    """One glob or several, as several."""
+    """Return one glob or several as a sequence."""
     return [globs] if isinstance(globs, str) else list(globs)
 
 
 def covers(glob: str, name: str) -> bool:
-    """Whether a glob matches a module or one that contains it."""
+    """Return whether a glob matches a module or a module that contains it."""
     parts = name.split(".")
     return any(fnmatchcase(".".join(parts[:i]), glob) for i in range(1, len(parts) + 1))
 
 
 def is_dense_linear(module: nn.Module) -> bool:
-    """Whether a layer is nn.Linear itself or Conv1D, of which we know all it does."""
+    """Return whether a layer is exactly nn.Linear or Conv1D, not a subclass."""
     return (type(module) is nn.Linear and "weight" in module._parameters) or is_conv1d(module)

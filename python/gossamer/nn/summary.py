@@ -1,8 +1,8 @@
-"""summary(): what each layer of a model takes in memory while it trains, against the dense model.
+"""summary(): training memory per layer of a model, compared with the dense model.
 
-Bytes are those of tensors that exist: values, structure and optimizer state are counted, never
-estimated. A gradient counts as its parameter's bytes where `requires_grad`, whether or not it is
-there at this moment. The dense column is the same model with every weight full.
+The bytes of values, structure and optimizer state are counted from existing tensors, not estimated.
+A gradient counts as its parameter's bytes if `requires_grad` is set, even if it is None now. The
+dense column is the same model with dense weights.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from gossamer.weight import SparseWeight
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One module's own parameters, in bytes.
+    """Bytes of one module's own parameters and state.
 
     Args:
-        name: the module's name; "" is the model itself.
-        kind: its class.
+        name: name of the module; "" is the model itself.
+        kind: class of the module.
         pattern: text of the pattern, None when dense.
-        density: kept entries over all entries of its weight, 1 when dense.
+        density: kept entries over all entries of the weight, 1 when dense.
         values: bytes of the parameters.
         structure: bytes of indices, pointers and other buffers of a layer with a mask.
         gradient: bytes of the gradients.
         optimizer: bytes of the optimizer's state.
-        dense: bytes of parameters, gradients and optimizer state if it were dense.
+        dense: bytes of parameters, gradients and optimizer state of the dense module.
     """
 
     name: str
@@ -45,7 +45,7 @@ class LayerSummary:
 
     @property
     def total(self) -> int:
-        """Bytes of training state of this layer."""
+        """Bytes of training state: parameters, structure, gradients, optimizer."""
         return self.values + self.structure + self.gradient + self.optimizer
 
 
@@ -54,8 +54,8 @@ class Summary:
     """The layers of a model and their totals; `print` shows a table.
 
     Args:
-        layers: one for each module that has parameters, in the model's order. Shared parameters
-            stand with the first that holds them.
+        layers: one entry per module with parameters, in the model's order. Shared parameters
+            count with the first module that holds them.
     """
 
     layers: tuple[LayerSummary, ...]
@@ -67,12 +67,12 @@ class Summary:
 
     @property
     def dense(self) -> int:
-        """Bytes of the same model with dense weights, without any structure."""
+        """Bytes of the same model with dense weights and no structure."""
         return sum(layer.dense for layer in self.layers)
 
     @property
     def ratio(self) -> float:
-        """Bytes over those of the dense model."""
+        """Bytes of the model over bytes of the dense model."""
         return self.total / self.dense if self.dense else 1.0
 
     def __str__(self) -> str:
@@ -99,14 +99,14 @@ _PARTS = ("values", "structure", "gradient", "optimizer", "total", "dense")
 
 
 def summary(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Summary:
-    """Count what each layer takes, sparse and dense.
+    """Count the training memory of each layer, sparse and dense.
 
     Args:
         model: any module.
-        optimizer: counts its state as well. State is made by the first step: call this after it.
+        optimizer: optimizer whose state is counted, after its first step; None counts no state.
 
     Returns:
-        The summary; `print` it.
+        The summary; `print` shows a table.
 
     Example:
         >>> import torch
@@ -176,7 +176,7 @@ def _count(
 def _state_bytes(
     optimizer: torch.optim.Optimizer | None, parameter: nn.Parameter
 ) -> tuple[int, int]:
-    """Bytes of state for each entry of the parameter, and of the rest (a step counter)."""
+    """Return the bytes of state per parameter entry, and of the rest (such as a step counter)."""
     per_entry = rest = 0
     for tensor in (optimizer.state.get(parameter, {}) if optimizer else {}).values():
         if isinstance(tensor, Tensor):

@@ -1,8 +1,7 @@
 """sparsify() and densify(): swap the linear layers of a model in place, and back.
 
-Everything that can fail happens before the first layer is swapped: a model is changed whole or
-not at all. Nothing stays dense in silence: one warning names every layer that was meant to be
-swapped and was not.
+All checks run before the first layer is swapped, so a failed call does not change the model. One
+warning names every matching layer that stays dense.
 """
 
 from __future__ import annotations
@@ -58,33 +57,32 @@ def sparsify(
     keep_dense_if_slower: bool = False,
     batch: int = 512,
 ) -> nn.Module:
-    """Replace the linear layers of a model by sparse ones, in place.
+    """Replace the linear layers of a model by sparse layers, in place.
 
-    Replaced are `nn.Linear` itself and transformers' `Conv1D`; a subclass may do more than its
-    name says and stays, with a warning. Kept entries hold their dense values, not rescaled.
-    Build the optimizer afterwards: the parameters are new. Layers that share one Parameter share
-    one `SparseWeight`; where another kind of layer (an embedding) shares it, they stay dense, with
-    a warning.
+    `nn.Linear` and transformers' `Conv1D` are replaced; a subclass stays dense, with a warning.
+    Kept entries keep their dense values. The parameters are new: build the optimizer afterwards.
+    Layers that share one Parameter share one `SparseWeight`; if another kind of layer (such as an
+    embedding) shares it, they stay dense, with a warning.
 
-    A glob (`*`, `?`, `[…]`; `*` crosses dots) names a module and all that is inside it. One that
-    matches nothing raises PatternError (probably a typo).
+    A glob (`*`, `?`, `[…]`; `*` crosses dots) names a module and all modules inside it.
+    A glob that matches nothing raises PatternError (probably a typo).
 
     Args:
-        model: any module; when it is a linear layer itself, use what is returned.
+        model: any module; if it is a linear layer itself, use the returned module.
         pattern: a pattern or its text, such as "2:4:v4" or "90%".
-        include: globs of modules to be swapped.
-        exclude: globs of modules to be left alone; stronger than `include`.
-        overrides: pattern of the modules that a glob matches, None to leave them dense; the
-            first that matches counts. Stronger than `include`, weaker than `exclude`.
+        include: globs of the modules to swap.
+        exclude: globs of the modules to keep dense; they win over `include`.
+        overrides: pattern per glob, None to keep the modules dense; the first matching glob
+            counts. Overrides win over `include`, and `exclude` wins over overrides.
         distribution: how layers share the sparsity, "uniform" or "erk", see
-            `gossamer.masks.allocate`. Overridden layers take no part. Not for N:M.
-        score: which entries are kept: "magnitude", "random" (from torch's generator), a function
+            `gossamer.masks.allocate`. Overridden layers are left out. N:M allows only "uniform".
+        score: how entries are ranked: "magnitude", "random" (from torch's generator), a function
             of (name, weight [out, in]) that returns scores, or scores by name.
         transpose: "packed" or "none", see `gossamer.weight.SparseWeight`.
-        keep_dense_if_slower: time each layer against itself dense, forward and backward, after
-            its result was compared with a dense product; where dense wins, it stays, with a
-            warning that has both times.
-        batch: rows of the input for that timing check.
+        keep_dense_if_slower: check and time each sparse layer against its dense original, forward
+            and backward; a layer that is faster dense stays dense, with a warning that has both
+            times.
+        batch: input rows of the timing check.
 
     Returns:
         The model.
@@ -92,7 +90,7 @@ def sparsify(
     Raises:
         PatternError: a layer does not fit its pattern, a glob matches nothing, or nothing is left
             to swap; the model is unchanged.
-        DTypeError, DeviceError: a layer has a dtype or device that the kernels have not.
+        DTypeError, DeviceError: the kernels do not support a layer's dtype or device.
 
     Example:
         >>> import torch
@@ -142,14 +140,14 @@ def replace_linears(
     exclude: Globs = (),
     distribution: Distribution = "uniform",
 ) -> nn.Module:
-    """Replace the linear layers of a model by what a function makes of them, in place.
+    """Replace the linear layers of a model by the results of a function, in place.
 
     Args:
-        model: any module; when it is a linear layer itself, use what is returned.
-        make: maps (name, layer, its pattern, its number) to the new layer.
+        model: any module; if it is a linear layer itself, use the returned module.
+        make: function of (name, layer, pattern, index) that returns the new layer.
         pattern: a pattern or its text.
-        include: globs of modules to be swapped.
-        exclude: globs of modules to be left alone.
+        include: globs of the modules to swap.
+        exclude: globs of the modules to keep dense.
         distribution: how layers share the sparsity, as in `sparsify`.
 
     Returns:
@@ -181,14 +179,14 @@ def replace_linears(
 
 
 def densify(model: nn.Module) -> nn.Module:
-    """Replace every layer with a mask by the `nn.Linear` of the same function, in place.
+    """Replace every layer with a mask by an equivalent `nn.Linear`, in place.
 
-    Layers that share a `SparseWeight` share one Parameter afterwards. A `Conv1D` that sparsify()
-    swapped comes back as `nn.Linear`. A layer that a recipe made comes back with the weight that
-    its forward pass uses; a layer made of several sparse ones keeps its form, with dense parts.
+    Layers that share a `SparseWeight` share one Parameter afterwards. A swapped `Conv1D` becomes an
+    `nn.Linear`. A recipe's layer keeps the weight that its forward pass uses; a layer of several
+    sparse layers keeps its form, with dense parts.
 
     Args:
-        model: any module; when it is a layer with a mask itself, use what is returned.
+        model: any module; if it is a layer with a mask itself, use the returned module.
 
     Returns:
         The model.
@@ -217,13 +215,13 @@ def _checked_sites(
     exclude: Globs,
     overrides: Mapping[str, str | Pattern | None] | None,
 ) -> tuple[list[Site], list[str]]:
-    """The layers to be swapped, which all fit their patterns, and notes about the others."""
+    """Return the checked layers to swap, and notes about the others."""
     sites, notes = find_sites(
         model, parse_pattern(pattern), as_globs(include), as_globs(exclude), overrides
     )
     notes += drop_shared_with_others(model, sites)
     if not sites:
-        why = "; ".join(notes) or "it has no nn.Linear or Conv1D that include= and exclude= leave"
+        why = "; ".join(notes) or "include= and exclude= leave no nn.Linear or Conv1D"
         raise PatternError(f"sparsify found no layer to make sparse: {why}")
     check_sites(sites)
     return sites, notes
@@ -235,7 +233,7 @@ def _sparse_weight(site: Site, score: Score, transpose: Transpose) -> SparseWeig
     if isinstance(score, Mapping):
         found = [score[name] for name in site.names if name in score]
         if not found:
-            raise PatternError("score= has no entry under this name; add one or exclude the layer")
+            raise PatternError("score= has no entry of this name; add one or exclude the layer")
         scores = found[0]
     elif callable(score):
         scores = score(site.name, dense)
@@ -244,7 +242,7 @@ def _sparse_weight(site: Site, score: Score, transpose: Transpose) -> SparseWeig
         mask = random_mask(tuple(dense.shape), site.pattern, seed)
     elif score != "magnitude":
         raise PatternError(
-            f"score={score!r} was given; it is 'magnitude', 'random', a function or a mapping"
+            f"score={score!r} was given; use 'magnitude', 'random', a function or a mapping"
         )
     weight = SparseWeight.from_dense(dense, site.pattern, mask, scores, transpose)
     weight.values.requires_grad_(site.source.requires_grad)
@@ -272,9 +270,9 @@ def _swap(model: nn.Module, layers: Mapping[int, nn.Module]) -> nn.Module:
 
 
 def _leave_fast_paths(model: nn.Module) -> None:
-    """Make torch's own encoders call their layers.
+    """Make torch's encoders call their layers.
 
-    In inference they hand raw weights to one fused dense kernel, and ask these attributes first.
+    In inference they pass raw weights to a fused dense kernel, unless these attributes forbid it.
     """
     for module in model.modules():
         if any(isinstance(child, MaskedLayer) for child in module.modules()):
@@ -285,11 +283,11 @@ def _leave_fast_paths(model: nn.Module) -> None:
 
 
 def replace_modules(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Replace modules of a model by others, in place; their hooks and mode are carried over.
+    """Replace modules of a model in place; the new ones get the old hooks and training mode.
 
     Args:
-        model: any module; when it is replaced itself, use what is returned.
-        new: the new module of each old one.
+        model: any module; if it is replaced itself, use the returned module.
+        new: new module by old module.
 
     Returns:
         The model.

@@ -1,4 +1,4 @@
-"""A sparse layer against itself dense: first the same numbers, then the time of a training step."""
+"""Checks a sparse layer against its dense form: first the numbers, then the training time."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ ROUNDS, WARMUP = 7, 2
 
 
 def dense_wins(name: str, sparse: SparseLinear, batch: int) -> str | None:
-    """Time forward and backward of a layer, sparse and dense, on random input.
+    """Time the forward and backward pass of a layer, sparse and dense, on random input.
 
     Args:
-        name: what to call the layer.
-        sparse: the layer; it is not changed.
-        batch: rows of the input.
+        name: name of the layer in the result.
+        sparse: the layer; it does not change.
+        batch: rows of the input, at least 1.
 
     Returns:
-        A line with both times when the dense layer is faster, else None.
+        A line with both times if the dense layer is faster, else None.
 
     Raises:
-        GossamerError: the sparse result is not that of the dense product; never seen, and then
-            speed does not matter.
-        ShapeError: batch is below 1.
+        GossamerError: the sparse result differs from the dense product.
+        ShapeError: `batch` is below 1.
     """
     if batch < 1:
         raise ShapeError(f"batch={batch} was given; the timing check needs at least 1 row")
     dense = sparse.to_dense()
     values = sparse.weight.values
-    generator = torch.Generator().manual_seed(0)  # not the user's: timing must not move it
+    generator = torch.Generator().manual_seed(0)  # must not change torch's random state
     x = torch.randn(batch, sparse.in_features, generator=generator).to(values.dtype)
     g = torch.randn(batch, sparse.out_features, generator=generator).to(values.dtype)
     x.requires_grad_()
@@ -57,19 +56,21 @@ def dense_wins(name: str, sparse: SparseLinear, batch: int) -> str | None:
     )
 
 
-def verify(name: str, sparse: SparseLinear, x: Tensor, g: Tensor) -> None:
+def verify(name: str, sparse: SparseLinear, x: Tensor, grad_output: Tensor) -> None:
     """Compare all three products with dense ones in float64; raise GossamerError on a difference.
 
-    An entry may be off by what rounding can do to it: a part of the sum of its terms' magnitudes.
+    The tolerance per entry is the rounding error: a small part of the sum of its terms' magnitudes.
     """
     with torch.enable_grad():
         y = sparse(x)
-        (grad_x,) = torch.autograd.grad(y, x, g)
-    grad_weight = backend.scatter(sddmm(g, x.detach(), sparse.weight), sparse.weight.structure)
+        (grad_x,) = torch.autograd.grad(y, x, grad_output)
+    grad_weight = backend.scatter(
+        sddmm(grad_output, x.detach(), sparse.weight), sparse.weight.structure
+    )
     weight = sparse.weight.to_dense().detach().double()
     bias = torch.zeros(()) if sparse.bias is None else sparse.bias.detach().double()
     mask = sparse.weight.mask()
-    xd, gd = x.detach().double(), g.double()
+    xd, gd = x.detach().double(), grad_output.double()
     checks = {
         "output": (y.detach(), xd @ weight.T + bias, xd.abs() @ weight.abs().T + bias.abs()),
         "input gradient": (grad_x, gd @ weight, gd.abs() @ weight.abs()),

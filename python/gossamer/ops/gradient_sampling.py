@@ -1,9 +1,9 @@
 """Unbiased N:M samples of least variance, for gradients.
 
-Dropping the small entries of a gradient is biased, and training on it fails; an entry that stays
-with probability p and is then divided by p is right on average. Groups run down the columns of
-`[tokens, features]`, because the product dW = dY^T X sums over tokens: the sample is the N:M
-matrix dY^T `[features, tokens]`, and the product runs on the kernel of a sparse weight.
+Dropping the small entries of a gradient is biased, and training with it fails. An entry that is
+kept with probability p and divided by p is unbiased. Groups run down the columns of
+`[tokens, features]`, because the product dW = dY^T X sums over tokens: the sample is the N:M matrix
+dY^T `[features, tokens]`, and the product runs on the kernel of a sparse weight.
 """
 
 from typing import Literal
@@ -32,43 +32,44 @@ def mvue(
     layer: int = 0,
     method: MvueMethod = "exact",
 ) -> tuple[torch.Tensor, Structure]:
-    """Keep n of each m consecutive rows of every column at random, so that the mean is x.
+    """Return a random N:M sample of x down its columns, whose mean is x.
 
-    "exact" includes entry a_i with p_i = min(1, c |a_i|), sum p = n, which has the least variance
-    of all unbiased choices, sum a_i^2 (1 / p_i - 1). "approximate" draws twice without replacement
-    proportional to |a|, so p_i = |a_i|/S (1 + sum over j != i of |a_j| / (S - |a_j|)), as published
-    code does for 2:4; on Gaussian groups its variance is 6 % above. For n = 1 they are the same.
+    "exact" keeps entry a_i with probability p_i = min(1, c |a_i|), where sum p = n sets c. This has
+    the least variance of all unbiased choices, sum a_i^2 (1 / p_i - 1). "approximate" draws two
+    entries without replacement in proportion to |a|, so that
+    p_i = |a_i|/S (1 + sum over j != i of |a_j| / (S - |a_j|)) with S = sum |a|, as published code
+    does for 2:4; on Gaussian groups its variance is 6 % higher. For n = 1 both are the same.
 
-    A group with at most n entries other than zero is kept bit for bit, filled up with zeros at its
-    lowest rows. Infinities and NaN are kept before anything else in their group, so that a loss
-    scaler sees them. Probabilities are multiples of 2^-30; bfloat16 rounds the quotient. Only the
-    arguments decide the result: not the number of threads, nor the instruction set.
+    A group with at most n non-zero entries is kept bit for bit, and filled up with zeros from its
+    lowest rows. Infinities and NaN are always kept first, so that a loss scaler detects them.
+    Probabilities are multiples of 2^-30; bfloat16 rounds the quotient. The result depends on the
+    arguments only, not on the number of threads or the instruction set.
 
     Args:
         x: float32, float64 or bfloat16 `[tokens, features]` on the CPU, any strides.
-        n: Entries kept in a group.
-        m: Rows in a group, 1 <= n <= m <= 64. Rows that the last group lacks count as zeros.
-        seed: 0 <= seed < 2**64; with `step` and `layer` (same range) it names the random numbers.
-        step: Of the training, so that every step draws anew.
-        layer: Index of the layer, so that layers draw apart from one another.
+        n: Entries kept per group.
+        m: Rows per group, 1 <= n <= m <= 64. Missing rows of the last group count as zeros.
+        seed: 0 <= seed < 2**64; `seed`, `step` and `layer` determine the random numbers.
+        step: Training step, 0 <= step < 2**64, so that every step draws other numbers.
+        layer: Index of the layer, 0 <= layer < 2**64, so that layers draw independently.
         method: "exact", or "approximate" where n <= 2.
 
     Returns:
-        values `[features * tokens_up * n / m]` in the dtype of x, and the structure of the sampled
-        x^T `[features, tokens_up]`; tokens_up is tokens rounded up to a multiple of m.
+        The values `[features * padded * n / m]` in the dtype of x, and the structure of the sampled
+        x^T `[features, padded]`; padded is tokens rounded up to a multiple of m.
 
     Raises:
-        PatternError: n, m, a number of the key or the method is out of range.
-        DTypeError: Not a floating-point torch tensor of these dtypes, or a number is no integer.
-        ShapeError: Not of rank 2.
+        PatternError: `n`, `m`, `seed`, `step` or `layer` is out of range, or the method is unknown.
+        DTypeError: x is not a tensor of these dtypes, or a number is not an integer.
+        ShapeError: x is not of rank 2.
 
     Reference:
-        Chmiel et al. 2022, "Minimum Variance Unbiased N:M Sparsity for the Neural Gradients",
-        arXiv 2203.10991.
+        Chmiel et al. 2022, "Minimum Variance Unbiased N:M Sparsity for the Neural Gradients".
 
-    >>> values, structure = mvue(torch.tensor([[3.0], [0.0], [0.0], [-1.0]]), 2, 4, seed=0)
-    >>> values, structure.layout.rows, structure.layout.cols
-    (tensor([ 3., -1.]), 1, 4)
+    Example:
+        >>> values, structure = mvue(torch.tensor([[3.0], [0.0], [0.0], [-1.0]]), 2, 4, seed=0)
+        >>> values, structure.layout.rows, structure.layout.cols
+        (tensor([ 3., -1.]), 1, 4)
     """
     pattern = NM(n, m)
     x = check_array(x, "mvue: x", rank=2, dtypes=FLOATS)
@@ -84,7 +85,7 @@ def mvue(
         for name, number in (("seed", seed), ("step", step), ("layer", layer))
     )
     tokens, features = x.shape
-    width = 256 // pattern.m * pattern.m  # of a block: whole groups whose column ids fit a byte
+    width = 256 // pattern.m * pattern.m  # block of whole groups whose column ids fit a byte
     padded = -(-tokens // pattern.m) * pattern.m
     layout = Layout(features, padded, 1, width, pattern.n, pattern.m)
     return kernels.mvue_sample(x, layout, method == "approximate", seed, step, layer)
@@ -101,14 +102,14 @@ def mvue_product(
     layer: int = 0,
     method: MvueMethod = "exact",
 ) -> torch.Tensor:
-    """An unbiased estimate of dW = dY^T X from an N:M sample of dY along the tokens.
+    """Return an unbiased estimate of dW = dY^T X from an N:M sample of dY along the tokens.
 
     Args:
         grad_output: `[tokens, out_features]`, float32, float64 or bfloat16, any strides.
-        x: `[tokens, in_features]`, the same dtype. Padded here when tokens % m != 0.
-        n: Entries of dY kept in a group of m tokens.
-        m: Tokens in a group.
-        seed: See `mvue`, as for `step`, `layer` and `method`.
+        x: `[tokens, in_features]`, the same dtype; padded if tokens is not a multiple of m.
+        n: Entries of dY kept per group of m tokens.
+        m: Tokens per group.
+        seed: See `mvue`.
         step: See `mvue`.
         layer: See `mvue`.
         method: See `mvue`.
@@ -117,13 +118,14 @@ def mvue_product(
         `[out_features, in_features]`, contiguous.
 
     Raises:
-        ShapeError: The numbers of tokens differ.
-        DTypeError: The dtypes differ.
+        ShapeError: The two numbers of tokens differ.
+        DTypeError: The two dtypes differ.
         PatternError: See `mvue`.
 
-    >>> mvue_product(torch.eye(2), torch.eye(2), 2, 4, seed=0)
-    tensor([[1., 0.],
-            [0., 1.]])
+    Example:
+        >>> mvue_product(torch.eye(2), torch.eye(2), 2, 4, seed=0)
+        tensor([[1., 0.],
+                [0., 1.]])
     """
     grad_output = check_array(grad_output, "mvue_product: grad_output", rank=2, dtypes=FLOATS)
     x = check_array(x, "mvue_product: x", rank=2, dtypes=FLOATS)

@@ -1,4 +1,4 @@
-"""Pruning that ends in a smaller network, and post-training passes on calibration data."""
+"""Pruning to a smaller dense network, and post-training pruning on calibration data."""
 
 from gossamer.pruning.attention import HeadAttention
 from gossamer.pruning.merging import Merged, MergedLayer, merge_scales, optimal_prune

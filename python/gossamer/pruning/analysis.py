@@ -1,8 +1,8 @@
-"""The channels of a traced model: every operation's rule applied in the order of the graph.
+"""Analysis of the channels of a traced model: applies each operation's rule in graph order.
 
-A rule gives the features of a result from those of its arguments, or raises UnknownError: then all
-channels that come in have to stay, and what comes out is taken as it is. That is the answer to
-everything that has no rule.
+A rule returns the features of a result from those of its arguments, or raises UnknownError. Then,
+and for every operation without a rule, all incoming channels are kept and nothing is known of the
+result.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ INSIDE = "another module calls it as well"
 
 
 class UnknownError(GossamerError):
-    """The channels that an operation takes have to stay, for the reason given."""
+    """The channels that an operation reads must be kept; the message is the reason."""
 
 
 class Analysis:
-    """What is known of the channels of a traced model while its graph is walked.
+    """What is known of the channels of a traced model during the walk over its graph.
 
     Attributes:
         traced: the model.
-        channels: all channels that were met.
-        layers: layers that can become smaller, in the order of their calls.
-        notes: what held channels back, one line each.
+        channels: all channels found so far.
+        layers: layers that can become smaller, in call order.
+        notes: one line per reason to keep channels.
         known: the features of each node so far; None where all are needed.
-        frozen: modules that must stay as they are, and why.
+        frozen: modules that must not change, with the reason.
     """
 
     def __init__(self, traced: Trace) -> None:
@@ -47,7 +47,7 @@ class Analysis:
         self.frozen = _frozen(traced)
 
     def settle(self, node: fx.Node, known: Known) -> None:
-        """Enter what a node gives, also for the tensors that it overwrote."""
+        """Record the features of a node's result, also for the tensors that the node overwrote."""
         self.known[node] = known
         for tensor in self.traced.changed.get(node, ()):
             for earlier, features in self.known.items():
@@ -64,7 +64,7 @@ class Analysis:
                 self.known[earlier] = Features(features.axis, features.ids, constant)
 
     def hold(self, node: fx.Node, why: str) -> None:
-        """Keep every channel that a node takes; say so, unless there is no reason to name."""
+        """Keep every channel that a node reads; add a note if there is a reason to name."""
         held = False
         for source in node.all_input_nodes:
             known = self.known.get(source)
@@ -75,25 +75,29 @@ class Analysis:
             self.notes[f"{node.target if node.op == 'call_module' else scope}: {why}"] = None
 
     def value(self, argument: Any) -> Any:
-        """What an argument of a node is on the example input."""
+        """Return the value of a node's argument on the example input."""
         return self.traced.values[argument] if isinstance(argument, fx.Node) else argument
 
     def is_tensor(self, argument: Any) -> bool:
-        """Whether an argument is a tensor, rather than a number."""
+        """Return whether an argument is a tensor."""
         return isinstance(self.value(argument), Tensor)
 
     def features(self, argument: Any) -> Features | None:
-        """What is known of an argument that should be a tensor."""
+        """Return the features of a tensor argument, or None.
+
+        Raises:
+            UnknownError: the argument is a number of channels.
+        """
         known = self.known[argument] if isinstance(argument, fx.Node) else None
         if isinstance(known, Size):
             raise UnknownError("a computation with the number of channels")
         return known
 
     def whole(self, argument: Any, axis: int) -> Features:
-        """The features of a tensor along an axis; fixed ones where nothing is known.
+        """Return the features of a tensor along an axis; pinned ones where nothing is known.
 
         Raises:
-            UnknownError: its channels lie along another axis.
+            UnknownError: the channels lie along another axis.
         """
         known = self.features(argument)
         if known is None:
@@ -107,7 +111,7 @@ class Analysis:
 
 
 def _frozen(traced: Trace) -> dict[str, str]:
-    """Modules that more than one place depends on: calls, names, or owners of one tensor."""
+    """Return the modules with several calls, names or co-owners of a tensor, with the reason."""
     root = traced.root
     names: dict[nn.Module, list[str]] = {}
     for name, module in root.named_modules(remove_duplicate=False):

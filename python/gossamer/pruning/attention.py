@@ -1,8 +1,8 @@
 """Attention with fused query, key and value, and the removal of its dead heads.
 
-A head is dead where the columns of the output projection that read it are zero, or where its
-value rows are zero: a softmax sums to 1, so the head's output is then its value bias, a constant
-that goes into the bias of the projection.
+A head is dead if the columns of the output projection that read it are zero, or if its value rows
+are zero. In the second case the head's output is its value bias, because a softmax sums to 1; this
+constant moves into the bias of the projection.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from torch import Tensor, nn
 
 
 class HeadAttention(nn.Module):
-    """Self-attention over heads whose number does not depend on the width of the input.
+    """Self-attention whose number of heads does not depend on the width of the input.
 
-    What `shrink` puts in the place of an attention that lost heads: the parameters keep their
-    names, `qkv` and `out`.
+    `shrink` replaces an attention that lost heads by this module, with the same parameter names,
+    `qkv` and `out`.
 
     Args:
-        qkv: ``[width] -> [3 * heads * size]``, rows ordered query, key, value, each by head.
-        out: ``[heads * size] -> [width]``.
+        qkv: `[width] -> [3 * heads * size]`, rows ordered query, key, value, each by head.
+        out: `[heads * size] -> [width]`.
         heads: number of heads.
-        causal: no position sees a later one.
+        causal: each position attends to itself and earlier positions only.
 
     Example:
         >>> HeadAttention(nn.Linear(8, 12), nn.Linear(4, 8), 2, True)(torch.ones(1, 3, 8)).shape
@@ -38,7 +38,7 @@ class HeadAttention(nn.Module):
         self.qkv, self.out = qkv, out
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mix the positions of x [batch, length, width]; the same shape comes back."""
+        """Return the attention of x [batch, length, width], in the same shape."""
         batch, length, _ = x.shape
         parts: Tensor = self.qkv(x).view(batch, length, 3, self.heads, -1)
         query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
@@ -48,21 +48,24 @@ class HeadAttention(nn.Module):
 
 @dataclass(frozen=True)
 class FusedHeads:
-    """What is known of an attention module: its heads, and whether it is causal."""
+    """The number of heads of an attention module, and whether it is causal."""
 
     heads: int
     causal: bool
 
 
 def recognise(module: nn.Module, x: object) -> FusedHeads | None:
-    """Whether a module is an attention like `HeadAttention`: `heads`, `qkv`, `out` and no more.
+    """Recognise an attention like `HeadAttention`, with exactly `heads`, `qkv` and `out`.
 
-    Names prove nothing. A copy with random weights has to give what `HeadAttention` gives on
-    random input of x's shape, in training as well: a dropout inside would be lost.
+    Names are not enough: a copy with random weights must give the output of `HeadAttention` on
+    random input of x's shape, in evaluation and in training (which excludes a dropout).
 
     Args:
         module: any module.
-        x: its one argument.
+        x: the argument of its forward.
+
+    Returns:
+        The heads, or None if the module is not such an attention.
     """
     heads, qkv, out = (getattr(module, name, None) for name in ("heads", "qkv", "out"))
     if (
@@ -79,17 +82,17 @@ def recognise(module: nn.Module, x: object) -> FusedHeads | None:
     ):
         return None
     twin = copy.deepcopy(module)
-    # Not torch's own generator: a look at a module must not move it.
+    # A generator of its own: the check must not change torch's random state.
     generator = torch.Generator().manual_seed(0)
     for parameter in twin.parameters():
         drawn = torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5
         parameter.data = drawn.to(parameter)
-    length = max(x.shape[1], 4)  # one position alone cannot tell whether it is causal
+    length = max(x.shape[1], 4)  # causality shows only with several positions
     probe = torch.randn(2, length, qkv.in_features, generator=generator).to(x)
     with torch.no_grad():
         try:
             found = [twin.train(mode)(probe) for mode in (True, False)]
-        except Exception:  # whatever a forward may raise on another length
+        except Exception:  # a forward may raise anything on another length
             return None
         for causal in (True, False):
             expected = HeadAttention(twin.qkv, twin.out, heads, causal)(probe)  # type: ignore[arg-type]
@@ -99,11 +102,13 @@ def recognise(module: nn.Module, x: object) -> FusedHeads | None:
 
 
 def without_dead_heads(module: nn.Module, known: FusedHeads) -> HeadAttention | None:
-    """The attention without its dead heads, or None when all are alive; at least one stays.
+    """Return the attention without its dead heads, or None when no head is dead.
+
+    At least one head is kept.
 
     Args:
-        module: a recognised attention; its two layers are left as they are.
-        known: what was recognised.
+        module: a recognised attention; it does not change.
+        known: the result of `recognise`.
     """
     qkv: nn.Linear = module.qkv  # type: ignore[assignment]
     out: nn.Linear = module.out  # type: ignore[assignment]

@@ -1,10 +1,9 @@
-"""Channels of a network: which stay and go together, which are constant, which are needed.
+"""Channels of a network: which belong together, which are constant, which are needed.
 
-A channel is a number. Places that must keep or lose a channel at the same time (the two branches
-of a sum, a feature map and its flattened copy) carry the same number. A channel is alive if it is
-pinned, or if a living output of some layer reads it with a non-zero weight and it is not a
-constant that can go into that layer's bias. The rest can be removed, all at once:
-the living outputs see the same numbers as before.
+A channel is a number. Tensors that must keep or lose a channel together (the two branches of a sum,
+a feature map and its flattened copy) carry the same number. A channel is alive if it is pinned, or
+if a living output of a layer reads it with a non-zero weight and it is not a constant that can move
+into the layer's bias. All other channels are removed at once; the living outputs do not change.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ class Features:
     Attributes:
         axis: the axis, counted from 0.
         ids: int64 [size], the channel at each index.
-        constant: float64 [size], the value for any input and at any other index; NaN if it varies.
+        constant: float64 [size], the value where it is the same for every input and position; NaN
+            where it varies.
     """
 
     axis: int
@@ -32,21 +32,21 @@ class Features:
 
 @dataclass
 class Size:
-    """A number that is the size of an axis of channels."""
+    """A number that equals the number of channels along an axis."""
 
     ids: Tensor
 
 
 @dataclass
 class Mixing:
-    """A layer whose every output reads every input: Linear, or a convolution without groups.
+    """A layer whose outputs read all inputs: Linear, or a convolution without groups.
 
     Attributes:
         name: the module's name.
-        reads: bool [outputs, inputs], some weight is not zero.
-        source: the input.
-        foldable: bool [inputs], a constant that acts like a bias: not one beside zero padding.
-        out: int64 [outputs], the channels it makes.
+        reads: bool [outputs, inputs], True where a weight is not zero.
+        source: features of the input.
+        foldable: bool [inputs], True if a constant acts like a bias; zero padding prevents it.
+        out: int64 [outputs], channels of the output.
     """
 
     name: str
@@ -58,12 +58,12 @@ class Mixing:
 
 @dataclass
 class Channelwise:
-    """A layer with parameters of its own for each channel: BatchNorm, PReLU, depthwise conv.
+    """A layer with separate parameters per channel: BatchNorm, PReLU, depthwise convolution.
 
     Attributes:
         name: the module's name.
-        source: int64 [inputs], the channels it takes.
-        out: int64 [outputs], the same channels, each as often as it has outputs.
+        source: int64 [inputs], channels of the input.
+        out: int64 [outputs], the same channels, each repeated once per output.
     """
 
     name: str
@@ -79,28 +79,28 @@ class Channels:
         self._pinned: set[int] = set()
 
     def fresh(self, count: int) -> Tensor:
-        """Make new channels; their numbers, int64 [count]."""
+        """Make new channels and return their numbers, int64 [count]."""
         first = len(self._parent)
         self._parent.extend(range(first, first + count))
         return torch.arange(first, first + count)
 
     def join(self, left: Tensor, right: Tensor) -> None:
-        """Keep or lose each pair of channels together."""
+        """Join each pair of channels: both are kept, or both are removed."""
         for a, b in zip(left.tolist(), right.tolist(), strict=True):
             self._parent[self._root(a)] = self._root(b)
 
     def pin(self, ids: Tensor) -> bool:
-        """Never remove these; whether one of them could have been removed until now."""
+        """Keep these channels; return whether one of them was not pinned before."""
         fresh = {self._root(i) for i in ids.tolist()} - {self._root(i) for i in self._pinned}
         self._pinned |= fresh
         return bool(fresh)
 
     def roots(self, ids: Tensor) -> Tensor:
-        """One number for channels that stay or go together, shaped as ids."""
+        """Return one number per set of joined channels, in the shape of ids."""
         return torch.tensor([self._root(i) for i in ids.tolist()], dtype=torch.int64)
 
     def alive(self, layers: list[Mixing]) -> Tensor:
-        """Which channels are needed: bool by number. Each layer keeps one output at least."""
+        """Return the needed channels as bool by number; each layer keeps at least one output."""
         alive = torch.zeros(len(self._parent), dtype=torch.bool)
         alive[self.roots(torch.tensor(sorted(self._pinned), dtype=torch.int64))] = True
         sites = [(layer, self.roots(layer.source.ids), self.roots(layer.out)) for layer in layers]
@@ -115,7 +115,7 @@ class Channels:
             if empty is None:
                 return alive[self.roots(torch.arange(len(alive)))]
             layer, _, out = empty
-            alive[out[int(layer.reads.sum(1).argmin())]] = True  # the one that needs least
+            alive[out[int(layer.reads.sum(1).argmin())]] = True  # fewest inputs
 
     def _root(self, i: int) -> int:
         parent = self._parent
@@ -126,15 +126,15 @@ class Channels:
 
 
 def cut(copy: nn.Module, layers: list[Mixing | Channelwise], channels: Channels) -> list[str]:
-    """Remove the channels that nothing needs from the modules of a model, in place.
+    """Remove the channels that are not needed from the modules of a model, in place.
 
     Args:
         copy: the model.
-        layers: its layers by name.
-        channels: their channels.
+        layers: the layers of the model that can become smaller.
+        channels: the channels of these layers.
 
     Returns:
-        Names of the modules that changed.
+        Names of the changed modules.
     """
     alive = channels.alive([layer for layer in layers if isinstance(layer, Mixing)])
     changed = []
@@ -165,7 +165,7 @@ def _cut_mixing(
     kept = weight.detach()[rows]
     read = kept.index_select(1, folded).double()
     if read.dim() > 2:
-        read = read.flatten(2).sum(2)  # a constant meets every tap of a filter
+        read = read.flatten(2).sum(2)  # every tap of a filter reads the constant
     shift = read @ constant[gone].to(read)
     trained = weight.requires_grad
     if isinstance(bias, nn.Parameter):
@@ -189,7 +189,7 @@ def _cut_channelwise(module: nn.Module, inputs: Tensor, outputs: Tensor) -> None
 
 
 def _resize(module: nn.Module, inputs: int, outputs: int) -> None:
-    """Make the numbers that a module says of itself true again."""
+    """Update the sizes that a module stores about itself."""
     depthwise = getattr(module, "groups", 1) > 1
     sizes = {
         "in_features": inputs,

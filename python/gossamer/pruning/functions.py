@@ -1,4 +1,4 @@
-"""Rules for functions and methods of tensors: arithmetic, concatenation, moves, activations."""
+"""Rules for tensor functions and methods: arithmetic, concatenation, moves, activations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ELEMENTWISE = {
     *("cos", "erf", "square", "clamp", "clamp_min", "clamp_max"),
 }
 _DROPOUTS = {"dropout", "dropout1d", "dropout2d", "alpha_dropout"}
-# The names of the options that stand after the tensor, as far as they matter.
+# Names of the relevant options after the tensor argument.
 _POOLS = {
     "max_pool1d": (),
     "max_pool2d": (),
@@ -39,7 +39,7 @@ _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
     "div": operator.truediv,
 }
 _CONCATENATIONS = {"cat", "concat", "concatenate"}
-# What these do depends on axes alone, not on how many features there are.
+# These depend on axes only, not on the number of features.
 _MOVES = {
     *("flatten", "permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis"),
     *("unsqueeze", "flip", "t"),
@@ -49,10 +49,10 @@ _VIEWS = {"view", "reshape"}
 
 
 def function_rule(analysis: Analysis, node: fx.Node) -> Known:
-    """The features that a function or a method gives.
+    """Return the features of the result of a function or method.
 
     Raises:
-        UnknownError: the channels that it takes have to stay.
+        UnknownError: the channels that it reads must be kept.
     """
     name = _name(node)
     if all(analysis.known[source] is None for source in node.all_input_nodes):
@@ -73,7 +73,7 @@ def function_rule(analysis: Analysis, node: fx.Node) -> Known:
 
 
 def _of_one(analysis: Analysis, node: fx.Node, name: str) -> Known:
-    """Functions of one tensor, whose other arguments have nothing to do with its channels."""
+    """Return the features of a function of one tensor, whose options do not concern channels."""
     first = node.args[0] if node.args else None
     source = analysis.features(first)
     others = [other for other in node.all_input_nodes if other is not first]
@@ -104,7 +104,7 @@ def _of_one(analysis: Analysis, node: fx.Node, name: str) -> Known:
 
 
 def _call(analysis: Analysis, node: fx.Node) -> Callable[[Tensor], Tensor]:
-    """A node's operation as a function of its first argument."""
+    """Return a node's operation as a function of its first argument."""
     args: Any = fx.node.map_arg(node.args[1:], analysis.value)
     kwargs: Any = fx.node.map_arg(node.kwargs, analysis.value)
     if node.op == "call_method":
@@ -113,7 +113,7 @@ def _call(analysis: Analysis, node: fx.Node) -> Callable[[Tensor], Tensor]:
 
 
 def _viewed(analysis: Analysis, node: fx.Node) -> Features:
-    """A reshape, if it takes the number of features as it comes: -1, or a size that was asked."""
+    """Return the features of a reshape that adapts to their number, by -1 or a queried size."""
     source = analysis.features(node.args[0])
     if source is None or node.kwargs:
         raise UnknownError("a view by the number of channels of another tensor")
@@ -159,7 +159,7 @@ def _arithmetic(analysis: Analysis, node: fx.Node, operate: Callable[[Any, Any],
     if not all(analysis.is_tensor(side) for side in node.args):
         return _with_number(analysis, node, operate)
     total: Tensor = analysis.value(node)
-    # Axes are counted from the last: that is how shapes are broadcast.
+    # Axes are counted from the last, as in broadcasting.
     axes = set()
     for side in node.args:
         known, value = analysis.features(side), analysis.value(side)
@@ -183,7 +183,7 @@ def _arithmetic(analysis: Analysis, node: fx.Node, operate: Callable[[Any, Any],
     if len(full) == 2:
         analysis.channels.join(full[0].ids, full[1].ids)
     constant = operate(*constants)
-    if operate is operator.mul:  # zero, whatever the other side is
+    if operate is operator.mul:  # zero times anything is zero
         constant = torch.where((constants[0] == 0) | (constants[1] == 0), 0.0, constant)
     return Features(total.dim() + axis, full[0].ids, constant)
 
@@ -224,7 +224,7 @@ def _is_item(analysis: Analysis, node: fx.Node) -> bool:
 
 
 def _only_items(analysis: Analysis, node: fx.Node) -> bool:
-    """Whether a shape is only asked for single sizes."""
+    """Return whether a shape is used for single sizes only."""
     return all(_is_item(analysis, u) and isinstance(u.args[1], int) for u in node.users)
 
 
@@ -250,7 +250,7 @@ def _is_plain(index: Any) -> bool:
 
 
 def _name(node: fx.Node) -> str:
-    """The name of an operation; one that works in place is called as the other is."""
+    """Return the name of an operation, without the mark of an in-place one."""
     if node.op == "call_method":
         name = str(node.target)
     else:

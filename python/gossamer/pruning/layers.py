@@ -1,6 +1,6 @@
 """Rules for modules: which channels a layer makes, which it passes on, and their constants.
 
-Constants are followed in float64, by calling the module itself where it works entry by entry.
+Constants are computed in float64; for an elementwise module, by a call of the module itself.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ _POOLS = (
 
 
 def module_rule(analysis: Analysis, node: fx.Node) -> Known:
-    """The features that a module gives.
+    """Return the features of a module's result.
 
     Raises:
-        UnknownError: the channels that it takes have to stay.
+        UnknownError: the channels that it reads must be kept.
     """
     name = str(node.target)
     module = analysis.traced.root.get_submodule(name)
     if name in analysis.traced.opaque:
         raise UnknownError(analysis.traced.opaque[name])
     if name in analysis.traced.heads:
-        raise UnknownError("")  # it needs all features; its heads are seen to apart
+        raise UnknownError("")  # it needs all features; dead heads are removed separately
     if isinstance(module, MaskedLayer):
         raise UnknownError(f"a {type(module).__name__} keeps its pattern, and with it its features")
     kind = type(module)  # a subclass may compute something else
@@ -68,20 +68,20 @@ def module_rule(analysis: Analysis, node: fx.Node) -> Known:
 
 
 def elementwise(module: nn.Module, constant: Tensor) -> Tensor:
-    """What a module that works entry by entry makes of constants, float64 [channels]."""
+    """Return the output of an elementwise module for constants, float64 [channels]."""
     with torch.no_grad():
         value: Tensor = copy.deepcopy(module).cpu().double()(constant.clone())
     return torch.where(constant.isnan(), torch.nan, value)
 
 
 def pooled(source: Features, result: Any, name: str, settings: dict[str, Any]) -> Features:
-    """What a pool over places makes of features.
+    """Return the features of a pool over positions.
 
     Args:
-        source: its input.
-        result: its value on the example.
-        name: of the class or the function.
-        settings: its options by name.
+        source: features of the input.
+        result: result on the example input.
+        name: name of the class or function.
+        settings: options by name.
     """
     spatial = 2 if "2d" in name else 1
     if not isinstance(result, Tensor) or source.axis != result.dim() - spatial - 1:
@@ -127,9 +127,9 @@ def _mixing(
 
 
 def foldable_constants(module: nn.Module, constant: Tensor) -> Tensor:
-    """Which constant inputs act on a layer like a bias: bool [inputs].
+    """Return which constant inputs act on a layer like a bias, bool [inputs].
 
-    A convolution that pads with zeros sees the constant in the middle and zeros at the border.
+    With zero padding they do not: the border of a convolution reads zeros, not the constant.
     """
     foldable = ~constant.isnan()
     if _pads_with_zeros(module):
@@ -162,7 +162,7 @@ def _depthwise(
 
 
 def _per_channel(analysis: Analysis, node: fx.Node, module: nn.Module) -> Features:
-    """BatchNorm in evaluation, and PReLU: axis 1 of the tensor."""
+    """Return the features of BatchNorm in evaluation, or of PReLU, along axis 1."""
     if isinstance(module, nn.PReLU) and module.num_parameters == 1:
         source = analysis.features(node.args[0])
         if source is None:

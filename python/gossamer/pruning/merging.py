@@ -1,15 +1,16 @@
-"""Lossless merging of ReLU neurons: no more of them than their contributions are independent.
+"""Lossless merging of ReLU neurons, down to the rank of their contributions.
 
-Neuron j adds f_j = relu(X w_j + b_j) v_j^T to the outputs on the calibration data. Where some
-combination sum_j beta_j f_j is zero, scaling every neuron by 1 - beta_j / beta_m, m the largest
-|beta|, changes no output, makes neuron m zero, and no scale negative: activation patterns stay.
+Neuron j adds f_j = relu(X w_j + b_j) v_j^T to the outputs on the calibration data. If a combination
+sum_j beta_j f_j is zero, scaling every neuron j by 1 - beta_j / beta_i, where |beta_i| is largest,
+changes no output and removes neuron i. No scale becomes negative, so activation patterns stay.
 
-All of it happens on scales t >= 0 with sum_j t_j f_j fixed, from t = 1. The null space comes from
-one SVD. After each step the neuron that went must keep scale 0: a Householder reflection turns
-the basis so that one vector alone touches it, and that one is dropped. So the basis stays
-orthonormal, and m neurons cost O(m^2) a step instead of an SVD.
+The algorithm changes scales t >= 0, from t = 1, and keeps sum_j t_j f_j fixed. One SVD gives the
+null space. A removed neuron must keep scale 0: a Householder reflection turns the basis so that
+one vector alone contains this neuron, and drops that vector. The basis stays orthonormal, and a
+step costs O(neurons^2) instead of an SVD.
 
-Reference: Mishkin, Pilanci 2023, "Optimal sets and solution paths of ReLU networks".
+Reference:
+    Mishkin, Pilanci 2023, "Optimal sets and solution paths of ReLU networks".
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from gossamer.pruning.nettrim import sequence
 
 
 class MergedLayer(NamedTuple):
-    """What merging made of one hidden layer.
+    """Result of merging one hidden layer.
 
     Attributes:
-        scales: float64 [neurons], what each neuron is multiplied by; 0 for those that went.
-        rank: independent contributions on the calibration data.
-        error: the largest change of an output of the layer after it, relative to the largest
-            output; rounding, unless fewer neurons than the rank were asked for.
+        scales: float64 [neurons], the factor of each neuron; 0 for removed ones.
+        rank: number of independent contributions on the calibration data.
+        error: largest change of an output of the next layer, relative to its largest output; only
+            rounding, unless fewer neurons than the rank were requested.
     """
 
     scales: Tensor
@@ -41,12 +42,12 @@ class MergedLayer(NamedTuple):
 
     @property
     def neurons(self) -> tuple[int, int]:
-        """Neurons before and after."""
+        """Number of neurons before and after."""
         return len(self.scales), int((self.scales > 0).sum())
 
 
 class Merged(NamedTuple):
-    """A model with merged neurons, and each hidden layer's result by the name of its Linear."""
+    """A model with merged neurons, and the result per hidden layer by the name of its Linear."""
 
     model: nn.Module
     layers: Mapping[str, MergedLayer]
@@ -55,27 +56,26 @@ class Merged(NamedTuple):
 def optimal_prune(
     model: nn.Module, inputs: Tensor, *, neurons: int | None = None, tol: float = 1e-12
 ) -> Merged:
-    """Merge the hidden neurons of a ReLU network that calibration data cannot tell apart.
+    """Merge the hidden neurons of a ReLU network that are dependent on calibration data.
 
-    Every Linear, ReLU, Linear in a row (dropout between does not matter) keeps at most as many
-    hidden neurons as their contributions to the second Linear have rank; on the data, the outputs
-    stay the same. With `neurons`, pruning goes on below the rank with the smallest error it finds.
+    In every sequence Linear, ReLU, Linear (a dropout between is ignored), at most as many hidden
+    neurons remain as the rank of their contributions to the second Linear. The outputs on the data
+    stay the same. With `neurons`, greedy pruning continues below the rank, with the least error.
 
     Args:
-        model: an `nn.Sequential`, which may hold others; it is left as it is.
+        model: an `nn.Sequential`, possibly nested; it does not change.
         inputs: calibration data [samples, ...].
-        neurons: hidden neurons that may remain in each such layer, at least 1; those that are
-            independent when None.
-        tol: contributions count as dependent when a combination of them, each scaled to length
-            1, is shorter than tol times the longest.
+        neurons: largest number of hidden neurons per layer, at least 1; None is the rank.
+        tol: a combination of contributions, each scaled to length 1, counts as zero when it is
+            shorter than tol times the longest.
 
     Returns:
-        A smaller copy, and what was merged. The scale of a neuron is shared between its weights
-        on both sides, so that balanced weights stay balanced.
+        A smaller copy, and the result per layer. A neuron's scale is split between its input and
+        output weights, so that balanced weights stay balanced.
 
     Raises:
-        DTypeError: model is no `nn.Sequential`.
-        ShapeError: neurons is below 1.
+        DTypeError: the model is not an `nn.Sequential`.
+        ArgumentError: `neurons` is below 1.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -107,20 +107,20 @@ def optimal_prune(
 def merge_scales(
     fits: Tensor, *, neurons: int | None = None, tol: float = 1e-12
 ) -> tuple[Tensor, int]:
-    """Scales t >= 0, few of them positive, with sum_j t_j f_j = sum_j f_j.
+    """Return scales t >= 0 with sum_j t_j f_j = sum_j f_j, of which few are positive.
 
     Args:
         fits: [samples, neurons], the contribution f_j of each neuron; several outputs are stacked.
-        neurons: how many may be positive; below the rank the sum changes, by little.
+        neurons: largest number of positive scales; below the rank the sum changes slightly.
         tol: see `optimal_prune`.
 
     Returns:
-        float64 [neurons], and the rank. At most rank scales are positive.
+        The scales, float64 [neurons], and the rank. At most rank scales are positive.
 
     Raises:
-        DTypeError: fits is not floating.
-        ShapeError: fits is not [samples, neurons].
-        ArgumentError: fits is not finite.
+        DTypeError: `fits` is not floating.
+        ShapeError: `fits` is not [samples, neurons].
+        ArgumentError: `fits` is not finite.
 
     Example:
         >>> scales, rank = merge_scales(torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0]]))
@@ -154,21 +154,21 @@ def merge_scales(
 
 
 def _without_dependent(scales: Tensor, basis: Tensor) -> Tensor:
-    """Walk along the null space, basis [neurons, dimension], until it is used up."""
+    """Move the scales along the null space, basis [neurons, dimension], until it is empty."""
     while basis.shape[1]:
         direction = basis[:, 0]
         steps = torch.where(direction == 0, torch.inf, scales / direction.abs())
         gone = int(steps.argmin())
         scales = (scales - direction * (scales[gone] / direction[gone])).clamp(min=0)
         scales[gone] = 0
-        # Scales that are zero by now stay so, however many fell at once.
+        # Every scale that is zero now stays zero; several may reach it in one step.
         for neuron in ((scales == 0) & (basis != 0).any(1)).nonzero().flatten().tolist():
             basis = _fixed(basis, neuron)
     return scales
 
 
 def _fixed(basis: Tensor, neuron: int) -> Tensor:
-    """The part of a null space that leaves a neuron as it is."""
+    """Return the part of a null space that does not change a neuron."""
     row = basis[neuron]
     length = row.norm()
     if float(length) == 0:
@@ -182,10 +182,11 @@ def _fixed(basis: Tensor, neuron: int) -> Tensor:
 
 
 def _without_least(units: Tensor, scales: Tensor) -> Tensor:
-    """Remove the neuron whose loss the others can best make up for, by least squares.
+    """Remove the neuron that the others replace best, by least squares.
 
-    The combination of the others nearest to f_i has the coefficients P_ij / P_ii, P the inverse
-    of the Gram matrix, and misses it by 1 / sqrt(P_ii); the neuron to go is its largest.
+    Let P be the inverse of the Gram matrix. The combination of the other neurons nearest to f_i has
+    the coefficients P_ij / P_ii and the distance 1 / sqrt(P_ii). The neuron with the largest
+    coefficient of the chosen combination is removed.
     """
     left = (scales > 0).nonzero().flatten()
     fits = units[:, left] * scales[left]
@@ -213,7 +214,7 @@ def _merge(
     change = float((fits @ (scales - 1)).abs().max()) if fits.numel() else 0.0
     largest = float(second(hidden.to(x.dtype)).abs().max()) if len(hidden) else 0.0
     keep = (scales > 0).nonzero().flatten()
-    if not len(keep):  # nothing contributes; one neuron stays, as it is
+    if not len(keep):  # nothing contributes; one neuron is kept unchanged
         keep = torch.zeros(1, dtype=torch.int64, device=scales.device)
         roots = torch.ones(1, dtype=scales.dtype, device=scales.device)
     else:
@@ -228,7 +229,7 @@ def _merge(
 
 
 def _partner(steps: list[tuple[str, nn.Module]], place: int) -> nn.Linear | None:
-    """The Linear that reads the hidden neurons of a Linear, through a ReLU."""
+    """Return the Linear that reads the hidden neurons of a Linear through a ReLU, or None."""
     if not isinstance(steps[place][1], nn.Linear):
         return None
     following = (module for _, module in steps[place + 1 :])

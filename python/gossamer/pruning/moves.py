@@ -1,7 +1,7 @@
-"""Operations that only move entries: where the axis of channels is afterwards.
+"""The axis of channels after operations that only move entries.
 
-The operation itself is run on labels: each entry of a tensor of the same shape holds the index of
-its channel. If the labels of the result vary along one axis alone, that is its axis of channels.
+The operation is run on labels: each entry of a tensor of the same shape holds the index of its
+channel. If the labels of the result vary along one axis only, this is the axis of channels.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from gossamer.pruning.channels import Features
 
 
 def relabelled(source: Features, value: Tensor, move: Callable[[Tensor], Tensor]) -> Features:
-    """The features of a moved tensor.
+    """Return the features of a moved tensor.
 
     Args:
-        source: the features before.
-        value: the tensor before, for its shape.
-        move: the operation, on a float64 tensor of that shape.
+        source: features before the move.
+        value: tensor before the move; only its shape matters.
+        move: the operation on a float64 tensor of that shape.
 
     Raises:
-        UnknownError: the channels do not end along one axis, all of them.
+        UnknownError: not all channels lie along one axis after the move.
     """
     size = len(source.ids)
     shape = [1] * value.dim()

@@ -1,10 +1,11 @@
-"""Net-Trim: the sparsest weights (in the l1 norm) that give a layer's outputs again.
+"""Net-Trim: weights of least l1 norm that reproduce a layer's outputs.
 
 minimise ||W||_1 subject to ||(X W^T + b - Y) on Omega||_F <= eps and X W^T + b <= ceiling
-elsewhere, Omega = {Y > 0}: behind a ReLU, what is negative only has to stay so. A linear output
-has no second constraint. Solved by ADMM in float64; biases stay as they are.
+elsewhere, with Omega = {Y > 0}: before a ReLU, a negative output only has to stay negative. A
+linear output has no second constraint. ADMM solves the problem in float64; biases do not change.
 
-Reference: Aghasi, Abdi, Romberg 2020, "Fast convex pruning of deep neural networks".
+Reference:
+    Aghasi, Abdi, Romberg 2020, "Fast convex pruning of deep neural networks".
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ from torch import Tensor, nn
 from gossamer.errors import ArgumentError, DTypeError, ShapeError
 
 _ACTIVE = 1e-6  # an output above it counts as active
-_SLACK = 1.1  # of the next layer's eps over what the layers before it have already changed
+_SLACK = 1.1  # next layer's eps, relative to the change by the layers before it
 
 
 class TrimmedLayer(NamedTuple):
-    """What Net-Trim made of one layer.
+    """Result of Net-Trim for one layer.
 
     Attributes:
         weight: float64 [out_features, in_features], with exact zeros.
         eps: the bound on the misfit.
         misfit: ||(X W^T + b - Y) on Omega||_F.
-        violation: by how much an inactive output exceeds its ceiling at most.
-        residual: ||W - W'||_F / ||W'||_F of the two copies of the weight that ADMM brings
-            together; 0 means solved.
-        iterations: steps taken.
-        converged: whether it ended within the tolerance.
-        nonzeros: entries of the weight that are not zero, before and after.
+        violation: largest excess of an inactive output over its ceiling.
+        residual: ||W - W'||_F / ||W'||_F between the two copies of the weight in ADMM; 0 means
+            solved.
+        iterations: number of ADMM steps.
+        converged: whether ADMM reached the tolerance.
+        nonzeros: non-zero entries of the weight, before and after.
     """
 
     weight: Tensor
@@ -48,7 +49,7 @@ class TrimmedLayer(NamedTuple):
 
 
 class Trimmed(NamedTuple):
-    """A model after Net-Trim, and each layer's result by name."""
+    """A model after Net-Trim, and the result per layer by name."""
 
     model: nn.Module
     layers: Mapping[str, TrimmedLayer]
@@ -66,21 +67,22 @@ def net_trim(
     """Make the linear layers of a network sparse after training, on calibration data.
 
     Args:
-        model: an `nn.Sequential`, which may hold others; every Linear in it is trimmed, as the
-            layer before a ReLU where one follows, else as a linear output. It is left as it is.
+        model: an `nn.Sequential`, possibly nested; it does not change. Every Linear is trimmed: as
+            a layer before a ReLU if one follows, else as a linear output.
         inputs: calibration data [samples, ...].
-        eps: misfit that each layer may have, relative to the norm of its active outputs.
-        method: "parallel": each layer for its original inputs; "cascade": for the inputs that
-            the trimmed layers before it give, with as much slack as the original weight needs.
+        eps: largest misfit per layer, relative to the norm of its active outputs.
+        method: "parallel" trims each layer for its original inputs; "cascade" for the outputs of
+            the trimmed layers before it, with as much slack as the original weight needs.
         tol: see `net_trim_layer`.
-        max_iter: stop there in any case.
+        max_iter: largest number of ADMM steps per layer.
 
     Returns:
-        A copy with sparse weights, in the layers' dtype, and how well each layer fits.
+        A copy with sparse weights in the layers' dtype, and the result per layer.
 
     Raises:
-        DTypeError: model is no `nn.Sequential`.
-        ShapeError: eps is negative or not finite, or there is no sample.
+        DTypeError: the model is not an `nn.Sequential`.
+        ArgumentError: `eps` is negative or not finite, or the method is unknown.
+        ShapeError: `inputs` holds no sample.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -143,28 +145,29 @@ def net_trim_layer(
     tol: float = 1e-6,
     max_iter: int = 10_000,
 ) -> TrimmedLayer:
-    """Net-Trim for one layer.
+    """Trim one layer by Net-Trim.
 
     Args:
         inputs: X, [samples, in_features].
-        outputs: Y, what the layer should give: [samples, out_features], after the ReLU or
-            before it.
-        weight: where to start, [out_features, in_features].
-        eps: bound on the misfit in the Frobenius norm, >= 0.
-        bias: [out_features], kept as it is.
-        relu: a ReLU follows: outputs that are not positive only have to stay below the ceiling.
-        ceiling: the most that those may be before the ReLU, a number or like outputs.
-        rho: ADMM's penalty, in units of 1 / mean |weight|: of it depends how many steps it takes.
-        tol: stop when the two copies of the weight, and of the outputs, differ by less than tol
-            relative to their norms, and a step changes the weight by no more.
-        max_iter: stop there in any case.
+        outputs: Y, [samples, out_features], the wanted outputs before or after the ReLU.
+        weight: initial weight, [out_features, in_features].
+        eps: largest misfit in the Frobenius norm, >= 0.
+        bias: [out_features], or None; it does not change.
+        relu: whether a ReLU follows; outputs that are not positive then only have to stay below the
+            ceiling.
+        ceiling: largest value of these outputs before the ReLU, a number or shaped as `outputs`.
+        rho: penalty of ADMM in units of 1 / mean |weight|; it affects the number of steps.
+        tol: stop when the two copies of the weight, the two copies of the outputs, and the weights
+            of two steps differ by less than tol, relative to their norms.
+        max_iter: largest number of ADMM steps.
 
     Returns:
-        The sparse weight and how well it fits. An eps that no weight reaches gives
-        `converged=False`, or a misfit above it.
+        The sparse weight and its fit. If no weight reaches `eps`, `converged` is False or the
+        misfit is above `eps`.
 
     Raises:
-        ShapeError: the sizes do not fit, eps is negative, or a number is not finite.
+        ShapeError: the sizes do not fit.
+        ArgumentError: `eps` is negative, or a number is not finite.
     """
     if (
         inputs.dim() != 2
@@ -190,7 +193,7 @@ def net_trim_layer(
     top = torch.where(active, torch.inf, top)
 
     gram = x.T @ x
-    scale = 0.3 * float(gram.max()) ** 0.5 or 1.0  # the step lengths of ADMM are then right
+    scale = 0.3 * float(gram.max()) ** 0.5 or 1.0  # normalises the step lengths of ADMM
     found, twin, iterations, converged = _admm(
         (x / scale, gram / scale**2),
         (target / scale, active, top / scale, eps / scale),
@@ -216,10 +219,10 @@ def _admm(
     start: Tensor,
     settings: tuple[float, float, int],
 ) -> tuple[Tensor, Tensor, int, bool]:
-    """Split into outputs W1 = X W3, which obey the constraints, and W2 = W3, which is sparse.
+    """Run ADMM with W1 = X W3, which obeys the constraints, and W2 = W3, which is sparse.
 
     Returns:
-        W2, W3, the steps taken, and whether they ended by themselves.
+        W2, W3, the number of steps, and whether ADMM converged.
     """
     x, gram = data
     target, active, top, eps = constraint
@@ -244,7 +247,7 @@ def _admm(
         outputs_gap, sparse_gap = outputs - x @ dense, sparse - dense
         outputs_dual += outputs_gap
         sparse_dual += sparse_gap
-        # A still dense copy is not enough: the sparse one can be on its way to it for long.
+        # The dense copy may settle long before the sparse one: both must stop changing.
         moved = max(float((dense - before).norm()), float(sparse_gap.norm()))
         if moved <= tol * float(dense.norm()) and float(outputs_gap.norm()) <= tol * reach:
             return sparse, dense, step, True
@@ -252,10 +255,10 @@ def _admm(
 
 
 def sequence(model: nn.Module, who: str) -> list[tuple[str, nn.Module]]:
-    """The modules that an `nn.Sequential` calls one after the other, by name.
+    """Return the names and modules that an `nn.Sequential` calls, in order.
 
     Raises:
-        DTypeError: the model is no `nn.Sequential`.
+        DTypeError: the model is not an `nn.Sequential`.
     """
     if type(model) is not nn.Sequential:
         raise DTypeError(
@@ -270,7 +273,7 @@ def sequence(model: nn.Module, who: str) -> list[tuple[str, nn.Module]]:
 
 
 def feeds_relu(steps: list[tuple[str, nn.Module]], place: int) -> bool:
-    """Whether a ReLU is the next that computes something after a module."""
+    """Return whether a ReLU follows a module, ignoring modules that compute nothing."""
     following = (module for _, module in steps[place + 1 :])
     rest = (m for m in following if not isinstance(m, nn.Dropout | nn.Identity))
     return isinstance(next(rest, None), nn.ReLU)

@@ -1,4 +1,4 @@
-"""What `shrink` removed: sizes, parameters and operations of each layer, before and after."""
+"""Report of `shrink`: sizes, parameters and operations per layer, before and after."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from gossamer.tables import text_table
 
 @dataclass(frozen=True)
 class LayerChange:
-    """One layer that has parameters, before and after.
+    """One layer with parameters, before and after.
 
     Args:
-        name: the module's name.
-        kind: its class before.
-        before: shape of its first parameter before, such as [outputs, inputs].
-        after: the same afterwards.
-        parameters: numbers in its parameters, before and after.
-        flops: operations on the example input, before and after: two for each multiplication of
-            a Linear or a convolution; nothing else is counted.
+        name: name of the module.
+        kind: class of the module before.
+        before: shape of the first parameter before, such as [outputs, inputs].
+        after: shape of the first parameter after.
+        parameters: number of parameter entries, before and after.
+        flops: operations on the example input, before and after: two per multiplication of a
+            Linear or a convolution; other modules count 0.
     """
 
     name: str
@@ -36,11 +36,11 @@ class LayerChange:
 
 @dataclass(frozen=True)
 class ShrinkReport:
-    """The layers of a model that was shrunk; `print` shows a table.
+    """The layers of a shrunk model; `print` shows a table.
 
     Args:
-        layers: one for each module that has parameters, in the model's order.
-        notes: what held channels back: the module, and why.
+        layers: one entry per module with parameters, in the model's order.
+        notes: modules that kept channels, with the reason.
     """
 
     layers: tuple[LayerChange, ...]
@@ -48,7 +48,7 @@ class ShrinkReport:
 
     @property
     def parameters(self) -> tuple[int, int]:
-        """Numbers in all parameters, before and after; shared ones count with each owner."""
+        """Number of parameter entries, before and after; shared ones count once per owner."""
         return _sums([layer.parameters for layer in self.layers])
 
     @property
@@ -76,13 +76,16 @@ class ShrinkReport:
 def compare(
     before: nn.Module, after: nn.Module, inputs: Sequence[Any], notes: Sequence[str]
 ) -> ShrinkReport:
-    """Compare a model with the smaller one; both are called once.
+    """Compare a model with its smaller version; both are called once.
 
     Args:
         before: the model.
-        after: the smaller one, whose modules have the same names.
-        inputs: positional arguments of their forward.
-        notes: what held channels back.
+        after: the smaller model, with the same module names.
+        inputs: positional arguments of the forward pass.
+        notes: modules that kept channels, with the reason.
+
+    Returns:
+        The report.
     """
     old, new = flops(before, inputs), flops(after, inputs)
     layers = []
@@ -105,11 +108,14 @@ def compare(
 
 
 def flops(model: nn.Module, inputs: Sequence[Any]) -> dict[str, int]:
-    """Operations of each Linear and convolution in one call of a model, by name.
+    """Count the operations of each Linear and convolution in one call of a model.
 
     Args:
         model: any module.
-        inputs: positional arguments of its forward.
+        inputs: positional arguments of the forward pass.
+
+    Returns:
+        Operations by module name.
 
     Example:
         >>> flops(nn.Linear(3, 2), [torch.ones(5, 3)])

@@ -1,8 +1,8 @@
-"""shrink(): an ordinary, smaller model without the channels that add nothing.
+"""shrink(): a smaller, ordinary model without the channels that contribute nothing.
 
-Zero neurons, filters and heads are removed, with what feeds them alone and what only they feed;
-so are constant ones, whose share goes into the next bias. The sums that remain are the same, so
-the output is the same up to rounding.
+Zero neurons, filters and heads are removed, with everything that only feeds or only reads them.
+Constant ones are removed too; their contribution moves into the next bias. The output stays the
+same up to rounding.
 """
 
 from __future__ import annotations
@@ -37,34 +37,34 @@ def shrink(
 def shrink(
     model: nn.Module, example_input: Any, *, report: bool = False
 ) -> nn.Module | tuple[nn.Module, ShrinkReport]:
-    """Remove what is zero or constant from a model; its output in evaluation stays the same.
+    """Remove zero and constant channels from a model; its output in evaluation stays the same.
 
     Dependencies are followed through Linear, Conv1d, Conv2d (also depthwise), BatchNorm, pools,
     dropout, activations, flatten and views, sums, products and concatenations. A neuron or filter
-    goes when what it gives is zero or constant, or when nothing reads it; on residual sums, when
-    that holds for all branches. A constant goes into the bias of the layers that read it (they
-    get one if need be), except before a convolution that pads with zeros. Attention with the
-    modules `qkv` and `out` and a number `heads`, as in the demo's GPT, loses dead heads.
+    is removed if its output is zero or constant, or if nothing reads it; in a residual sum, if this
+    holds for all branches. A constant moves into the bias of the layers that read it (which get a
+    bias if they have none), except before a convolution with zero padding. Attention with the
+    modules `qkv` and `out` and a number `heads`, as in the demo's GPT, loses its dead heads.
 
-    These keep all their features: inputs and outputs of the model; LayerNorm and its like, which
-    take moments of all features; `SparseLinear`; embeddings; shared weights and modules called
-    twice; modules with hooks; whatever has no rule or cannot be traced (the report names it).
-    Every layer keeps one feature at least. A path that depends on the shape of the input is
-    followed as the example goes.
+    These keep all features: inputs and outputs of the model; LayerNorm and similar layers, which
+    take moments over all features; `SparseLinear`; embeddings; shared weights and modules called
+    twice; modules with hooks; operations without a rule or that cannot be traced (the report names
+    them). Every layer keeps at least one feature. Branches that depend on the shape of the input
+    are followed for the example's shape.
 
     Args:
-        model: any module; it is left as it is.
+        model: any module; it does not change.
         example_input: a tensor, or a tuple of the positional arguments of its forward.
-        report: also return what was removed.
+        report: whether to return a report too.
 
     Returns:
-        A new model with the same module names, in the same training mode; with `report`, a pair
-        of it and a `ShrinkReport`. Its parameters are new: give them to a new optimizer.
+        A new model with the same module names and training mode; with `report`, the pair of this
+        model and a `ShrinkReport`. The parameters are new: give them to a new optimizer.
 
     Raises:
-        DTypeError: model is no module.
-        GossamerError: the smaller model does not give what the model gives on the example or on
-            random input of its shape. Then there is no result.
+        DTypeError: the model is not an `nn.Module`.
+        GossamerError: the outputs of the two models differ on the example or on random input of
+            its shape.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -95,7 +95,7 @@ def shrink(
 
 
 def _remove(still: nn.Module, smaller: nn.Module, inputs: Sequence[Any]) -> list[str]:
-    """Cut a copy; what held channels back. `still` is spoilt by tracing."""
+    """Cut the smaller copy and return the notes; `still` is a throw-away copy for tracing."""
     reference = still(*_fresh(inputs))
     try:
         traced = trace(still, _fresh(inputs))
@@ -138,19 +138,19 @@ def _rule(analysis: Analysis, node: fx.Node) -> Known:
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    """A deep copy, also when a module holds the result of its last forward, as hooks leave it."""
+    """Return a deep copy, even if a hook has stored a forward result in a module."""
     held = [value for module in model.modules() for value in vars(module).values()]
     computed = [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
     return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
 
 
 def _fresh(inputs: Sequence[Any]) -> tuple[Any, ...]:
-    """Copies: a model may write into its input."""
+    """Return copies of the inputs, because a model may write into them."""
     return tuple(given.detach().clone() if isinstance(given, Tensor) else given for given in inputs)
 
 
 def _noise(inputs: Sequence[Any]) -> tuple[Any, ...]:
-    """Random numbers in place of floating inputs: the example may be all zeros."""
+    """Return random numbers for floating inputs, because the example may be all zeros."""
     generator = torch.Generator().manual_seed(0)
     return tuple(
         torch.randn(given.shape, generator=generator).to(given)
@@ -161,21 +161,20 @@ def _noise(inputs: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _check(expected: Any, smaller: nn.Module, inputs: Sequence[Any]) -> None:
-    """Raise unless the smaller model gives what is expected."""
+    """Raise GossamerError unless the smaller model gives the expected output."""
     try:
         distance = _distance(expected, smaller(*_fresh(inputs)))
     except (RuntimeError, ValueError, IndexError) as error:  # sizes that no longer fit
         distance = f"an error ({str(error).strip():.200})"
     if distance is not None:
         raise GossamerError(
-            f"the smaller model differs from the model by {distance}; it must not: the model "
-            "does something that shrink misreads (such as a number of features in its forward), "
-            "or this is a fault of shrink: please report it"
+            f"the smaller model differs from the model by {distance}; they must be equal up to "
+            "rounding: avoid fixed numbers of features in the forward, or report a bug of shrink"
         )
 
 
 def _distance(expected: Any, found: Any) -> str | None:
-    """How far two outputs are from each other; None when they are equal up to rounding."""
+    """Return the difference of two outputs as text; None if they are equal up to rounding."""
     if isinstance(expected, Tensor):
         if not isinstance(found, Tensor) or expected.shape != found.shape:
             return "its shape"

@@ -1,7 +1,7 @@
 """The operations of a model as a torch.fx graph, each with the value it has on the example input.
 
-A path that depends on the shape of the input is followed for the example's shape. What cannot be
-traced stays one call of the module around it, and is named in `Trace.opaque`.
+A branch that depends on the shape of the input is followed for the example's shape. A module whose
+forward cannot be traced becomes one node, and `Trace.opaque` names it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from gossamer.nn import MaskedLayer
 from gossamer.pruning.attention import FusedHeads, recognise
 
-# What a model may ask of a tensor and get a plain value for, the same for all data of one shape.
+# Tensor queries that return plain values, the same for all data of one shape.
 _STATIC_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad"}
 _STATIC_METHODS = {"size", "dim", "ndimension", "numel", "nelement", "is_floating_point"}
 
@@ -25,12 +25,12 @@ class Trace(NamedTuple):
     """A traced model.
 
     Attributes:
-        root: the module that was traced, in evaluation mode; no longer fit for use.
-        graph: its operations, in the order in which they ran.
-        values: what each node gave on the example input.
-        scope: the module in whose forward a node stands.
-        opaque: modules that are one node because they cannot be traced, and why.
-        heads: attention modules that are one node because what they compute is known.
+        root: the traced module in evaluation mode; no longer fit for use.
+        graph: the operations, in execution order.
+        values: result of each node on the example input.
+        scope: name of the module whose forward contains the node.
+        opaque: modules that are one node because they cannot be traced, with the reason.
+        heads: attention modules that are one node because they were recognised.
         changed: tensors that a node overwrote.
     """
 
@@ -47,11 +47,14 @@ def trace(model: nn.Module, inputs: Sequence[Any]) -> Trace:
     """Trace a throw-away copy of a model: tracing may leave proxies in it.
 
     Args:
-        model: a copy in evaluation mode that is not used for anything else.
-        inputs: the positional arguments of its forward.
+        model: a copy in evaluation mode that has no other use.
+        inputs: positional arguments of the forward pass.
+
+    Returns:
+        The traced model.
 
     Raises:
-        Exception: whatever stops the outermost forward from being traced.
+        Exception: the outermost forward cannot be traced; it may raise anything.
     """
     tracer = _Tracer(model, inputs)
     with torch.no_grad():
@@ -62,12 +65,12 @@ def trace(model: nn.Module, inputs: Sequence[Any]) -> Trace:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether a call of the module does more than its forward."""
+    """Return whether the module has hooks, so that a call does more than its forward."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 class _Tracer(fx.Tracer):
-    """Tracing that computes while it records, so that shapes may be asked for."""
+    """A tracer that computes while it records, so that a model can query shapes."""
 
     def __init__(self, model: nn.Module, inputs: Sequence[Any]) -> None:
         super().__init__()
@@ -87,7 +90,7 @@ class _Tracer(fx.Tracer):
         is_module: bool,
         concrete_args: Any = None,
     ) -> tuple[Callable[..., Any], list[Any]]:
-        """One placeholder a tensor; anything else is passed as it is, and defaults stay."""
+        """Make one placeholder per tensor; other arguments and defaults are passed unchanged."""
         arguments = [
             self.create_proxy("placeholder", f"input_{i}", (), {}) if _is_tensor(given) else given
             for i, given in enumerate(self.inputs)
@@ -121,7 +124,7 @@ class _Tracer(fx.Tracer):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Follow a module inside, unless what it does is known or cannot be followed."""
+        """Trace inside a module, unless it is recognised or cannot be traced."""
         if self._computing:
             return forward(*args, **kwargs)
         name = self.path_of_module(m)
@@ -150,23 +153,23 @@ class _Tracer(fx.Tracer):
         return self.create_proxy("call_module", name, args, kwargs)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Stop at the layers of torch, and at those with a mask, which have their own rules."""
+        """Stop at torch's layers and at layers with a mask, which have rules."""
         return isinstance(m, MaskedLayer) or super().is_leaf_module(m, module_qualified_name)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Record a parameter that a forward reads by itself."""
+        """Record a parameter that a forward reads directly."""
         if self._computing:
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        """Decide a condition on shapes as the example does; one on data cannot be followed."""
+        """Decide a condition on shapes by the example; a condition on data cannot be traced."""
         if obj.node in self._static:
             return bool(self.values[obj.node])
         return super().to_bool(obj)
 
     def iter(self, obj: fx.Proxy) -> Any:
-        """Unpack what is a tuple on the example."""
+        """Unpack a value that is a tuple on the example."""
         value = self.values[obj.node]
         if isinstance(value, tuple | list):
             return iter([operator.getitem(obj, i) for i in range(len(value))])

@@ -1,13 +1,14 @@
-"""Diagnostics: what the masks of a recipe do, as plain numbers, measured when somebody asks.
+"""Diagnostics: plain numbers about the masks of a recipe, measured on request.
 
-    density           kept entries over all entries            density_target   the pattern's
-    flips, flip_rate  entries whose place changed since the last measurement, and their share
-    double_pruned     share of the kept entries that N:M down the columns would lose
-    input_cosine      cosine of the input gradients against dY W of the weight in use
+    density           kept entries over all entries
+    density_target    density of the final pattern
+    flips, flip_rate  entries whose mask bit changed since the last measurement, and their share
+    double_pruned     share of the kept entries that N:M pruning down the columns would drop
+    input_cosine      cosine between the input gradients and dY W of the used weight
 
-Make `Diagnostics(recipe)` after `attach`. `measure()` returns the numbers of all layers together
-and of each of them. `watch()` encloses one forward and backward pass whose input gradients are
-compared. Outside of the two calls it costs nothing.
+Make `Diagnostics(recipe)` after `attach`. `measure()` returns the numbers of the whole model and of
+each layer. `watch()` encloses a forward and backward pass whose input gradients are compared.
+Outside these two calls nothing is computed.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ class Diagnostics:
     """Numbers about the masks of an attached recipe.
 
     Args:
-        recipe: attached to a model. Flips are counted from now on.
+        recipe: a recipe that is attached to a model; flips count from now on.
 
     Raises:
-        RecipeError: it is not attached.
+        RecipeError: the recipe is not attached.
 
     Reference:
-        Zhou et al. 2021 (SAD), Hu et al. 2024 (flip rate), Mozaffari et al. 2024 (double pruning).
+        Zhou et al. 2021, "Learning N:M Fine-Grained Structured Sparse Neural Networks From Scratch"
+        (SAD); Hu et al. 2024, "Accelerating Transformer Pre-training with 2:4 Sparsity" (flip
+        rate); Mozaffari et al. 2025, "SLoPe" (double pruning).
 
     Example:
         >>> from gossamer.recipes import STE
@@ -58,16 +61,16 @@ class Diagnostics:
             raise RecipeError("Diagnostics got a recipe that is not attached; attach it first")
         self.recipe = recipe
         self._before = {name: _copy(p.structure) for name, p in self._parts()}
-        # Of each layer watched: the product with the exact gradient, and both squared norms.
+        # Per watched layer: the inner product with the exact gradient, and both squared norms.
         self._products: dict[str, Tensor] = {}
 
     def measure(self) -> dict[str, Any]:
-        """The numbers that hold now; flips since the last call, cosines since the last call.
+        """Return the present numbers; flips and cosines cover the time since the last call.
 
         Returns:
-            `density`, `density_target`, `flips`, `flip_rate` over all layers, and where they have
-            a meaning `double_pruned` (N:M layers) and `input_cosine`
-            (after `watch`); under `layers` the same of each layer by name. Numbers only, for JSON.
+            `density`, `density_target`, `flips`, `flip_rate` over all layers; `double_pruned` for
+            N:M layers and `input_cosine` after `watch`; under `layers` the same per layer by name.
+            All values are numbers, fit for JSON.
         """
         layers: dict[str, dict[str, float]] = {}
         entries = kept = flips = survivors = lost = 0
@@ -107,14 +110,14 @@ class Diagnostics:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Compare the input gradients of the backward passes inside with the exact ones.
+        """Compare the input gradients of the enclosed backward passes with the exact ones.
 
-        Each layer's exact one is dY W with the dense form of the weight that its forward pass
-        used, one dense product a layer. `measure` tells the cosines.
+        The exact gradient of a layer is dY W with the weight that its forward pass used; it costs
+        one dense product per layer. `measure` returns the cosines.
         """
         handles = []
         for name, part in self._parts():
-            # The input becomes a tensor of its own: what other layers send back to it stays out.
+            # A view of the input excludes the gradients that other layers send to it.
             handles.append(part.register_forward_pre_hook(_split, with_kwargs=True))
             handles.append(
                 part.register_forward_hook(partial(self._follow, name), with_kwargs=True)
@@ -133,7 +136,7 @@ class Diagnostics:
         kwargs: dict[str, Any],
         y: Tensor,
     ) -> None:
-        """Compare when the gradient of this input arrives, which is after that of this output."""
+        """Compare in a hook on the input, whose gradient arrives after that of the output."""
         x = args[0] if args else kwargs["input"]
         if not (torch.is_grad_enabled() and x.requires_grad and y.requires_grad):
             return
@@ -151,7 +154,7 @@ class Diagnostics:
         x.register_hook(torch.no_grad()(compare))
 
     def _parts(self) -> Iterator[tuple[str, MaskedLayer]]:
-        """The layers that have a structure; of a layer with adapters the sparse one inside."""
+        """Yield the layers with a mask; for a composite layer, the first masked layer inside."""
         for name, layer in self.recipe.layers.items():
             for module in layer.modules():
                 if isinstance(module, MaskedLayer):
@@ -160,7 +163,7 @@ class Diagnostics:
 
 
 def flips_between(before: Structure, after: Structure) -> int:
-    """In how many entries two masks of one weight differ, whatever their patterns.
+    """Return the number of entries in which two masks of one weight differ.
 
     Example:
         >>> a, b = torch.tensor([[True, False]]), torch.tensor([[False, True]])
@@ -174,13 +177,13 @@ def flips_between(before: Structure, after: Structure) -> int:
 
 
 def lost_by_double_pruning(part: MaskedLayer) -> tuple[int, int] | None:
-    """How many survivors of a row-wise N:M weight are lost when its columns become N:M too.
+    """Count the kept entries of an N:M weight that N:M pruning down the columns would drop.
 
     Args:
-        part: a layer with a structure.
+        part: a layer with a mask.
 
     Returns:
-        The number lost and the number of survivors; None where the pattern is not N:M.
+        The number of dropped entries and of kept entries; None if the pattern is not N:M.
     """
     structure = part.structure
     if not structure.layout.m:

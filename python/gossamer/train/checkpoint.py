@@ -61,7 +61,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint and verify it.
 
     Args:
-        path: a file that ``save_checkpoint`` wrote.
+        path: a file that `save_checkpoint` wrote.
 
     Returns:
         The nested state, its tensors on the CPU in memory of their own.
@@ -108,7 +108,7 @@ def restore(
     """Load states into several objects: all of them, or none.
 
     Args:
-        targets: objects with ``state_dict`` and ``load_state_dict``, by name.
+        targets: objects with `state_dict` and `load_state_dict`, by name.
         states: a state for each name.
         source: where the states come from, for messages.
         moving: names of modules whose tensors may have other shapes than now, for a recipe moves
@@ -149,7 +149,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write: writes the new content to the path that it is given.
 
     Raises:
-        OSError: the disk is full, the folder is missing, and the like; ``path`` is unchanged.
+        OSError: the disk is full, the folder is missing, and the like; `path` is unchanged.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:

@@ -29,9 +29,9 @@ class TrainConfig:
     """What is trained, on what, and how.
 
     Args:
-        runs: what to train side by side, each once, as ``RunSpec`` reads it: ``"dense"``, the text
-            of a pattern, or a recipe and a pattern as in ``"rigl@90%"``; a final ``"+topk"`` or
-            ``"+sinkhorn"`` makes the MLPs mixtures of experts.
+        runs: what to train side by side, each once, as `RunSpec` reads it: `"dense"`, the text
+            of a pattern, or a recipe and a pattern as in `"rigl@90%"`; a final `"+topk"` or
+            `"+sinkhorn"` makes the MLPs mixtures of experts.
         exclude: globs on module names; a module that one matches stays dense.
         steps: optimizer steps per run.
         batch: windows per step.
@@ -43,13 +43,13 @@ class TrainConfig:
         lr: peak learning rate.
         seed: seed of the initial weights and of the order of the data.
         threads: number of torch's threads; None keeps torch's choice.
-        dtype: ``"float32"``, or ``"bfloat16"`` for autocast.
-        level: ``"byte"`` or ``"char"``.
+        dtype: `"float32"`, or `"bfloat16"` for autocast.
+        level: `"byte"` or `"char"`.
         data: file or folder of text; None for the source of Python's standard library.
         eval_every: steps between two measurements of the validation loss.
         checkpoint_every: steps between two checkpoints; 0 writes one at the end only.
-        penalty: penalty on the weights of the linear layers; ``exclude`` applies to it as well.
-        recipe_options: hyper-parameters of the recipe as ``"name=value"``; they need exactly one
+        penalty: penalty on the weights of the linear layers; `exclude` applies to it as well.
+        recipe_options: hyper-parameters of the recipe as `"name=value"`; they need exactly one
             run with a recipe.
 
     Raises:
@@ -143,7 +143,7 @@ class TrainConfig:
         """Make a configuration from its flat form; an option left out has its default.
 
         Args:
-            options: values by name, as ``options()`` returns them.
+            options: values by name, as `options()` returns them.
 
         Raises:
             GossamerError: a value is out of its range.

@@ -52,8 +52,8 @@ def load_corpus(path: str | Path | None = None, level: str = "byte", context: in
 
     Args:
         path: a file, or a folder that is read with its subfolders, hidden files left out; None
-            reads the ``*.py`` files of Python's standard library, its tests left out.
-        level: ``"byte"`` or ``"char"``.
+            reads the `*.py` files of Python's standard library, its tests left out.
+        level: `"byte"` or `"char"`.
         context: length of the windows that will be cut; each part must hold one.
 
     Returns:
@@ -61,7 +61,7 @@ def load_corpus(path: str | Path | None = None, level: str = "byte", context: in
 
     Raises:
         DataError: the path is missing or unreadable, holds no text, is not UTF-8 at char level,
-            is too short for ``context``, or the level is unknown.
+            is too short for `context`, or the level is unknown.
 
     Example:
         >>> corpus = load_corpus(context=128)
@@ -198,7 +198,7 @@ class Windows:
     them in random order. Batches run on across epochs.
 
     Args:
-        tokens: 1-D integer tokens, more than ``context``.
+        tokens: 1-D integer tokens, more than `context`.
         context: tokens a window.
         batch: windows a batch.
         seed: of offsets and order, at least 0.
@@ -233,7 +233,7 @@ class Windows:
             index: its number, from 0.
 
         Returns:
-            Inputs and targets, int64 ``[batch, context]``; targets are one position later.
+            Inputs and targets, int64 `[batch, context]`; targets are one position later.
         """
         starts = []
         for position in range(index * self.batch_size, (index + 1) * self.batch_size):
@@ -255,12 +255,12 @@ def spaced_windows(tokens: Tensor, context: int, count: int) -> tuple[Tensor, Te
     """Cut windows at even distances: the fixed sample on which validation loss is measured.
 
     Args:
-        tokens: 1-D integer tokens, more than ``context``.
+        tokens: 1-D integer tokens, more than `context`.
         context: tokens a window.
         count: windows wanted; fewer are returned where the text has fewer without overlap.
 
     Returns:
-        Inputs and targets, int64 ``[windows, context]``.
+        Inputs and targets, int64 `[windows, context]`.
 
     Example:
         >>> spaced_windows(torch.arange(10), context=3, count=2)[0]

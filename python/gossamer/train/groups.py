@@ -25,7 +25,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         weight_decay: decay of the first group.
 
     Returns:
-        Two groups for ``torch.optim``, in the model's order of parameters.
+        Two groups for `torch.optim`, in the model's order of parameters.
 
     Example:
         >>> [len(group["params"]) for group in parameter_groups(nn.Linear(2, 2), 0.1)]
@@ -85,12 +85,12 @@ def penalised_groups(
 
     Args:
         model: any module.
-        groups: its parameters, as ``parameter_groups`` splits them.
+        groups: its parameters, as `parameter_groups` splits them.
         penalty: on a weight as a matrix; on a sparse weight it acts on the values.
         exclude: globs on module names; what they match has no penalty.
 
     Returns:
-        Groups for ``ProxAdamW`` with named parameters: the penalised ones behind the rest of the
+        Groups for `ProxAdamW` with named parameters: the penalised ones behind the rest of the
         group that they were in.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -37,12 +37,12 @@ class MetricsFile:
         self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Write one row: ``run, step, loss, val_loss, seconds, tokens_per_second, lr``.
+        """Write one row: `run, step, loss, val_loss, seconds, tokens_per_second, lr`.
 
-        With a router also ``expert_load`` and, where ``val_loss`` is, ``val_expert_load``: the
+        With a router also `expert_load` and, where `val_loss` is, `val_expert_load`: the
         share of the tokens that each expert got, a list for each block. With a penalty, where
-        ``val_loss`` is, also ``density, kept_groups, groups`` of the penalised weights. With a
-        recipe, where ``val_loss`` is, also ``masks``: what ``Diagnostics.measure`` gives, its
+        `val_loss` is, also `density, kept_groups, groups` of the penalised weights. With a
+        recipe, where `val_loss` is, also `masks`: what `Diagnostics.measure` gives, its
         flips since the last evaluation.
         """
         self._file.write(json.dumps(row) + "\n")

@@ -5,7 +5,8 @@ causal attention, GELU. Every large matrix is a plain nn.Linear, so that sparsif
 head is the token embedding itself (tied), which therefore stays dense. The MLP of a block may be a
 mixture of experts.
 
-Reference: Radford et al. 2019, "Language models are unsupervised multitask learners".
+Reference:
+    Radford et al. 2019, "Language models are unsupervised multitask learners".
 """
 
 import math
@@ -28,14 +29,14 @@ class GPTConfig:
     Args:
         vocabulary: number of tokens.
         context: tokens the model sees at once.
-        width: features of the residual stream, a multiple of ``heads``.
+        width: features of the residual stream, a multiple of `heads`.
         depth: number of blocks.
         heads: attention heads a block.
         experts: MLPs a block, of which each token passes through one, when there is a router.
-        router: ``"topk"`` or ``"sinkhorn"``; None for one MLP a block.
+        router: `"topk"` or `"sinkhorn"`; None for one MLP a block.
 
     Raises:
-        ShapeError: a size below 1, ``width`` no multiple of ``heads``, or an unknown router.
+        ShapeError: a size below 1, `width` no multiple of `heads`, or an unknown router.
     """
 
     vocabulary: int
@@ -64,7 +65,7 @@ class GPTConfig:
 
 
 class Attention(nn.Module):
-    """Causal self-attention, ``[batch, context, width]`` to the same shape."""
+    """Causal self-attention, `[batch, context, width]` to the same shape."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -98,7 +99,8 @@ class MLP(nn.Module):
 class Mixture(nn.Module):
     """A mixture of experts: each token goes through the MLP that the router picks, times its gate.
 
-    Reference: Fedus et al. 2022, "Switch transformers".
+    Reference:
+        Fedus et al. 2022, "Switch transformers".
     """
 
     load: Tensor | None = None  # tokens that each expert got in the last call, [experts]
@@ -173,10 +175,10 @@ class GPT(nn.Module):
         """Predict the next token at every position.
 
         Args:
-            tokens: int64 ``[batch, length]``, length at most ``config.context``.
+            tokens: int64 `[batch, length]`, length at most `config.context`.
 
         Returns:
-            Logits ``[batch, length, vocabulary]``.
+            Logits `[batch, length, vocabulary]`.
 
         Raises:
             ShapeError: the rank is not 2 or the length exceeds the context.
@@ -195,8 +197,8 @@ class GPT(nn.Module):
         """Mean cross entropy of the next token, in nats.
 
         Args:
-            inputs: int64 ``[batch, length]``.
-            targets: int64 ``[batch, length]``, the inputs one position later.
+            inputs: int64 `[batch, length]`.
+            targets: int64 `[batch, length]`, the inputs one position later.
 
         Returns:
             A float32 scalar.
@@ -213,7 +215,7 @@ def build_model(sizes: GPTConfig, run: str, exclude: tuple[str, ...] = ()) -> GP
 
     Args:
         sizes: of the model.
-        run: ``"dense"`` or text of a pattern.
+        run: `"dense"` or text of a pattern.
         exclude: globs on module names; what they match stays dense.
 
     Returns:

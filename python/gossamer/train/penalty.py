@@ -16,12 +16,12 @@ class PenaltyOptions:
     """A penalty on the weights of the linear layers, as a user describes it.
 
     Args:
-        name: name of the penalty, such as ``"wgsef"``, ``"l1"`` or ``"lp"``.
+        name: name of the penalty, such as `"wgsef"`, `"l1"` or `"lp"`.
         lam: strength, at least 0.
-        k: budget, for penalties that have one: a number of groups, or a share such as ``"25%"``.
+        k: budget, for penalties that have one: a number of groups, or a share such as `"25%"`.
         p: exponent, for penalties that have one.
-        groups: grouping, such as ``"neuron"``, ``"input"`` or ``"block(8, 8)"``; None means
-            ``"neuron"`` for penalties on groups and ``"element"`` for the others.
+        groups: grouping, such as `"neuron"`, `"input"` or `"block(8, 8)"`; None means
+            `"neuron"` for penalties on groups and `"element"` for the others.
 
     Raises:
         PenaltyError: an option is missing, unknown to the penalty, or out of its range.
@@ -43,7 +43,7 @@ class PenaltyOptions:
     def penalty(self, steps: int) -> Penalty:
         """Make the penalty, on a matrix [out_features, in_features].
 
-        The strength is 0 for a tenth of the steps, then rises to ``lam`` over a fifth of them. The
+        The strength is 0 for a tenth of the steps, then rises to `lam` over a fifth of them. The
         gradients of a transformer's queries and keys are tiny in the first steps, and Adam's metric
         then lets a small penalty zero both; once both are zero, neither receives a gradient again.
 

@@ -18,7 +18,7 @@ class Summary:
     """One run, in numbers.
 
     Args:
-        run: ``"dense"`` or text of a pattern, and its router.
+        run: `"dense"` or text of a pattern, and its router.
         step_seconds: median time of a step, in seconds.
         tokens_per_second: at that time.
         val_loss: validation loss at the end, in nats; None if it was not measured.

@@ -24,7 +24,7 @@ def resumed_config(out: str | Path, **wanted: Any) -> TrainConfig:
 
     Args:
         out: folder of the training.
-        wanted: options asked for, as ``TrainConfig.from_options`` takes them. Those that change how
+        wanted: options asked for, as `TrainConfig.from_options` takes them. Those that change how
             it runs replace the stored ones; those that change what it computes must equal them.
 
     Returns:
@@ -72,7 +72,7 @@ def restore_training(path: Path, config: TrainConfig, corpus: Corpus, runs: Sequ
     Args:
         path: the checkpoint.
         config: configuration of the training; it must be the stored one, apart from
-            ``FREE_ON_RESUME``.
+            `FREE_ON_RESUME`.
         corpus: text of the training; it must be the one that the checkpoint was trained on.
         runs: runs made for this; they are not usable if this raises.
 

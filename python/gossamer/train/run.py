@@ -53,7 +53,7 @@ class Run:
     """One model in training.
 
     Args:
-        name: text of the run, as ``RunSpec`` reads it.
+        name: text of the run, as `RunSpec` reads it.
         config: configuration of the whole training. All its runs start from the same dense
             weights, those with a router from weights of their own.
         vocabulary: number of tokens.
@@ -103,8 +103,8 @@ class Run:
         """Train on one batch and charge its time to this run's clock.
 
         Args:
-            inputs: int64 ``[batch, context]``.
-            targets: int64 ``[batch, context]``.
+            inputs: int64 `[batch, context]`.
+            targets: int64 `[batch, context]`.
 
         Returns:
             The loss before the step, in nats.
@@ -138,8 +138,8 @@ class Run:
         """Measure the mean loss on given windows; no clock counts it.
 
         Args:
-            inputs: int64 ``[windows, context]``.
-            targets: int64 ``[windows, context]``.
+            inputs: int64 `[windows, context]`.
+            targets: int64 `[windows, context]`.
 
         Returns:
             The loss in nats.
@@ -199,7 +199,7 @@ class Run:
         return state_bytes(self.model, self.optimizer, self.recipe)
 
     def state(self) -> dict[str, Any]:
-        """Everything a checkpoint needs: see ``parts`` and ``step_seconds``."""
+        """Everything a checkpoint needs: see `parts` and `step_seconds`."""
         states = {name: part.state_dict() for name, part in self.parts.items()}
         return states | {"step_seconds": torch.tensor(self.step_seconds, dtype=torch.float64)}
 

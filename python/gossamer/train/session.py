@@ -63,11 +63,11 @@ def train(
     SIGINT and SIGTERM finish the steps in progress, write a checkpoint and return.
 
     Args:
-        config: what to train. To resume, ``resumed_config`` returns the one in the checkpoint.
+        config: what to train. To resume, `resumed_config` returns the one in the checkpoint.
         out: folder for checkpoint, metrics and picture; created if missing.
-        resume: continue from the checkpoint in ``out``; the outcome is bit-equal to that of a
+        resume: continue from the checkpoint in `out`; the outcome is bit-equal to that of a
             training that was never interrupted, for the same number of threads.
-        overwrite: replace the training that ``out`` holds.
+        overwrite: replace the training that `out` holds.
         console: where to print; standard output by default.
 
     Returns:
@@ -75,8 +75,8 @@ def train(
 
     Raises:
         DataError: there is no usable text.
-        CheckpointError: ``out`` holds another training, or its checkpoint cannot be resumed.
-        GossamerError: a pattern or size does not fit, ``out`` cannot be written, or a loss is not
+        CheckpointError: `out` holds another training, or its checkpoint cannot be resumed.
+        GossamerError: a pattern or size does not fit, `out` cannot be written, or a loss is not
             finite.
     """
     console = console or Console()

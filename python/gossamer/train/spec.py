@@ -27,7 +27,7 @@ class RunSpec:
     """What one run trains.
 
     Args:
-        pattern: ``"dense"``, or the text of a pattern.
+        pattern: `"dense"`, or the text of a pattern.
         recipe: name of the recipe that moves the mask; None keeps the mask fixed.
         router: name of the router of the experts; None for one MLP per block.
 
@@ -45,7 +45,7 @@ class RunSpec:
         """Read the text of a run.
 
         Args:
-            text: such as ``"dense"``, ``"2:4:v4"``, ``"rigl@90%"`` or ``"90%+sinkhorn"``. A recipe
+            text: such as `"dense"`, `"2:4:v4"`, `"rigl@90%"` or `"90%+sinkhorn"`. A recipe
                 alone takes its own default pattern.
 
         Raises:
@@ -70,7 +70,7 @@ class RunSpec:
 
         Args:
             seed: seed of the recipe's random numbers, if it draws any.
-            options: hyper-parameters as ``"name=value"``.
+            options: hyper-parameters as `"name=value"`.
 
         Returns:
             The recipe, or None if the run has none.
@@ -105,7 +105,7 @@ def _recipe_and_pattern(text: str) -> tuple[str | None, str]:
 
 
 def parse_options(options: Iterable[str]) -> dict[str, Any]:
-    """Read hyper-parameters from texts ``"name=value"``.
+    """Read hyper-parameters from texts `"name=value"`.
 
     Args:
         options: the texts; a value is a number, True, False or None, and text otherwise.

@@ -1,1 +1,1 @@
-"""The layer classes: sparse layers, masked layers, and those that recipes build."""
+"""The layer classes: sparse layers, masked layers, and the layers of single recipes."""

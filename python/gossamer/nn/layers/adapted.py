@@ -1,7 +1,7 @@
 """Low-rank adapters: Y = X W^T + b + (X L) R / r, with L [in, r] and R [r, out].
 
-L is drawn from N(0, 1) and R is 0, so a layer computes what it did before when its adapter is
-inserted. The rank is small: the two thin products cost r (in + out) multiplications a row.
+L is drawn from N(0, 1) and R is 0, so inserting an adapter does not change the layer's output. The
+rank is small: the two thin products cost r (in + out) multiplications per row.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from gossamer.weight import SparseWeight, Transpose
 
 
 class LowRankAdapter(nn.Module):
-    """Adds (X L) R / r to the output of a linear layer.
+    """A low-rank adapter: adds (X L) R / r to the output of a linear layer.
 
     Args:
         in_features: size of an input row.
         out_features: size of an output row.
-        rank: r, at least 1 and at most either size.
-        generator: draws L; torch's own when None.
-        dtype: of L and R; torch's default when None.
+        rank: r, at least 1 and at most the smaller size.
+        generator: generator that draws L; None is torch's own.
+        dtype: dtype of L and R; None is torch's default.
 
     Attributes:
         left: L [in_features, rank].
         right: R [rank, out_features].
-        divisor: the rank, or 1 once it was folded into R.
+        divisor: the rank; 1 once 1 / r is folded into R.
 
     Raises:
-        PatternError: a rank that is no rank.
+        PatternError: the rank is out of range.
 
     Reference:
         Mozaffari et al. 2025, "SLoPe: Double-Pruned Sparse Plus Lazy Low-Rank Adapter
@@ -65,19 +65,19 @@ class LowRankAdapter(nn.Module):
                 f"LowRankAdapter got rank={rank} for a layer of {out_features}x{in_features}; it "
                 f"must be in [1, {min(in_features, out_features)}]: choose a smaller one"
             )
-        # In float64, so that every dtype has the same numbers, rounded.
+        # Drawn in float64, so that every dtype rounds the same numbers.
         left = torch.randn(
             in_features, rank, generator=generator, dtype=torch.float64, device="cpu"
         )
         dtype = dtype or torch.get_default_dtype()
         self.left = nn.Parameter(left.to(dtype))
         self.right = nn.Parameter(torch.zeros(rank, out_features, dtype=dtype, device="cpu"))
-        # An integer, which .to(dtype) leaves alone; in the state dict, so that a folded R and one
-        # that is not cannot be taken for each other.
+        # An integer, so that .to(dtype) does not change it; in the state dict, so that a loaded R
+        # is known to be folded or not.
         self.register_buffer("divisor", torch.tensor(rank, device="cpu"))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Add to the layer's output.
+        """Add the adapter's product to the layer's output.
 
         Args:
             x: [..., in_features], the layer's input.
@@ -92,21 +92,21 @@ class LowRankAdapter(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Divide R by the rank once and for all, as inference wants it."""
+        """Divide R by the rank permanently, for inference."""
         self.right.div_(self.divisor)
         self.divisor.fill_(1)
 
     def extra_repr(self) -> str:
-        """The line that `print(model)` shows."""
+        """Return the line that `print(model)` shows."""
         rank, out_features = self.right.shape
         return f"in_features={self.left.shape[0]}, out_features={out_features}, rank={rank}"
 
 
 class AdaptedLinear(SparseLinear):
-    """A `SparseLinear` to which a low-rank adapter can be added while it is trained.
+    """A `SparseLinear` that can get a low-rank adapter during training.
 
-    Built as a SparseLinear is; it computes the same until `insert` is called. The names of its
-    state are those of a SparseLinear, and `adapter.left`, `adapter.right`, `adapter.divisor`.
+    It is built like a SparseLinear and computes the same until `insert` is called. Its state dict
+    has the names of a SparseLinear, and `adapter.left`, `adapter.right`, `adapter.divisor`.
 
     Example:
         >>> import torch
@@ -126,20 +126,20 @@ class AdaptedLinear(SparseLinear):
 
     @classmethod
     def of_parts(cls, weight: SparseWeight, bias: nn.Parameter | None) -> AdaptedLinear:
-        """A layer without an adapter around a weight and a bias that exist already."""
+        """Make a layer without an adapter from an existing weight and bias."""
         layer = super().of_parts(weight, bias)
         layer.register_module("adapter", None)
         return cast(AdaptedLinear, layer)
 
     def insert(self, rank: int, generator: torch.Generator | None = None) -> None:
-        """Add an adapter. The optimizer must be told of its parameters.
+        """Insert an adapter; add its parameters to the optimizer afterwards.
 
         Args:
             rank: r, see `LowRankAdapter`.
-            generator: draws L; torch's own when None.
+            generator: generator that draws L; None is torch's own.
 
         Raises:
-            PatternError: a rank that is no rank, or there is an adapter already.
+            PatternError: the rank is out of range, or the layer has an adapter already.
         """
         if self.adapter is not None:
             raise PatternError("insert was called twice; the layer has an adapter already")
@@ -154,11 +154,11 @@ class AdaptedLinear(SparseLinear):
 
     @property
     def weight_owner(self) -> nn.Module:
-        """The weight, or the layer itself once it has an adapter of its own."""
+        """The weight, or the layer itself if it has an adapter."""
         return self.weight if self.adapter is None else self
 
     def used_weight(self) -> Tensor:
-        """W + (L R)^T / r [out_features, in_features], summed in float64; differentiable."""
+        """Return W + (L R)^T / r [out_features, in_features], differentiable, summed in float64."""
         weight = super().used_weight()
         if self.adapter is None:
             return weight
@@ -167,14 +167,14 @@ class AdaptedLinear(SparseLinear):
         return (weight.double() + product).to(weight.dtype)
 
     def merge(self) -> nn.Linear:
-        """Another name of `to_dense`: sparse weight and adapter in one dense weight."""
+        """Merge sparse weight and adapter into one dense layer; the same as `to_dense`."""
         return self.to_dense()
 
     def to_inference(self, transpose: Transpose = "packed") -> SparseLinear:
-        """Sparse weight plus low rank, as inference wants it; a copy.
+        """Return a copy for inference: the sparse weight, and the adapter beside it.
 
-        The weight's backward is exact again, and 1 / r is folded into R. Without an adapter it is
-        a plain SparseLinear.
+        The copy's backward pass is exact, and 1 / r is folded into R. Without an adapter the copy
+        is a plain SparseLinear.
         """
         plain = super().to_inference(transpose)
         if self.adapter is None:
@@ -188,12 +188,12 @@ class AdaptedLinear(SparseLinear):
 def for_inference(
     model: nn.Module, adapters: Literal["folded", "merged"]
 ) -> dict[nn.Module, nn.Module]:
-    """The new layers for inference, by the layer that each replaces.
+    """Return the layers for inference, by the layer that each replaces.
 
     Args:
         model: any module.
         adapters: "folded" keeps each adapter beside its sparse weight, with 1 / r folded into R;
-            "merged" adds it to the weight, which makes the layer an `nn.Linear`.
+            "merged" adds the adapter to the weight, which gives an `nn.Linear`.
     """
     new: dict[nn.Module, nn.Module] = {}
     for module in model.modules():

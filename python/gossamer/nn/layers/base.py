@@ -1,4 +1,4 @@
-"""MaskedLayer: what every linear layer with a mask answers, however it stores its weight."""
+"""MaskedLayer: the interface of all linear layers with a mask, however they store the weight."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gossamer.weight import SparseWeight
 class MaskedLayer(nn.Module):
     """Base of the linear layers whose weight [out_features, in_features] has a mask.
 
-    Surgery, summaries, diagnostics and recipes see layers through these members only.
+    Surgery, summaries, diagnostics and recipes use these members only.
 
     Attributes:
         in_features: size of an input row.
@@ -43,7 +43,7 @@ class MaskedLayer(nn.Module):
 
     @property
     def target(self) -> Pattern:
-        """The pattern that the mask obeys at the end of the training."""
+        """The pattern that the mask obeys at the end of training."""
         raise NotImplementedError
 
     @property
@@ -52,27 +52,27 @@ class MaskedLayer(nn.Module):
         raise NotImplementedError
 
     def kept_values(self) -> Tensor:
-        """The kept entries [nnz] of the stored weight, in the order of `structure`; detached."""
+        """Return the kept entries [nnz] of the stored weight in `structure` order; detached."""
         raise NotImplementedError
 
     def used_weight(self) -> Tensor:
-        """The dense matrix [out_features, in_features] that the forward pass multiplies by.
+        """Return the dense matrix [out_features, in_features] that the forward pass multiplies by.
 
-        It is differentiable in the parameters where the layer's gradient is that of this product.
+        It is differentiable in the parameters if the layer's gradient is that of this product.
         """
         raise NotImplementedError
 
     def to_sparse(self, pattern: Pattern | None = None) -> MaskedLayer:
-        """The layer as a `SparseLinear`, which stores its kept entries only.
+        """Return the layer as a `SparseLinear`, which stores the kept entries only.
 
         Args:
-            pattern: what a layer that is dense now is pruned to; None is its target.
+            pattern: pattern to prune to if the layer is dense now; None is its target.
         """
         raise NotImplementedError
 
     @property
     def structure_nbytes(self) -> int:
-        """Bytes of everything the layer keeps beside its parameters."""
+        """Bytes of everything that the layer stores beside its parameters."""
         raise NotImplementedError
 
     # --8<-- [end:protocol]
@@ -81,12 +81,12 @@ class MaskedLayer(nn.Module):
 
     @property
     def sparse_weight(self) -> SparseWeight | None:
-        """The weight as a `SparseWeight`; None where the entries are stored dense."""
+        """The weight as a `SparseWeight`; None if the entries are stored dense."""
         return None
 
     @property
     def weight_owner(self) -> nn.Module:
-        """The module that determines `used_weight`: layers with the same owner share a weight."""
+        """The module that determines `used_weight`; layers with the same owner share a weight."""
         return self
 
     @property
@@ -101,26 +101,26 @@ class MaskedLayer(nn.Module):
 
     @property
     def is_dense_now(self) -> bool:
-        """Whether the forward pass uses the whole weight, with no mask at all."""
+        """Whether the forward pass uses the whole weight, without a mask."""
         return False
 
     @property
     def used_entries(self) -> int:
-        """The number of entries that take part in the forward pass."""
+        """The number of entries that the forward pass uses."""
         return self.nnz
 
     def mask(self) -> Tensor:
-        """The kept entries as a bool tensor [out_features, in_features], True = kept."""
+        """Return the mask as a bool tensor [out_features, in_features], True = kept."""
         return backend.mask(self.structure)
 
     def to_dense(self) -> nn.Linear:
-        """The `nn.Linear` of the same function; a copy."""
+        """Return an equivalent `nn.Linear`; a copy."""
         weight = nn.Parameter(self.used_weight().detach().clone(), self.entries.requires_grad)
         return linear_of_parts(weight, copy_parameter(self.bias)).train(self.training)
 
 
 def linear_of_parts(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
-    """An `nn.Linear` around parameters that exist already."""
+    """Make an `nn.Linear` from existing parameters."""
     out_features, in_features = weight.shape
     linear = nn.Linear(in_features, out_features, bias is not None, device="meta")
     linear.weight = weight
@@ -129,14 +129,14 @@ def linear_of_parts(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linea
 
 
 def copy_parameter(parameter: nn.Parameter | None) -> nn.Parameter | None:
-    """A copy of a parameter that keeps `requires_grad`, or None."""
+    """Return a copy of a parameter with the same `requires_grad`; None for None."""
     if parameter is None:
         return None
     return nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
 
 
 def whole(pattern: Pattern) -> Pattern:
-    """The pattern of the same kind that keeps everything.
+    """Return the pattern of the same kind that keeps every entry.
 
     Example:
         >>> str(whole(NM(1, 4, vector=8)))
@@ -150,16 +150,16 @@ def whole(pattern: Pattern) -> Pattern:
 
 
 def plain_groups(pattern: str | Pattern, who: str) -> NM:
-    """The pattern, when it is N:M entry by entry.
+    """Return the pattern if it is N:M over single entries.
 
     Raises:
-        PatternError: it is another one.
+        PatternError: the pattern is another one.
     """
     pattern = parse_pattern(pattern)
     if not isinstance(pattern, NM) or pattern.vector != 1:
         raise PatternError(
-            f"{who} got pattern {pattern}; its groups are n of m single entries: choose 2:4, 1:4 "
-            "or another n:m without :v4 or :v8"
+            f"{who} got pattern {pattern}; an n:m pattern over single entries is needed: choose "
+            "2:4, 1:4 or another n:m without :v4 or :v8"
         )
     return pattern
 

@@ -1,4 +1,4 @@
-"""BiMaskLinear: one N:M mask for the forward product, another for the backward one.
+"""BiMaskLinear: one N:M mask for the forward product, another for the backward product.
 
 forward:   Y = X (M_f * W)^T,         M_f the n largest of every m columns of a row
 backward:  dX = dY (M_b * M_f * W),   M_b the n largest of every m rows of a column
@@ -21,11 +21,11 @@ from gossamer.patterns import NM
 
 
 class BiMaskLinear(MaskedLinear):
-    """A `MaskedLinear` whose input gradient uses a weight pruned down its columns as well.
+    """A `MaskedLinear` whose input gradient uses a weight that is also pruned down its columns.
 
     Attributes:
-        order: int64 [out_features], the permutation of rows in which the backward mask is chosen;
-            a buffer, at first the rows as they are.
+        order: int64 [out_features], a buffer: the order of rows in which the backward mask is
+            selected; initially the identity.
     """
 
     order: Tensor
@@ -34,16 +34,16 @@ class BiMaskLinear(MaskedLinear):
         super().__init__(*args, **kwargs)
         self.register_buffer("order", torch.arange(self.out_features))
 
-    def input_gradient(self, g: Tensor, values: Tensor, structure: Structure) -> Tensor:
-        """DX [..., in_features] of dY [..., out_features]."""
+    def input_gradient(self, grad_output: Tensor, values: Tensor, structure: Structure) -> Tensor:
+        """Return dX [..., in_features] for grad_output dY [..., out_features]."""
         pattern = plain_groups(self.pattern, "BiMask")
         permuted = backend.scatter(values, structure)[self.order]
         kept, chosen = select_nm(permuted, pattern)
         transposed = double_prune(kept, chosen, pattern.n, pattern.m)
-        return autograd.run_spmm_t(g[..., self.order], kept, chosen, transposed)
+        return autograd.run_spmm_t(grad_output[..., self.order], kept, chosen, transposed)
 
     def backward_mask(self) -> Tensor:
-        """What the backward product uses of the forward mask, bool [out_features, in_features]."""
+        """Return the mask M_b * M_f of the backward product, bool [out_features, in_features]."""
         pattern = plain_groups(self.pattern, "BiMask")
         kept, chosen = select_nm(self.used_weight()[self.order], pattern)
         transposed, _ = double_prune(kept, chosen, pattern.n, pattern.m)
@@ -53,7 +53,11 @@ class BiMaskLinear(MaskedLinear):
         return out
 
     def choose_order(self, candidates: int, generator: torch.Generator) -> float:
-        """Take the best of some random permutations, or stay with the present one.
+        """Choose the best of the present order and some random permutations.
+
+        Args:
+            candidates: number of random permutations.
+            generator: generator that draws them.
 
         Returns:
             The share of the forward mask that the backward mask keeps, in [0, 1].
@@ -72,7 +76,7 @@ class BiMaskLinear(MaskedLinear):
 
 
 def overlap(mask: Tensor, order: Tensor, pattern: NM) -> int:
-    """How many entries stay when groups of m rows, in an order, keep n in each column."""
+    """Return the number of kept entries when groups of m rows, in an order, keep n per column."""
     rows = mask.view(torch.uint8)[order]
     rows = nn.functional.pad(rows, (0, 0, 0, -rows.shape[0] % pattern.m))
     counts = rows.view(-1, pattern.m, mask.shape[1]).sum(1, dtype=torch.uint8)

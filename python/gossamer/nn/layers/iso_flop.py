@@ -1,11 +1,11 @@
-"""Layers that replace a dense one by larger sparse ones of the same cost.
+"""Layers that replace a dense layer by larger sparse layers of the same cost.
 
     Branches   k sparse layers of the same sizes, summed
-    Factors    two sparse layers in a row
-    Doped      one sparse layer, and a dense one of low rank beside it
+    Factors    two sparse layers in sequence
+    Doped      one sparse layer plus a dense layer of low rank
 
-The weights are drawn anew and scaled so that outputs start with the variance that the dense weight
-gave them. See `gossamer.recipes.SparseIFT`.
+The weights are drawn again and scaled so that the initial outputs have the variance of the dense
+layer's. See `gossamer.recipes.SparseIFT`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Branches(nn.Module):
     """The sum of sparse layers of the same sizes, each through a non-linearity.
 
     Args:
-        linear: the dense layer whose place it takes; its sizes, dtype and bias count.
-        pattern: of each branch.
-        branches: how many.
+        linear: the dense layer to replace; its sizes, dtype and bias are used.
+        pattern: pattern of each branch.
+        branches: number of branches.
         nonlinearity: "none", "relu" or "gelu".
     """
 
@@ -57,13 +57,13 @@ class Branches(nn.Module):
 
 
 class Factors(nn.Module):
-    """Two sparse layers in a row: U (V x).
+    """Two sparse layers in sequence: U (V x).
 
     Args:
-        linear: the dense layer whose place it takes.
-        pattern: of both factors.
-        rank: size between them.
-        nonlinearity: between the factors; "none", "relu" or "gelu".
+        linear: the dense layer to replace; its sizes, dtype and bias are used.
+        pattern: pattern of both factors.
+        rank: size between the factors.
+        nonlinearity: function between the factors; "none", "relu" or "gelu".
     """
 
     def __init__(self, linear: nn.Module, pattern: Pattern, rank: int, nonlinearity: str) -> None:
@@ -85,12 +85,12 @@ class Factors(nn.Module):
 
 
 class Doped(nn.Module):
-    """A sparse layer and a dense one of low rank, summed.
+    """The sum of a sparse layer and a dense layer of low rank.
 
     Args:
-        linear: the dense layer whose place it takes.
-        pattern: of the sparse part.
-        rank: of the dense part.
+        linear: the dense layer to replace; its sizes, dtype and bias are used.
+        pattern: pattern of the sparse part.
+        rank: rank of the dense part.
     """
 
     def __init__(self, linear: nn.Module, pattern: Pattern, rank: int) -> None:
@@ -113,7 +113,7 @@ class Doped(nn.Module):
 
 
 def sizes(linear: nn.Module) -> tuple[int, int, torch.dtype]:
-    """In, out and dtype of an `nn.Linear` or a `Conv1D`."""
+    """Return in_features, out_features and dtype of an `nn.Linear` or `Conv1D`."""
     weight: Tensor = linear.weight  # type: ignore[assignment]
     rows, cols = weight.shape if isinstance(linear, nn.Linear) else weight.shape[::-1]
     return cols, rows, weight.dtype
@@ -121,13 +121,13 @@ def sizes(linear: nn.Module) -> tuple[int, int, torch.dtype]:
 
 @torch.no_grad()
 def gain(weight: Tensor) -> float:
-    """By what a matrix [out, in] multiplies the standard deviation of independent inputs."""
+    """Return the factor by which a matrix [out, in] scales the deviation of independent inputs."""
     return float(weight.double().norm()) / math.sqrt(max(weight.shape[0], 1))
 
 
 @torch.no_grad()
 def set_gain(layer: SparseLinear | nn.Linear, size: float) -> None:
-    """Scale a layer's fresh weights until they have this gain."""
+    """Scale a layer's new weights to this gain."""
     if isinstance(layer, nn.Linear):
         layer.weight.mul_(size / gain(layer.weight))
         return

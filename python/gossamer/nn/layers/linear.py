@@ -1,4 +1,4 @@
-"""SparseLinear: nn.Linear with a SparseWeight. Y = X W^T + b."""
+"""SparseLinear: nn.Linear with a SparseWeight, Y = X W^T + b."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from gossamer.weight import Backward, SparseWeight, Transpose, check_dtype
 class SparseLinear(MaskedLayer):
     """A linear layer that stores and trains only the kept entries of its weight.
 
-    A drop-in for `nn.Linear`. The mask is drawn at random from torch's generator
-    (`torch.manual_seed` repeats it); values and bias are drawn as nn.Linear draws them, from
-    U(-b, b), but with the fan-in that an output really has: b = 1 / sqrt(in_features * density).
-    So outputs start with the variance of a dense layer's.
+    A drop-in for `nn.Linear`. torch's generator draws the mask (`torch.manual_seed` repeats it).
+    Values and bias are drawn like those of nn.Linear, from U(-b, b), but with the sparse fan-in:
+    b = 1 / sqrt(in_features * density). So the initial outputs have the variance of a dense
+    layer's.
 
     Args:
         in_features: size of an input row.
         out_features: size of an output row.
-        bias: learn an additive bias [out_features].
-        device: where the tensors are; the kernels run on the CPU. On "meta" they hold nothing
+        bias: whether to learn an additive bias [out_features].
+        device: device of the tensors; the kernels run on the CPU. On "meta" the tensors are empty
             until a state dict is loaded with `assign=True`.
-        dtype: float32, float64 or bfloat16; torch's default dtype when None.
-        pattern: which entries may live, such as "2:4", "2:4:v4", "90%" or "block 16x16 75%".
+        dtype: float32, float64 or bfloat16; None is torch's default dtype.
+        pattern: pattern of the mask, such as "2:4", "2:4:v4", "90%" or "block 16x16 75%".
         transpose: "packed" or "none", see `gossamer.weight.SparseWeight`.
-        backward: "exact", "double_pruned" or "transposable", likewise; a random mask is hardly
-            ever transposable: build that from a mask.
+        backward: "exact", "double_pruned" or "transposable", see `gossamer.weight.SparseWeight`; a
+            random mask is rarely transposable: use `from_dense` with a mask.
 
     Raises:
         PatternError: the sizes do not fit the pattern.
-        DTypeError: the dtype is none of the three.
+        DTypeError: the dtype is not supported.
 
     Reference:
         Evci et al. 2022, "Gradient Flow in Sparse Neural Networks and How Lottery Tickets Win"
@@ -76,7 +76,7 @@ class SparseLinear(MaskedLayer):
         dtype = dtype or torch.get_default_dtype()
         check_dtype(dtype, "SparseLinear")
         device = torch.device(device) if device is not None else torch.get_default_device()
-        # The structure needs memory to be computed in, whatever device the layer then goes to.
+        # The structure is computed in memory, even for a layer on the meta device.
         with torch.device("cpu"):
             seed = int(torch.randint(2**63 - 1, ()))
             mask = random_mask((out_features, in_features), pattern, seed)
@@ -98,22 +98,23 @@ class SparseLinear(MaskedLayer):
         transpose: Transpose = "packed",
         backward: Backward = "exact",
     ) -> SparseLinear:
-        """The sparse layer of a dense one; its kept entries and bias are copied, not rescaled.
+        """Make a sparse layer from a dense one; kept entries and bias are copied, not rescaled.
 
         Args:
             linear: an `nn.Linear`, or transformers' `Conv1D`, whose weight is [in, out].
             pattern: a pattern or its text.
             mask: bool [out_features, in_features], True = kept; must obey the pattern.
-            score: [out_features, in_features]; the highest are kept. Magnitude when neither.
+            score: [out_features, in_features]; entries with the highest scores are kept. Without
+                mask and score, the largest magnitudes are kept.
             transpose: "packed" or "none", see `gossamer.weight.SparseWeight`.
-            backward: "exact", "double_pruned" or "transposable", likewise.
+            backward: "exact", "double_pruned" or "transposable", see the same.
 
         Returns:
             A new layer with the dense one's dtype, training mode and `requires_grad`.
 
         Raises:
-            DTypeError: neither kind of layer, or a dtype that the kernels have not.
-            PatternError, StructureError, ShapeError: sizes, mask or score do not fit.
+            DTypeError: the layer is not an nn.Linear or Conv1D, or its dtype is not supported.
+            PatternError, StructureError, ShapeError: the sizes, the mask or the score do not fit.
 
         Example:
             >>> import torch
@@ -128,7 +129,7 @@ class SparseLinear(MaskedLayer):
 
     @classmethod
     def of_parts(cls, weight: SparseWeight, bias: nn.Parameter | None) -> SparseLinear:
-        """A layer around a weight and a bias that exist already, and may be shared."""
+        """Make a layer from an existing weight and bias, which may be shared."""
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
         layer.out_features, layer.in_features = weight.shape
@@ -143,12 +144,12 @@ class SparseLinear(MaskedLayer):
 
     @property
     def pattern(self) -> Pattern:
-        """The pattern that the mask obeys; it stays the same."""
+        """The pattern that the mask obeys; it does not change."""
         return self.weight.pattern
 
     @property
     def target(self) -> Pattern:
-        """The pattern that the mask obeys; it stays the same."""
+        """The pattern that the mask obeys; it does not change."""
         return self.weight.pattern
 
     @property
@@ -173,30 +174,30 @@ class SparseLinear(MaskedLayer):
 
     @property
     def structure_nbytes(self) -> int:
-        """Bytes of the weight's integer buffers, those of its transpose too."""
+        """Bytes of the weight's integer buffers, including its transpose."""
         return self.weight.structure_nbytes
 
     def kept_values(self) -> Tensor:
-        """The values [nnz] of the weight; detached."""
+        """Return the values [nnz] of the weight; detached."""
         return self.weight.values.detach()
 
     def used_weight(self) -> Tensor:
-        """The weight as a dense matrix [out_features, in_features]; differentiable."""
+        """Return the weight as a dense matrix [out_features, in_features]; differentiable."""
         return self.weight.to_dense()
 
     def to_sparse(self, pattern: Pattern | None = None) -> SparseLinear:
-        """The layer itself."""
+        """Return the layer itself."""
         return self
 
     def to_inference(self, transpose: Transpose = "packed") -> SparseLinear:
-        """A copy with an exact backward pass."""
+        """Return a copy with an exact backward pass."""
         old = self.weight
         weight = SparseWeight(old.values.clone(), old.structure, old.pattern, transpose)
         weight.values.requires_grad_(old.values.requires_grad)
         return SparseLinear.of_parts(weight, copy_parameter(self.bias)).train(self.training)
 
     def reset_parameters(self) -> None:
-        """Draw values and bias anew; the mask stays."""
+        """Draw values and bias again; the mask does not change."""
         fan_in = max(self.in_features * self.weight.density, 1.0)
         bound = 1.0 / math.sqrt(fan_in)
         nn.init.uniform_(self.weight.values, -bound, bound)
@@ -211,20 +212,20 @@ class SparseLinear(MaskedLayer):
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Check the weight's part before the bias is written: torch loads parents first."""
+        """Check the weight's state before torch loads the bias, because it loads parents first."""
         self.weight.check_state(state_dict, prefix + "weight.")
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
-        """The line that `print(model)` shows."""
+        """Return the line that `print(model)` shows."""
         has_bias = self.bias is not None
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={has_bias}"
 
 
 def is_conv1d(module: nn.Module) -> bool:
-    """Whether this is transformers' Conv1D, a linear layer with its weight as [in, out].
+    """Return whether a module is transformers' Conv1D, a linear layer with a weight [in, out].
 
-    By its name and shape, so that transformers need not be there.
+    The check uses name and shape, so that transformers need not be installed.
     """
     weight = getattr(module, "weight", None)
     return (
@@ -236,10 +237,10 @@ def is_conv1d(module: nn.Module) -> bool:
 
 
 def dense_weight(module: nn.Module) -> Tensor:
-    """The weight [out_features, in_features] of a dense linear layer of either kind.
+    """Return the weight [out_features, in_features] of an `nn.Linear` or `Conv1D`.
 
     Raises:
-        DTypeError: it is neither kind.
+        DTypeError: the module is neither.
     """
     if isinstance(module, nn.Linear):
         return module.weight

@@ -250,17 +250,18 @@ class MaskedLinear(MaskedLayer):
                 "layer's in_features"
             )
 
-    def input_gradient(self, g: Tensor, values: Tensor, structure: Structure) -> Tensor:
-        """DX [..., in_features] of dY [..., out_features]."""
+    def input_gradient(self, grad_output: Tensor, values: Tensor, structure: Structure) -> Tensor:
+        """Return dX [..., in_features] for grad_output dY [..., out_features]."""
         transposed = self._transposed if structure.indices is self.indices else None
-        return autograd.run_spmm_t(g, values, structure, transposed)
+        return autograd.run_spmm_t(grad_output, values, structure, transposed)
 
-    def weight_gradient(self, g: Tensor, x: Tensor, structure: Structure) -> Tensor:
-        """DW [out_features, in_features] of dY [batch, out_features] and x [batch, in_features]."""
+    def weight_gradient(self, grad_output: Tensor, x: Tensor, structure: Structure) -> Tensor:
+        """Return dW [out_features, in_features] for dY [batch, out_features] and x [batch, in]."""
         if self.gradient == "kept":
-            kept: Tensor = backend.scatter(backend.sddmm(g, x, structure), structure)
+            at_kept = backend.sddmm(grad_output, x, structure)
+            kept: Tensor = backend.scatter(at_kept, structure)
             return kept
-        return g.t() @ x
+        return grad_output.t() @ x
 
     def to_sparse(self, pattern: Pattern | None = None) -> SparseLinear:
         """The `SparseLinear` of the same function, with copies of the values that it uses.

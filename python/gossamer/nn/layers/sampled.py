@@ -50,13 +50,13 @@ class SampledLinear(MaskedLinear):
         self.sample, self.seed, self.index = sample, seed, index
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
 
-    def weight_gradient(self, g: Tensor, x: Tensor, structure: Structure) -> Tensor:
-        """DW [out_features, in_features] of dY [batch, out_features] and x [batch, in_features]."""
+    def weight_gradient(self, grad_output: Tensor, x: Tensor, structure: Structure) -> Tensor:
+        """Return dW [out_features, in_features] for dY [batch, out_features] and x [batch, in]."""
         if self.sample is None:
-            return super().weight_gradient(g, x, structure)
+            return super().weight_gradient(grad_output, x, structure)
         n, m, step = self.sample.n, self.sample.m, int(self.draws)
         self.draws += 1
-        return mvue_product(g, x, n, m, seed=self.seed, step=step, layer=self.index)
+        return mvue_product(grad_output, x, n, m, seed=self.seed, step=step, layer=self.index)
 
 
 __all__ = ["SampledLinear"]

@@ -1,4 +1,4 @@
-"""The autograd functions of masked layers: the gradient of the weight passes by the mask."""
+"""The autograd functions of masked layers: the gradient of the weight ignores the mask."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from gossamer.ops import autograd
 
 
 class _Gradients(Protocol):
-    """The layer's own rules for its two gradients."""
+    """A layer's own rules for its two gradients."""
 
-    def input_gradient(self, g: Tensor, values: Tensor, structure: Structure) -> Tensor: ...
+    def input_gradient(
+        self, grad_output: Tensor, values: Tensor, structure: Structure
+    ) -> Tensor: ...
 
-    def weight_gradient(self, g: Tensor, x: Tensor, structure: Structure) -> Tensor: ...
+    def weight_gradient(self, grad_output: Tensor, x: Tensor, structure: Structure) -> Tensor: ...
 
 
 class Masked(Function):
-    """The products on the kept entries; the gradients are the layer's."""
+    """Products on the kept entries, with gradients by the layer's own rules."""
 
     @staticmethod
     def forward(
@@ -36,7 +38,7 @@ class Masked(Function):
     ) -> Tensor:
         """Y = X W~^T + b on the sparse kernels."""
         needs = ctx.needs_input_grad
-        # The indices too: autograd refuses if they are overwritten before the backward.
+        # Indices are saved too: autograd then detects that they were overwritten.
         ctx.save_for_backward(
             x if needs[1] else None, values if needs[0] else None, structure.indices
         )
@@ -45,14 +47,14 @@ class Masked(Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients by the layer's own rules."""
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients by the layer's own rules."""
         x, values, _ = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         structure, layer = ctx.structure, ctx.layer
-        flat = autograd.flatten(g)
+        flat = autograd.flatten(grad_output)
         return (
-            layer.input_gradient(g, values, structure) if need_x else None,
+            layer.input_gradient(grad_output, values, structure) if need_x else None,
             layer.weight_gradient(flat, autograd.flatten(x), structure) if need_weight else None,
             flat.sum(0) if need_bias else None,
             None,
@@ -62,7 +64,7 @@ class Masked(Function):
 
 
 class SoftlyMasked(Function):
-    """Dense products with the softly masked weight; its gradient goes straight to the master."""
+    """Dense products with the softly masked weight; its gradient is that of the whole weight."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, used: Tensor) -> Tensor:
@@ -72,13 +74,13 @@ class SoftlyMasked(Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        """DX by the weight that was used, dW for the whole weight."""
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        """Return dX by the used weight, and dW for the whole weight."""
         x, used = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        flat = autograd.flatten(g)
+        flat = autograd.flatten(grad_output)
         return (
-            g @ used.to(g.dtype) if need_x else None,
+            grad_output @ used.to(grad_output.dtype) if need_x else None,
             flat.t() @ autograd.flatten(x) if need_weight else None,
             flat.sum(0) if need_bias else None,
             None,

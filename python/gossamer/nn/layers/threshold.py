@@ -135,10 +135,10 @@ class _Thresholded(Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, threshold, values = ctx.saved_tensors
         need_x, need_weight, need_threshold, need_bias = ctx.needs_input_grad[:4]
-        structure, flat = ctx.structure, autograd.flatten(g)
+        structure, flat = ctx.structure, autograd.flatten(grad_output)
         dweight = dthreshold = None
         if need_weight or need_threshold:
             rows = autograd.flatten(x)
@@ -155,7 +155,7 @@ class _Thresholded(Function):
                 pull = (dweight * weight.sign()).sum(1, keepdim=True).sum_to_size(s.shape)
                 dthreshold = -s * (1.0 - s) * pull
         return (
-            ctx.layer.input_gradient(g, values, structure) if need_x else None,
+            ctx.layer.input_gradient(grad_output, values, structure) if need_x else None,
             dweight if need_weight else None,
             dthreshold if need_threshold else None,
             flat.sum(0) if need_bias else None,
