@@ -96,7 +96,13 @@ def check_own_places(x: Tensor | np.ndarray[Any, Any], who: str = "x") -> None:
 
 
 def check_entries(x: object) -> None:
-    """Raise unless `x` is a tensor or array that can be changed in place."""
+    """Raise unless `x` is a tensor or array that can be changed in place.
+
+    Raises:
+        DTypeError: `x` is not a float32 or float64 tensor or array.
+        DeviceError: `x` is a tensor without memory, or on a device without kernels.
+        ShapeError: `x` is empty or read-only.
+    """
     check_plain(x)
     if not isinstance(x, Tensor | np.ndarray):
         raise DTypeError(f"x is a {type(x).__name__}, which is immutable; give an array")
@@ -109,7 +115,13 @@ def check_entries(x: object) -> None:
 
 
 def check_metric(metric: Any, x: Any) -> None:
-    """Raise unless `metric` has one positive number per entry of `x`, in x's library and dtype."""
+    """Raise unless `metric` has one positive number per entry of `x`, in x's library and dtype.
+
+    Raises:
+        DTypeError: the libraries differ.
+        ShapeError: the shapes or dtypes differ.
+        PenaltyError: an entry is not positive.
+    """
     if type(metric) is not type(x) and not (isinstance(metric, Tensor) and isinstance(x, Tensor)):
         raise DTypeError(
             f"metric is a {type(metric).__name__} and x a {type(x).__name__}; the same library is "

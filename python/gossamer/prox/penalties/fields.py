@@ -78,13 +78,16 @@ def kinds(penalty: type) -> dict[str, Kind]:
 
 
 def checked_number(value: object, who: str, name: str, allowed: Range) -> float:
-    """`value` as a float.
+    """Check that `value` is a finite number in the allowed range.
 
     Args:
         value: the value.
         who: the class or function named in the error.
         name: the parameter named in the error.
         allowed: the allowed range.
+
+    Returns:
+        The value as a float.
 
     Raises:
         DTypeError: the value is not a number.
