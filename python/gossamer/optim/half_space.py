@@ -34,9 +34,9 @@ class HalfSpace:
         ArgumentError: a value is out of its range.
 
     Reference:
-        Chen, Ding, Ji, Zhu, Shi, Hong, Tu and others 2021, "Half-Space Proximal Stochastic Gradient
-        Method for Group-Sparsity Regularized Problem", Half-Space Step; Chen et al. 2021, "Only
-        Train Once", for the test with eps.
+        Chen et al. 2021, "A Half-Space Stochastic Projected Gradient Method for Group Sparsity
+        Regularization", Half-Space Step; Chen et al. 2021, "Only Train Once", for the test with
+        eps.
 
     Example:
         >>> HalfSpace(start=1000).eps
