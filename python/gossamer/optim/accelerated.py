@@ -32,7 +32,7 @@ class AcceleratedProxGradient(Proximal):
 
     Args:
         params: parameters or parameter groups, as for torch's optimizers; a group may have its own
-            ``penalty=``.
+            `penalty=`.
         lr: step size, at most 1 / L.
         restart: "gradient" restarts when the step points against the momentum, at no extra cost.
             "objective" repeats the step without momentum when the penalised loss would rise; it
@@ -85,7 +85,15 @@ class AcceleratedProxGradient(Proximal):
         self.defaults |= {"penalty": penalty, "half_space": None}
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add a parameter group, with its own ``penalty=`` if given; see `Proximal`."""
+        """Add a parameter group, with its own `penalty=` if given.
+
+        Args:
+            param_group: as for torch's optimizers.
+
+        Raises:
+            DTypeError: the group has a `half_space=`.
+            GossamerError: the penalty does not fit the group; see `Proximal.add_param_group`.
+        """
         if param_group.get("half_space") is not None:
             raise DTypeError(
                 "AcceleratedProxGradient got half_space=; the half-space stage is for stochastic "

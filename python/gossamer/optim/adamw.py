@@ -34,8 +34,8 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
 
     Args:
         params: parameters or parameter groups, as for torch's optimizers; a group may have its own
-            ``penalty=`` and ``half_space=``. For a `SparseWeight` pass its ``values`` and
-            ``penalty.on(weight)``, and set that penalty again after each `set_mask`.
+            `penalty=` and `half_space=`. For a `SparseWeight` pass its `values` and
+            `penalty.on(weight)`, and set that penalty again after each `set_mask`.
         lr: learning rate; positive in groups with a penalty.
         betas: as in torch.
         eps: as in torch.

@@ -61,7 +61,7 @@ class Proximal(Optimizer):
         pass
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add a parameter group, with its own ``penalty=`` and ``half_space=`` if given.
+        """Add a parameter group, with its own `penalty=` and `half_space=` if given.
 
         Args:
             param_group: as for torch's optimizers.
@@ -109,7 +109,7 @@ class Proximal(Optimizer):
         """Count the zero entries and the zero groups of each parameter.
 
         Returns:
-            One `Sparsity` per parameter, under its name, or under ``"group.index"`` for parameters
+            One `Sparsity` per parameter, under its name, or under `"group.index"` for parameters
             given without names.
 
         Example:
@@ -138,7 +138,7 @@ class Proximal(Optimizer):
         where s is the learning rate; without a penalty it is the norm of the gradient.
 
         Returns:
-            One number per parameter with a gradient, named as in ``sparsity``.
+            One number per parameter with a gradient, named as in `sparsity`.
         """
         residuals = {}
         for name, parameter, group in self._parameters():

@@ -28,7 +28,7 @@ with warnings.catch_warnings():
 
 
 def masked(potential: Tensor, weights: Tensor) -> Tensor:
-    """The potential, replaced where there is no mass by one whose plan is exactly 0."""
+    """The potential; at entries without mass, a value whose plan is exactly 0."""
     return torch.where(weights > 0, potential, _ABSENT)
 
 

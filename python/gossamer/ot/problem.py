@@ -46,7 +46,7 @@ class Problem:
     Args:
         cost: [B, rows, cols], float32 or float64; or the points x [B, rows, d] of a lazy cost.
         y: the points [B, cols, d] of a lazy cost, else None.
-        metric: metric of the points behind the cost; "" for a caller's cost matrix.
+        metric: metric that defines the cost of points; "" for a caller's cost matrix.
         a: weights [B, rows].
         b: weights [B, cols].
         reg: regularisation strengths [B].

@@ -2,12 +2,13 @@
 
     prox_{s g}(x) = argmin_z  1/2 ||z - x||^2 + s g(z)
 
-A penalty is a value object: what it is (`Lp`, `WGSEF`, ...), how strong, and on which groups. It
-computes in compiled code, in place.
+A penalty is an immutable object with a kind (`Lp`, `WGSEF`, ...), a strength and a grouping of the
+entries. Its operator is compiled and works in place.
 
->>> import torch
->>> Lp(0.1, p=2 / 3).prox_(torch.tensor([1.0, 0.1]), step=0.5)
-tensor([0.9663, 0.0000])
+Example:
+    >>> import torch
+    >>> Lp(0.1, p=2 / 3).prox_(torch.tensor([1.0, 0.1]), step=0.5)
+    tensor([0.9663, 0.0000])
 """
 
 from gossamer.errors import PenaltyError as PenaltyError

@@ -1,7 +1,8 @@
 """The proximal operator as a differentiable function of its argument.
 
-Each penalty knows its operator's Jacobian, which is symmetric where it exists (the operator is the
-gradient of a convex function); the backward pass multiplies by it, in float64.
+Each penalty implements the product with its operator's Jacobian. The Jacobian is symmetric where it
+exists, because the operator is the gradient of a convex function. The backward pass multiplies by
+it in float64.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from gossamer.prox.groupings import Groups
 
 
 class Operator(Protocol):
-    """What a penalty shows to autograd."""
+    """The part of a penalty that autograd uses."""
 
     def prox_(self, x: Tensor, step: float = 1.0) -> Tensor:
-        """The operator, in place."""
+        """Apply the operator in place."""
 
     def _groups(self, x: Tensor) -> Groups: ...
 
@@ -29,7 +30,7 @@ class Operator(Protocol):
 
 
 def prox(penalty: Operator, x: Tensor, step: float) -> Tensor:
-    """`penalty.prox_` on a copy of `x`, recorded by autograd where `x` requires a gradient."""
+    """`penalty.prox_` on a copy of `x`, recorded by autograd if `x` requires a gradient."""
     if torch.is_grad_enabled() and x.requires_grad:
         z: Tensor = _Prox.apply(x, penalty, step)  # type: ignore[no-untyped-call]
         return z

@@ -1,6 +1,6 @@
-"""What an operator can work on: plain memory, each entry at a place of its own.
+"""Checks of an operator's input: dense memory in which no two entries overlap.
 
-Every check raises before anything is changed.
+Every check raises before the operator changes anything.
 """
 
 from __future__ import annotations
@@ -19,41 +19,46 @@ from gossamer.errors import DTypeError, PenaltyError, ShapeError
 
 
 def check_plain(x: object, who: str = "x") -> None:
-    """Raise unless `x` is a dense tensor on a device with kernels, or an array, of real numbers.
+    """Raise unless `x` is a dense tensor of real numbers on a supported device, or such an array.
 
     Args:
-        x: what was given.
-        who: its name in the error.
+        x: the argument.
+        who: the argument's name in the error.
 
     Raises:
-        DTypeError: Another type, a masked array, a sparse or nested tensor, complex numbers, text.
-        DeviceError: A tensor without memory, or on a device without kernels.
+        DTypeError: `x` has another type, is masked, sparse or nested, or holds complex numbers or
+            text.
+        DeviceError: `x` is a tensor without memory, or on a device without kernels.
     """
     if not isinstance(x, Tensor | np.ndarray | np.generic):
         raise DTypeError(
-            f"{who} is a {type(x).__name__}; a torch tensor or a NumPy array is needed (of a "
-            "sparse weight, its values: penalty.on(weight).prox_(weight.values))"
+            f"{who} is a {type(x).__name__}; a torch tensor or a NumPy array is needed (for a "
+            "sparse weight pass its values: penalty.on(weight).prox_(weight.values))"
         )
     checked = check_array(x, who, numpy=True, device=True)
     if isinstance(checked, Tensor) and checked.is_complex():
-        raise DTypeError(f"{who} is {x.dtype}; real numbers are needed: torch.view_as_real")
+        raise DTypeError(f"{who} is {x.dtype}; real numbers are needed: use torch.view_as_real")
 
 
 def is_number(value: object) -> bool:
-    """Whether `value` is one real number, and not True or False."""
+    """Whether `value` is a real number and not a bool."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def share_memory(sizes: Sequence[int], strides: Sequence[int], width: int = 1) -> bool:
-    """Whether two entries lie, fully or in part, at one place: not to be changed in place.
+    """Whether two entries overlap in memory, fully or in part, which forbids in-place operators.
 
     Args:
-        sizes: of the axes.
-        strides: of the axes, in any unit.
-        width: of an entry, in that unit.
+        sizes: size of each axis.
+        strides: stride of each axis, in any unit.
+        width: width of an entry in the same unit.
 
-    >>> share_memory((3, 3), (1, 1)), share_memory((3, 3), (1, 3))
-    (True, False)
+    Returns:
+        True if any two entries overlap.
+
+    Example:
+        >>> share_memory((3, 3), (1, 1)), share_memory((3, 3), (1, 3))
+        (True, False)
     """
     axes = sorted((abs(stride), n) for stride, n in zip(strides, sizes, strict=True) if n > 1)
     reach = width - 1
@@ -65,32 +70,42 @@ def share_memory(sizes: Sequence[int], strides: Sequence[int], width: int = 1) -
         return False
     if axes[0][0] == 0:
         return True
-    places = np.zeros(1, dtype=np.int64)  # axes that interleave: rare, and looked at one by one
+    places = np.zeros(1, dtype=np.int64)  # rare: axes that interleave need all offsets
     for stride, n in axes:
         places = np.add.outer(places, stride * np.arange(n)).reshape(-1)
     return bool((np.diff(np.sort(places)) < width).any())
 
 
 def check_own_places(x: Tensor | np.ndarray[Any, Any], who: str = "x") -> None:
-    """Raise if entries of `x` share memory, as those of expanded tensors and sliding windows do.
+    """Raise if entries of `x` share memory, as in expanded tensors and sliding windows.
+
+    Args:
+        x: a tensor or an array.
+        who: the argument's name in the error.
 
     Raises:
-        ShapeError: They do.
+        ShapeError: two entries share memory.
     """
     width = 1 if isinstance(x, Tensor) else x.itemsize
     strides = x.stride() if isinstance(x, Tensor) else x.strides
     if share_memory(x.shape, strides, width):
         raise ShapeError(
-            f"{who} is expanded, or has overlapping strides: its entries share memory and cannot "
-            "be changed in place: call .clone() or .copy() first"
+            f"{who} is expanded or has overlapping strides; its entries share memory and cannot be "
+            "changed in place: call .clone() or .copy() first"
         )
 
 
 def check_entries(x: object) -> None:
-    """Raise unless `x` is a tensor or array that can be changed in place."""
+    """Raise unless `x` is a tensor or array that can be changed in place.
+
+    Raises:
+        DTypeError: `x` is not a float32 or float64 tensor or array.
+        DeviceError: `x` is a tensor without memory, or on a device without kernels.
+        ShapeError: `x` is empty or read-only.
+    """
     check_plain(x)
     if not isinstance(x, Tensor | np.ndarray):
-        raise DTypeError(f"got {type(x).__name__}, which cannot be changed: give an array")
+        raise DTypeError(f"x is a {type(x).__name__}, which is immutable; give an array")
     if str(x.dtype).removeprefix("torch.") not in ("float32", "float64"):
         raise DTypeError(f"got dtype {x.dtype}; float32 or float64 is needed: convert it first")
     if math.prod(x.shape) == 0:
@@ -100,23 +115,30 @@ def check_entries(x: object) -> None:
 
 
 def check_metric(metric: Any, x: Any) -> None:
-    """Raise unless `metric` holds a positive number per entry of `x`, in its library and dtype."""
+    """Raise unless `metric` has one positive number per entry of `x`, in x's library and dtype.
+
+    Raises:
+        DTypeError: the libraries differ.
+        ShapeError: the shapes or dtypes differ.
+        PenaltyError: an entry is not positive.
+    """
     if type(metric) is not type(x) and not (isinstance(metric, Tensor) and isinstance(x, Tensor)):
         raise DTypeError(
-            f"metric is {type(metric).__name__}, x {type(x).__name__}; use one library"
+            f"metric is a {type(metric).__name__} and x a {type(x).__name__}; the same library is "
+            "needed for both"
         )
     check_plain(metric, "metric")
     if metric.dtype != x.dtype or tuple(metric.shape) != tuple(x.shape):
         raise ShapeError(
-            f"metric is {metric.dtype} {tuple(metric.shape)}, x {x.dtype} {tuple(x.shape)}; give "
-            "one number for each entry, of its dtype"
+            f"metric is {metric.dtype} {tuple(metric.shape)} and x {x.dtype} {tuple(x.shape)}; one "
+            "number per entry of x is needed, in x's dtype"
         )
     if not (metric > 0).all():
-        raise PenaltyError("the metric holds a number that is not positive; all must be > 0")
+        raise PenaltyError("metric has an entry that is not positive; all must be > 0")
 
 
 def flat64(x: Any) -> Tensor:
-    """The entries as a float64 vector, row-major; a copy or a view."""
+    """The entries as a float64 vector in row-major order; a copy or a view."""
     if isinstance(x, Tensor):
         return x.detach().double().reshape(-1)
     return torch.from_numpy(np.array(x, dtype=np.float64)).reshape(-1)

@@ -1,8 +1,7 @@
-"""Groupings: which entries of a tensor a penalty takes together.
+"""Groupings: the partition of a tensor's entries into the groups that a penalty acts on.
 
-A grouping is a name, a pair (r, c) for blocks, or a user's own partition. Named groupings are
-resolved against the shape of each tensor; the axes are those of torch weights, W[O, I] and
-W[O, I, Kh, Kw]:
+A grouping is a name, a pair (r, c) for blocks, or a custom partition. Named groupings are resolved
+per tensor shape; the axes are those of torch weights, W[O, I] and W[O, I, Kh, Kw]:
 
     element       each entry           neuron, filter  one o          input, channel  one i
     filter_shape  one (i, kh, kw)      kernel          one (o, i)     layer           all
@@ -25,7 +24,7 @@ from torch import Tensor
 from gossamer import backend
 from gossamer.errors import DTypeError, PenaltyError, ShapeError, StructureError
 
-# The fewest axes that a tensor needs.
+# The smallest number of axes that each grouping needs.
 _RANKS = {
     "element": 0,
     "layer": 0,
@@ -40,19 +39,19 @@ _BLOCK = re.compile(r"block\s*\(?\s*(\d{1,9})\s*[,x]\s*(\d{1,9})\s*\)?", re.ASCI
 
 
 class Groups(NamedTuple):
-    """Which entries of a tensor form groups that live and die together.
+    """A partition of a tensor's entries into groups.
 
     Attributes:
-        outer: the flattened entries are seen as [outer, count, inner], row-major, and the middle
-            index names the group. Irregular groups have outer = inner = 1.
-        count: how many groups.
-        inner: entries in a row that belong to one group.
+        outer: first size of the row-major view [outer, count, inner] of the entries, in which the
+            middle index is the group. Irregular groups have outer = inner = 1.
+        count: number of groups.
+        inner: number of consecutive entries of one group.
         indptr: int64 [count + 1] for irregular groups (made by `partition`), else None.
-        indices: int64 [numel]: group g holds the entries indices[indptr[g]:indptr[g + 1]].
+        indices: int64 [numel]: group g has the entries indices[indptr[g]:indptr[g + 1]].
     """
 
     outer: int
-    count: int  # type: ignore[assignment]  # not tuple.count, which nobody calls here
+    count: int  # type: ignore[assignment]  # shadows tuple.count, which is unused
     inner: int
     indptr: Tensor | None = None
     indices: Tensor | None = None
@@ -61,30 +60,33 @@ class Groups(NamedTuple):
 def partition(
     groups: Tensor | np.ndarray | Sequence[int] | Sequence[Sequence[int]], numel: int
 ) -> Groups:
-    """Groups of one's own choice.
+    """Build a custom partition.
 
     Args:
-        groups: the group of each entry, whole numbers [numel] in [0, numel); or one list of entry
-            indices for each group. Each entry belongs to exactly one group; groups may be empty.
-        numel: entries of the tensor, flattened row-major.
+        groups: the group of each entry, integers [numel] in [0, numel); or one list of entry
+            indices per group. Each entry belongs to exactly one group; groups may be empty.
+        numel: number of entries of the tensor, flattened in row-major order.
 
     Returns:
-        Groups to use with every tensor of that many entries.
+        Groups for any tensor with `numel` entries.
 
     Raises:
-        StructureError: Entries that are in no group or in two, or indices out of range.
-        DTypeError: Labels or indices that are no whole numbers.
-        ShapeError: Another number of labels than entries, or no entries at all.
+        StructureError: an entry is in no group or in several, or an index is out of range.
+        DTypeError: labels or indices are not integers.
+        ShapeError: the number of labels is not `numel`, or `numel` is 0.
 
-    >>> partition([[0, 3], [1, 2]], 4).indices
-    tensor([0, 3, 1, 2])
+    Example:
+        >>> partition([[0, 3], [1, 2]], 4).indices
+        tensor([0, 3, 1, 2])
     """
     if numel < 1:
         raise ShapeError(f"got numel={numel}; a partition needs at least one entry")
     if isinstance(groups, Tensor | np.ndarray) or all(isinstance(g, int) for g in groups):
         labels = _whole_numbers(groups, "labels")
         if labels.numel() != numel:
-            raise ShapeError(f"got {labels.numel()} labels for {numel} entries; one each is needed")
+            raise ShapeError(
+                f"got {labels.numel()} labels for {numel} entries; one label per entry is needed"
+            )
         _check_range(labels, numel, "labels")
         order = torch.argsort(labels, stable=True)
         sizes = torch.bincount(labels)
@@ -109,13 +111,15 @@ def _whole_numbers(numbers: Any, what: str) -> Tensor:
     try:
         found = torch.as_tensor(numbers)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise DTypeError(f"{what} are no whole numbers: {str(error).strip():.200}") from None
+        raise DTypeError(f"{what} are not integers: {str(error).strip():.200}") from None
     if found.layout != torch.strided or found.device.type == "meta":
-        raise DTypeError(f"{what} are on {found.device}, {found.layout}; dense ones are needed")
+        raise DTypeError(
+            f"{what} are on {found.device}, {found.layout}; a dense tensor with memory is needed"
+        )
     if found.numel() == 0:
         return torch.zeros(0, dtype=torch.int64)
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
-        raise DTypeError(f"{what} have dtype {found.dtype}; whole numbers are needed")
+        raise DTypeError(f"{what} have dtype {found.dtype}; integers are needed")
     return found.reshape(-1).to("cpu", torch.int64)
 
 
@@ -123,24 +127,28 @@ def _check_range(numbers: Tensor, numel: int, what: str) -> None:
     low, high = int(numbers.min()), int(numbers.max())
     if low < 0 or high >= numel:
         raise StructureError(
-            f"{what} lie in [{low}, {high}]; they must lie in [0, {numel}), the entries"
+            f"{what} lie in [{low}, {high}]; they must lie in [0, {numel}), the entries' range"
         )
 
 
 def check_grouping(given: Any) -> str | tuple[int, int] | Groups:
-    """The grouping in one of its three forms: a known name, a block's sizes, or a partition.
+    """Check a grouping and convert it to a known name, a block's sizes, or a partition.
 
     Args:
         given: a name, "block(r, c)", (r, c), labels of all entries in row-major order, a list of
             lists of indices into the flattened tensor, or `Groups`.
 
-    Raises:
-        PenaltyError: An unknown name, or block sizes below 1.
-        StructureError: Index lists, or `Groups`, that overlap or leave entries out.
-        DTypeError: `Groups` whose pointers are no int64 tensors.
+    Returns:
+        A name, a pair (r, c), or `Groups`.
 
-    >>> check_grouping("block(4, 8)")
-    (4, 8)
+    Raises:
+        PenaltyError: the name is unknown, or a block size is below 1.
+        StructureError: index lists or `Groups` overlap or leave entries out.
+        DTypeError: the pointers of `Groups` are not int64 CPU tensors.
+
+    Example:
+        >>> check_grouping("block(4, 8)")
+        (4, 8)
     """
     if isinstance(given, Groups):
         _check_groups(given)
@@ -155,7 +163,7 @@ def check_grouping(given: Any) -> str | tuple[int, int] | Groups:
         return partition(given, math.prod(given.shape))
     if isinstance(given, tuple) and len(given) == 2 and all(type(size) is int for size in given):
         if min(given) < 1:
-            raise PenaltyError(f"groups is {given}; a block has at least one row and one column")
+            raise PenaltyError(f"groups is {given}; a block needs at least one row and one column")
         return (given[0], given[1])
     if isinstance(given, list):
         given = [part.reshape(-1) if isinstance(part, Tensor) else part for part in given]
@@ -163,25 +171,25 @@ def check_grouping(given: Any) -> str | tuple[int, int] | Groups:
         return partition(given, sum(map(len, lists)) if lists else len(given))
     raise PenaltyError(
         f"groups is {given!r:.80}; choose one of {', '.join(_RANKS)}, 'block(r, c)', "
-        "or give your own partition: labels of the entries, or lists of indices"
+        "or give a custom partition: labels of the entries, or lists of indices"
     )
 
 
-# Indices that were found to name each entry once: a schedule makes a penalty anew at each step.
+# Indices already found to be permutations: a schedule rebuilds its penalty at each step.
 _permutations: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
 
 
 def _check_groups(groups: Groups) -> None:
     if not all(type(number) is int for number in groups[:3]):
-        raise PenaltyError(f"groups is {groups!r:.80}; outer, count and inner are whole numbers")
+        raise PenaltyError(f"groups is {groups!r:.80}; outer, count and inner must be integers")
     indices = groups.indices
     if (groups.indptr is None) != (indices is None):
-        raise StructureError("groups has one of indptr and indices; both are needed, or none")
+        raise StructureError("groups has one of indptr and indices; give both or neither")
     if indices is None or _permutations.get(id(indices)) is indices:
         return
     for given in (groups.indptr, indices):
         if not isinstance(given, Tensor) or given.dtype != torch.int64 or not given.is_cpu:
-            raise DTypeError("groups has an indptr or indices that is no int64 tensor on the CPU")
+            raise DTypeError("groups has an indptr or indices that is not an int64 CPU tensor")
     places = indices.sort().values
     if not torch.equal(places, torch.arange(len(places))):
         raise StructureError(
@@ -192,26 +200,30 @@ def _check_groups(groups: Groups) -> None:
 
 
 def resolve(grouping: str | tuple[int, int] | Groups, shape: Sequence[int]) -> Groups:
-    """The groups of a tensor of some shape.
+    """Resolve a grouping to the groups of a tensor with the given shape.
 
     Args:
-        grouping: as `check_grouping` returns it.
-        shape: of the tensor.
+        grouping: a grouping, as returned by `check_grouping`.
+        shape: shape of the tensor.
+
+    Returns:
+        The groups of the tensor's entries.
 
     Raises:
-        ShapeError: The tensor has too few axes for the grouping, is no whole number of blocks, or
-            has another number of entries than the partition.
+        ShapeError: the tensor has too few axes for the grouping, is not divisible into the blocks,
+            or does not have the partition's number of entries.
 
-    >>> resolve("input", (8, 3))
-    Groups(outer=8, count=3, inner=1, indptr=None, indices=None)
+    Example:
+        >>> resolve("input", (8, 3))
+        Groups(outer=8, count=3, inner=1, indptr=None, indices=None)
     """
     shape = tuple(shape)
     numel = math.prod(shape)
     if isinstance(grouping, Groups):
         if numel != size(grouping):
             raise ShapeError(
-                f"the partition covers {size(grouping)} entries, the tensor of shape {shape} has "
-                f"{numel}; a partition holds every entry once"
+                f"the partition covers {size(grouping)} entries and the tensor of shape {shape} "
+                f"has {numel}; each entry must be in the partition exactly once"
             )
         return grouping
     if isinstance(grouping, tuple):
@@ -220,7 +232,7 @@ def resolve(grouping: str | tuple[int, int] | Groups, shape: Sequence[int]) -> G
         fitting = [name for name, rank in _RANKS.items() if rank <= len(shape)]
         raise ShapeError(
             f"groups={grouping!r} needs a tensor of {_RANKS[grouping]} or more axes, got shape "
-            f"{shape}; {', '.join(fitting)} fit: choose one, or leave the tensor out"
+            f"{shape}; {', '.join(fitting)} fit: choose one, or do not penalise the tensor"
         )
     if grouping == "element":
         return Groups(1, numel, 1, None, None)
@@ -246,7 +258,7 @@ def _blocks(shape: tuple[int, ...], height: int, width: int) -> Groups:
     if len(shape) < 2 or rows % height or columns % width:
         raise ShapeError(
             f"groups=block({height}, {width}) got shape {shape}, a matrix of {rows} x {columns}; "
-            "whole blocks are needed: choose sizes that divide it, or pad it"
+            "whole blocks are needed: choose block sizes that divide it, or pad it"
         )
     across = columns // width
     labels = (torch.arange(rows) // height)[:, None] * across + torch.arange(columns) // width
@@ -256,19 +268,20 @@ def _blocks(shape: tuple[int, ...], height: int, width: int) -> Groups:
 def on_weight(
     grouping: str | tuple[int, int] | Groups, weight: Any
 ) -> tuple[str | Groups, Tensor | None]:
-    """The groups of a sparse weight's values, which lie in the order of its layout.
+    """Group a sparse weight's values, which are in the order of its layout.
 
     Groups whose entries are all pruned are left out.
 
     Args:
-        grouping: of the weight as a matrix [rows, cols].
-        weight: a `gossamer.SparseWeight`, or whatever has its `shape` and `structure`.
+        grouping: grouping of the weight as a matrix [rows, cols].
+        weight: a `gossamer.SparseWeight`, or an object with its `shape` and `structure`.
 
     Returns:
-        The grouping of `weight.values`, and which group of the matrix each one is (None: the same).
+        The grouping of `weight.values`, and the index in the matrix's grouping of each of its
+        groups, or None if both groupings are the same.
 
     Raises:
-        ShapeError: The grouping does not fit a matrix of that shape.
+        ShapeError: the grouping does not fit the weight's shape.
     """
     where = backend.coordinates(weight.structure)
     if grouping == "element":
@@ -290,7 +303,7 @@ def size(groups: Groups) -> int:
 
 
 def spread(per_group: Tensor, groups: Groups) -> Tensor:
-    """A number a group [count] -> a number an entry [numel], row-major."""
+    """Expand numbers per group [count] to numbers per entry [numel], row-major."""
     if groups.indices is None or groups.indptr is None:
         wide = per_group.view(1, -1, 1).expand(groups.outer, groups.count, groups.inner)
         return wide.reshape(-1)

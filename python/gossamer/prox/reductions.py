@@ -1,4 +1,4 @@
-"""Numbers per group from numbers per entry: sums, means, norms, and checks of both.
+"""Sums, means and norms per group of entries, and checks of numbers per group.
 
 All are float64 vectors with one number per group, in the order of the groups.
 """
@@ -26,29 +26,29 @@ def sums(entries: Tensor, groups: Groups) -> Tensor:
 
 
 def means(positive: Any, groups: Groups) -> Tensor:
-    """The mean of positive entries, of any shape, over each group: float64 [count]."""
+    """The mean over each group of positive entries of any shape, float64 [count]."""
     squares = norms(positive**0.5, groups) ** 2
     return squares / sums(torch.ones(size(groups), dtype=torch.float64), groups)
 
 
 def norms(x: Any, groups: Groups) -> Tensor:
-    """The L2 norm of each group: float64 [count]; an error where one is not finite."""
+    """The L2 norm of each group, float64 [count]; PenaltyError if one is not finite."""
     found = torch.as_tensor(group_norms(x, groups))
     check_finite(found)
     return found
 
 
 def check_finite(found: Tensor) -> None:
-    """Raise on NaN or infinity, which an operator would spread. The sum tells, if it is finite."""
+    """Raise on NaN or infinity, which an operator would spread; a finite sum rules both out."""
     if not math.isfinite(float(found.sum())) and not torch.isfinite(found).all():
         raise PenaltyError(
-            "a group holds NaN or infinity, which would spread over all of its entries; "
-            "nothing was changed: look for the step that diverged"
+            "a group has NaN or infinity, which would spread over all of its entries; nothing was "
+            "changed: find the step that diverged"
         )
 
 
 def magnitudes(x: Tensor, groups: Groups) -> Tensor:
-    """The absolute values of single entries (NaN stays NaN), else the norms of the groups."""
+    """Absolute values if each entry is a group (NaN stays NaN), else the norms of the groups."""
     return x.abs() if single_entries(groups) else norms(x, groups)
 
 
@@ -58,10 +58,9 @@ def single_entries(groups: Groups) -> bool:
 
 
 def check_count(per_group: Tensor, count: int, name: str) -> Tensor:
-    """`per_group`, once it holds a number for each group."""
+    """Return `per_group`; ShapeError unless it has one number per group."""
     if len(per_group) != count:
         raise ShapeError(
-            f"{name} has {len(per_group)} numbers for {count} groups; "
-            "give one number for each group"
+            f"{name} has {len(per_group)} numbers for {count} groups; give one number per group"
         )
     return per_group

@@ -1,4 +1,4 @@
-"""The compiled operators, on numbers alone: penalties with names and schedules call them."""
+"""The compiled operators, which take numbers only; the penalty classes call them."""
 
 from gossamer.prox.operators.elementwise import adamw_step_, elementwise_
 from gossamer.prox.operators.groupwise import (

@@ -1,12 +1,12 @@
-"""Proximal operators entry by entry, compiled: torch CPU tensors or NumPy arrays, in place.
+"""Compiled in-place proximal operators per entry, for torch CPU tensors and NumPy arrays.
 
-Each operator finds, for every entry, the global minimiser of
+Each operator finds, per entry, the global minimiser of
 
     1/2 (z - x)^2 + step * g(z)
 
-for any step: beyond the range in which the problem is convex it takes the better of the two local
-minimisers, and of two equal ones the smaller. Penalties with names, groups and schedules are in
-`gossamer.prox`; here are numbers only.
+for any step. Where the problem is not convex, it takes the better of the two local minimisers, and
+the smaller one if both are equal. These functions take numbers only; penalties with names, groups
+and schedules are in `gossamer.prox`.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ Array = TypeVar("Array", Tensor, np.ndarray)
 
 
 def in_place(x: Array, operate: Callable[[Array], None]) -> Array:
-    """Runs ``operate`` on the entries of ``x`` as a contiguous vector, and writes them back.
+    """Run `operate` on the entries of `x` as a contiguous vector, and write them back.
 
     Args:
         x: float32 or float64, any shape and strides.
-        operate: changes a contiguous vector of ``x``'s dtype in place.
+        operate: changes a contiguous vector in x's dtype in place.
 
     Returns:
-        ``x``. Autograd is told that it changed, as after any in-place operation of torch.
+        `x`, with its autograd version incremented, as after any in-place operation of torch.
 
     Raises:
-        DTypeError: ``x`` is no floating tensor or array.
-        ShapeError: ``x`` is empty, read-only, or its entries share memory.
+        DTypeError: `x` is not a float32 or float64 tensor or array.
+        ShapeError: `x` is empty or read-only, or its entries share memory.
     """
     if isinstance(x, Tensor):
         _check(str(x.dtype).removeprefix("torch."), x.numel())
@@ -75,25 +75,25 @@ def _check(dtype: str, numel: int) -> None:
 def elementwise_(
     x: Array, kind: str, params: tuple[float, ...], step: float | Tensor | np.ndarray = 1.0
 ) -> Array:
-    """The proximal operator of a separable penalty, in place.
+    """Apply the proximal operator of a separable penalty, in place.
 
     Args:
         x: float32 or float64, any shape and strides.
         kind: the name of a separable penalty, such as "mcp".
-        params: its parameters, in the order of the class's fields: `lam` first.
-        step: a number, or one for each entry in ``x``'s shape and dtype (the inverse of a
-            diagonal metric).
+        params: the penalty's parameters in the order of its class's fields, `lam` first.
+        step: a number, or one per entry in x's shape and dtype (the inverse of a diagonal metric).
 
     Returns:
-        ``x``. Entries that become zero are exactly +0.0; NaN stays NaN.
+        `x`. Entries that become zero are exactly +0.0; NaN stays NaN.
 
     Raises:
-        DTypeError: A dtype other than float32 or float64, or steps of another dtype.
-        ShapeError: An empty or read-only ``x``, steps of another shape, a parameter outside of its
-            range, a negative step.
+        DTypeError: the dtype of `x` is not float32 or float64, or the steps have another dtype.
+        ShapeError: `x` is empty or read-only, or the steps have another shape.
+        ArgumentError: the name is unknown, or a parameter or the step is out of range.
 
-    >>> elementwise_(torch.tensor([3.0, -0.5, 1.0]), "l1", (1.0,))
-    tensor([2., 0., 0.])
+    Example:
+        >>> elementwise_(torch.tensor([3.0, -0.5, 1.0]), "l1", (1.0,))
+        tensor([2., 0., 0.])
     """
     if isinstance(step, Tensor | np.ndarray):
         if tuple(step.shape) != tuple(x.shape):
@@ -127,29 +127,28 @@ def adamw_step_(
     kind: str,
     params: tuple[float, ...],
 ) -> None:
-    """AdamW and the proximal operator in its metric, in one pass over memory.
+    """Apply AdamW and the proximal operator in AdamW's metric, in one pass over memory.
 
-    With ``D = sqrt(v / (1 - beta2^step)) + eps`` each entry has the step ``s = lr / D``: it moves
-    by ``s`` times the estimate ``m / (1 - beta1^step)`` of its gradient, and is then shrunk with
-    the same ``s``.
+    With `D = sqrt(v / (1 - beta2^step)) + eps` each entry has the step size `s = lr / D`. It moves
+    by `s` times the gradient estimate `m / (1 - beta1^step)`, and is then shrunk with the same `s`.
 
     Args:
-        param: float32 or float64, any shape; changed.
-        grad: as ``param``.
-        exp_avg: as ``param``; changed.
-        exp_avg_sq: as ``param``; changed.
+        param: float32 or float64, any shape; changed in place.
+        grad: in param's shape and dtype.
+        exp_avg: in param's shape and dtype; changed in place.
+        exp_avg_sq: in param's shape and dtype; changed in place.
         lr: the learning rate.
-        beta1: decay of ``exp_avg``.
-        beta2: decay of ``exp_avg_sq``.
+        beta1: decay of `exp_avg`.
+        beta2: decay of `exp_avg_sq`.
         eps: added to the root.
-        weight_decay: decoupled: the parameter is scaled by ``1 - lr * weight_decay``.
-        step: 1 for the first.
+        weight_decay: decoupled: the parameter is first scaled by `1 - lr * weight_decay`.
+        step: the step's number, from 1.
         kind: the name of a separable penalty, such as "mcp".
         params: the penalty's parameters.
 
     Raises:
-        DTypeError: Another dtype than float32 or float64, or tensors of different dtypes.
-        ShapeError: Tensors of different shapes.
+        DTypeError: a dtype is not float32 or float64, or the dtypes differ.
+        ShapeError: the shapes differ.
 
     Reference:
         Loshchilov and Hutter 2019, Algorithm 2; Yun, Lozano and Yang 2021 (ProxGen).

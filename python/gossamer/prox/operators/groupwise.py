@@ -1,7 +1,7 @@
-"""Operators on groups of entries, compiled: norms, gains, and thresholds found in linear time.
+"""Compiled operators on groups of entries: norms, gains, and thresholds found in linear time.
 
-The entries of a group are named by `gossamer.prox.groupings.Groups`. Penalties with names and
-schedules are in `gossamer.prox`; the functions here take numbers only.
+`gossamer.prox.groupings.Groups` defines the groups. These functions take numbers only; penalties
+with names and schedules are in `gossamer.prox`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Array = TypeVar("Array", Tensor, np.ndarray)
 
 
 def _flat(x: Tensor | np.ndarray) -> Tensor | np.ndarray:
-    """The entries in row-major order as a contiguous vector; a view where that is possible."""
+    """The entries in row-major order as a contiguous vector; a view if possible."""
     if isinstance(x, Tensor):
         return x.detach().contiguous().view(-1)
     if isinstance(x, np.ndarray):
@@ -36,7 +36,7 @@ def _doubles(x: Any, what: str) -> Tensor:
     found = torch.as_tensor(x).detach()
     if found.dim() != 1:
         raise ShapeError(
-            f"{what} have {found.dim()} dimensions; one number for each group is needed"
+            f"{what} have {found.dim()} dimensions; a vector with one number per group is needed"
         )
     return found.double().contiguous()
 
@@ -46,45 +46,47 @@ def _optional(x: Any, what: str) -> Tensor | None:
 
 
 def group_norms(x: Tensor | np.ndarray, groups: Groups) -> Tensor:
-    """The L2 norm of each group.
+    """Compute the L2 norm of each group.
 
     Args:
         x: float32 or float64, any shape and strides.
-        groups: made for ``x``'s number of entries.
+        groups: groups of as many entries as `x` has.
 
     Returns:
-        float64 [count]; NaN for a group with a NaN. Summed in float64, and not disturbed by squares
-        that overflow or vanish.
+        The norms, float64 [count]; NaN for a group with a NaN. They are summed in float64, and are
+        accurate even if squares overflow or underflow.
 
     Raises:
-        DTypeError: A dtype other than float32 or float64.
-        ShapeError: An empty ``x``, or groups for another number of entries.
-        StructureError: Pointers or indices that leave the tensor.
+        DTypeError: the dtype of `x` is not float32 or float64.
+        ShapeError: `x` is empty, or the groups have another number of entries.
+        StructureError: pointers or indices are out of range.
 
-    >>> group_norms(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), Groups(1, 2, 2))
-    tensor([5., 0.], dtype=torch.float64)
+    Example:
+        >>> group_norms(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), Groups(1, 2, 2))
+        tensor([5., 0.], dtype=torch.float64)
     """
     return kernels.group_norms(_flat(x), groups)
 
 
 def scale_groups_(x: Array, gains: Tensor | np.ndarray, groups: Groups) -> Array:
-    """Multiplies each group by its gain, in place.
+    """Multiply each group by its gain, in place.
 
     Args:
         x: float32 or float64, any shape and strides.
-        gains: [count].
-        groups: made for ``x``'s number of entries.
+        gains: one factor per group, [count].
+        groups: groups of as many entries as `x` has.
 
     Returns:
-        ``x``. Products that are zero are exactly +0.0; NaN stays NaN and infinity times 0 is NaN.
+        `x`. Products that are zero are exactly +0.0; NaN stays NaN, and infinity times 0 is NaN.
 
     Raises:
-        DTypeError: A dtype other than float32 or float64.
-        ShapeError: An empty or read-only ``x``, groups or gains of another size.
-        StructureError: Pointers or indices that leave the tensor.
+        DTypeError: the dtype of `x` is not float32 or float64.
+        ShapeError: `x` is empty or read-only, or groups or gains have another size.
+        StructureError: pointers or indices are out of range.
 
-    >>> scale_groups_(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 0.0]), Groups(1, 2, 1))
-    tensor([0.5000, 0.0000])
+    Example:
+        >>> scale_groups_(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 0.0]), Groups(1, 2, 1))
+        tensor([0.5000, 0.0000])
     """
     by = _doubles(gains, "gains")
     return in_place(x, lambda v: kernels.scale_groups(v, groups, by))
@@ -93,31 +95,32 @@ def scale_groups_(x: Array, gains: Tensor | np.ndarray, groups: Groups) -> Array
 def metric_group_l2_(
     x: Array, metric: Array, groups: Groups, lam: float | Tensor | np.ndarray
 ) -> Array:
-    """The proximal operator of the group lasso in an elementwise metric, in place.
+    """Apply the proximal operator of the group lasso in a diagonal metric, in place.
 
-    Each group becomes argmin_z 1/2 sum_i h_i (z_i - x_i)^2 + lam |z|, by the exact root of one
+    Each group becomes argmin_z 1/2 sum_i h_i (z_i - x_i)^2 + lam |z|, by the exact root of an
     equation in |z|.
 
     Args:
         x: float32 or float64, any shape and strides.
-        metric: h, positive, of ``x``'s shape and dtype. A step s is h = 1 / s.
-        groups: made for ``x``'s number of entries.
-        lam: a number, or [count].
+        metric: h > 0, in x's shape and dtype. A step size s is h = 1 / s.
+        groups: groups of as many entries as `x` has.
+        lam: a number, or one per group, [count].
 
     Returns:
-        ``x``. Zeros are exactly +0.0. A group with NaN or infinity becomes NaN.
+        `x`. Zeros are exactly +0.0. A group with NaN or infinity becomes NaN.
 
     Raises:
-        DTypeError: A dtype other than float32 or float64, or a metric of another dtype.
-        ShapeError: An empty or read-only ``x``, another shape of the metric, a metric that is not
-            positive and finite, a negative ``lam``, groups of another size.
+        DTypeError: the dtype of `x` is not float32 or float64, or the metric has another dtype.
+        ShapeError: `x` is empty or read-only, or the metric or the groups have another size.
+        ArgumentError: the metric is not positive and finite, or `lam` is negative.
 
     Reference:
         Deleu and Bengio 2021, "Structured sparsity inducing adaptive optimizers for deep learning".
 
-    >>> x = torch.tensor([3.0, 4.0])
-    >>> metric_group_l2_(x, torch.full((2,), 2.0), Groups(1, 1, 2), lam=5.0)
-    tensor([1.5000, 2.0000])
+    Example:
+        >>> x = torch.tensor([3.0, 4.0])
+        >>> metric_group_l2_(x, torch.full((2,), 2.0), Groups(1, 1, 2), lam=5.0)
+        tensor([1.5000, 2.0000])
     """
     h = _flat(metric)
     if tuple(metric.shape) != tuple(x.shape):
@@ -140,33 +143,36 @@ def wgsef_gains(
     c: Tensor | np.ndarray | None = None,
     h: Tensor | np.ndarray | None = None,
 ) -> tuple[Tensor, float]:
-    """The proximal operator of lam times the weighted group sparse envelope, as gains of groups.
+    """Compute the proximal operator of the weighted group sparse envelope, as a gain per group.
 
-    With u_j the share of group j, the envelope is
+    The envelope, with the share u_j of group j, is
     1/2 min_u { sum d_j |x_j|^2 / u_j : 0 <= u_j <= 1, sum c_j u_j <= k }.
 
     Args:
-        norms: the norms of the groups [m], finite.
-        k: budget, finite and at least 0; with ``c`` left out, a number of groups.
-        lam: strength, step included.
-        d: weights of the groups' energy [m], positive; default 1.
-        c: cost of keeping each group [m], positive; default 1.
-        h: metric, one number for each group [m], positive; default 1.
+        norms: the norm of each group, [count], finite.
+        k: budget, finite and at least 0; without `c` a number of groups.
+        lam: weight of the envelope times the step size.
+        d: weight of each group's energy, [count], positive; None is 1.
+        c: cost of keeping each group, [count], positive; None is 1.
+        h: metric of each group, [count], positive; None is 1.
 
     Returns:
-        Gains float64 [m] to multiply the groups by, and how often a group was looked at, divided by
-        m. Groups of zeros get gain 0. All gains are 1 for lam = 0, and otherwise 0 for k = 0.
+        The gains, float64 [count], to multiply the groups by; and the number of group visits
+        divided by count. Groups of zeros have gain 0. With lam = 0 all gains are 1; otherwise, with
+        k = 0, all are 0.
 
     Raises:
-        ShapeError: No groups, NaN, infinite or negative norms, a negative ``k`` or ``lam``, weights
-            that are not positive or of another size.
+        ShapeError: there are no groups, or weights have another size.
+        ArgumentError: a norm is NaN, infinite or negative; `k` or `lam` is negative; or a weight is
+            not positive.
 
     Reference:
         Refael, Arbel and Huleihel 2022, arXiv 2212.12921; with groups of one entry and unit
         weights, half the squared k-support norm (Argyriou, Foygel and Srebro 2012).
 
-    >>> wgsef_gains(torch.tensor([0.0, 5.0, 10.0, 15.0, 20.0]), k=1, lam=3.0)[0]
-    tensor([0.0000, 0.0000, 0.0000, 0.0000, 0.2500], dtype=torch.float64)
+    Example:
+        >>> wgsef_gains(torch.tensor([0.0, 5.0, 10.0, 15.0, 20.0]), k=1, lam=3.0)[0]
+        tensor([0.0000, 0.0000, 0.0000, 0.0000, 0.2500], dtype=torch.float64)
     """
     a = _doubles(norms, "norms")
     return kernels.wgsef_gains(
@@ -180,23 +186,24 @@ def wgsef_value(
     d: Tensor | np.ndarray | None = None,
     c: Tensor | np.ndarray | None = None,
 ) -> tuple[float, Tensor]:
-    """The weighted group sparse envelope, and the shares that attain it.
+    """Compute the weighted group sparse envelope and the shares u that attain it.
 
     Args:
-        norms: as for `wgsef_gains`, and so are the others.
-        k: budget.
-        d: weights.
-        c: costs.
+        norms: as in `wgsef_gains`.
+        k: as in `wgsef_gains`.
+        d: as in `wgsef_gains`.
+        c: as in `wgsef_gains`.
 
     Returns:
-        The value (infinite for k = 0 unless all norms are 0) and the shares u [m], 0 for groups of
-        zeros. The gradient with respect to group j is d_j x_j / u_j where x_j is not 0.
+        The value (infinite for k = 0 unless all norms are 0) and the shares, [count], which are 0
+        for groups of zeros. The gradient with respect to a non-zero x_j is d_j x_j / u_j.
 
     Raises:
-        ShapeError: As `wgsef_gains`.
+        ShapeError, ArgumentError: as in `wgsef_gains`.
 
-    >>> wgsef_value(torch.tensor([3.0, 4.0]), k=1)[0]
-    24.5
+    Example:
+        >>> wgsef_value(torch.tensor([3.0, 4.0]), k=1)[0]
+        24.5
     """
     a = _doubles(norms, "norms")
     return kernels.wgsef_value(a, float(k), _optional(d, "d"), _optional(c, "c"))

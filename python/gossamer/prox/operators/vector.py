@@ -1,6 +1,6 @@
-"""Operators on all entries of a tensor together, compiled, in place: selections and projections.
+"""Compiled in-place operators on all entries of a tensor together: selections and projections.
 
-A NaN or an infinity in an input is refused before anything is changed.
+A NaN in an input raises before anything is changed. So does an infinity, except in `top_k_`.
 """
 
 from __future__ import annotations
@@ -18,79 +18,85 @@ Array = TypeVar("Array", Tensor, np.ndarray)
 
 
 def top_k_(x: Array, k: int) -> Array:
-    """Keeps the k entries of largest absolute value, in place; of equal ones the first.
+    """Keep the k entries of largest absolute value, in place; among equal entries the first.
 
     Args:
-        x: float32 or float64, any shape and strides; entries count in row-major order.
-        k: how many stay, at least 0; all when there are fewer.
+        x: float32 or float64, any shape and strides; the order is row-major.
+        k: number of entries to keep, at least 0; if there are fewer, all are kept.
 
     Returns:
-        ``x``; what is not kept is exactly +0.0.
+        `x`; the other entries are exactly +0.0.
 
     Raises:
-        DTypeError: A dtype other than float32 or float64, or a ``k`` that is no whole number.
-        ShapeError: An empty or read-only ``x``, NaN in it, a negative ``k``.
+        DTypeError: the dtype of `x` is not float32 or float64, or `k` is not an integer.
+        ShapeError: `x` is empty or read-only.
+        ArgumentError: `x` has a NaN, or `k` is negative.
 
-    >>> import torch
-    >>> top_k_(torch.tensor([1.0, -3.0, 1.0, 2.0]), 3)
-    tensor([ 1., -3.,  0.,  2.])
+    Example:
+        >>> import torch
+        >>> top_k_(torch.tensor([1.0, -3.0, 1.0, 2.0]), 3)
+        tensor([ 1., -3.,  0.,  2.])
     """
     if not isinstance(k, int | np.integer):
-        raise DTypeError(f"got k={k!r}; a whole number is needed")
+        raise DTypeError(f"got k={k!r}; an integer is needed")
     at_most = min(int(k), 2**62)
     return in_place(x, lambda v: kernels.top_k(v, max(at_most, -1)))
 
 
 def l1_ball_(x: Array, radius: float) -> Array:
-    """Projects onto sum |x| <= radius, in place.
+    """Project onto sum |x| <= radius, in place.
 
     Args:
         x: float32 or float64, any shape and strides.
         radius: finite, at least 0.
 
     Returns:
-        ``x``.
+        `x`.
 
     Raises:
-        DTypeError: A dtype other than float32 or float64.
-        ShapeError: An empty or read-only ``x``, NaN or infinity in it, a negative radius.
+        DTypeError: the dtype of `x` is not float32 or float64.
+        ShapeError: `x` is empty or read-only.
+        ArgumentError: `x` has a NaN or an infinity, or the radius is out of range.
 
     Reference:
         Duchi, Shalev-Shwartz, Singer and Chandra 2008; Condat 2016, by Newton's iteration.
 
-    >>> import torch
-    >>> l1_ball_(torch.tensor([3.0, -1.0, 0.5]), 2.0)
-    tensor([2., 0., 0.])
+    Example:
+        >>> import torch
+        >>> l1_ball_(torch.tensor([3.0, -1.0, 0.5]), 2.0)
+        tensor([2., 0., 0.])
     """
     return in_place(x, lambda v: kernels.l1_ball(v, float(radius)))
 
 
 def simplex_(x: Array, radius: float) -> Array:
-    """Projects onto x >= 0, sum x = radius, in place.
+    """Project onto x >= 0, sum x = radius, in place.
 
     Args:
         x: float32 or float64, any shape and strides.
         radius: finite, at least 0.
 
     Returns:
-        ``x``.
+        `x`.
 
     Raises:
-        DTypeError: A dtype other than float32 or float64.
-        ShapeError: An empty or read-only ``x``, NaN or infinity in it, a negative radius.
+        DTypeError: the dtype of `x` is not float32 or float64.
+        ShapeError: `x` is empty or read-only.
+        ArgumentError: `x` has a NaN or an infinity, or the radius is out of range.
 
     Reference:
         Duchi, Shalev-Shwartz, Singer and Chandra 2008; Condat 2016, by Newton's iteration.
 
-    >>> import torch
-    >>> simplex_(torch.tensor([1.0, 0.5, -2.0]), 1.0)
-    tensor([0.7500, 0.2500, 0.0000])
+    Example:
+        >>> import torch
+        >>> simplex_(torch.tensor([1.0, 0.5, -2.0]), 1.0)
+        tensor([0.7500, 0.2500, 0.0000])
     """
     return in_place(x, lambda v: kernels.simplex(v, float(radius)))
 
 
 def l1_minus_l2_(x: Array, lam: float, alpha: float) -> Array:
-    """The proximal operator of lam (|x|_1 - alpha |x|_2), in place: a global minimiser.
+    """Apply the proximal operator of lam (|x|_1 - alpha |x|_2), in place: a global minimiser.
 
     Args:
         x: float32 or float64, any shape and strides.
@@ -98,17 +104,19 @@ def l1_minus_l2_(x: Array, lam: float, alpha: float) -> Array:
         alpha: in [0, 1].
 
     Returns:
-        ``x``. Where one entry alone survives, it is the first of the largest.
+        `x`. If only one entry stays, it is the first of the largest.
 
     Raises:
-        DTypeError: A dtype other than float32 or float64.
-        ShapeError: An empty or read-only ``x``, NaN or infinity in it, parameters out of range.
+        DTypeError: the dtype of `x` is not float32 or float64.
+        ShapeError: `x` is empty or read-only.
+        ArgumentError: `x` has a NaN or an infinity, or a parameter is out of range.
 
     Reference:
-        Lou and Yan 2018, "Fast L1-L2 minimization via a proximal operator".
+        Lou and Yan 2018, "Fast L1-L2 minimization via a proximal operator", lemma 1.
 
-    >>> import torch
-    >>> l1_minus_l2_(torch.tensor([0.5, -2.0]), lam=1.0, alpha=1.0)
-    tensor([ 0., -2.])
+    Example:
+        >>> import torch
+        >>> l1_minus_l2_(torch.tensor([0.5, -2.0]), lam=1.0, alpha=1.0)
+        tensor([ 0., -2.])
     """
     return in_place(x, lambda v: kernels.l1_minus_l2(v, float(lam), float(alpha)))

@@ -1,12 +1,12 @@
-"""What every penalty does: parameters that are checked, schedules, groups, metric, both libraries.
+"""The base of all penalties: checked parameters, schedules, groups, metrics, torch and NumPy.
 
 A penalty g has a value and a proximal operator
 
     prox_{s g}(x) = argmin_z  1/2 ||z - x||^2 + s g(z)          in a metric h > 0:
                     argmin_z  1/2 sum_i h_i (z_i - x_i)^2 + s g(z)
 
-`Radial` composes a penalty on magnitudes with a grouping: the magnitudes are the norms of the
-groups, and each group is scaled by what the operator makes of its norm.
+`Radial` composes a penalty on magnitudes with a grouping: the operator maps the norm of each group
+to a new norm, and the group is scaled to it.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Penalty(ABC):
 
     Args:
         groups: "element", "neuron" (row), "input" (column), "filter", "channel", "filter_shape",
-            "kernel", "block(r, c)", "layer", or a partition of your own: integer labels of the
+            "kernel", "block(r, c)", "layer", or a custom partition: integer labels of the
             entries, or lists of indices.
 
     Raises:
-        PenaltyError: A parameter is out of its range, or the name of the groups is unknown.
-        DTypeError: A parameter is not a number.
-        StructureError: A partition overlaps or leaves entries out.
+        PenaltyError: a parameter is out of its range, or the name of the groups is unknown.
+        DTypeError: a parameter is not a number.
+        StructureError: a partition overlaps or leaves entries out.
     """
 
     groups: Any = field(default="element", kw_only=True)
@@ -61,12 +61,19 @@ class Penalty(ABC):
                 object.__setattr__(self, name, kind.check(value, who, name))
 
     def at(self, t: int) -> Self:
-        """The penalty at training step `t`: every schedule replaced by its number.
+        """The penalty at training step `t`, with each schedule replaced by its value.
 
-        >>> from gossamer.prox import L1
-        >>> from gossamer.schedules import Linear
-        >>> L1(Linear(0, 1, begin_step=0, end_step=10)).at(5).lam
-        0.5
+        Args:
+            t: the training step, from 0.
+
+        Returns:
+            A penalty without schedules; the same object if there are none.
+
+        Example:
+            >>> from gossamer.prox import L1
+            >>> from gossamer.schedules import Linear
+            >>> L1(Linear(0, 1, begin_step=0, end_step=10)).at(5).lam
+            0.5
         """
         now = {name: getattr(self, name)(t) for name in self._schedules()}
         return dataclasses.replace(self, **now) if now else self
@@ -74,20 +81,27 @@ class Penalty(ABC):
     def on(self, weight: Any) -> Self:
         """The penalty on the values of a `gossamer.SparseWeight`, grouped as in its matrix.
 
-        Groups without a kept entry are left out: a share such as k="25%" is one of the others.
+        Groups without a kept entry are left out: a share such as k="25%" counts the other groups.
 
         Args:
-            weight: the sparse weight; the result holds until its mask moves.
+            weight: the sparse weight.
 
-        >>> import torch
-        >>> from gossamer.weight import SparseWeight
-        >>> from gossamer.prox import L1
-        >>> weight = SparseWeight.from_dense(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), "0%")
-        >>> with torch.no_grad():
-        ...     _ = L1(1.0, groups="neuron").on(weight).prox_(weight.values)
-        >>> weight.to_dense().detach()
-        tensor([[2.4000, 3.2000],
-                [0.0000, 0.0000]])
+        Returns:
+            A penalty for `weight.values`, valid until the weight's mask changes.
+
+        Raises:
+            ShapeError: the groups do not fit the weight's shape.
+
+        Example:
+            >>> import torch
+            >>> from gossamer.weight import SparseWeight
+            >>> from gossamer.prox import L1
+            >>> weight = SparseWeight.from_dense(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), "0%")
+            >>> with torch.no_grad():
+            ...     _ = L1(1.0, groups="neuron").on(weight).prox_(weight.values)
+            >>> weight.to_dense().detach()
+            tensor([[2.4000, 3.2000],
+                    [0.0000, 0.0000]])
         """
         groups, kept = on_weight(self.groups, weight)
         given = {name: getattr(self, name) for name, kind in self._kinds() if kind.per_group}
@@ -95,29 +109,41 @@ class Penalty(ABC):
         return dataclasses.replace(self, groups=groups, **chosen)
 
     def value(self, x: Tensor | np.ndarray) -> float:
-        """g(x), computed in float64."""
+        """Compute g(x) in float64.
+
+        Args:
+            x: a dense tensor or array of real numbers, any strides.
+
+        Returns:
+            The value; inf outside a constraint's set.
+
+        Raises:
+            PenaltyError: a schedule is unresolved, or a group norm is not finite.
+            ShapeError: the groups do not fit x's shape.
+            DTypeError, DeviceError: `x` is not a dense CPU tensor or array of real numbers.
+        """
         self._resolved()
         check_plain(x)
         return float(self._value(flat64(x), self._groups(x)))
 
     def prox_(self, x: Array, step: float = 1.0, *, metric: Array | None = None) -> Array:
-        """The proximal operator, in place; a global minimiser also where the problem is not convex.
+        """Apply the proximal operator in place; the result is a global minimiser.
 
         Args:
-            x: float32 or float64, any strides. A parameter that requires a gradient may be given
-                as it is: autograd does not record the change, only that there was one.
-            step: the number s >= 0 before the penalty.
-            metric: the numbers h > 0 before the squares, in `x`'s library, shape and dtype; None is
-                all ones.
+            x: float32 or float64, any strides. It may require a gradient: autograd does not record
+                the operation, and only increments x's version.
+            step: the factor s >= 0 of the penalty.
+            metric: the factors h > 0 of the squares, in x's library, shape and dtype; None is all
+                ones.
 
         Returns:
             `x`. Zeros are exactly +0.0.
 
         Raises:
-            PenaltyError: A negative step, a metric that is not positive, a schedule that `at` has
-                not resolved, or NaN in a group of several entries (single entries keep theirs).
-            ShapeError: An empty or read-only `x`, or a shape that the groups do not fit.
-            DTypeError: `x` is no float32 or float64 tensor or array.
+            PenaltyError: the step is negative, the metric is not positive, a schedule is
+                unresolved, or a group of several entries has a NaN (single entries keep theirs).
+            ShapeError: `x` is empty or read-only, or the groups do not fit its shape.
+            DTypeError: `x` is not a float32 or float64 tensor or array.
         """
         self._resolved()
         step = checked_number(step, type(self).__name__, "step", NOT_NEGATIVE)
@@ -129,24 +155,28 @@ class Penalty(ABC):
         return x
 
     def prox(self, x: Array, step: float = 1.0) -> Array:
-        """The proximal operator as a new tensor, differentiable in `x` by autograd.
+        """Apply the proximal operator to a copy, differentiable in `x` by autograd.
 
-        The derivative is the operator's own, 1 / (1 + s g''(z)) where z is not zero and 0 where it
-        is; it holds wherever the operator is smooth, so almost everywhere.
+        The gradient uses the operator's derivative, which exists almost everywhere; for a single
+        entry it is 1 / (1 + s g''(z)) if z is not 0, and 0 if it is.
 
         Args:
             x: float32 or float64.
-            step: the number s >= 0 before the penalty.
+            step: the factor s >= 0 of the penalty.
+
+        Returns:
+            A new tensor or array in x's shape and dtype.
 
         Raises:
-            PenaltyError, ShapeError, DTypeError: As `prox_`.
+            PenaltyError, ShapeError, DTypeError: as in `prox_`.
 
-        >>> import torch
-        >>> from gossamer.prox import L1
-        >>> x = torch.tensor([3.0, 0.5], requires_grad=True)
-        >>> L1(1.0).prox(x).sum().backward()
-        >>> x.grad
-        tensor([1., 0.])
+        Example:
+            >>> import torch
+            >>> from gossamer.prox import L1
+            >>> x = torch.tensor([3.0, 0.5], requires_grad=True)
+            >>> L1(1.0).prox(x).sum().backward()
+            >>> x.grad
+            tensor([1., 0.])
         """
         if isinstance(x, Tensor):
             check_plain(x)
@@ -154,52 +184,54 @@ class Penalty(ABC):
         return self.prox_(np.array(x), step)
 
     def subdiff_distance(self, x: Tensor | np.ndarray, grad: Tensor | np.ndarray) -> float:
-        """The Euclidean distance from -grad to the subdifferential of g at x: 0 if stationary.
+        """The Euclidean distance from -grad to the subdifferential of g at x; 0 if stationary.
 
-        Where g is not convex this is the regular (Fréchet) subdifferential: at zero it is all that
-        a step away from zero does not undo, so the whole line for lp and l0. A concave kink, which
-        has none, counts with the slope on its left.
+        If g is not convex, the subdifferential is the regular (Fréchet) one; at zero it is the
+        whole line for lp and l0. At a concave kink it is empty, and the slope on the left is used.
 
         Args:
-            x: where.
-            grad: the gradient of the smooth part, in `x`'s shape.
+            x: the point.
+            grad: the gradient of the smooth part at x, in x's shape.
+
+        Returns:
+            The distance; inf outside a constraint's set.
 
         Raises:
-            ShapeError: The shapes differ.
+            ShapeError: the shapes differ.
         """
         self._resolved()
         check_plain(x)
         check_plain(grad, "grad")
         if tuple(x.shape) != tuple(grad.shape):
             raise ShapeError(
-                f"grad has shape {tuple(grad.shape)}, x {tuple(x.shape)}; they must be the same"
+                f"grad has shape {tuple(grad.shape)} and x {tuple(x.shape)}; they must be the same"
             )
         squared = self._distance(flat64(x), flat64(grad), self._groups(x))
         return math.sqrt(float(squared))
 
     def gap(self, step: float = 1.0) -> float:
-        """No magnitude of an output of `prox_` lies in (0, gap): the jump at the threshold."""
+        """The jump at the threshold: no magnitude of an output of `prox_` lies in (0, gap)."""
         return 0.0
 
     def weak_convexity(self) -> float:
-        """The least rho for which g + rho/2 ||x||^2 is convex; inf if there is none.
+        """The smallest rho for which g + rho/2 ||x||^2 is convex; inf if there is none.
 
-        A step below 1 / rho makes the operator's problem convex. Beyond it `prox_` still returns a
-        global minimiser, by comparing the local ones.
+        With a step below 1 / rho the operator's problem is convex. With a larger step `prox_` still
+        returns a global minimiser, by comparing the local ones.
         """
         return 0.0
 
     def element_op(self) -> tuple[str, tuple[float, ...]] | None:
-        """The kind and parameters of the entry-by-entry operator, None if it is not one."""
+        """The kind and parameters of the compiled operator per entry, or None without one."""
         return None
 
     @abstractmethod
     def _prox_(self, x: Any, step: float, metric: Any) -> None:
-        """`x` becomes its proximal point."""
+        """Replace `x` by its proximal point."""
 
     @abstractmethod
     def _value(self, x: Tensor, groups: Groups) -> Tensor | float:
-        """G of the float64 entries."""
+        """The penalty's value at float64 entries."""
 
     @abstractmethod
     def _distance(self, x: Tensor, grad: Tensor, groups: Groups) -> Tensor | float:
@@ -207,7 +239,7 @@ class Penalty(ABC):
 
     @abstractmethod
     def _pullback(self, x: Tensor, z: Tensor, step: float, grad: Tensor, groups: Groups) -> Tensor:
-        """The (symmetric) Jacobian of the operator at `x`, where it gave `z`, times `grad`."""
+        """The operator's symmetric Jacobian at `x`, with output `z`, times `grad`."""
 
     @property
     def _lam(self) -> float:
@@ -239,10 +271,10 @@ class Radial(Penalty):
 
     @abstractmethod
     def _shrunk(self, magnitudes: Tensor, step: float, metric: Tensor | None) -> Tensor:
-        """The proximal point of the magnitudes float64 [count] >= 0; h a group or None."""
+        """The proximal point of magnitudes >= 0, float64 [count]; the metric is per group."""
 
     def _gains(self, magnitudes: Tensor, step: float, metric: Tensor | None) -> Tensor:
-        """What each group is multiplied by, float64 [count]."""
+        """The factor that each group is multiplied by, float64 [count]."""
         shrunk = self._shrunk(magnitudes, step, metric)
         return torch.where(magnitudes > 0, shrunk / magnitudes, 0.0)
 
@@ -267,7 +299,7 @@ class Radial(Penalty):
 
 
 def resolved_budget(k: Any, whole: float, *, counts: bool = True) -> float:
-    """A number as it is; a share of `whole`, which is at least one group if `whole` counts them."""
+    """A budget as a number; a share is of `whole`, and is at least 1 if `whole` is a count."""
     if not isinstance(k, str):
         return float(k)
     share = float(k.removesuffix("%")) / 100.0

@@ -1,7 +1,7 @@
-"""Separable penalties that level off: large entries are shrunk little or not at all.
+"""Separable concave penalties: large entries are shrunk little or not at all.
 
-All are concave in the magnitude. Where the step exceeds 1 / weak_convexity the operator's problem
-has two local minimisers; the better one is taken, and of two equal ones zero.
+All are concave in the magnitude. For a step above 1 / weak_convexity the operator's problem may
+have two local minimisers; the operator takes the better one, and zero if both are equal.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["MCP", "SCAD", "CappedL1", "LogSum", "TransformedL1"]
 class MCP(Separable):
     """The minimax concave penalty: lam |x| - x^2 / (2 gamma) up to gamma lam, then constant.
 
-    From the step gamma on, the operator is hard thresholding at lam sqrt(s gamma).
+    For a step s >= gamma the operator is hard thresholding at lam sqrt(s gamma).
 
     Args:
         lam: the slope at zero, >= 0, or a schedule.
-        gamma: how far the penalty reaches, > 0; inf would be l1.
+        gamma: the penalty is constant from gamma lam on; > 0. The limit inf is l1.
         groups: see `Penalty`.
 
     Raises:
@@ -35,21 +35,22 @@ class MCP(Separable):
     Reference:
         Zhang 2010, "Nearly unbiased variable selection under minimax concave penalty".
 
-    >>> import torch
-    >>> MCP(1.0, gamma=3.0).prox_(torch.tensor([0.5, 2.0, 4.0]))
-    tensor([0.0000, 1.5000, 4.0000])
+    Example:
+        >>> import torch
+        >>> MCP(1.0, gamma=3.0).prox_(torch.tensor([0.5, 2.0, 4.0]))
+        tensor([0.0000, 1.5000, 4.0000])
     """
 
     lam: Number = number(NOT_NEGATIVE, scheduled=True)
     gamma: float = number(POSITIVE)
 
     def gap(self, step: float = 1.0) -> float:
-        """Lam sqrt(s gamma) from the step gamma on, else 0."""
+        """The jump lam sqrt(s gamma) for a step s >= gamma, else 0."""
         self._resolved()
         return self._lam * math.sqrt(step * self.gamma) if step >= self.gamma else 0.0
 
     def weak_convexity(self) -> float:
-        """1 / gamma."""
+        """The constant 1 / gamma."""
         return 1.0 / self.gamma
 
     def _phi(self, a: Tensor) -> Tensor:
@@ -69,7 +70,7 @@ class SCAD(Separable):
 
     Args:
         lam: the slope at zero, >= 0, or a schedule.
-        gamma: where the penalty becomes constant, in units of lam, > 2.
+        gamma: the penalty is constant from gamma lam on; > 2.
         groups: see `Penalty`.
 
     Raises:
@@ -78,22 +79,23 @@ class SCAD(Separable):
     Reference:
         Fan and Li 2001, "Variable selection via nonconcave penalized likelihood".
 
-    >>> import torch
-    >>> SCAD(1.0, gamma=3.0).prox_(torch.tensor([1.5, 2.5, 4.0]))
-    tensor([0.5000, 2.0000, 4.0000])
+    Example:
+        >>> import torch
+        >>> SCAD(1.0, gamma=3.0).prox_(torch.tensor([1.5, 2.5, 4.0]))
+        tensor([0.5000, 2.0000, 4.0000])
     """
 
     lam: Number = number(NOT_NEGATIVE, scheduled=True)
     gamma: float = number(Range(lambda v: v > 2, "> 2"))
 
     def gap(self, step: float = 1.0) -> float:
-        """Lam sqrt(s (gamma + 1)) beyond the step gamma + 1, else 0."""
+        """The jump lam sqrt(s (gamma + 1)) for a step s > gamma + 1, else 0."""
         self._resolved()
         jump = self._lam * math.sqrt(step * (self.gamma + 1.0))
         return jump if step > self.gamma + 1.0 else 0.0
 
     def weak_convexity(self) -> float:
-        """1 / (gamma - 1)."""
+        """The constant 1 / (gamma - 1)."""
         return 1.0 / (self.gamma - 1.0)
 
     def _phi(self, a: Tensor) -> Tensor:
@@ -114,11 +116,11 @@ class SCAD(Separable):
 # --8<-- [start:penalty]
 @penalty
 class CappedL1(Separable):
-    """lam min(|x|, t).
+    """The capped l1 norm lam sum_j min(|x_j|, t).
 
     Args:
         lam: the slope at zero, >= 0, or a schedule.
-        t: where the penalty becomes constant, > 0.
+        t: the magnitude from which the penalty is constant, > 0.
         groups: see `Penalty`.
 
     Raises:
@@ -127,22 +129,23 @@ class CappedL1(Separable):
     Reference:
         Zhang 2010, "Analysis of multi-stage convex relaxation for sparse regularization".
 
-    >>> import torch
-    >>> CappedL1(1.0, t=2.0).prox_(torch.tensor([0.5, 2.0, 4.0]))
-    tensor([0., 1., 4.])
+    Example:
+        >>> import torch
+        >>> CappedL1(1.0, t=2.0).prox_(torch.tensor([0.5, 2.0, 4.0]))
+        tensor([0., 1., 4.])
     """
 
     lam: Number = number(NOT_NEGATIVE, scheduled=True)
     t: float = number(POSITIVE)
 
     def gap(self, step: float = 1.0) -> float:
-        """sqrt(2 s lam t) where s lam > 2 t, else 0."""
+        """The jump sqrt(2 s lam t) if s lam > 2 t, else 0."""
         self._resolved()
         reach = step * self._lam
         return math.sqrt(2.0 * reach * self.t) if reach > 2.0 * self.t else 0.0
 
     def weak_convexity(self) -> float:
-        """Infinite: a concave kink at t."""
+        """Infinite: the penalty has a concave kink at t."""
         return math.inf
 
     def _phi(self, a: Tensor) -> Tensor:
@@ -156,11 +159,11 @@ class CappedL1(Separable):
 
 @penalty
 class TransformedL1(Separable):
-    """lam (a + 1) |x| / (a + |x|): between l0 (a to 0) and l1 (a to infinity).
+    """The transformed l1 norm lam sum_j (a + 1) |x_j| / (a + |x_j|), between l0 and l1.
 
     Args:
         lam: weight of the penalty, >= 0, or a schedule.
-        a: the shape, > 0.
+        a: the shape, > 0; the penalty tends to l0 for a to 0, and to l1 for a to infinity.
         groups: see `Penalty`.
 
     Raises:
@@ -169,21 +172,22 @@ class TransformedL1(Separable):
     Reference:
         Zhang and Xin 2018, "Minimization of transformed l1 penalty", theorem 3.1.
 
-    >>> import torch
-    >>> TransformedL1(1.0, a=1.0).prox_(torch.tensor([1.0, 3.0]))
-    tensor([0.0000, 2.8662])
+    Example:
+        >>> import torch
+        >>> TransformedL1(1.0, a=1.0).prox_(torch.tensor([1.0, 3.0]))
+        tensor([0.0000, 2.8662])
     """
 
     lam: Number = number(NOT_NEGATIVE, scheduled=True)
     a: float = number(POSITIVE)
 
     def gap(self, step: float = 1.0) -> float:
-        """sqrt(2 s lam (a + 1)) - a where that is positive, else 0."""
+        """The jump sqrt(2 s lam (a + 1)) - a if that is positive, else 0."""
         self._resolved()
         return max(0.0, math.sqrt(2.0 * step * self._lam * (self.a + 1.0)) - self.a)
 
     def weak_convexity(self) -> float:
-        """2 lam (a + 1) / a^2."""
+        """The constant 2 lam (a + 1) / a^2."""
         self._resolved()
         return 2.0 * self._lam * (self.a + 1.0) / self.a**2
 
@@ -199,32 +203,33 @@ class TransformedL1(Separable):
 
 @penalty
 class LogSum(Separable):
-    """lam sum_j log(1 + |x_j| / eps).
+    """The log-sum penalty lam sum_j log(1 + |x_j| / eps).
 
     Args:
         lam: weight of the penalty, >= 0, or a schedule.
-        eps: the scale below which it resembles l1, > 0.
+        eps: the scale of |x| below which the penalty is nearly l1, > 0.
         groups: see `Penalty`.
 
     Raises:
         PenaltyError, DTypeError: see `Penalty`.
 
     Reference:
-        Candès, Wakin and Boyd 2008, "Enhancing sparsity by reweighted l1 minimization"; the
-        operator: Prater-Bennette, Shen and Tripp 2022.
+        Candès, Wakin and Boyd 2008, "Enhancing sparsity by reweighted l1 minimization";
+        Prater-Bennette, Shen and Tripp 2022, for the operator.
 
-    >>> import torch
-    >>> LogSum(1.0, eps=0.5).prox_(torch.tensor([1.0, 3.0]))
-    tensor([0.0000, 2.6861])
+    Example:
+        >>> import torch
+        >>> LogSum(1.0, eps=0.5).prox_(torch.tensor([1.0, 3.0]))
+        tensor([0.0000, 2.6861])
     """
 
     lam: Number = number(NOT_NEGATIVE, scheduled=True)
     eps: float = number(POSITIVE)
 
     def gap(self, step: float = 1.0) -> float:
-        """The output at the threshold where lam s > eps^2, else 0: the root of an equation.
+        """The jump at the threshold if lam s > eps^2, else 0.
 
-        An output x of the operator is as good as 0 where s (phi(x) - x phi'(x)) = x^2 / 2.
+        It is the root x of s (phi(x) - x phi'(x)) = x^2 / 2, where x and 0 are equally good.
         """
         self._resolved()
         lam = step * self._lam
@@ -242,7 +247,7 @@ class LogSum(Separable):
         return low
 
     def weak_convexity(self) -> float:
-        """Lam / eps^2."""
+        """The constant lam / eps^2."""
         self._resolved()
         return self._lam / self.eps**2
 

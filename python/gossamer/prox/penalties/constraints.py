@@ -1,7 +1,7 @@
 """Constraints as penalties: 0 inside a set, inf outside; the operator is the projection.
 
-Steps and metrics do not matter: the projection is the Euclidean one. With groups the set is one of
-norms: at most k groups, or the l2,1 ball.
+The projection is Euclidean: it does not depend on the step or the metric. With groups the set
+constrains the groups' norms: at most k non-zero groups, or the l2,1 ball.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from gossamer.prox.reductions import check_finite, magnitudes, norms, single_ent
 
 __all__ = ["L1Ball", "Simplex", "TopK"]
 
-# How far outside of a set, relative to its radius, rounding in float32 puts a projected point.
+# Tolerance, relative to the radius, for a projected point rounded in float32.
 _SLACK = 1e-5
 
 
 @penalty
 class TopK(Radial):
-    """At most k entries, or groups, that are not zero.
+    """The constraint of at most k non-zero entries, or groups.
 
-    The operator keeps the k largest as they are; of equal ones the first.
+    The operator keeps the k largest unchanged; among equal ones the first.
 
     Args:
-        k: how many stay: a number >= 0 (a fraction is cut), a share such as "25%", or a schedule.
+        k: number of entries or groups to keep: a number >= 0 (rounded down), a share such as "25%",
+            or a schedule.
         groups: see `Penalty`.
 
     Raises:
@@ -43,9 +44,10 @@ class TopK(Radial):
     Reference:
         Blumensath and Davies 2009, "Iterative hard thresholding for compressed sensing".
 
-    >>> import torch
-    >>> TopK(2).prox_(torch.tensor([1.0, -3.0, 2.0]))
-    tensor([ 0., -3.,  2.])
+    Example:
+        >>> import torch
+        >>> TopK(2).prox_(torch.tensor([1.0, -3.0, 2.0]))
+        tensor([ 0., -3.,  2.])
     """
 
     k: Any = budget()
@@ -87,21 +89,23 @@ class TopK(Radial):
 
 @penalty
 class L1Ball(Radial):
-    """sum_j ||x_j|| <= radius: the l1 ball, or with groups the l2,1 ball.
+    """The constraint sum_j ||x_j|| <= radius: the l1 ball, or with groups the l2,1 ball.
 
     Args:
-        radius: > 0.
+        radius: the radius, > 0.
         groups: see `Penalty`.
 
     Raises:
         PenaltyError, DTypeError: see `Penalty`.
 
     Reference:
-        Duchi et al. 2008, "Efficient projections onto the l1-ball"; Condat 2016.
+        Duchi, Shalev-Shwartz, Singer and Chandra 2008, "Efficient projections onto the l1-ball";
+        Condat 2016, "Fast projection onto the simplex and the l1 ball".
 
-    >>> import torch
-    >>> L1Ball(2.0).prox_(torch.tensor([3.0, -2.0, 0.5]))
-    tensor([ 1.5000, -0.5000,  0.0000])
+    Example:
+        >>> import torch
+        >>> L1Ball(2.0).prox_(torch.tensor([3.0, -2.0, 0.5]))
+        tensor([ 1.5000, -0.5000,  0.0000])
     """
 
     radius: float = number(POSITIVE)
@@ -146,21 +150,23 @@ class L1Ball(Radial):
 
 @penalty
 class Simplex(Penalty):
-    """x >= 0 with sum radius.
+    """The constraint x >= 0, sum x = radius: a simplex.
 
     Args:
         radius: the sum, > 0.
-        groups: "element", the only one.
+        groups: only "element".
 
     Raises:
         PenaltyError, DTypeError: see `Penalty`.
 
     Reference:
-        Held, Wolfe and Crowder 1974; Condat 2016, "Fast projection onto the simplex".
+        Held, Wolfe and Crowder 1974, "Validation of subgradient optimization"; Condat 2016, "Fast
+        projection onto the simplex and the l1 ball".
 
-    >>> import torch
-    >>> Simplex(1.0).prox_(torch.tensor([0.75, 0.5, -1.0]))
-    tensor([0.6250, 0.3750, 0.0000])
+    Example:
+        >>> import torch
+        >>> Simplex(1.0).prox_(torch.tensor([0.75, 0.5, -1.0]))
+        tensor([0.6250, 0.3750, 0.0000])
     """
 
     radius: float = number(POSITIVE, default=1.0)
@@ -193,7 +199,7 @@ class Simplex(Penalty):
 
 
 def _root(rising: Callable[[float], Tensor], floor: float, grad: Tensor) -> float:
-    """Where a non-decreasing function of t >= floor crosses zero; |t| is at most sum |grad|."""
+    """The root t >= floor of a non-decreasing function; |t| is at most sum |grad|."""
     high = float(grad.abs().sum()) + 1.0
     low = max(floor, -high)
     if rising(low) >= 0:

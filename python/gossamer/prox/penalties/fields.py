@@ -1,4 +1,4 @@
-"""The fields of a penalty: what each parameter may be, declared where the parameter is."""
+"""Field declarations of penalties, each with the check of its parameter's values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Number: TypeAlias = float | Schedule
 
 
 class Range(NamedTuple):
-    """What a parameter may be, and how to say so."""
+    """The allowed values of a parameter: a predicate, and its text for errors."""
 
     holds: Callable[[float], bool]
     text: str
@@ -30,11 +30,12 @@ SHARE = Range(lambda v: 0 <= v <= 1, "in [0, 1]")
 
 
 class Kind(NamedTuple):
-    """How the value of a field is checked.
+    """The kind of a field.
 
     Attributes:
-        check: takes the value, the penalty's class name and the field's name; returns what is kept.
-        scheduled: whether a schedule may stand for the value.
+        check: takes the value, the penalty's class name and the field's name; returns the checked
+            value to store.
+        scheduled: whether the value may be a schedule.
         operator: whether the value is a parameter of the compiled operator.
         per_group: whether the value is a vector with one number per group.
     """
@@ -46,7 +47,7 @@ class Kind(NamedTuple):
 
 
 def number(allowed: Range, *, scheduled: bool = False, default: Any = dataclasses.MISSING) -> Any:
-    """A field that holds one number, or with `scheduled` a schedule of it."""
+    """Declare a field for one number, or if `scheduled` also for a schedule."""
 
     def check(value: Any, who: str, name: str) -> float:
         return checked_number(value, who, name, allowed)
@@ -57,12 +58,12 @@ def number(allowed: Range, *, scheduled: bool = False, default: Any = dataclasse
 
 
 def budget(*, default: Any = dataclasses.MISSING) -> Any:
-    """A field that holds how much stays: a number, a share such as "25%", or a schedule."""
+    """Declare a field for a budget: a number, a share such as "25%", or a schedule."""
     return dataclasses.field(default=default, metadata={"kind": Kind(_checked_budget, True)})
 
 
 def per_group(allowed: Range, *, default: Any = dataclasses.MISSING) -> Any:
-    """A field that holds a number per group, or None; kept as a float64 vector."""
+    """Declare a field for one number per group, or None; it is stored as a float64 vector."""
 
     def check(value: Any, who: str, name: str) -> Tensor | None:
         return None if value is None else _checked_vector(value, who, name, allowed)
@@ -71,23 +72,32 @@ def per_group(allowed: Range, *, default: Any = dataclasses.MISSING) -> Any:
 
 
 def kinds(penalty: type) -> dict[str, Kind]:
-    """The fields of a penalty's class that are checked, in order."""
+    """The checked fields of a penalty class, in order."""
     fields = dataclasses.fields(penalty)
     return {f.name: f.metadata["kind"] for f in fields if "kind" in f.metadata}
 
 
 def checked_number(value: object, who: str, name: str, allowed: Range) -> float:
-    """`value` as a float.
+    """Check that `value` is a finite number in the allowed range.
+
+    Args:
+        value: the value.
+        who: the class or function named in the error.
+        name: the parameter named in the error.
+        allowed: the allowed range.
+
+    Returns:
+        The value as a float.
 
     Raises:
-        DTypeError: It is not a number.
-        PenaltyError: It is not finite, or out of its range.
+        DTypeError: the value is not a number.
+        PenaltyError: the value is not finite, or out of its range.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise DTypeError(f"{who} got {name}={value!r:.80}; a number is needed")
     try:
         found = float(value)
-    except OverflowError:  # a whole number beyond float64
+    except OverflowError:  # an integer beyond float64
         found = math.inf
     if not (math.isfinite(found) and allowed.holds(found)):
         raise PenaltyError(f"{who} got {name}={found}; it must be finite and {allowed.text}")
@@ -98,7 +108,7 @@ def _checked_vector(given: Any, who: str, name: str, allowed: Range) -> Tensor:
     try:
         vector = flat64(given).clone()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DTypeError(f"{who} got {name} that is no vector: {error}") from None
+        raise DTypeError(f"{who} got {name} that is not a vector of numbers: {error}") from None
     for extreme in (vector.min().item(), vector.max().item()) if len(vector) else ():
         checked_number(extreme, who, name, allowed)
     return vector

@@ -1,8 +1,7 @@
-"""Every penalty by its name: the decorator that registers a class, and the parser of names.
+"""The registry of penalties: a decorator that registers a class, and a parser of names.
 
-A penalty's name is its class name in snake case, `MCP` -> "mcp", `LogSum` -> "log_sum". The same
-name stands for the penalty in command lines and configurations, and for its compiled operator if it
-has one.
+A penalty's name is its class name in snake case, `MCP` -> "mcp", `LogSum` -> "log_sum". Command
+lines and configurations use this name, and so does the compiled operator if there is one.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _P = TypeVar("_P", bound=Penalty)
     field_specifiers=(number, budget, per_group, dataclasses.field),
 )
 def penalty(kind: type[_P]) -> type[_P]:
-    """Make a class of penalties a frozen dataclass, and register it by its name."""
+    """Make a penalty class a frozen dataclass, and register it under its name."""
     made = dataclasses.dataclass(frozen=True, eq=False)(kind)
     made.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.__name__).lower()
     PENALTIES[made.name] = made
@@ -34,18 +33,22 @@ def penalty(kind: type[_P]) -> type[_P]:
 
 
 def parse_penalty(name: str | Penalty, **parameters: Any) -> Penalty:
-    """The penalty that a name stands for; a penalty is returned as it is.
+    """Build the penalty with the given name; a penalty is returned unchanged.
 
     Args:
-        name: such as "wgsef", "lp" or "l1"; case, "-" and "_" do not matter.
-        parameters: the penalty's own, such as lam=1e-3; None means not given.
+        name: a penalty's name, such as "wgsef", "lp" or "log_sum"; case is ignored, and "-" equals
+            "_".
+        parameters: the penalty's parameters, such as lam=1e-3; None counts as not given.
+
+    Returns:
+        The penalty.
 
     Raises:
-        PenaltyError: An unknown name, a parameter that the penalty does not have, one that is
-            missing, or one out of its range.
+        PenaltyError: the name is unknown, or a parameter is unknown, missing or out of its range.
 
-    >>> parse_penalty("wgsef", lam=1e-3, k="25%", groups="neuron", p=None).k
-    '25%'
+    Example:
+        >>> parse_penalty("wgsef", lam=1e-3, k="25%", groups="neuron", p=None).k
+        '25%'
     """
     if isinstance(name, Penalty):
         return name

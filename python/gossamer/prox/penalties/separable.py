@@ -2,11 +2,11 @@
 
     g(x) = sum_j phi(||x_j||)       groups="element": phi(|x_i|)
 
-So `L1(lam, groups="neuron")` is the group lasso and `Lp(lam, p, groups="filter")` group l2^p. Each
-class gives phi, its slope and curvature on magnitudes, and the jump of its operator; the operator
-itself is compiled (`gossamer.prox.operators.elementwise`). With groups it acts on their norms. In a
-metric it is exact per entry, and for `L1` on groups; the others take the mean of each group's
-metric.
+`L1(lam, groups="neuron")` is the group lasso, and `Lp(lam, p, groups="filter")` is group l2^p. Each
+class implements phi, its slope and curvature on magnitudes, and the jump of its operator. The
+operator is compiled (`gossamer.prox.operators.elementwise`); with groups it acts on their norms. In
+a metric it is exact for single entries, and for `L1` also for groups; the other penalties use the
+mean of each group's metric.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["L0", "L1", "ElasticNet", "Lp"]
 
 @dataclass(frozen=True, eq=False)
 class Separable(Radial):
-    """A sum of phi over magnitudes; a subclass gives phi on a float64 tensor a >= 0."""
+    """A sum of phi over magnitudes; a subclass implements phi for a float64 tensor a >= 0."""
 
     @abstractmethod
     def _phi(self, a: Tensor) -> Tensor: ...
@@ -52,7 +52,7 @@ class Separable(Radial):
         return self.name, tuple(getattr(self, name) for name in numbers)
 
     def element_op(self) -> tuple[str, tuple[float, ...]] | None:
-        """The kind and parameters of the entry-by-entry operator; None for larger groups."""
+        """The kind and parameters of the compiled operator per entry; None with groups."""
         self._resolved()
         return self._op() if self.groups == "element" else None
 
@@ -77,17 +77,17 @@ class Separable(Radial):
 
 
 def inverse(step: float, metric: Any) -> Any:
-    """The steps of a metric; where they overflow the largest number, which times 0 is 0."""
+    """The steps of a metric; an overflow becomes the largest finite number, whose 0-fold is 0."""
     largest = float(np.finfo(str(metric.dtype).removeprefix("torch.")).max)
     if isinstance(metric, Tensor):
-        # Not step / metric, which torch takes for step * (1 / metric): 0 * inf.
+        # Not step / metric, which torch computes as step * (1 / metric): 0 * inf is NaN.
         return torch.tensor(min(step, largest), dtype=metric.dtype).div(metric).clamp(max=largest)
     with np.errstate(over="ignore"):
         return np.minimum(min(step, largest) / metric, metric.dtype.type(largest))
 
 
 def radial_distance(x: Tensor, grad: Tensor, groups: Groups, slope: Tensor) -> Tensor:
-    """Squared distance from -grad to {slope x_j / ||x_j||}, or where x_j = 0 the slope's ball."""
+    """The squared distance from -grad to slope x_j / ||x_j||, or to the slope's ball at x_j = 0."""
     sizes = magnitudes(x, groups)
     along = spread(torch.where(sizes == 0, 0.0, slope / sizes), groups) * x
     moved = torch.where(spread(sizes, groups) == 0, 0.0, grad + along)
@@ -98,32 +98,34 @@ def radial_distance(x: Tensor, grad: Tensor, groups: Groups, slope: Tensor) -> T
 
 @penalty
 class L1(Separable):
-    """lam sum_j w_j ||x_j||: the l1 norm, or with groups the group lasso.
+    """The l1 norm lam sum_j w_j ||x_j||; with groups, the group lasso.
 
     Args:
         lam: weight of the penalty, >= 0, or a schedule.
-        weights: w >= 0, one for each entry (in the tensor's shape) or for each group; None is 1.
+        weights: w >= 0, one per entry (in the tensor's shape) or per group; None is 1.
         groups: see `Penalty`.
 
     Raises:
         PenaltyError, DTypeError: see `Penalty`.
 
     Reference:
-        Tibshirani 1996; Yuan and Lin 2006 (groups).
+        Tibshirani 1996, "Regression shrinkage and selection via the lasso"; Yuan and Lin 2006,
+        "Model selection and estimation in regression with grouped variables".
 
-    >>> import torch
-    >>> L1(1.0).prox_(torch.tensor([3.0, -0.5, -2.0]))
-    tensor([ 2.,  0., -1.])
-    >>> L1(5.0, groups="neuron").prox_(torch.tensor([[6.0, 8.0], [3.0, 4.0]]))
-    tensor([[3., 4.],
-            [0., 0.]])
+    Example:
+        >>> import torch
+        >>> L1(1.0).prox_(torch.tensor([3.0, -0.5, -2.0]))
+        tensor([ 2.,  0., -1.])
+        >>> L1(5.0, groups="neuron").prox_(torch.tensor([[6.0, 8.0], [3.0, 4.0]]))
+        tensor([[3., 4.],
+                [0., 0.]])
     """
 
     lam: Number = number(NOT_NEGATIVE, scheduled=True)
     weights: Any = per_group(NOT_NEGATIVE, default=None)
 
     def element_op(self) -> tuple[str, tuple[float, ...]] | None:
-        """The kind and parameters of the entry-by-entry operator; None with groups or weights."""
+        """The kind and parameters of the compiled operator per entry; None with groups, weights."""
         return None if self.weights is not None else super().element_op()
 
     def _prox_(self, x: Any, step: float, metric: Any) -> None:
@@ -132,13 +134,13 @@ class L1(Separable):
             if metric is None:
                 super()._prox_(x, step, None)
             else:
-                norms(x, groups)  # refuses NaN before anything is changed
+                norms(x, groups)  # raises on NaN before anything changes
                 lam = self._lam * step * self._weighted(torch.ones(groups.count).double())
                 metric_group_l2_(x, metric, groups, lam)
         elif self.weights is None:
             super()._prox_(x, step, metric)
         else:
-            # Whole thresholds in float64: a large weight and a small lam must not meet too late.
+            # Multiply in float64: a large weight and a small lam must not overflow or underflow.
             wide = (self._lam * step) * self._weighted(torch.ones(groups.count).double())
             if metric is not None:
                 wide = wide / flat64(metric)
@@ -165,7 +167,7 @@ class L1(Separable):
 
 @penalty
 class ElasticNet(Separable):
-    """lam sum_j (rho |x_j| + (1 - rho) x_j^2 / 2).
+    """The elastic net lam sum_j (rho |x_j| + (1 - rho) x_j^2 / 2).
 
     Args:
         lam: weight of the penalty, >= 0, or a schedule.
@@ -178,9 +180,10 @@ class ElasticNet(Separable):
     Reference:
         Zou and Hastie 2005, "Regularization and variable selection via the elastic net".
 
-    >>> import torch
-    >>> ElasticNet(1.0, rho=0.5).prox_(torch.tensor([2.0, -0.25]))
-    tensor([1., 0.])
+    Example:
+        >>> import torch
+        >>> ElasticNet(1.0, rho=0.5).prox_(torch.tensor([2.0, -0.25]))
+        tensor([1., 0.])
     """
 
     lam: Number = number(NOT_NEGATIVE, scheduled=True)
@@ -198,9 +201,9 @@ class ElasticNet(Separable):
 
 @penalty
 class L0(Separable):
-    """lam times the number of non-zero entries, or groups.
+    """The l0 penalty: lam times the number of non-zero entries, or groups.
 
-    The operator keeps what is larger than sqrt(2 lam s), unchanged.
+    The operator keeps magnitudes above sqrt(2 lam s) unchanged, and zeroes the others.
 
     Args:
         lam: weight of the penalty, >= 0, or a schedule.
@@ -212,20 +215,21 @@ class L0(Separable):
     Reference:
         Blumensath and Davies 2008, "Iterative thresholding for sparse approximations".
 
-    >>> import torch
-    >>> L0(2.0).prox_(torch.tensor([3.0, -2.0, 1.0]))
-    tensor([3., 0., 0.])
+    Example:
+        >>> import torch
+        >>> L0(2.0).prox_(torch.tensor([3.0, -2.0, 1.0]))
+        tensor([3., 0., 0.])
     """
 
     lam: Number = number(NOT_NEGATIVE, scheduled=True)
 
     def gap(self, step: float = 1.0) -> float:
-        """sqrt(2 lam s)."""
+        """The jump sqrt(2 lam s)."""
         self._resolved()
         return math.sqrt(2.0 * self._lam * step)
 
     def weak_convexity(self) -> float:
-        """Infinite: a jump."""
+        """Infinite: the penalty has a jump."""
         return math.inf
 
     def _phi(self, a: Tensor) -> Tensor:
@@ -237,7 +241,7 @@ class L0(Separable):
 
 @penalty
 class Lp(Separable):
-    """lam sum_j |x_j|^p for 0 < p <= 1; p = 1 is l1.
+    """The lp penalty lam sum_j |x_j|^p for 0 < p <= 1; p = 1 is l1.
 
     An output of the operator is 0 or at least `gap(s)` = (2 lam s (1 - p))^(1 / (2 - p)).
 
@@ -250,24 +254,25 @@ class Lp(Separable):
         PenaltyError, DTypeError: see `Penalty`.
 
     Reference:
-        Marjanovic and Solo 2012, "On lq optimization and matrix completion"; for p = 1/2
-        Xu et al. 2012.
+        Marjanovic and Solo 2012, "On lq optimization and matrix completion"; Xu, Chang, Xu and
+        Zhang 2012, "L1/2 regularization: a thresholding representation theory", for p = 1/2.
 
-    >>> import torch
-    >>> Lp(1.0, p=0.5).prox_(torch.tensor([1.4, 1.6, 5.0]))
-    tensor([0.0000, 1.1295, 4.7711])
+    Example:
+        >>> import torch
+        >>> Lp(1.0, p=0.5).prox_(torch.tensor([1.4, 1.6, 5.0]))
+        tensor([0.0000, 1.1295, 4.7711])
     """
 
     lam: Number = number(NOT_NEGATIVE, scheduled=True)
     p: float = number(Range(lambda v: 0 < v <= 1, "in (0, 1]"))
 
     def gap(self, step: float = 1.0) -> float:
-        """The smallest magnitude that an output other than zero has."""
+        """The smallest magnitude of a non-zero output."""
         self._resolved()
         return float((2.0 * self._lam * step * (1.0 - self.p)) ** (1.0 / (2.0 - self.p)))
 
     def weak_convexity(self) -> float:
-        """Infinite below p = 1: the slope at zero is."""
+        """Infinite for p < 1, because the slope at zero is infinite; 0 for p = 1."""
         return math.inf if self.p < 1 else 0.0
 
     def _op(self) -> tuple[str, tuple[float, ...]]:

@@ -1,4 +1,4 @@
-"""Penalties that are no sum over magnitudes: sparse group lasso and l1 - alpha l2."""
+"""Penalties that are not sums over magnitudes: sparse group lasso and l1 - alpha l2."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ __all__ = ["L1MinusL2", "SparseGroupLasso"]
 
 @penalty
 class SparseGroupLasso(Penalty):
-    """lam ||x||_1 + group_lam sum_j ||x_j||: whole groups vanish, and entries of those that stay.
+    """The sparse group lasso lam ||x||_1 + group_lam sum_j ||x_j||: zeroes groups and entries.
 
-    The operator soft-thresholds the entries and then shrinks the groups, exactly, in any metric.
+    The operator soft-thresholds the entries and then shrinks the groups; it is exact in any metric.
 
     Args:
         lam: weight of the entries, >= 0, or a schedule.
@@ -39,11 +39,12 @@ class SparseGroupLasso(Penalty):
     Reference:
         Simon, Friedman, Hastie and Tibshirani 2013, "A sparse-group lasso".
 
-    >>> import torch
-    >>> penalty = SparseGroupLasso(1.0, group_lam=2.5, groups="neuron")
-    >>> penalty.prox_(torch.tensor([[4.0, 5.0], [1.5, 0.5]]))
-    tensor([[1.5000, 2.0000],
-            [0.0000, 0.0000]])
+    Example:
+        >>> import torch
+        >>> penalty = SparseGroupLasso(1.0, group_lam=2.5, groups="neuron")
+        >>> penalty.prox_(torch.tensor([[4.0, 5.0], [1.5, 0.5]]))
+        tensor([[1.5000, 2.0000],
+                [0.0000, 0.0000]])
     """
 
     lam: Number = number(NOT_NEGATIVE, scheduled=True)
@@ -51,7 +52,7 @@ class SparseGroupLasso(Penalty):
     groups: Any = field(default="neuron", kw_only=True)
 
     def _prox_(self, x: Any, step: float, metric: Any) -> None:
-        norms(x, self._groups(x))  # refuses NaN before anything is changed
+        norms(x, self._groups(x))  # raises on NaN before anything changes
         elementwise_(x, "l1", (self._lam,), step if metric is None else inverse(step, metric))
         self._on_groups()._prox_(x, step, metric)
 
@@ -62,7 +63,7 @@ class SparseGroupLasso(Penalty):
         return self._lam * x.abs().sum() + self._on_groups()._value(x, groups)
 
     def _distance(self, x: Tensor, grad: Tensor, groups: Groups) -> Tensor:
-        # What the entries' part leaves over: at x_i = 0 it may take lam from the gradient.
+        # The gradient that the l1 part does not balance: at x_i = 0 it balances up to lam.
         soft = grad.sign() * (grad.abs() - self._lam).clamp(min=0.0)
         left = torch.where(x == 0, soft, grad + self._lam * x.sign())
         slope = self._on_groups()._slope(norms(x, groups))
@@ -75,14 +76,14 @@ class SparseGroupLasso(Penalty):
 
 @penalty
 class L1MinusL2(Penalty):
-    """lam (||x||_1 - alpha ||x||_2) of the whole tensor: zero bias for one-sparse vectors.
+    """The penalty lam (||x||_1 - alpha ||x||_2) of the whole tensor; alpha = 1 is 0 for one entry.
 
-    In a metric the operator takes its mean.
+    In a metric the operator uses the metric's mean.
 
     Args:
         lam: weight of the penalty, >= 0, or a schedule.
         alpha: share of the l2 norm, in [0, 1]; 0 is l1.
-        groups: "layer", the only one.
+        groups: only "layer".
 
     Raises:
         PenaltyError, DTypeError: see `Penalty`.
@@ -90,9 +91,10 @@ class L1MinusL2(Penalty):
     Reference:
         Lou and Yan 2018, "Fast L1-L2 minimization via a proximal operator", lemma 1.
 
-    >>> import torch
-    >>> L1MinusL2(1.0, alpha=1.0).prox_(torch.tensor([3.0, 0.5]))
-    tensor([3., 0.])
+    Example:
+        >>> import torch
+        >>> L1MinusL2(1.0, alpha=1.0).prox_(torch.tensor([3.0, 0.5]))
+        tensor([3., 0.])
     """
 
     lam: Number = number(NOT_NEGATIVE, scheduled=True)
@@ -104,12 +106,12 @@ class L1MinusL2(Penalty):
         only(self, "layer")
 
     def gap(self, step: float = 1.0) -> float:
-        """Alpha lam s: what the largest entry keeps when it is the only one."""
+        """The jump alpha lam s: the smallest magnitude of a single non-zero entry."""
         self._resolved()
         return float(self.alpha * self._lam * step)
 
     def weak_convexity(self) -> float:
-        """Infinite, unless alpha = 0: a concave kink at 0."""
+        """Infinite, because of a concave kink at 0; 0 for alpha = 0."""
         return math.inf if self.alpha > 0 else 0.0
 
     def _prox_(self, x: Any, step: float, metric: Any) -> None:
@@ -141,9 +143,9 @@ class L1MinusL2(Penalty):
 
 
 def only(given: Penalty, groups: str) -> None:
-    """Refuse every grouping but one."""
+    """Raise PenaltyError unless the grouping is `groups`."""
     if given.groups != groups:
         raise PenaltyError(
             f"{type(given).__name__} got groups={given.groups!r:.80}; it takes a tensor as a "
-            f"whole: leave groups={groups!r}"
+            f"whole: use groups={groups!r}"
         )

@@ -3,7 +3,7 @@
     GS(x) = 1/2 min_u { sum_j d_j ||x_j||^2 / u_j : 0 <= u_j <= 1, sum_j c_j u_j <= k }
 
 For c = 1 and integer k it is the largest convex function below 1/2 sum_j d_j ||x_j||^2 on vectors
-of at most k non-zero groups (and inf elsewhere). Its operator multiplies each group by a gain
+with at most k non-zero groups (and inf elsewhere). Its operator multiplies each group by the gain
 u_j / (u_j + lam d_j), found in linear time (`gossamer.prox.operators.groupwise.wgsef_gains`).
 """
 
@@ -30,35 +30,37 @@ __all__ = ["WGSEF"]
 
 @penalty
 class WGSEF(Radial):
-    """lam GS_k(x): pulls a tensor towards k non-zero groups, which it shrinks only mildly.
+    """The penalty lam GS_k(x), which pulls a tensor towards k mildly shrunk non-zero groups.
 
-    One step of the operator does not leave exactly k groups: those beyond the budget shrink faster
-    than those within, and vanish over many steps. Groups within the budget are divided by
-    1 + lam s d. With `unbiased` the penalty is lam (GS_k(x) - 1/2 ||x||^2), which is zero on
-    vectors of k groups: they keep their size. From lam s = 1 on, where the problem is no longer
-    convex, the k largest groups stay and the others vanish (k must be whole, without costs).
+    One step of the operator does not leave exactly k groups. Groups beyond the budget shrink faster
+    than those within it, and vanish over many steps. Groups within the budget are divided by
+    1 + lam s d. With `unbiased` the penalty is lam (GS_k(x) - 1/2 ||x||^2), which is 0 on vectors
+    with k groups: they keep their size. For lam s >= 1 that problem is not convex; the operator
+    then keeps the k largest groups and zeroes the others (k must be an integer, and c None).
 
-    In a metric each group takes the mean over its entries, which is exact for single entries.
+    In a metric each group uses the mean over its entries, which is exact for single entries.
 
     Args:
         lam: weight of the penalty, >= 0, or a schedule.
-        k: the budget: a number >= 0, or a share of the groups (of their cost, with `c`), such as
-            "25%", or a schedule. A share of the groups is rounded to at least one.
+        k: the budget: a number >= 0, a share of the groups (or, with `c`, of their total cost) such
+            as "25%", or a schedule. A share of the groups is rounded, and is at least one group.
         groups: see `Penalty`.
         d: weight of each group's energy, > 0; None is 1.
-        c: what each group costs (its parameters, its FLOPs), > 0; None is 1.
-        unbiased: the difference-of-convex form; d must be None.
+        c: cost of each group (such as its parameters or FLOPs), > 0; None is 1.
+        unbiased: True selects the difference-of-convex form; d must be None.
 
     Raises:
         PenaltyError, DTypeError: see `Penalty`.
 
     Reference:
-        Refael, Arbel and Huleihel 2022, "Sparse envelope functions"; Beck and Refael 2022;
-        the k-support norm of Argyriou, Foygel and Srebro 2012.
+        Refael, Arbel and Huleihel 2022, "Sparse envelope functions" (arXiv 2212.12921); Beck and
+        Refael 2022, "Sparse regularization via bidualization"; Argyriou, Foygel and Srebro 2012,
+        "Sparse prediction with the k-support norm".
 
-    >>> import torch
-    >>> WGSEF(3.0, k=1).prox_(torch.tensor([0.0, 5.0, 10.0, 15.0, 20.0]))
-    tensor([0., 0., 0., 0., 5.])
+    Example:
+        >>> import torch
+        >>> WGSEF(3.0, k=1).prox_(torch.tensor([0.0, 5.0, 10.0, 15.0, 20.0]))
+        tensor([0., 0., 0., 0., 5.])
     """
 
     lam: Number = number(NOT_NEGATIVE, scheduled=True)
@@ -73,12 +75,12 @@ class WGSEF(Radial):
             raise PenaltyError("WGSEF got unbiased=True and d; the unbiased form has d = 1: drop d")
 
     def weak_convexity(self) -> float:
-        """Lam in the unbiased form, else 0."""
+        """The constant lam in the unbiased form, else 0."""
         self._resolved()
         return self._lam if self.unbiased else 0.0
 
     def _limits(self, count: int) -> tuple[float, Tensor | None, Tensor | None]:
-        """The budget, and d and c once they fit."""
+        """The budget, and d and c; ShapeError unless they have one number per group."""
         d, c = (
             None if v is None else check_count(v, count, name)
             for name, v in (("d", self.d), ("c", self.c))
@@ -111,7 +113,7 @@ class WGSEF(Radial):
             raise PenaltyError(
                 f"WGSEF(unbiased=True) got lam * step = {lam:g} in a metric between "
                 f"{float(metric[alive].min()):g} and {float(metric[alive].max()):g}; it must lie "
-                "on one side of all: choose a smaller lam or step"
+                "on one side of the whole metric: choose a smaller lam or step"
             )
         left = torch.where(alive, metric - lam, 1.0)
         stretch = torch.where(alive, metric / left, 1.0)
@@ -120,14 +122,14 @@ class WGSEF(Radial):
     def _largest(self, sizes: Tensor, k: float, c: Tensor | None) -> Tensor:
         """Gains where the problem is not convex: the k largest groups stay as they are.
 
-        At lam s = 1 the objective is lam GS(z) - <z, x> and a constant, which they minimise; beyond
-        it grows, by nothing where z has k groups.
+        At lam s = 1 they minimise the objective, which is lam GS(z) - <z, x> plus a constant. For a
+        larger lam s the objective is larger, except for z with k groups, where it is equal.
         """
         if c is not None or k != int(k):
             raise PenaltyError(
                 f"WGSEF(unbiased=True) got lam * step >= the metric with k={k:g} and "
-                f"{'costs c' if c is not None else 'a fraction in it'}; there it needs a whole k "
-                "and no costs: choose a smaller lam or step"
+                f"{'costs c' if c is not None else 'a fraction in it'}; this case needs an integer "
+                "k and no costs: choose a smaller lam or step"
             )
         if k == 0:
             return torch.zeros_like(sizes)
@@ -178,7 +180,7 @@ class WGSEF(Radial):
         return radial_distance(x, grad, groups, self._lam * slope)
 
     def _price(self, sizes: Tensor, u: Tensor, k: float, d: Tensor, c: Tensor) -> float:
-        """What a unit of budget is worth: how steep GS is at groups that are zero."""
+        """The multiplier of the budget, which sets the slope of GS at zero groups."""
         if k == 0:
             return math.inf
         kept = sizes > 0
