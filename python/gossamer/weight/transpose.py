@@ -119,7 +119,7 @@ class TransposeRule:
         if missing:
             raise StructureError(
                 f"{where} lacks {', '.join(missing)}; the three parts of a transpose belong "
-                "together: load the whole file, or leave out all three to choose it anew"
+                "together: load the whole file, or leave out all three to rebuild it"
             )
         for name, dtype in zip(NAMES, DTYPES, strict=True):
             tensor = given[name]
