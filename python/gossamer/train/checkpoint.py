@@ -1,8 +1,8 @@
 """Checkpoints: nested Python values and tensors in one safetensors file.
 
-Tensors are stored as named arrays; everything else, and where each tensor belongs, is JSON in the
-file's string metadata, beside a SHA-256 over both. A file is written under another name, flushed
-to the disk and then renamed: at every moment the path holds a complete checkpoint or none.
+Tensors are stored as named arrays. All other values, and the places of the tensors, are JSON in the
+file's string metadata, with a SHA-256 over both. A file is written under another name, flushed to
+the disk and renamed, so that the path always holds a complete checkpoint or none.
 """
 
 import hashlib
@@ -26,15 +26,15 @@ FORMAT = "gossamer-checkpoint-1"
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint, all or nothing.
+    """Write a checkpoint, completely or not at all.
 
     Args:
-        path: the file; an older one is replaced once the new one is safely on the disk.
-        state: nested dicts, lists and tuples of tensors, numbers, strings, booleans and None.
-            Dict keys may be strings or integers.
+        path: the file; an older file is replaced after the new one is on the disk.
+        state: nested dicts, lists and tuples of tensors, numbers, strings, booleans and None; dict
+            keys are strings or integers.
 
     Raises:
-        CheckpointError: a value is of another kind, or the file cannot be written.
+        CheckpointError: a value has another type, or the file cannot be written.
 
     Example:
         >>> import tempfile
@@ -61,13 +61,13 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint and verify it.
 
     Args:
-        path: a file that `save_checkpoint` wrote.
+        path: a file written by `save_checkpoint`.
 
     Returns:
-        The nested state, its tensors on the CPU in memory of their own.
+        The nested state; its tensors are on the CPU and own their memory.
 
     Raises:
-        CheckpointError: the file is missing, truncated, altered, or no checkpoint of this kind.
+        CheckpointError: the file is missing, truncated or altered, or is not a checkpoint.
     """
     try:
         content = Path(path).read_bytes()
@@ -76,12 +76,12 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"checkpoint {path} cannot be read: {error.strerror}; give the folder or file of a run"
         ) from error
     try:
-        tensors = load_tensors(content)  # rejects a header that does not fit the bytes behind it
+        tensors = load_tensors(content)  # rejects a header that does not fit the bytes after it
         (length,) = struct.unpack_from("<Q", content)
         metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
     except (SafetensorError, ValueError, KeyError, RuntimeError, struct.error) as error:
         raise CheckpointError(
-            f"checkpoint {path} is no complete safetensors file ({error}); it was truncated or "
+            f"checkpoint {path} is not a complete safetensors file ({error}); it was truncated or "
             "altered: use another copy"
         ) from error
     if metadata.get("format") != FORMAT:
@@ -105,18 +105,18 @@ def restore(
     source: str | Path,
     moving: Collection[str] = (),
 ) -> None:
-    """Load states into several objects: all of them, or none.
+    """Load states into several objects, into all of them or none.
 
     Args:
         targets: objects with `state_dict` and `load_state_dict`, by name.
-        states: a state for each name.
-        source: where the states come from, for messages.
-        moving: names of modules whose tensors may have other shapes than now, for a recipe moves
-            their masks; they check by themselves what they load.
+        states: one state per name.
+        source: origin of the states, for error messages.
+        moving: names of modules whose tensor shapes may differ, because a recipe changes their
+            masks; they check their state themselves.
 
     Raises:
         CheckpointError: names, keys, shapes or dtypes differ, or an object refuses its state; the
-            objects are then as they were before.
+            objects do not change.
     """
     if set(targets) != set(states):
         raise CheckpointError(
@@ -146,10 +146,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
     Args:
         path: the file to replace or create.
-        write: writes the new content to the path that it is given.
+        write: function that writes the new content to a given path.
 
     Raises:
-        OSError: the disk is full, the folder is missing, and the like; `path` is unchanged.
+        OSError: the content cannot be written; `path` does not change.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -160,7 +160,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    # The new name itself lives in the folder, which has a cache of its own.
+    # The folder stores the new name and has its own cache.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -170,7 +170,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        while name in tensors:  # keys may hold slashes themselves
+        while name in tensors:  # keys may contain slashes
             name += "'"
         # A copy, because safetensors refuses tensors that share memory.
         tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -201,7 +201,7 @@ def _unflatten(node: Any, tensors: Mapping[str, Tensor]) -> Any:
         return node
     ((kind, content),) = node.items()
     if kind == "tensor":
-        # A copy of its own is aligned as torch aligns: the resumed run takes the same code paths.
+        # A copy has torch's alignment, so that a resumed run takes the same code paths.
         return tensors[content].clone()
     if kind == "dict":
         return {key: _unflatten(item, tensors) for key, item in content}

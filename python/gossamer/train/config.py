@@ -1,4 +1,4 @@
-"""The configuration of a training, and its flat form: the options of the command line."""
+"""The configuration of a training, and its flat form with the command line's options."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from gossamer.train.penalty import PenaltyOptions
 from gossamer.train.spec import DENSE, RunSpec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# Options of the penalty, by the names that the command line gives them.
+# Options of the penalty, by their names on the command line.
 PENALTY_OPTIONS = {"lam": "lam", "k": "k", "p": "p", "penalty_groups": "groups"}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What is trained, on what, and how.
+    """The models, the data and the hyper-parameters of a training.
 
     Args:
-        runs: what to train side by side, each once, as `RunSpec` reads it: `"dense"`, the text
-            of a pattern, or a recipe and a pattern as in `"rigl@90%"`; a final `"+topk"` or
-            `"+sinkhorn"` makes the MLPs mixtures of experts.
-        exclude: globs on module names; a module that one matches stays dense.
+        runs: the runs to train side by side, without duplicates, as `RunSpec` reads them:
+            `"dense"`, the text of a pattern, or a recipe and a pattern as in `"rigl@90%"`; a final
+            `"+topk"` or `"+sinkhorn"` makes the MLPs mixtures of experts.
+        exclude: globs of module names; matching modules stay dense.
         steps: optimizer steps per run.
         batch: windows per step.
         context: tokens per window.
@@ -53,7 +53,7 @@ class TrainConfig:
             run with a recipe.
 
     Raises:
-        GossamerError: a value is out of its range; the subclass says of which kind it is.
+        GossamerError: a value is out of range; the subclass names the kind of value.
 
     Example:
         >>> TrainConfig(runs=("dense", "2:4 : v4")).runs
@@ -121,11 +121,11 @@ class TrainConfig:
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens that one step trains on."""
+        """Number of training tokens per step."""
         return self.batch * self.context
 
     def options(self) -> dict[str, Any]:
-        """Return the flat form: plain values by name, as the command line and checkpoints have it.
+        """Return the flat form, plain values by name, as in the command line and checkpoints.
 
         Example:
             >>> TrainConfig(penalty=PenaltyOptions("l1", lam=0.1)).options()["lam"]
@@ -140,13 +140,13 @@ class TrainConfig:
 
     @classmethod
     def from_options(cls, **options: Any) -> TrainConfig:
-        """Make a configuration from its flat form; an option left out has its default.
+        """Make a configuration from its flat form; a missing option has its default.
 
         Args:
             options: values by name, as `options()` returns them.
 
         Raises:
-            GossamerError: a value is out of its range.
+            GossamerError: a value is out of range.
 
         Example:
             >>> TrainConfig.from_options(steps=10, penalty="l1", lam=0.1).penalty.lam
@@ -178,9 +178,9 @@ def _at_least(name: str, value: int, least: int) -> None:
         raise ArgumentError(f"train got {name}={value}; it must be at least {least}")
 
 
-# Dense beside N:M and unstructured, in about four minutes on two cores. The model is so wide that
-# nearly all of a step is matrix products. Byte level keeps the dense head small. Many short windows
-# teach a model most in so few steps.
+# Dense, N:M and unstructured side by side, in about four minutes on two cores. A wide model spends
+# nearly the whole step in matrix products. Byte level keeps the dense head small. Many short
+# windows lower the loss most in few steps.
 DEMO = TrainConfig(
     runs=(DENSE, "2:4:v4", "90%"),
     steps=500,

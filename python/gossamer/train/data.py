@@ -1,8 +1,8 @@
-"""Text for training: read, split by file, cut into tokens and windows.
+"""Training text: reads it, splits it by file, and cuts it into tokens and windows.
 
 The default corpus is the source of Python's standard library, which every machine has. Files are
-taken in the order of their paths, so that the same folder is always the same corpus. Batch number
-i is a pure function of (seed, i): a run's position in the data is its step, nothing else.
+read in the order of their paths, so that a folder always gives the same corpus. Batch i is a pure
+function of (seed, i), so the step alone determines a run's position in the data.
 """
 
 import hashlib
@@ -19,19 +19,19 @@ from torch import Tensor
 from gossamer.errors import DataError, ShapeError
 
 VALIDATION_SHARE = 0.05
-# Test suites hold files that are broken on purpose; installed packages differ by machine.
+# Test suites contain invalid files; installed packages differ between machines.
 STDLIB_SKIPPED = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test"})
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Tokens of a text, in two parts that share no file.
+    """Tokens of a text, in two parts from disjoint files.
 
     Args:
-        train: uint8 or int32 tokens, 1-D.
-        validation: likewise.
+        train: training tokens, 1-D, uint8 or int32.
+        validation: validation tokens, 1-D, uint8 or int32.
         vocabulary: number of different tokens.
-        name: what was read, for people.
+        name: display name of the text.
         fingerprint: SHA-256 of tokens and vocabulary, in hex.
     """
 
@@ -45,16 +45,16 @@ class Corpus:
 def load_corpus(path: str | Path | None = None, level: str = "byte", context: int = 1) -> Corpus:
     """Read a corpus and split it into a training and a validation part.
 
-    One file in twenty (by size) goes to validation, picked by a checksum of its path; a single
-    file gives its end. At byte level any file will do and a token is a byte. At char level files
-    must be UTF-8, a token is one character of the training part, and all characters found only in
-    validation share one more token.
+    One file in twenty (by size) is for validation, selected by a checksum of its path; of a single
+    file the end is. At byte level a token is a byte of any file. At char level files must be UTF-8,
+    a token is a character of the training part, and characters that occur in validation only share
+    one extra token.
 
     Args:
-        path: a file, or a folder that is read with its subfolders, hidden files left out; None
-            reads the `*.py` files of Python's standard library, its tests left out.
+        path: a file, or a folder that is read recursively without hidden files; None reads the
+            `*.py` files of Python's standard library without its tests.
         level: `"byte"` or `"char"`.
-        context: length of the windows that will be cut; each part must hold one.
+        context: tokens per window; each part must hold at least one window.
 
     Returns:
         The corpus.
@@ -143,7 +143,7 @@ def _split(root: Path, texts: dict[Path, bytes]) -> tuple[bytes, bytes]:
     if len(texts) == 1:
         (content,) = texts.values()
         cut = len(content) - max(1, round(wanted))
-        # A character must not be torn in two: up to three bytes 10xxxxxx continue one.
+        # A character must not be split: up to three bytes 10xxxxxx continue one.
         for _ in range(3):
             cut -= cut > 0 and content[cut] & 0xC0 == 0x80
         return content[:cut], content[cut:]
@@ -192,19 +192,19 @@ def _corpus(parts: list[np.ndarray], vocabulary: int, name: str, alphabet: bytes
 
 
 class Windows:
-    """Windows of a token sequence, shuffled anew each epoch.
+    """Windows of a token sequence, shuffled again in every epoch.
 
-    An epoch cuts the text into windows that do not overlap, from an offset of its own, and takes
-    them in random order. Batches run on across epochs.
+    Each epoch cuts the text into windows without overlap, from a random offset, and visits them in
+    random order. A batch may span two epochs.
 
     Args:
         tokens: 1-D integer tokens, more than `context`.
-        context: tokens a window.
-        batch: windows a batch.
-        seed: of offsets and order, at least 0.
+        context: tokens per window.
+        batch: windows per batch.
+        seed: seed of offsets and order, at least 0.
 
     Raises:
-        ShapeError: a size below 1, a negative seed, or too few tokens.
+        ShapeError: a size is below 1, the seed is negative, or there are too few tokens.
 
     Example:
         >>> windows = Windows(torch.arange(100), context=4, batch=2, seed=0)
@@ -221,7 +221,7 @@ class Windows:
                 "the context"
             )
         self.tokens, self.context, self.batch_size, self.seed = tokens, context, batch, seed
-        # One window fewer than fit, so that the offset has room to vary.
+        # One window fewer than fits, so that the offset can vary.
         self.per_epoch = max(1, (len(tokens) - 1) // context - 1)
         self._epoch = -1
         self._starts = torch.empty(0, dtype=torch.long)
@@ -230,7 +230,7 @@ class Windows:
         """Cut one batch.
 
         Args:
-            index: its number, from 0.
+            index: number of the batch, from 0.
 
         Returns:
             Inputs and targets, int64 `[batch, context]`; targets are one position later.
@@ -252,12 +252,12 @@ class Windows:
 
 
 def spaced_windows(tokens: Tensor, context: int, count: int) -> tuple[Tensor, Tensor]:
-    """Cut windows at even distances: the fixed sample on which validation loss is measured.
+    """Cut evenly spaced windows, the fixed sample for the validation loss.
 
     Args:
         tokens: 1-D integer tokens, more than `context`.
-        context: tokens a window.
-        count: windows wanted; fewer are returned where the text has fewer without overlap.
+        context: tokens per window.
+        count: largest number of windows; a short text gives fewer, without overlap.
 
     Returns:
         Inputs and targets, int64 `[windows, context]`.

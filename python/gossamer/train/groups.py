@@ -1,4 +1,4 @@
-"""Parameter groups of an optimizer: what decays, what a recipe asks for, what has a penalty."""
+"""Parameter groups of an optimizer: weight decay, a recipe's groups, and penalties."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from gossamer.recipes import Recipe
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split parameters into those that decay and those that do not, for an optimizer.
+    """Split parameters into those with weight decay and those without, for an optimizer.
 
-    Norm gains, biases and embeddings do not decay; matrices do, and so do the values of sparse
-    weights, which are 1-D: rank alone cannot tell them from a bias.
+    Matrices and the values of sparse weights decay; norm gains, biases and embeddings do not. The
+    values are 1-D, so their rank does not distinguish them from a bias.
 
     Args:
         model: any module.
-        weight_decay: decay of the first group.
+        weight_decay: weight decay of the first group.
 
     Returns:
         Two groups for `torch.optim`, in the model's order of parameters.
@@ -46,14 +46,17 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def recipe_groups(recipe: Recipe, model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups: the recipe's own, each split into what decays and what does not.
+    """Return the recipe's parameter groups, each split by weight decay.
 
-    A group for which the recipe names a weight decay keeps it.
+    A group keeps a weight decay that the recipe sets.
 
     Args:
-        recipe: of the model.
-        model: prepared.
-        weight_decay: of matrices and the values of sparse weights.
+        recipe: recipe of the model.
+        model: model prepared by the recipe.
+        weight_decay: weight decay of matrices and the values of sparse weights.
+
+    Returns:
+        Groups for an optimizer.
     """
     exempt = {
         id(parameter)
@@ -81,17 +84,17 @@ def recipe_groups(recipe: Recipe, model: nn.Module, weight_decay: float) -> list
 def penalised_groups(
     model: nn.Module, groups: list[dict[str, object]], penalty: Penalty, exclude: tuple[str, ...]
 ) -> list[dict[str, object]]:
-    """Give the linear layers' weights a penalty.
+    """Give the weights of the linear layers a penalty.
 
     Args:
         model: any module.
-        groups: its parameters, as `parameter_groups` splits them.
-        penalty: on a weight as a matrix; on a sparse weight it acts on the values.
-        exclude: globs on module names; what they match has no penalty.
+        groups: parameter groups, as `parameter_groups` returns them.
+        penalty: penalty on a matrix; on a sparse weight it acts on the values.
+        exclude: globs of module names; matching modules have no penalty.
 
     Returns:
-        Groups for `ProxAdamW` with named parameters: the penalised ones behind the rest of the
-        group that they were in.
+        Groups for `ProxAdamW` with named parameters: the penalised ones after the rest of
+        their group.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     penalties = {id(p): own for p, own in _penalised(model, penalty, exclude)}
@@ -110,13 +113,13 @@ def penalised_groups(
 
 
 def follow_groups(scheduler: LambdaLR) -> None:
-    """Let a scheduler know the groups that a recipe has added to its optimizer.
+    """Register the groups that a recipe added to the optimizer with its scheduler.
 
-    Their learning rate at that moment is taken for the share that the schedule had then.
+    Their present learning rate is taken as the scheduled share of their base learning rate.
     """
     first = scheduler.optimizer.param_groups[0]
     for group in scheduler.optimizer.param_groups[len(scheduler.base_lrs) :]:
-        # A recipe gives new parameters the learning rate of the group that they come from.
+        # A recipe gives new parameters the learning rate of their original group.
         share = group["lr"] / first["lr"] if first["lr"] else 1.0
         group.setdefault("initial_lr", first["initial_lr"] * share)
         scheduler.base_lrs.append(group["initial_lr"])

@@ -1,4 +1,4 @@
-"""Diagnostics of a recipe's masks that a checkpoint keeps."""
+"""Diagnostics of a recipe's masks, with a state for checkpoints."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from gossamer.recipes import Diagnostics
 
 
 class Masks(Diagnostics):
-    """Diagnostics of a recipe in training, which a checkpoint keeps: flips since the last look.
+    """Diagnostics of a recipe whose state (the masks of the last measurement) can be saved.
 
     Args:
-        recipe: attached.
+        recipe: a recipe that is attached to a model.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """The masks of the last look."""
+        """Return the masks of the last measurement."""
         return {
             name: {
                 "layout": mask.layout.as_ints(), "indices": mask.indices, "indptr": mask.indptr
@@ -26,10 +26,10 @@ class Masks(Diagnostics):
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the masks of the last look.
+        """Load the masks of the last measurement.
 
         Raises:
-            StructureError: they are damaged; nothing changed.
+            StructureError: the masks are damaged; nothing changes.
         """
         masks = {
             name: Structure(Layout(*one["layout"]), one["indices"], one["indptr"])

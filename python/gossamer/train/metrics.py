@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a step and run, appended as training goes."""
+"""metrics.jsonl: one JSON object per step and run, appended during training."""
 
 import json
 import os
@@ -19,11 +19,11 @@ class MetricsFile:
 
     Args:
         path: the file.
-        keep_until: rows of later steps are dropped first: a resumed run makes them again. 0
+        keep_until: number of steps whose rows are kept; a resumed run writes later ones again. 0
             starts an empty file.
 
     Raises:
-        CheckpointError: the file to continue is missing or damaged before that step.
+        CheckpointError: the file to continue is missing, or damaged up to that step.
         OSError: the file cannot be written.
     """
 
@@ -39,16 +39,15 @@ class MetricsFile:
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one row: `run, step, loss, val_loss, seconds, tokens_per_second, lr`.
 
-        With a router also `expert_load` and, where `val_loss` is, `val_expert_load`: the
-        share of the tokens that each expert got, a list for each block. With a penalty, where
-        `val_loss` is, also `density, kept_groups, groups` of the penalised weights. With a
-        recipe, where `val_loss` is, also `masks`: what `Diagnostics.measure` gives, its
-        flips since the last evaluation.
+        A router adds `expert_load`, the share of tokens per expert, one list per block. A row with
+        `val_loss` also has `val_expert_load` with a router; `density, kept_groups, groups` of the
+        penalised weights with a penalty; and with a recipe `masks`, the result of
+        `Diagnostics.measure` with flips since the last evaluation.
         """
         self._file.write(json.dumps(row) + "\n")
 
     def sync(self) -> None:
-        """Wait until the rows so far are on the disk."""
+        """Wait until all rows are on the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -65,13 +64,13 @@ class MetricsFile:
 
 
 def busiest(load: Sequence[Sequence[float]]) -> float:
-    """How busy the busiest expert of a block is, on average over the blocks.
+    """Return the load of the busiest expert per block, averaged over the blocks.
 
     Args:
-        load: share of the tokens that each expert got, a list for each block.
+        load: share of tokens per expert, one list per block.
 
     Returns:
-        Its share over an even one: 1 when all are alike.
+        The share of the busiest expert over an even share; 1 when all loads are equal.
 
     Example:
         >>> busiest([[0.5, 0.25, 0.25, 0.0], [0.25, 0.25, 0.25, 0.25]])
@@ -87,7 +86,7 @@ def read_metrics(path: str | Path) -> list[Row]:
         path: the file.
 
     Returns:
-        Its rows. A last line without its end, as a killed process leaves, is passed over.
+        The rows. An incomplete last line, as left by a killed process, is skipped.
 
     Raises:
         CheckpointError: the file is missing, or another line is damaged.
@@ -97,5 +96,5 @@ def read_metrics(path: str | Path) -> list[Row]:
         return [json.loads(line) for line in lines]
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"metrics {path} cannot be read ({error}); they belong beside the checkpoint"
+            f"metrics {path} cannot be read ({error}); the file must be beside the checkpoint"
         ) from error

@@ -1,9 +1,9 @@
-"""A small GPT: the model that `gossamer train` trains, dense or sparse.
+"""A small GPT, dense or sparse: the model of `gossamer train`.
 
 Pre-norm transformer decoder: x += attention(norm(x)); x += mlp(norm(x)). Learned positions, exact
 causal attention, GELU. Every large matrix is a plain nn.Linear, so that sparsify() finds it; the
-head is the token embedding itself (tied), which therefore stays dense. The MLP of a block may be a
-mixture of experts.
+head shares the weight of the token embedding and stays dense. The MLP of a block may be a mixture
+of experts.
 
 Reference:
     Radford et al. 2019, "Language models are unsupervised multitask learners".
@@ -28,15 +28,16 @@ class GPTConfig:
 
     Args:
         vocabulary: number of tokens.
-        context: tokens the model sees at once.
+        context: largest number of tokens per input.
         width: features of the residual stream, a multiple of `heads`.
         depth: number of blocks.
-        heads: attention heads a block.
-        experts: MLPs a block, of which each token passes through one, when there is a router.
-        router: `"topk"` or `"sinkhorn"`; None for one MLP a block.
+        heads: attention heads per block.
+        experts: MLPs per block if there is a router; each token passes through one.
+        router: `"topk"` or `"sinkhorn"`; None is one MLP per block.
 
     Raises:
-        ShapeError: a size below 1, `width` no multiple of `heads`, or an unknown router.
+        ShapeError: a size is below 1, `width` is not a multiple of `heads`, or the router is
+            unknown.
     """
 
     vocabulary: int
@@ -74,7 +75,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.width, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mix each position with those before it."""
+        """Attend from each position to itself and earlier ones."""
         batch, context, width = x.shape
         query, key, value = (
             self.qkv(x).view(batch, context, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
@@ -84,7 +85,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two layers with a GELU between, four times as wide inside."""
+    """Two linear layers with a GELU between; the hidden width is four times the width."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -92,18 +93,18 @@ class MLP(nn.Module):
         self.down = nn.Linear(4 * config.width, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform each position by itself."""
+        """Transform each position independently."""
         return self.down(F.gelu(self.up(x)))  # type: ignore[no-any-return]
 
 
 class Mixture(nn.Module):
-    """A mixture of experts: each token goes through the MLP that the router picks, times its gate.
+    """A mixture of experts: each token passes through one MLP, weighed by the router's gate.
 
     Reference:
         Fedus et al. 2022, "Switch transformers".
     """
 
-    load: Tensor | None = None  # tokens that each expert got in the last call, [experts]
+    load: Tensor | None = None  # tokens per expert in the last call, [experts]
 
     def __init__(self, config: GPTConfig, router: str) -> None:
         super().__init__()
@@ -111,13 +112,13 @@ class Mixture(nn.Module):
         self.experts = nn.ModuleList(MLP(config) for _ in range(config.experts))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform each position by its expert; zero where it has none."""
+        """Transform each position by its expert; a position without an expert gives zero."""
         rows = x.flatten(0, -2)
         routing = self.router(rows)
         self.load = routing.load
         mixed = torch.zeros_like(rows)
         for i, expert in enumerate(self.experts):
-            # An expert without tokens is called as well: its gradient is zero and not None.
+            # An expert without tokens is called too, so that its gradient is zero, not None.
             (mine,) = routing.assigned[:, i].nonzero(as_tuple=True)
             out = routing.gates[mine, i, None] * expert(rows[mine])
             mixed = mixed.index_add(0, mine, out.to(mixed.dtype))
@@ -144,7 +145,7 @@ class GPT(nn.Module):
     """A decoder-only transformer over tokens.
 
     Args:
-        config: its sizes.
+        config: sizes of the model.
 
     Example:
         >>> import torch
@@ -165,8 +166,8 @@ class GPT(nn.Module):
     def _initialise(self) -> None:
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                # 2 * depth branches add to the residual stream: its variance is kept from
-                # growing with depth.
+                # 2 * depth branches add to the residual stream: this keeps its variance
+                # independent of the depth.
                 residual = name.endswith((".out", ".down"))
                 scale = math.sqrt(2 * self.config.depth) if residual else 1.0
                 nn.init.normal_(module.weight, std=0.02 / scale)
@@ -181,7 +182,7 @@ class GPT(nn.Module):
             Logits `[batch, length, vocabulary]`.
 
         Raises:
-            ShapeError: the rank is not 2 or the length exceeds the context.
+            ShapeError: the rank is not 2, or the length exceeds the context.
         """
         if tokens.dim() != 2 or tokens.shape[1] > self.config.context:
             raise ShapeError(
@@ -194,7 +195,7 @@ class GPT(nn.Module):
         return F.linear(self.norm(x), self.tokens.weight)
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross entropy of the next token, in nats.
+        """Return the mean cross entropy of the next token, in nats.
 
         Args:
             inputs: int64 `[batch, length]`.
@@ -210,23 +211,23 @@ class GPT(nn.Module):
 def build_model(sizes: GPTConfig, run: str, exclude: tuple[str, ...] = ()) -> GPT:
     """Build a GPT, sparse from the start if the run names a pattern.
 
-    Kept entries are scaled up until each weight has the Frobenius norm it had when dense, so that
-    activations start with the variance that the dense initialisation gives them.
+    Kept entries are scaled to the Frobenius norm of the dense weight, so that the initial
+    activations have the variance of the dense model's.
 
     Args:
-        sizes: of the model.
-        run: `"dense"` or text of a pattern.
-        exclude: globs on module names; what they match stays dense.
+        sizes: sizes of the model.
+        run: `"dense"` or the text of a pattern.
+        exclude: globs of module names; matching modules stay dense.
 
     Returns:
-        The model, its weights drawn from torch's global random state.
+        The model; torch's global random state draws its weights.
 
     Raises:
         PatternError: the pattern does not fit the sizes.
 
     Reference:
         Evci et al. 2022, "Gradient Flow in Sparse Neural Networks and How Lottery Tickets Win",
-        section 3.1: initialise for the fan-in that is left. The norm does it on average.
+        section 3.1: initialise for the sparse fan-in. The norm does so on average.
     """
     model = GPT(sizes)
     if run == "dense":
@@ -245,10 +246,10 @@ def dense_parameters(sizes: GPTConfig) -> int:
     """Count the parameters of a dense GPT.
 
     Args:
-        sizes: of the model.
+        sizes: sizes of the model.
 
     Returns:
-        The number.
+        The number of parameters.
 
     Example:
         >>> sizes = GPTConfig(vocabulary=256, context=16, width=32, depth=2, heads=4)

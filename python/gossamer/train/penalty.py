@@ -1,4 +1,4 @@
-"""The penalty of a training: the options that describe it, and how many weights it leaves."""
+"""The penalty of a training: its options, and the count of the weights that it keeps."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,13 +7,13 @@ from gossamer.optim import ProxAdamW
 from gossamer.prox import Penalty, parse_penalty
 from gossamer.schedules import Linear
 
-# These penalties act on groups: on a layer's output neurons unless told otherwise.
+# These penalties act on groups, by default the output neurons of a layer.
 GROUPED = ("wgsef", "sparse_group_lasso")
 
 
 @dataclass(frozen=True)
 class PenaltyOptions:
-    """A penalty on the weights of the linear layers, as a user describes it.
+    """The options of a penalty on the weights of the linear layers.
 
     Args:
         name: name of the penalty, such as `"wgsef"`, `"l1"` or `"lp"`.
@@ -66,12 +66,12 @@ class PenaltyOptions:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is left of the penalised weights.
+    """Counts of the kept entries and groups of the penalised weights.
 
     Args:
-        density: share of their entries that are not 0.
-        kept_groups: number of groups with a nonzero entry.
-        groups: number of groups of the penalty's grouping; each entry is one where there is none.
+        density: share of the entries that are not 0.
+        kept_groups: number of groups with a non-zero entry.
+        groups: number of groups of the penalty's grouping; without a grouping, of entries.
     """
 
     density: float
@@ -80,7 +80,7 @@ class Kept:
 
 
 def kept(optimizer: ProxAdamW) -> Kept:
-    """Count what is left of the penalised parameters of an optimizer."""
+    """Count the kept entries and groups of the penalised parameters of an optimizer."""
     counts = optimizer.sparsity()
     found = [
         counts[name]
@@ -100,4 +100,4 @@ def _number(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:
-        return text  # the penalty's own error says what it needs
+        return text  # the penalty raises its own error

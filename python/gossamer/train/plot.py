@@ -1,4 +1,4 @@
-"""The picture of a training: loss against steps and against seconds, one colour a run."""
+"""The picture of a training: loss over steps and over seconds, one colour per run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,18 +10,18 @@ from matplotlib.figure import Figure
 from gossamer.train.metrics import Row
 
 PICTURE = "loss.png"  # file name in the folder of a training
-# Okabe & Ito's colours, told apart by colour-blind readers too; dense first, in near-black.
+# Okabe & Ito's colours, distinct for colour-blind readers too; dense is first, near-black.
 COLOURS = ("#222222", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-SHOWN = 0.95  # share of the train losses inside the picture: the first steps would flatten the rest
+SHOWN = 0.95  # share of the train losses in the picture; the highest would flatten the rest
 
 
 def plot(rows: Sequence[Row], path: str | Path, title: str = "") -> None:
-    """Draw validation and train loss against steps and against seconds.
+    """Draw validation and train loss over steps and over seconds.
 
     Args:
-        rows: of metrics, of any number of runs.
-        path: the PNG to write.
-        title: a line above the picture.
+        rows: rows of metrics, of any number of runs.
+        path: the PNG file to write.
+        title: title of the picture.
 
     Raises:
         OSError: the file cannot be written.
@@ -51,7 +51,7 @@ def plot(rows: Sequence[Row], path: str | Path, title: str = "") -> None:
 def _mask_panels(
     figure: Figure, runs: Mapping[str, list[Row]], masks: Mapping[str, list[Row]]
 ) -> None:
-    """Below: what the masks of recipes do, as far as they have the number."""
+    """Add the panels on the masks of recipes, for the numbers that the rows have."""
     below = figure.axes[2:]
     colours = dict(zip(runs, _colours(runs), strict=True))
     for axes, title, lines in zip(
@@ -102,7 +102,7 @@ def _colours(runs: Mapping[str, list[Row]]) -> list[str]:
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """Exponential mean whose first values are means of what has been seen, not of zeros."""
+    """Return the exponential mean, without a bias towards zero in the first values."""
     keep = 1 - 1 / max(1.0, min(20.0, len(values) / 20))
     smoothed, total, weight = [], 0.0, 0.0
     for value in values:

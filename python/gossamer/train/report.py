@@ -1,4 +1,4 @@
-"""What a person sees of a training: progress, and the table at its end."""
+"""The terminal output of a training: progress, and the final table."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,19 +15,19 @@ from gossamer.train.penalty import Kept
 
 @dataclass(frozen=True)
 class Summary:
-    """One run, in numbers.
+    """The numbers of one run.
 
     Args:
-        run: `"dense"` or text of a pattern, and its router.
-        step_seconds: median time of a step, in seconds.
-        tokens_per_second: at that time.
-        val_loss: validation loss at the end, in nats; None if it was not measured.
-        state_bytes: weights, structure, gradients and optimizer moments.
-        density: share of the dense twin's parameters.
-        speedup: step time of dense over this one's, from the same training; None without dense.
-        busiest: share of the validation's tokens that the busiest expert got, over an even share;
-            None without experts.
-        kept: what is left of the penalised weights; None without a penalty.
+        run: name of the run, as `RunSpec` reads it.
+        step_seconds: median time per step, in seconds.
+        tokens_per_second: tokens per second at the median time.
+        val_loss: final validation loss, in nats; None if it was not measured.
+        state_bytes: bytes of weights, structure, gradients and optimizer moments.
+        density: parameters over the dense model's parameters.
+        speedup: dense step time over this run's, in the same training; None without a dense run.
+        busiest: share of the busiest expert in the validation tokens, over an even share; None
+            without experts.
+        kept: counts of the kept penalised weights; None without a penalty.
     """
 
     run: str
@@ -42,10 +42,10 @@ class Summary:
 
 
 def summary_table(summaries: Sequence[Summary]) -> Table:
-    """Lay out the numbers of several runs; the time of a step is the median.
+    """Lay out the numbers of several runs; step times are medians.
 
     Args:
-        summaries: one a run.
+        summaries: one summary per run.
 
     Returns:
         A table for rich.
@@ -84,12 +84,12 @@ def _groups(kept: Kept | None) -> str:
 
 
 class Reporter(AbstractContextManager["Reporter"]):
-    """Show how far a training is: a bar on a terminal, a line now and then elsewhere.
+    """Show the progress of a training: a bar on a terminal, occasional lines elsewhere.
 
     Args:
-        console: where to.
-        steps: of the training.
-        first: steps done before.
+        console: console for the output.
+        steps: number of steps of the training.
+        first: number of steps finished before.
     """
 
     def __init__(self, console: Console, steps: int, first: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a training, and how a training continues from it."""
+"""The contents of a training's checkpoint, and how a training continues from it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,14 +24,14 @@ def resumed_config(out: str | Path, **wanted: Any) -> TrainConfig:
 
     Args:
         out: folder of the training.
-        wanted: options asked for, as `TrainConfig.from_options` takes them. Those that change how
-            it runs replace the stored ones; those that change what it computes must equal them.
+        wanted: requested options, as for `TrainConfig.from_options`. Options that do not affect
+            the results replace the stored ones; all others must equal them.
 
     Returns:
         The configuration.
 
     Raises:
-        CheckpointError: there is no valid checkpoint, or a wanted option differs from its own.
+        CheckpointError: there is no valid checkpoint, or a requested option differs from it.
     """
     path = Path(out) / CHECKPOINT
     stored = _stored_config(path, load_checkpoint(path))
@@ -49,13 +49,16 @@ def resumed_config(out: str | Path, **wanted: Any) -> TrainConfig:
 def training_state(
     config: TrainConfig, corpus: Corpus, runs: Sequence[Run], step: int
 ) -> dict[str, Any]:
-    """Collect everything that a checkpoint of a training needs.
+    """Collect the state of a training for a checkpoint.
 
     Args:
         config: configuration of the training.
-        corpus: its text; the checkpoint keeps the fingerprint.
-        runs: its runs.
+        corpus: text of the training; the checkpoint stores its fingerprint.
+        runs: runs of the training.
         step: number of finished steps.
+
+    Returns:
+        The state, as `save_checkpoint` takes it.
     """
     return {
         "config": config.options(),
@@ -71,10 +74,10 @@ def restore_training(path: Path, config: TrainConfig, corpus: Corpus, runs: Sequ
 
     Args:
         path: the checkpoint.
-        config: configuration of the training; it must be the stored one, apart from
+        config: configuration of the training; it must equal the stored one, except for
             `FREE_ON_RESUME`.
-        corpus: text of the training; it must be the one that the checkpoint was trained on.
-        runs: runs made for this; they are not usable if this raises.
+        corpus: text of the training; it must be the text of the checkpoint.
+        runs: new runs; after an error they are not usable.
 
     Returns:
         The number of finished steps.
@@ -105,7 +108,7 @@ def restore_training(path: Path, config: TrainConfig, corpus: Corpus, runs: Sequ
 
 def _stored_config(path: Path, state: dict[str, Any]) -> TrainConfig:
     options = state.get("config")
-    # Older versions had fewer options, and did what the defaults of the new ones do.
+    # Older versions had fewer options; the defaults of newer options give their behaviour.
     if not isinstance(options, dict) or not options.keys() <= TrainConfig().options().keys():
         raise CheckpointError(
             f"{path} has no training options that this version knows; resume with the version "

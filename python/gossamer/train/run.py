@@ -1,6 +1,6 @@
-"""One training run: a model, its optimizer, a schedule and a clock that counts its own steps.
+"""One training run: a model, its optimizer, its schedule and a clock of its own steps.
 
-The optimizer is torch.optim.AdamW unchanged, or ProxAdamW if there is a penalty. To either, the
+The optimizer is torch.optim.AdamW unchanged, or ProxAdamW if there is a penalty. For both, the
 values of a sparse weight are an ordinary 1-D parameter.
 """
 
@@ -29,11 +29,11 @@ FINAL_LR = 0.1  # of the peak
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """Share of the peak learning rate: linear warm-up over a tenth of the run, then a cosine.
+    """Return the share of the peak learning rate: linear warm-up for a tenth, then a cosine.
 
     Args:
-        step: from 0.
-        steps: of the whole run.
+        step: number of the step, from 0.
+        steps: number of steps of the run.
 
     Returns:
         A factor in (0, 1].
@@ -54,8 +54,8 @@ class Run:
 
     Args:
         name: text of the run, as `RunSpec` reads it.
-        config: configuration of the whole training. All its runs start from the same dense
-            weights, those with a router from weights of their own.
+        config: configuration of the training. All its runs start from the same dense weights,
+            except those with a router.
         vocabulary: number of tokens.
 
     Raises:
@@ -94,13 +94,13 @@ class Run:
             self.masks = Masks(self.recipe)
         self.step_seconds: list[float] = []
         self.seconds = 0.0
-        # Share of the tokens that each expert got, a list for each block: of the last step, and of
-        # the last evaluation. Empty without a router.
+        # Share of tokens per expert, one list per block, in the last step and in the last
+        # evaluation; empty without a router.
         self.expert_load: list[list[float]] = []
         self.val_expert_load: list[list[float]] = []
 
     def step(self, inputs: Tensor, targets: Tensor) -> float:
-        """Train on one batch and charge its time to this run's clock.
+        """Train on one batch and add its time to this run's clock.
 
         Args:
             inputs: int64 `[batch, context]`.
@@ -135,7 +135,7 @@ class Run:
 
     @torch.no_grad()
     def evaluate(self, inputs: Tensor, targets: Tensor) -> float:
-        """Measure the mean loss on given windows; no clock counts it.
+        """Measure the mean loss on given windows, outside the run's clock.
 
         Args:
             inputs: int64 `[windows, context]`.
@@ -157,14 +157,14 @@ class Run:
         return total / len(inputs)
 
     def _load(self) -> Tensor:
-        """Tokens that each expert got in the last forward pass [blocks, experts]."""
+        """Return the tokens per expert in the last forward pass, [blocks, experts]."""
         mixtures = [module for module in self.model.modules() if isinstance(module, Mixture)]
         loads = [mixture.load for mixture in mixtures if mixture.load is not None]
         return torch.stack(loads) if loads else torch.zeros(0, 0)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """Of the model; a recipe may add some on the way."""
+        """Return the parameters of the model; a recipe may add some during training."""
         return list(self.model.parameters())
 
     def _autocast(self) -> torch.autocast:
@@ -178,7 +178,7 @@ class Run:
 
     @property
     def density(self) -> float:
-        """Share of the dense twin's parameters that this model has and no penalty has zeroed."""
+        """Parameters that no penalty has zeroed, over the dense model's parameters."""
         dense = dense_parameters(self.model.config)
         if self.recipe is not None:
             return density_of(self.model, self.recipe, dense)
@@ -190,22 +190,22 @@ class Run:
 
     @property
     def kept(self) -> Kept | None:
-        """What is left of the penalised weights, or None without a penalty."""
+        """The counts of the kept penalised weights, or None without a penalty."""
         return kept(self.optimizer) if isinstance(self.optimizer, ProxAdamW) else None
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of weights, structure, gradients and optimizer state, once it has stepped."""
+        """Bytes of weights, structure, gradients and optimizer state, after the first step."""
         return state_bytes(self.model, self.optimizer, self.recipe)
 
     def state(self) -> dict[str, Any]:
-        """Everything a checkpoint needs: see `parts` and `step_seconds`."""
+        """Return the state for a checkpoint: the states of `parts`, and `step_seconds`."""
         states = {name: part.state_dict() for name, part in self.parts.items()}
         return states | {"step_seconds": torch.tensor(self.step_seconds, dtype=torch.float64)}
 
     @property
     def parts(self) -> dict[str, Any]:
-        """The objects whose states make up a checkpoint, by name; restore a recipe first."""
+        """The objects whose states a checkpoint holds, by name; restore a recipe first."""
         found = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
         if self.recipe is not None:
             found |= {"recipe": self.recipe, "masks": self.masks}

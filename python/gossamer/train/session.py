@@ -1,8 +1,8 @@
-"""Train one or several runs in one process, step by step in turn, and compare them.
+"""Trains one or several runs in one process, step by step in turn, and compares them.
 
-All runs see the same batches and start from the same dense weights. In each round every run takes
-one step, in an order that changes from round to round, and each has a clock that counts its own
-steps only, so that other load on the machine affects all of them alike.
+All runs use the same batches and start from the same dense weights. In each round every run takes
+one step, in an order that changes from round to round. Each run has a clock of its own steps, so
+other load on the machine affects all runs alike.
 """
 
 import signal
@@ -38,9 +38,9 @@ class Result:
     """Outcome of a training.
 
     Args:
-        summaries: one per run; empty before the first step.
+        summaries: one summary per run; empty before the first step.
         step: number of finished steps.
-        interrupted: whether a signal ended it early; its checkpoint then resumes.
+        interrupted: whether a signal ended the training early; it can then be resumed.
         out: folder of checkpoint, metrics and picture.
     """
 
@@ -60,15 +60,16 @@ def train(
 ) -> Result:
     """Train the runs of a configuration side by side.
 
-    SIGINT and SIGTERM finish the steps in progress, write a checkpoint and return.
+    After SIGINT or SIGTERM, the steps in progress finish, a checkpoint is written, and the call
+    returns.
 
     Args:
-        config: what to train. To resume, `resumed_config` returns the one in the checkpoint.
+        config: configuration; to resume, use the result of `resumed_config`.
         out: folder for checkpoint, metrics and picture; created if missing.
-        resume: continue from the checkpoint in `out`; the outcome is bit-equal to that of a
-            training that was never interrupted, for the same number of threads.
-        overwrite: replace the training that `out` holds.
-        console: where to print; standard output by default.
+        resume: whether to continue from the checkpoint in `out`; with the same number of threads,
+            the outcome is bit-equal to that of an uninterrupted training.
+        overwrite: whether to replace the training in `out`.
+        console: console for the output; None is standard output.
 
     Returns:
         The outcome.
@@ -104,10 +105,10 @@ def train(
 
 
 class Session:
-    """The runs of one training, their text and their folder.
+    """The runs of one training, with their text and folder.
 
     Args:
-        config: what to train.
+        config: configuration of the training.
         out: folder for checkpoint and metrics.
 
     Raises:
@@ -140,13 +141,13 @@ class Session:
         """Continue from the checkpoint in the folder.
 
         Raises:
-            CheckpointError: there is none, or it belongs to another training.
+            CheckpointError: there is no checkpoint, or it belongs to another training.
         """
         path = self.out / CHECKPOINT
         self.done = restore_training(path, self.config, self.corpus, self.runs)
 
     def open_metrics(self) -> MetricsFile:
-        """Open the metrics file, and drop what an earlier training left in the folder.
+        """Open the metrics file, and delete the files of an earlier training in the folder.
 
         Raises:
             GossamerError: the folder cannot be written.
@@ -165,9 +166,9 @@ class Session:
         """Take the remaining steps; write metrics and checkpoints.
 
         Args:
-            stop: ends the training after the step in progress.
-            metrics: file of the metrics.
-            reporter: shows the progress.
+            stop: event that ends the training after the step in progress.
+            metrics: file for the metrics.
+            reporter: display of the progress.
         """
         config = self.config
         windows = Windows(self.corpus.train, config.context, config.batch, config.seed)
@@ -202,7 +203,7 @@ class Session:
         return {name: losses[name] for name in self.config.runs}
 
     def _save(self, metrics: MetricsFile) -> None:
-        metrics.sync()  # rows first: a checkpoint must never be ahead of its metrics
+        metrics.sync()  # rows first: a checkpoint must not be ahead of its metrics
         state = training_state(self.config, self.corpus, self.runs, self.done)
         save_checkpoint(self.out / CHECKPOINT, state)
 
@@ -277,7 +278,7 @@ def _say(console: Console, text: str) -> None:
 
 @contextmanager
 def _stop_on_signals() -> Iterator[threading.Event]:
-    """Turn the first SIGINT or SIGTERM into an event; a second one ends the process as usual."""
+    """Turn the first SIGINT or SIGTERM into an event; the second ends the process as usual."""
     stop = threading.Event()
     before: dict[signal.Signals, Any] = {}
 
@@ -289,7 +290,7 @@ def _stop_on_signals() -> Iterator[threading.Event]:
         stop.set()
         restore_handlers()
 
-    # Python lets only the main thread handle signals.
+    # Only the main thread can handle signals.
     if threading.current_thread() is threading.main_thread():
         for name in (signal.SIGINT, signal.SIGTERM):
             before[name] = signal.signal(name, request)

@@ -13,12 +13,12 @@ from gossamer.recipes import Recipe
 
 
 def density_of(model: nn.Module, recipe: Recipe, dense: int) -> float:
-    """Share of a dense twin's parameters that a prepared model uses.
+    """Return the used parameters of a prepared model over those of the dense model.
 
     Args:
-        model: prepared, and `recipe` attached to it.
-        recipe: of it.
-        dense: parameters of the twin.
+        model: model prepared by `recipe`.
+        recipe: recipe attached to the model.
+        dense: number of parameters of the dense model.
     """
     kept, _ = kept_entries(recipe.layers)
     inside = {id(m.entries) for m in model.modules() if isinstance(m, MaskedLayer)}
@@ -27,7 +27,7 @@ def density_of(model: nn.Module, recipe: Recipe, dense: int) -> float:
 
 
 def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe | None) -> int:
-    """Bytes of training state: parameters, gradients, moments, structure, the recipe's tensors."""
+    """Return the bytes of parameters, gradients, moments, structure and the recipe's tensors."""
     total = summary(model, optimizer).total
     if recipe is not None:
         total += sum(tensor.nbytes for tensor in _tensors(recipe.state))
@@ -35,7 +35,7 @@ def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Reci
 
 
 def kept_entries(layers: Mapping[str, nn.Module]) -> tuple[int, int]:
-    """Entries that prepared layers use in a forward pass, and those that they would have dense."""
+    """Return the entries that prepared layers use in a forward pass, and all their entries."""
     kept = whole = 0
     for layer in layers.values():
         for module in layer.modules():

@@ -24,12 +24,12 @@ AT = "@"
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What one run trains.
+    """The pattern, recipe and router of one run.
 
     Args:
         pattern: `"dense"`, or the text of a pattern.
-        recipe: name of the recipe that moves the mask; None keeps the mask fixed.
-        router: name of the router of the experts; None for one MLP per block.
+        recipe: name of the recipe that changes the mask; None keeps the mask fixed.
+        router: name of the experts' router; None is one MLP per block.
 
     Example:
         >>> RunSpec.parse(" RigL @ 90 % + topk")
@@ -45,8 +45,8 @@ class RunSpec:
         """Read the text of a run.
 
         Args:
-            text: such as `"dense"`, `"2:4:v4"`, `"rigl@90%"` or `"90%+sinkhorn"`. A recipe
-                alone takes its own default pattern.
+            text: text such as `"dense"`, `"2:4:v4"`, `"rigl@90%"` or `"90%+sinkhorn"`; a recipe
+                alone uses its default pattern.
 
         Raises:
             PatternError: the pattern or the router is unknown.

@@ -1,4 +1,4 @@
-"""The sparse weight: trainable values, the structure that places them, and its transpose."""
+"""The sparse weight: trainable values, their structure, and its transpose."""
 
 from gossamer.weight.checks import check_dense, check_dtype
 from gossamer.weight.sparse_weight import SparseWeight

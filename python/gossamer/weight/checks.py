@@ -1,4 +1,4 @@
-"""Checks of the tensors that become, or go with, a sparse weight."""
+"""Checks of tensors from which a sparse weight is built or updated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ def check_dtype(dtype: torch.dtype, who: str) -> None:
 
 
 def check_dense(weight: Tensor, who: str = "weight") -> Tensor:
-    """The detached matrix; it must be a CPU matrix of a supported dtype."""
+    """Return the detached matrix, after a check of its rank, dtype and device.
+
+    Raises:
+        DTypeError: the weight is not a tensor of a supported dtype.
+        ShapeError: the weight is not a matrix.
+        DeviceError: the weight is not on the CPU.
+    """
     check_tensor(weight, who)
     if weight.dim() != 2:
         raise ShapeError(f"{who}: shape {tuple(weight.shape)} was given; it must be [rows, cols]")
@@ -46,7 +52,11 @@ def check_like(tensor: Tensor, who: str, shape: torch.Size) -> None:
 
 
 def elementwise_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[Tensor]:
-    """The optimizer's tensors that hold one number for each value."""
+    """Return the optimizer's state tensors with one number per value.
+
+    Raises:
+        DTypeError: such a tensor has a dtype that cannot move with a mask.
+    """
     found = []
     for name, tensor in optimizer.state.get(parameter, {}).items():
         if isinstance(tensor, Tensor) and tensor.shape == parameter.shape and tensor.dim():

@@ -1,6 +1,6 @@
-"""The descriptor of a sparse weight: eight integers that say what its indices do not.
+"""The descriptor of a sparse weight: eight integers for pattern and layout.
 
-It travels with the weight in a state dict, so that a file tells which pattern it holds.
+The state dict stores it, so that a file names the pattern that it holds.
 """
 
 import struct
@@ -16,15 +16,15 @@ _KINDS: tuple[type[Pattern], ...] = (NM, Unstructured, Block, GroupedNM)
 
 
 def group_of(pattern: Pattern) -> tuple[int, int]:
-    """The n and m of an N:M pattern, 0 and 0 of another: what the layout needs to know."""
+    """Return n and m of an N:M pattern for the layout; 0 and 0 for any other pattern."""
     return (pattern.n, pattern.m) if isinstance(pattern, NM | GroupedNM) else (0, 0)
 
 
 def describe(pattern: Pattern, layout: Layout) -> Tensor:
-    """[kind, rows, cols, vector, block_cols, a, b, the bits of the sparsity as float64].
+    """Return [kind, rows, cols, vector, block_cols, a, b, last] as int64.
 
-    a, b: n, m of N:M, the sizes of a block, else 0. The last number is g where the pattern has
-    one. Everything that the indices do not say.
+    a and b are n and m of N:M or the sizes of a block, else 0. The last number is g if the pattern
+    has one, else the bits of the sparsity as float64.
     """
     a, b = group_of(pattern)
     bits = 0
@@ -41,9 +41,13 @@ def describe(pattern: Pattern, layout: Layout) -> Tensor:
 
 
 def pattern_of(descriptor: list[int]) -> Pattern:
-    """The pattern that a descriptor tells of; PatternError when it tells of none."""
+    """Return the pattern of a descriptor.
+
+    Raises:
+        PatternError: the descriptor describes no known pattern.
+    """
     if len(descriptor) != 8:
-        raise PatternError(f"a descriptor of {len(descriptor)} numbers was given; it has 8")
+        raise PatternError(f"a descriptor of {len(descriptor)} numbers was given; 8 are needed")
     kind, _, _, vector, _, a, b, bits = descriptor
     (sparsity,) = struct.unpack("<d", struct.pack("<q", bits))
     if kind == 0:

@@ -1,4 +1,4 @@
-"""MatrixFace: what code written for `nn.Linear` asks its weight for, of a sparse weight."""
+"""MatrixFace: the members of a dense weight that code for `nn.Linear` expects."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from gossamer.patterns import Pattern
 class MatrixFace:
     """Members of a dense weight [rows, cols] that follow from the values and the shape.
 
-    `requires_grad = …` and `grad = None` are passed on to the values. Any other assignment to
-    `data` or `grad` is refused: a dense tensor has entries that the weight cannot hold, and a
-    dense copy to read would silently swallow in-place changes.
+    Assignments `requires_grad = …` and `grad = None` apply to the values. Reading `data` or `grad`
+    raises an error, because in-place changes of a dense copy would be lost; so does any other
+    assignment, because the weight cannot hold the entries of a dense tensor.
     """
 
     values: nn.Parameter
@@ -42,20 +42,20 @@ class MatrixFace:
         return 2
 
     def size(self, dim: int | None = None) -> Any:
-        """The shape [rows, cols], or one of its sizes."""
+        """Return the shape [rows, cols], or one of its sizes."""
         return self.shape if dim is None else self.shape[dim]
 
     def numel(self) -> int:
-        """The number of entries of the matrix; `nnz` is the number of kept ones."""
+        """Return the number of entries of the matrix; `nnz` is the number of kept entries."""
         return self.shape.numel()
 
     def is_floating_point(self) -> bool:
-        """True: the values are floating-point numbers."""
+        """Return True: the values are floating-point numbers."""
         return True
 
     @property
     def requires_grad(self) -> bool:
-        """Whether the values are trained; can be assigned."""
+        """Whether the values are trained; it can be assigned."""
         return self.values.requires_grad
 
     @requires_grad.setter
@@ -64,15 +64,15 @@ class MatrixFace:
 
     def _refuse(self, what: str) -> AttributeError:
         return AttributeError(
-            f"SparseWeight.{what} is not there, because a weight of pattern {self.pattern} holds "
-            f"its kept entries only; use weight.values.{what} ([nnz], in the order of "
+            f"SparseWeight.{what} is not available: a weight of pattern {self.pattern} holds its "
+            f"kept entries only; use weight.values.{what} ([nnz], in the order of "
             "weight.structure), weight.to_dense(), or SparseWeight.from_dense(tensor, "
             "weight.pattern, weight.mask()) for other values"
         )
 
     @property
     def data(self) -> Tensor:
-        """Not there: see `values` and `to_dense`."""
+        """Not available: use `values` or `to_dense`."""
         raise self._refuse("data")
 
     @data.setter
@@ -81,7 +81,7 @@ class MatrixFace:
 
     @property
     def grad(self) -> Tensor:
-        """Not there: see `values.grad`. None can be assigned, to drop the gradient."""
+        """Not available: use `values.grad`. Assigning None drops the gradient."""
         raise self._refuse("grad")
 
     @grad.setter

@@ -1,8 +1,8 @@
-"""SparseWeight: the kept entries of a matrix as one trainable vector, and where they stand.
+"""SparseWeight: the kept entries of a matrix as one trainable vector, and their positions.
 
-The values are an ordinary 1-D `nn.Parameter` in the order in which the kernels stream them, the
-structure is a few integer buffers, so optimizers, clipping, EMA, `state_dict` and safetensors
-work untouched. It is the weight, not a layer: `gossamer.nn.SparseLinear` is the layer.
+The values are an ordinary 1-D `nn.Parameter` in the order in which the kernels read them, and the
+structure consists of integer buffers. So optimizers, clipping, EMA, `state_dict` and safetensors
+work unchanged. `gossamer.nn.SparseLinear` is the layer with such a weight.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ _ALIVE: WeakSet[SparseWeight] = WeakSet()
 class SparseWeight(MatrixFace, nn.Module):
     """A sparse matrix [rows, cols] whose kept entries are trained.
 
-    `values` is the trainable `nn.Parameter` [nnz]; `structure` says which entry each value is.
+    `values` is the trainable `nn.Parameter` [nnz]; `structure` gives the position of each value.
 
-    It answers what code asks the weight of an `nn.Linear` for: `shape`, `size()`, `numel()`,
-    `ndim`, `dim()` are those of the matrix, `dtype`, `device`, `requires_grad` those of the
-    values; see `MatrixFace` about assignments.
+    It has the members that code expects of the weight of an `nn.Linear`: `shape`, `size()`,
+    `numel()`, `ndim` and `dim()` describe the matrix; `dtype`, `device` and `requires_grad` those
+    of the values. See `MatrixFace` for assignments.
 
     Args:
         values: [nnz], float32, float64 or bfloat16, in the order of `structure`.
-        structure: where the values stand, as `gossamer.backend.encode` builds it; validated.
+        structure: positions of the values, as built by `gossamer.backend.encode`; validated.
         pattern: the pattern that the structure obeys, or its text.
-        transpose: "packed" keeps the structure of the transpose too, which makes the gradient of
-            the input fast, for about 5 bytes a kept entry; "none" saves them. Without effect
-            where rows share their columns (`pattern.panel` above 1), unless double-pruned.
-        backward: "exact"; "double_pruned": the gradient of the input leaves out the entries that
-            are not among the n largest of m rows, see `refresh_transpose`; "transposable": exact,
-            and the mask must be N:M down the columns too. The last two are for N:M.
+        transpose: "packed" also stores the structure of the transpose, for a fast input gradient,
+            at about 5 bytes per kept entry; "none" does not. It has no effect if rows share
+            their columns (`pattern.panel` above 1), unless `backward` is "double_pruned".
+        backward: "exact" computes the exact input gradient; "double_pruned" drops the entries
+            outside the n largest of m rows from it, see `refresh_transpose`; "transposable" is
+            exact, and the mask must be N:M down the columns too. The last two need N:M.
 
     Raises:
-        StructureError: the structure is not valid, or is not of the pattern.
-        DTypeError: the dtype is not one of the three.
+        StructureError: the structure is not valid, or does not obey the pattern.
+        DTypeError: the dtype is not supported.
 
     Example:
         >>> import torch
@@ -127,7 +127,7 @@ class SparseWeight(MatrixFace, nn.Module):
         transpose: Transpose = "packed",
         backward: Backward = "exact",
     ) -> SparseWeight:
-        """Keep the entries of a dense matrix that a mask, a score or their magnitude picks.
+        """Keep the entries of a dense matrix that a mask, a score or their magnitude selects.
 
         Args:
             weight: [rows, cols], float32, float64 or bfloat16, on the CPU.
@@ -167,8 +167,8 @@ class SparseWeight(MatrixFace, nn.Module):
 
     @property
     def structure(self) -> Structure:
-        """Where each value stands, over the live buffers."""
-        # From the dict: a buffer's attribute look-up takes 0.5 us, and every call comes by here.
+        """The positions of the values, over the live buffers."""
+        # From the dict: a buffer's attribute look-up takes 0.5 us, and every product comes here.
         buffers = self._buffers
         return Structure(self.layout, buffers["indices"], buffers["indptr"])
 
@@ -184,7 +184,7 @@ class SparseWeight(MatrixFace, nn.Module):
 
     @property
     def structure_nbytes(self) -> int:
-        """Bytes of all the integer buffers, those of the transpose too."""
+        """Bytes of all integer buffers, including the transpose."""
         return sum(buffer.nbytes for buffer in self.buffers())
 
     @property
@@ -194,19 +194,19 @@ class SparseWeight(MatrixFace, nn.Module):
 
     @property
     def transpose(self) -> Transpose:
-        """Whether the structure of the transpose is kept: "packed" or "none"."""
+        """Whether the structure of the transpose is stored: "packed" or "none"."""
         return self._rule.transpose
 
     @property
     def backward(self) -> Backward:
-        """How the gradient of the input is computed."""
+        """How the input gradient is computed: "exact", "double_pruned" or "transposable"."""
         return self._rule.backward
 
     @property
     def transposed(self) -> Transposed | None:
-        """The structure of the transpose and the values' order in it, or None.
+        """The structure of the transpose and the order of the values in it, or None.
 
-        In a double-pruned weight it lacks the entries that the second pruning dropped.
+        In a double-pruned weight it lacks the entries that the second pruning drops.
         """
         if self._t_layout is None:
             return None
@@ -216,20 +216,20 @@ class SparseWeight(MatrixFace, nn.Module):
 
     @torch.no_grad()
     def refresh_transpose(self) -> None:
-        """Choose the entries of a double-pruned transpose again, by the present values.
+        """Select the entries of a double-pruned transpose again, by the present values.
 
-        No effect where `backward` is "exact" or "transposable". A pending backward pass keeps the
-        transpose of its forward pass.
+        It has no effect if `backward` is "exact" or "transposable". A pending backward pass keeps
+        the transpose of its forward pass.
         """
         if self._rule.is_chosen and not self.values.is_meta:
             self._keep_transpose(self._rule.build(self.values, self.structure))
 
     def mask(self) -> Tensor:
-        """The kept entries as a bool tensor [rows, cols], True = kept."""
+        """Return the mask as a bool tensor [rows, cols], True = kept."""
         return backend.mask(self.structure)
 
     def to_dense(self) -> Tensor:
-        """The matrix [rows, cols] with zeros where nothing is kept; differentiable in `values`."""
+        """Return the dense matrix [rows, cols], differentiable in `values`."""
         values = self.values
         if not (torch.is_grad_enabled() and values.requires_grad):
             dense: Tensor = backend.scatter(values.detach(), self.structure)
@@ -239,19 +239,19 @@ class SparseWeight(MatrixFace, nn.Module):
 
     @torch.no_grad()
     def set_mask(self, mask: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Move the weight to another mask of the same pattern and count.
+        """Change to another mask of the same pattern and number of entries.
 
-        Values, their gradient and the optimizer's state move by coordinate: an entry kept by
-        both masks keeps all of them, a new entry starts at 0. The Parameter object and every
-        buffer stay the same objects. A running average of the model must be moved as well
-        (`averaged.set_mask`), since it averages by position.
+        An entry that both masks keep also keeps its value, gradient and optimizer state; a new
+        entry starts at 0. The Parameter and the buffers stay the same objects. Also call
+        `set_mask` on a running average of the model, because it averages by position.
 
         Args:
             mask: bool [rows, cols], True = kept.
-            optimizer: the optimizer that holds `values`, when it has state already.
+            optimizer: the optimizer of `values`; needed if it has state already.
 
         Raises:
-            ShapeError, StructureError: the mask is of another shape or pattern; nothing changed.
+            ShapeError, StructureError: the mask has another shape or pattern; the weight does not
+                change.
 
         Example:
             >>> import torch
@@ -273,7 +273,7 @@ class SparseWeight(MatrixFace, nn.Module):
         moved = [backend.gather(backend.scatter(tensor, old), new) for tensor in tensors]
         transposed = self._rule.build(moved[0], new)
 
-        # copy_ raises the version counters: a backward pass that waits on the old mask fails.
+        # copy_ raises the version counters: a pending backward pass of the old mask fails.
         for tensor, source in zip(tensors, moved, strict=True):
             tensor.copy_(source)
         self.indices.copy_(new.indices)
@@ -282,7 +282,7 @@ class SparseWeight(MatrixFace, nn.Module):
         self._keep_transpose(transposed)
 
     def extra_repr(self) -> str:
-        """The line that `print(model)` shows."""
+        """Return the line that `print(model)` shows."""
         size = f"{self.shape[0]}x{self.shape[1]}"
         text = f"{size}, pattern={self.pattern}, nnz={self.nnz}, dtype={self.values.dtype}"
         if self.backward != "exact":
@@ -292,7 +292,7 @@ class SparseWeight(MatrixFace, nn.Module):
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Validate what was given, then load it as any module does."""
+        """Validate the state, then load it like any module."""
         pattern = self.check_state(state_dict, prefix)
         kept = self._make_room(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
@@ -302,11 +302,11 @@ class SparseWeight(MatrixFace, nn.Module):
             self._pack_transpose()
 
     def check_state(self, state_dict: Mapping[str, Any], prefix: str = "") -> Pattern:
-        """The pattern that a state dict's tensors describe; StructureError unless they fit."""
+        """Return the pattern of a state dict's tensors; StructureError unless they fit."""
         return check_state(self, self._rule, state_dict, prefix)
 
     def _pack_transpose(self) -> None:
-        """Build the t_ buffers from values and structure, which must be valid."""
+        """Build the t_ buffers from valid values and structure."""
         structure = self.structure
         if structure.indices.is_meta:
             return
@@ -314,7 +314,7 @@ class SparseWeight(MatrixFace, nn.Module):
         self._keep_transpose(self._rule.build(self.values.detach(), structure))
 
     def _keep_transpose(self, packed: Transposed | None) -> None:
-        """Make this transpose the weight's own."""
+        """Store this transpose in the t_ buffers."""
         if packed is None:
             return
         structure, perm = packed
@@ -332,7 +332,7 @@ class SparseWeight(MatrixFace, nn.Module):
         self.t_layout_ints = tuple(structure.layout.as_ints())
 
     def _make_room(self, state: Mapping[str, Any], prefix: str) -> bool:
-        """Give the t_ buffers the sizes of those in a state dict; False when it has none."""
+        """Resize the t_ buffers to those of a state dict; return False when it has none."""
         if not self._rule.is_chosen or prefix + "t_perm" not in state:
             return False
         for name, dtype in zip(T_NAMES, T_DTYPES, strict=True):
@@ -350,5 +350,5 @@ class SparseWeight(MatrixFace, nn.Module):
 
 
 def alive_weights() -> list[SparseWeight]:
-    """All sparse weights of this process."""
+    """Return all sparse weights of this process."""
     return list(_ALIVE)

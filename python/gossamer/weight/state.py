@@ -20,7 +20,7 @@ _STATE = ("values", "indices", "indptr", "descriptor")
 
 
 class _Stored(Protocol):
-    """What a check needs of a weight."""
+    """The members of a weight that a check needs."""
 
     pattern: Pattern
     layout: Layout
@@ -38,17 +38,17 @@ def check_state(
     """Check the tensors of a state dict before a weight loads them.
 
     Args:
-        weight: that will load them.
-        rule: of the weight's transpose.
-        state_dict: that holds them, or some of them.
-        prefix: of their names.
+        weight: the weight that will load the tensors.
+        rule: rule of the weight's transpose.
+        state_dict: the tensors by name; some may be missing.
+        prefix: prefix of the names.
 
     Returns:
-        The pattern that they describe.
+        The pattern that the tensors describe.
 
     Raises:
-        StructureError: they do not fit the weight, or are damaged.
-        DTypeError: one is no tensor, or of a wrong dtype.
+        StructureError: the tensors do not fit the weight, or are damaged.
+        DTypeError: a value is not a tensor, or has another dtype.
     """
     given = {n: state_dict[prefix + n] for n in _STATE if prefix + n in state_dict}
     where = f"{prefix}* of the state dict"
@@ -84,8 +84,8 @@ def check_state(
 
 
 def _check_descriptor(weight: _Stored, descriptor: Tensor, where: str) -> Pattern:
-    """The pattern of a loaded descriptor, which must lay out as many entries as ours."""
-    # Two sparsities may keep as many: an allocation computed anew differs in its last bit.
+    """Return the pattern of a loaded descriptor, which must keep as many entries as the weight."""
+    # Sparsities may differ if the counts agree: a repeated allocation differs in its last bit.
     rows, cols = weight.shape
     readable = descriptor.dtype == torch.int64 and not descriptor.is_meta
     theirs = descriptor.flatten().tolist() if readable else []

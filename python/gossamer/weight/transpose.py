@@ -1,14 +1,14 @@
-"""The transpose that a sparse weight keeps for the gradient of its input, dX = dY W.
+"""The transpose that a sparse weight stores for its input gradient, dX = dY W.
 
 It consists of the structure of W^T and the permutation that maps its values to those of W. The
-values themselves are not stored: the product gathers them, so nothing has to follow the
-optimizer's steps. Three kinds of backward:
+values are not stored: the product gathers them, so an optimizer step needs no update. There are
+three kinds of backward:
 
     exact          dX = dY W; the transpose holds every kept entry
-    double_pruned  dX = dY W^{R,C}: of each m rows of a column the n largest stay, an N:M matrix
-                   along both axes; refresh_transpose() chooses them again, a state dict saves them.
-                   dW is that of every kept entry
-    transposable   dX = dY W, and the mask is N:M down the columns too, which is checked
+    double_pruned  dX = dY W^{R,C}, where the n largest of every m rows of a column are kept: an N:M
+                   matrix along both axes. refresh_transpose() selects them again, a state dict
+                   saves them, and dW has every kept entry
+    transposable   dX = dY W; the mask must be N:M down the columns too, which is checked
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ DTYPES = (torch.uint8, torch.int32, torch.int32)
 
 @dataclass(frozen=True)
 class TransposeRule:
-    """How a sparse weight builds, chooses and checks the transpose that it keeps.
+    """How a sparse weight builds, selects and checks its transpose.
 
     It holds no tensors: the weight owns the buffers `t_indices`, `t_indptr` and `t_perm`.
 
     Args:
         transpose: "packed" or "none".
         backward: "exact", "double_pruned" or "transposable".
-        layout: of the weight.
-        pattern: of the weight.
+        layout: layout of the weight.
+        pattern: pattern of the weight.
 
     Raises:
-        ValueError: an unknown kind, or a double-pruned weight without a transpose.
-        PatternError: a backward that needs an N:M pattern, and another pattern.
+        ValueError: a kind is unknown, or a double-pruned weight has no transpose.
+        PatternError: `backward` needs an N:M pattern, and `pattern` is another.
     """
 
     transpose: Transpose
@@ -76,16 +76,16 @@ class TransposeRule:
 
     @property
     def is_chosen(self) -> bool:
-        """Whether the entries depend on the values, so that a state dict saves them."""
+        """Whether the transpose depends on the values, so that a state dict saves it."""
         return self.backward == "double_pruned"
 
     @property
     def transposed_layout(self) -> Layout:
-        """The layout of the transpose: one row per panel, counted by pointers."""
+        """The layout of the transpose: one row per panel, with row pointers."""
         return Layout(self.layout.cols, self.layout.rows, 1, 256)
 
     def build(self, values: Tensor, structure: Structure) -> Transposed | None:
-        """The transpose to keep for these values and this structure."""
+        """Return the transpose to store for these values and this structure, or None."""
         if self.is_chosen:
             return double_prune(values, structure, self.layout.n, self.layout.m)
         if self.transpose == "none" or self.layout.vector > 1:
@@ -93,7 +93,7 @@ class TransposeRule:
         return backend.transpose(structure)
 
     def check_structure(self, structure: Structure, where: str = "") -> None:
-        """Raise StructureError when a transposable mask has a column group of more than n."""
+        """Raise StructureError if a column group of a transposable mask keeps more than n."""
         if self.backward != "transposable":
             return
         n, m, cols = self.layout.n, self.layout.m, self.layout.cols
@@ -111,7 +111,7 @@ class TransposeRule:
     def check_state(
         self, state: Mapping[str, Any], prefix: str, structure: Structure, where: str
     ) -> None:
-        """Raise StructureError unless the t_ tensors given are a double pruning of `structure`."""
+        """Raise StructureError unless the t_ tensors are a double pruning of `structure`."""
         given = {name: state[prefix + name] for name in NAMES if prefix + name in state}
         if not self.is_chosen or not given:
             return
@@ -119,7 +119,7 @@ class TransposeRule:
         if missing:
             raise StructureError(
                 f"{where} lacks {', '.join(missing)}; the three parts of a transpose belong "
-                "together: load the whole file, or leave out all three to choose it anew"
+                "together: load the whole file, or leave out all three to rebuild it"
             )
         for name, dtype in zip(NAMES, DTYPES, strict=True):
             tensor = given[name]
@@ -139,7 +139,7 @@ class TransposeRule:
             raise StructureError(f"{where}: transpose: {error}") from None
 
     def _check_perm(self, perm: Tensor, transposed: Structure, structure: Structure) -> None:
-        """Raise StructureError unless each value is where the transpose says, n in a group."""
+        """Raise StructureError unless the permutation fits the indices, at most n per group."""
         if perm.numel() and not 0 <= int(perm.min()) <= int(perm.max()) < structure.nnz:
             raise StructureError(
                 f"perm is not inside the {structure.nnz} values of the weight: it was changed or "
@@ -162,7 +162,7 @@ class TransposeRule:
 
 
 def _column_counts(coordinates: Tensor, layout: Layout, m: int) -> Tensor:
-    """The number of entries in each group of m rows of each column, groups first."""
+    """Return the number of entries per group of m rows and column, [groups * columns]."""
     rows, cols = layout.rows, layout.cols
     groups = coordinates // (cols * m) * cols + coordinates % cols
     return torch.bincount(groups, minlength=-(-rows // m) * cols)

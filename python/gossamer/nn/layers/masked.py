@@ -1,10 +1,10 @@
-"""MaskedLinear: a linear layer that trains a dense weight and computes with a masked part of it.
+"""MaskedLinear: a linear layer that trains a dense weight and multiplies by its masked part.
 
-    Y = X W~^T + b,  W~ = W at the kept entries,  dX = dY W~,  dW = dY^T X
+    Y = X W~^T + b,  W~ = M * W,  dX = dY W~,  dW = dY^T X
 
-The products with W~ run on the sparse kernels; the gradient goes straight through the mask to the
-whole dense weight (Bengio et al. 2013), or to the kept entries alone. It trains no faster than its
-dW, and no smaller than dense: `SparseLinear` is the layer that keeps nothing but its entries.
+The products with W~ run on the sparse kernels. The gradient goes to the whole weight, straight
+through the mask (Bengio et al. 2013), or to the kept entries only. Memory is that of a dense layer,
+and dW may be a dense product: `SparseLinear` is the layer that stores the kept entries only.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ class MaskedLinear(MaskedLayer):
     """A linear layer with a dense, trained weight [out_features, in_features] under a mask.
 
     The mask is selected from the weight in every forward pass, or fixed until `set_mask` changes
-    it. A subclass may change `pack` (what the forward pass multiplies by), `input_gradient` and
+    it. A subclass may override `pack` (the values of the forward product), `input_gradient` and
     `weight_gradient`.
 
     Args:
         weight: [out_features, in_features]; the Parameter that is trained.
         bias: [out_features], or None.
-        pattern: which entries may live.
+        pattern: pattern of the mask.
         reselect_each_forward: select the mask by the weight's magnitudes in every forward pass;
             False keeps a fixed mask.
-        gradient: "dense" sends dY^T X to every entry (straight through), "kept" to the kept ones;
-            the others get 0.
-        target: the pattern at the end of the training; None is `pattern`.
+        gradient: "dense" gives every entry the gradient dY^T X (straight through); "kept" gives it
+            to the kept entries, and 0 to the others.
+        target: the pattern at the end of training; None is `pattern`.
 
     Attributes:
-        masked_weight_share: share of itself with which a masked entry takes part in the forward
-            pass, in [0, 1]. 0 is a hard mask. Above 0 the products are dense. 1 makes the layer
-            dense, see `set_dense`. A 0-d buffer.
+        masked_weight_share: factor of the masked entries in the forward pass, in [0, 1]; a 0-d
+            buffer. 0 is a hard mask, above 0 the products are dense, and 1 makes the layer dense,
+            see `set_dense`.
 
     Raises:
         PatternError: the sizes do not fit the pattern.
@@ -94,7 +94,7 @@ class MaskedLinear(MaskedLayer):
     def from_dense(
         cls, linear: nn.Module, pattern: str | Pattern, *args: Any, **kwargs: Any
     ) -> MaskedLinear:
-        """The layer of an `nn.Linear` (its Parameters are taken over) or of a `Conv1D` (copied)."""
+        """Make a layer from an `nn.Linear`, sharing its Parameters, or from a copied `Conv1D`."""
         if isinstance(linear, nn.Linear):
             weight = linear.weight
         else:
@@ -104,7 +104,7 @@ class MaskedLinear(MaskedLayer):
 
     @property
     def structure(self) -> Structure:
-        """The positions of the kept entries, as the last forward pass or `set_mask` left them."""
+        """The positions of the kept entries, from the last forward pass or `set_mask`."""
         if self.is_dense_now:
             kept = torch.ones(self.weight.shape, dtype=torch.bool)
             return backend.encode(kept, self.pattern.panel, *group_of(self.pattern))
@@ -112,12 +112,12 @@ class MaskedLinear(MaskedLayer):
 
     @property
     def pattern(self) -> Pattern:
-        """The pattern that the mask obeys now; one that keeps everything while it is dense."""
+        """The pattern that the mask obeys now; while the layer is dense, it keeps every entry."""
         return whole(self._target) if self.is_dense_now else self._pattern
 
     @property
     def target(self) -> Pattern:
-        """The pattern that the mask obeys at the end of the training."""
+        """The pattern that the mask obeys at the end of training."""
         return self._target
 
     @target.setter
@@ -142,7 +142,7 @@ class MaskedLinear(MaskedLayer):
 
     @property
     def used_entries(self) -> int:
-        """The number of entries that take part in the forward pass: all under a soft mask."""
+        """The number of entries that the forward pass uses: all of them under a soft mask."""
         return self.weight.numel() if self.masked_weight_share.item() > 0.0 else self._fixed.nnz
 
     @property
@@ -156,38 +156,39 @@ class MaskedLinear(MaskedLayer):
         return total
 
     def kept_values(self) -> Tensor:
-        """The kept entries [nnz] of the dense weight; detached."""
+        """Return the kept entries [nnz] of the dense weight; detached."""
         values: Tensor = backend.gather(self.weight.detach(), self.structure)
         return values
 
     def set_dense(self) -> None:
         """Use the whole weight until `set_mask` or `set_pattern` sets a mask.
 
-        Meanwhile `pattern` keeps everything, and `target` is still the pattern of the end.
+        Meanwhile `pattern` keeps every entry, and `target` does not change.
         """
         self.masked_weight_share.fill_(1.0)
 
     def set_pattern(self, pattern: str | Pattern) -> None:
-        """Change the pattern and select its mask by magnitude; ends a dense phase.
+        """Change the pattern and select its mask by magnitude; this ends a dense phase.
 
         Raises:
-            PatternError: the sizes do not fit; nothing changed.
+            PatternError: the sizes do not fit the pattern; the layer does not change.
         """
         pattern = parse_pattern(pattern)
         pattern.check_shape(self.out_features, self.in_features, "MaskedLinear")
         self.set_mask(magnitude_mask(self.weight.detach(), pattern), pattern)
 
     def set_mask(self, mask: Tensor, pattern: Pattern | None = None) -> None:
-        """Fix another mask, of this pattern or of a given one; ends a dense phase.
+        """Set a fixed mask; this ends a dense phase.
 
-        Values outside the mask stay as they are.
+        Values outside the mask do not change.
 
         Args:
             mask: bool [out_features, in_features], True = kept.
-            pattern: the pattern that the mask obeys from now on; None for the present one.
+            pattern: the pattern of the mask; None is the present one.
 
         Raises:
-            ShapeError, StructureError: a mask of another shape or pattern; nothing changed.
+            ShapeError, StructureError: the mask has another shape or pattern; the layer does not
+                change.
         """
         pattern = pattern or self._pattern
         if mask.shape != self.weight.shape:
@@ -201,7 +202,7 @@ class MaskedLinear(MaskedLayer):
             self.masked_weight_share.zero_()
 
     def pack(self) -> tuple[Tensor, Structure]:
-        """The kept values [nnz] that the forward pass multiplies by, and their structure."""
+        """Return the kept values [nnz] that the forward pass multiplies by, and their structure."""
         weight = self.weight.detach()
         if not self.reselect_each_forward:
             return backend.gather(weight, self._fixed), self._fixed
@@ -210,10 +211,10 @@ class MaskedLinear(MaskedLayer):
         return values, structure
 
     def used_weight(self) -> Tensor:
-        """The dense matrix [out_features, in_features] that the forward pass multiplies by.
+        """Return the dense matrix [out_features, in_features] that the forward pass multiplies by.
 
-        While the layer is dense it is the weight itself. Under a mask it is a detached copy,
-        because the gradient of the weight follows the layer's own rule.
+        It is the weight itself while the layer is dense. Under a mask it is a detached copy:
+        the weight's gradient follows the layer's own rule.
         """
         share = self.masked_weight_share.item()
         if share == 1.0:
@@ -264,11 +265,10 @@ class MaskedLinear(MaskedLayer):
         return grad_output.t() @ x
 
     def to_sparse(self, pattern: Pattern | None = None) -> SparseLinear:
-        """The `SparseLinear` of the same function, with copies of the values that it uses.
+        """Return an equivalent `SparseLinear` with copies of the used values.
 
         Args:
-            pattern: of the largest entries that a layer keeps if it is dense now; None is its
-                target.
+            pattern: pattern to prune to by magnitude if the layer is dense now; None is its target.
         """
         if self.is_dense_now:
             self.set_pattern(pattern or self.target)
@@ -279,7 +279,7 @@ class MaskedLinear(MaskedLayer):
         return layer.train(self.training)
 
     def extra_repr(self) -> str:
-        """The line that `print(model)` shows."""
+        """Return the line that `print(model)` shows."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}, pattern={self.pattern}, "
@@ -288,11 +288,11 @@ class MaskedLinear(MaskedLayer):
 
     @property
     def _fixed(self) -> Structure:
-        """The mask as it was selected or set last, also while the layer is dense."""
+        """The structure of the last selected or set mask, also while the layer is dense."""
         return Structure(self._layout, self.indices, self.indptr)
 
     def _select(self, weight: Tensor) -> tuple[Tensor, Structure]:
-        """The largest magnitudes, and their structure."""
+        """Select the largest magnitudes; return them and their structure."""
         if isinstance(self._pattern, NM):
             return select_nm(weight, self._pattern)
         mask = magnitude_mask(weight, self._pattern)
@@ -300,7 +300,7 @@ class MaskedLinear(MaskedLayer):
         return backend.gather(weight, structure), structure
 
     def _fix_mask(self, structure: Structure, pattern: Pattern) -> None:
-        # New buffers, never overwritten: a pending backward pass still has its own.
+        # New buffers, because a pending backward pass may still use the old ones.
         if self.__dict__.get("_pattern") != pattern or self._layout != structure.layout:
             self._pattern = pattern
             self._layout: Layout = structure.layout
@@ -313,7 +313,7 @@ class MaskedLinear(MaskedLayer):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Take over the structure that was saved, which may keep another number of entries."""
+        """Load the saved structure, which may keep another number of entries."""
         if prefix + "softness" in state_dict:
             # The name of the buffer in checkpoints of version 0.1.
             state_dict[prefix + "masked_weight_share"] = state_dict.pop(prefix + "softness")

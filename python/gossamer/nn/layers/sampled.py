@@ -2,8 +2,9 @@
 
     dW = mvue(dY)^T X
 
-Of each m consecutive tokens n stay in each column of dY, divided by the probability with which
-they were chosen: right on average, and a sparse product. See `gossamer.ops.gradient_sampling`.
+In each column of dY, n of every m consecutive tokens are kept and divided by the probability of
+their selection: the estimate is unbiased, and the product is sparse.
+See `gossamer.ops.gradient_sampling`.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ class SampledLinear(MaskedLinear):
         bias: see `MaskedLinear`.
         pattern: see `MaskedLinear`.
         reselect_each_forward: see `MaskedLinear`.
-        sample: n entries of each m tokens of dY; None takes all.
-        seed: of the random numbers.
-        index: of the layer, so that layers draw apart from one another.
+        sample: n:m pattern of the sample of dY along the tokens; None takes all tokens.
+        seed: seed of the random numbers.
+        index: index of the layer, so that layers draw independently.
 
     Attributes:
-        draws: number of samples that were taken; it is the step of the sampler, and part of the
-            state, so that a resumed training draws what it would have drawn. A 0-d buffer.
+        draws: number of samples taken, which is the step of the sampler; a 0-d buffer, so that a
+            resumed training draws the same samples.
     """
 
     draws: Tensor

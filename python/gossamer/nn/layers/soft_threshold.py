@@ -1,11 +1,11 @@
 """SoftThresholdLinear: a layer that multiplies by soft-thresholded N:M weights.
 
-    S(w)_i = sign(w_i) max(|w_i| - t, 0),  t = the largest magnitude that its group prunes
-    forward: beta S(W)       gradient of W: that of beta S(W), as it is
+    S(w)_i = sign(w_i) max(|w_i| - t, 0),  t = largest pruned magnitude of the group
+    forward: beta S(W)       gradient of W: that of beta S(W), unchanged
 
-At the moment in which two entries change places both are zero: the weight that is used is a
-continuous function of the weight that is trained. beta restores the scale once, <W, S(W)> /
-|S(W)|^2 when the layer is made, and is frozen.
+When two entries swap in the mask, both are zero: the used weight is a continuous function of the
+trained weight. beta = <W, S(W)> / |S(W)|^2 restores the scale; it is computed once, when the layer
+is made.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class SoftThresholdLinear(SampledLinear):
                 self.beta.copy_((kept * soft).sum() / square)
 
     def pack(self) -> tuple[Tensor, Structure]:
-        """The values beta S(W) [nnz], and where they stand."""
+        """Return the values beta S(W) [nnz] and their structure."""
         pattern = plain_groups(self._pattern, "SSTE")
         weight = self.weight.detach()
         _, structure = select_nm(weight, pattern)
         self._fix_mask(structure, pattern)
         size = weight.abs()
-        # What the mask prunes, zeros elsewhere: the largest of a group is its threshold.
+        # The pruned entries; the largest magnitude per group is its threshold.
         pruned = add_pruned_(torch.zeros_like(size), size, 1.0, structure)
         groups = (size.shape[0], size.shape[1] // pattern.m, pattern.m)
         threshold = pruned.view(groups).amax(2, keepdim=True)

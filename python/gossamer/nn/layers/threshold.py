@@ -1,8 +1,8 @@
-"""ThresholdLinear: a layer whose channels learn the threshold that prunes them.
+"""ThresholdLinear: a layer whose output channels learn their pruning thresholds.
 
     w~ = sign(w) max(|w| - sigmoid(s), 0),   dw = dw~ f,   ds = -sigmoid'(s) sum of dw~ sign(w) f
 
-with f = 1 where w~ lives and f = alpha where it is pruned.
+where f = 1 for kept weights and f = alpha for pruned ones.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from gossamer.patterns import Pattern, Unstructured
 
 
 class ThresholdLinear(MaskedLinear):
-    """A linear layer whose weight is soft-thresholded by what each output channel learns.
+    """A linear layer whose weight is soft-thresholded by a learned threshold per output channel.
 
     Args:
         weight: [out_features, in_features]; the Parameter that is trained.
         bias: [out_features], or None.
-        pattern: what `project` leaves in the end; until then the mask is unstructured.
-        initial: s at the start; None for the s with which each threshold drops the pattern's
-            share of its weights.
-        per: "channel": one threshold an output, "layer": one for all.
+        pattern: pattern of the mask after `project`; until then the mask is unstructured.
+        initial: initial s; None is the s with which each threshold drops the pattern's share of
+            its weights.
+        per: "channel" is one threshold per output, "layer" is one threshold for all.
 
     Attributes:
         threshold: s, [out_features, 1] or [1, 1].
-        alpha: what a pruned weight gets of its gradient; a 0-d buffer.
-        projected: whether the mask is fixed and the threshold is no longer used; a 0-d buffer.
+        alpha: factor of a pruned weight's gradient; a 0-d buffer.
+        projected: whether the mask is fixed and the threshold unused; a 0-d buffer.
     """
 
     threshold: nn.Parameter
@@ -55,7 +55,7 @@ class ThresholdLinear(MaskedLinear):
         count = self.out_features if per == "channel" else 1
         if initial is None:
             rows = weight.detach().abs().double().reshape(count, -1).sort(dim=1).values
-            # Half-way between the last to be dropped and the first to be kept.
+            # Half-way between the largest dropped and the smallest kept magnitude.
             around = nn.functional.pad(rows, (1, 1))
             drop = round(rows.shape[1] * self.target.sparsity)
             cut = around[:, drop : drop + 2].mean(dim=1, keepdim=True)
@@ -67,7 +67,7 @@ class ThresholdLinear(MaskedLinear):
         self.register_buffer("projected", torch.zeros((), dtype=torch.bool))
 
     def pack(self) -> tuple[Tensor, Structure]:
-        """The thresholded values [nnz], and where they stand; once projected, those of the mask."""
+        """Return the thresholded (after `project`, masked) values [nnz] and their structure."""
         weight = self.weight.detach()
         if self.projected:
             return backend.gather(weight, self._fixed), self._fixed
@@ -77,14 +77,14 @@ class ThresholdLinear(MaskedLinear):
         return backend.gather(weight.sign() * margin, structure), structure
 
     def margin(self) -> Tensor:
-        """By how much each weight exceeds its threshold; below 0 where it is pruned."""
+        """Return |w| minus the threshold per weight; pruned weights are not above 0."""
         return self.weight.detach().abs() - self.threshold.detach().sigmoid()
 
     def project(self) -> Tensor:
-        """Fix the mask of the largest entries of w~ that the target allows; w~ becomes the weight.
+        """Fix the target's mask of the largest entries of w~; w~ becomes the weight.
 
         Returns:
-            The mask.
+            The mask, bool [out_features, in_features].
         """
         margin = self.margin()
         mask = mask_from_score(margin, self.target)
@@ -108,14 +108,14 @@ class ThresholdLinear(MaskedLinear):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """As the base; a fixed mask gets its transpose."""
+        """Load the state, and build the transpose of a fixed mask."""
         if isinstance(projected := state_dict.get(prefix + "projected"), Tensor):
             self.reselect_each_forward = not bool(projected)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 class _Thresholded(Function):
-    """The products on the living entries; pruned ones get alpha of their gradient."""
+    """Products on the kept entries; the gradient of pruned ones is scaled by alpha."""
 
     @staticmethod
     def forward(
@@ -166,7 +166,7 @@ class _Thresholded(Function):
 
 
 def thresholds(model: nn.Module) -> list[nn.Parameter]:
-    """The thresholds of all `ThresholdLinear` layers of a model."""
+    """Return the thresholds of all `ThresholdLinear` layers of a model."""
     return [m.threshold for m in model.modules() if isinstance(m, ThresholdLinear)]
 
 
