@@ -267,13 +267,17 @@ def misfits() -> dict[str, tuple[type[Exception], str, Callable[[nn.Module], obj
         "text": (pattern, "2:4:v4", lambda m: sparsify(m, "half")),
         "override text": (pattern, "2:4", lambda m: sparsify(m, "2:4", overrides={"head": "x"})),
         "erk": (pattern, "the same everywhere", lambda m: sparsify(m, "2:4", distribution="erk")),
-        "distribution": (pattern, "uniform", lambda m: sparsify(m, "9%", distribution="even")),
+        "distribution": (
+            gossamer.ArgumentError,
+            "uniform",
+            lambda m: sparsify(m, "9%", distribution="even"),
+        ),
         "score": (pattern, "'random'", lambda m: sparsify(m, "2:4", score="best")),
         "no score": (pattern, "layer 'blocks.0.up'", lambda m: sparsify(m, "2:4", score={})),
-        "NaN score": (
-            pattern,
-            "layer 'head'.*NaN",
-            lambda m: sparsify(m, "2:4", "head", score={"head": torch.full((9, 16), torch.nan)}),
+        "complex score": (
+            gossamer.DTypeError,
+            "layer 'head'.*complex",
+            lambda m: sparsify(m, "2:4", "head", score={"head": torch.full((9, 16), 1j)}),
         ),
         "score shape": (
             gossamer.ShapeError,
@@ -356,7 +360,7 @@ def test_the_real_contest_runs() -> None:
 def test_the_contest_checks_results_first(
     verb: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = getattr(gossamer.backend, verb)
+    real = getattr(gossamer.backend.products, verb)
 
     def wrong(*args: object) -> Tensor:
         out = real(*args)
@@ -365,6 +369,6 @@ def test_the_contest_checks_results_first(
 
     layer = SparseLinear(64, 32, pattern="75%:v4", dtype=dtype)
     contest.dense_wins("fc", layer, 8)
-    monkeypatch.setattr(gossamer.backend, verb, wrong)
+    monkeypatch.setattr(gossamer.backend.products, verb, wrong)
     with pytest.raises(gossamer.GossamerError, match="layer 'fc' differs"):
         contest.dense_wins("fc", layer, 8)

@@ -188,12 +188,6 @@ def bad_builds() -> dict[str, tuple[type[Exception], str, Callable[[], object]]]
         "integers": (gossamer.DTypeError, "int64", lambda: build(full.long(), "2:4")),
         "an array": (gossamer.DTypeError, "ndarray", lambda: build(full.numpy(), "2:4")),
         "meta": (gossamer.DeviceError, "meta", lambda: build(full.to("meta"), "2:4")),
-        "NaN": (gossamer.PatternError, "NaN", lambda: build(full / 0 * 0, "2:4")),
-        "NaN score": (
-            gossamer.PatternError,
-            "NaN",
-            lambda: build(full, "2:4", score=torch.full((8, 12), torch.nan)),
-        ),
         "score shape": (
             gossamer.ShapeError,
             "score",
