@@ -77,7 +77,7 @@ void gather_values(const void* from, std::int64_t count, const std::int32_t* per
 void narrow_sums(const float* sums, std::int64_t nnz, bf16* out, int workers) noexcept {
   parallel_for(ceil_div(nnz, piece), workers, [&](std::int64_t task, int) noexcept {
     for (std::int64_t i = task * piece; i < std::min(nnz, (task + 1) * piece); ++i) {
-      out[i] = round_bf16(sums[i]);
+      out[i].bits = round_bf16(sums[i]).bits;  // by its member, see simd/bits.hpp
     }
   });
 }

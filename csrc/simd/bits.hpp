@@ -9,8 +9,8 @@
 namespace gossamer {
 namespace {
 
-// ---- bf16
-// ----------------------------------------------------------------------------------------
+// ---- bf16: the upper half of a float32. It is stored only;
+// arithmetic is done in float.
 
 // A stored value in the type in which its products are summed.
 GOSSAMER_INLINE float widen(float x) noexcept { return x; }
@@ -30,8 +30,8 @@ GOSSAMER_INLINE void narrow(float x, float& out) noexcept { out = x; }
 GOSSAMER_INLINE void narrow(double x, double& out) noexcept { out = x; }
 GOSSAMER_INLINE void narrow(float x, bf16& out) noexcept { out = round_bf16(x); }
 
-// ---- numbers as signed integers
-// ------------------------------------------------------------------
+// ---- numbers as signed integers: magnitudes are in the order
+// of the integers.
 
 // `nan` is the magnitude that stands for every NaN where they are to be told from infinity.
 template <class T>
