@@ -8,7 +8,6 @@ NM(n=2, m=4, vector=4)
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -53,7 +52,8 @@ if TYPE_CHECKING:
     from gossamer.pruning import net_trim, optimal_prune, shrink
     from gossamer.weight import SparseWeight
 
-__version__ = version("gossamer")
+    __version__: str
+
 
 # Where each name lives. A module's own name stands for the module.
 _HOMES = {
@@ -154,6 +154,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version  # tens of milliseconds: on first use only
+
+        value: object = version("gossamer")
+        globals()[name] = value
+        return value
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'gossamer' has no attribute {name!r}")
