@@ -8,7 +8,8 @@ NM(n=2, m=4, vector=4)
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+
+TYPE_CHECKING = False  # as a plain name: `typing` takes most of the import
 
 if TYPE_CHECKING:
     from gossamer import (
