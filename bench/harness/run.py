@@ -18,7 +18,7 @@ from bench.harness.contest import WrongResultError
 from bench.harness.plan import Job, Plan
 from bench.harness.results import Results
 from bench.harness.tables import Page, Pictures, publish
-from gossamer import CheckpointError, ShapeError, timing
+from gossamer import ArgumentError, CheckpointError, timing
 
 WRONG, INTERRUPTED = 1, 130
 
@@ -119,12 +119,12 @@ def usable_threads(wanted: Sequence[int], planned: Sequence[int]) -> tuple[int, 
         Numbers of threads.
 
     Raises:
-        ShapeError: more threads are wanted than the machine has cores.
+        ArgumentError: more threads are wanted than the machine has cores.
     """
     cores = machine.available_cores()
     threads = tuple(wanted) or tuple(n for n in planned if n <= cores)
     if max(threads) > cores:
-        raise ShapeError(
+        raise ArgumentError(
             f"--threads {max(threads)} was given on a machine with {cores} cores; more threads "
             f"than cores measure the scheduler: choose at most {cores}"
         )

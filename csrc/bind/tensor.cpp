@@ -119,7 +119,7 @@ Tensor read_buffer(py::handle object, const char* who, bool writable) {
     t.shape[i] = info.shape[at];
     t.strides[i] = info.strides[at] / info.itemsize;
   }
-  require<ShapeError>(
+  require<ArgumentError>(
       aligned, std::string(who) + " is not aligned to its elements; pass a copy: array.copy()");
   t.data = info.ptr;
   return t;

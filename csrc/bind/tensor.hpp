@@ -40,7 +40,7 @@ std::string device_name(int device);
 void adopt_torch_threads();
 
 // `who` names the argument in errors. Throws DTypeError (not an array), DeviceError (not on
-// module_device), ShapeError (more than two dimensions, unaligned), ArgumentError (read-only).
+// module_device), ShapeError (more than two dimensions), ArgumentError (read-only, unaligned).
 Tensor read_tensor(pybind11::handle object, const char* who, bool writable = false);
 
 // read_tensor and the checks that most arguments share: rank, and a contiguous vector of `kind`.

@@ -34,7 +34,7 @@ from experiments.compare_recipes.training import (
     measure,
     time_step,
 )
-from gossamer import CheckpointError, RecipeError, ShapeError
+from gossamer import ArgumentError, CheckpointError, RecipeError
 from gossamer.recipes import RECIPES, entry
 from gossamer.train import TrainConfig, read_metrics
 
@@ -76,11 +76,11 @@ def compare(
     console = console or Console()
     for name, value in (("seeds", seeds), ("jobs", jobs)):
         if value < 1:
-            raise ShapeError(f"compare-recipes got {name}={value}; it must be at least 1")
+            raise ArgumentError(f"compare-recipes got {name}={value}; it must be at least 1")
     names = list(dict.fromkeys(_known(name) for name in recipes)) or list(RECIPES)
     for sparsity in sparsities:
         if sparsity not in SPARSITIES:
-            raise ShapeError(
+            raise ArgumentError(
                 f"compare-recipes got the density {sparsity}; choose of {list(SPARSITIES)}, the "
                 "percent that are dropped"
             )

@@ -41,7 +41,7 @@ class ScheduleError(ArgumentError):
 
 
 class ShapeError(ArgumentError):
-    """Sizes or a number of dimensions that do not fit."""
+    """Sizes, strides or a number of dimensions that do not fit."""
 
 
 class PenaltyError(ArgumentError):

@@ -27,7 +27,7 @@ from bench.layers.picture import plot, points
 from bench.layers.tables import page
 from bench.prox import TOPIC as PROX
 from bench.transport import TOPIC as TRANSPORT
-from gossamer.errors import CheckpointError, GossamerError, ShapeError
+from gossamer.errors import ArgumentError, CheckpointError, GossamerError
 from gossamer.timing import Timing
 
 SMALL = Shape(6, 32, 16)
@@ -301,7 +301,7 @@ def test_every_topic_is_found(topic: str) -> None:
 
 
 def test_more_threads_than_cores() -> None:
-    with pytest.raises(ShapeError, match="choose at most"):
+    with pytest.raises(ArgumentError, match="choose at most"):
         run_topic(TOPIC, Options(threads=(4096,)), Console())
 
 

@@ -23,7 +23,7 @@ from experiments.compare_recipes.training import (
     masks,
     measure,
 )
-from gossamer.errors import CheckpointError, GossamerError, RecipeError, ShapeError
+from gossamer.errors import ArgumentError, CheckpointError, GossamerError, RecipeError
 from gossamer.recipes import RECIPES
 from gossamer.train import GPT, GPTConfig, TrainConfig
 from support.dying_training import dying
@@ -166,7 +166,7 @@ def test_a_process_that_dies_takes_nobody_with_it() -> None:
     ],
 )
 def test_options_are_checked(tmp_path: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises((ShapeError, RecipeError), match=message):
+    with pytest.raises((ArgumentError, RecipeError), match=message):
         call(tmp_path, **options)
     assert not list(tmp_path.iterdir())
 

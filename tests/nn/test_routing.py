@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from gossamer.errors import ArgumentError, DTypeError, ShapeError
 from gossamer.nn import SinkhornRouter, TopKRouter, sparsify
 from gossamer.nn.routing import Solver
 from gossamer.ot import constrained
@@ -233,34 +234,35 @@ def test_the_state_is_that_of_a_module() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "kind", "message"),
     [
-        ({"d_model": 0}, "d_model=0; an integer of at least 1"),
-        ({"experts": 0}, "experts=0"),
-        ({"experts": 2.0}, "experts=2.0"),
-        ({"k": 0}, "k=0"),
-        ({"k": True}, "k=True"),
-        ({"k": 5}, "k=5 with experts=4; .* lower k or add experts"),
-        ({"capacity": 0.5}, "capacity=0.5; it must be at least 1"),
-        ({"capacity": math.nan}, "capacity=nan"),
-        ({"reg": 0.0}, "reg=0.0; a positive"),
-        ({"solver": "auction"}, "solver='auction'; choose sinkhorn or sparse"),
+        ({"d_model": 0}, ArgumentError, "d_model=0; it must be at least 1"),
+        ({"experts": 0}, ArgumentError, "experts=0"),
+        ({"experts": 2.0}, DTypeError, "experts=2.0; it must be an integer"),
+        ({"k": 0}, ArgumentError, "k=0"),
+        ({"k": True}, DTypeError, "k=True"),
+        ({"k": 5}, ArgumentError, "k=5 with experts=4; .* lower k or add experts"),
+        ({"capacity": 0.5}, ArgumentError, "capacity=0.5; it must be at least 1"),
+        ({"capacity": math.nan}, ArgumentError, "capacity=nan"),
+        ({"reg": 0.0}, ArgumentError, "reg=0.0; a positive"),
+        ({"solver": "auction"}, ArgumentError, "solver='auction'; choose sinkhorn or sparse"),
     ],
 )
-def test_options_are_checked(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_options_are_checked(change: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message) as raised:
         SinkhornRouter(**({"d_model": 16, "experts": 4} | change))
+    assert raised.type is kind  # not ShapeError: no shape was given
 
 
 @pytest.mark.parametrize(
     ("x", "kind", "message"),
     [
-        (torch.zeros(3, 15), ValueError, r"shape \[3, 15\]; \[..., 16\]"),
-        (torch.zeros(16), ValueError, "at least two dimensions"),
-        (torch.zeros(3, 16, dtype=torch.int64), TypeError, "torch.int64; a floating tensor"),
-        ([[0.0] * 16], TypeError, "list; a floating tensor"),
-        (torch.full((3, 16), math.nan), ValueError, "scores are not finite"),
-        (torch.full((3, 16), math.inf), ValueError, "scores are not finite"),
+        (torch.zeros(3, 15), ShapeError, r"shape \[3, 15\]; \[..., 16\]"),
+        (torch.zeros(16), ShapeError, "at least two dimensions"),
+        (torch.zeros(3, 16, dtype=torch.int64), DTypeError, "torch.int64; a floating tensor"),
+        ([[0.0] * 16], DTypeError, "list; a floating tensor"),
+        (torch.full((3, 16), math.nan), ArgumentError, "scores are not finite"),
+        (torch.full((3, 16), math.inf), ArgumentError, "scores are not finite"),
     ],
 )
 @pytest.mark.parametrize("training", [True, False])
@@ -269,6 +271,7 @@ def test_bad_tokens_are_an_error(
 ) -> None:
     router = SinkhornRouter(16, 4).train(training)
     before = router.balance.clone()
-    with pytest.raises(kind, match=message):
+    with pytest.raises(kind, match=message) as raised:
         router(x)
+    assert raised.type is kind
     assert torch.equal(router.balance, before)

@@ -212,7 +212,7 @@ BAD_CALLS: dict[str, tuple[type[GossamerError], Callable[[], Any]]] = {
     "giant label": (StructureError, lambda: partition([0, 2**60, 1], 3)),
     "few labels": (ShapeError, lambda: partition([0, 1], 3)),
     "float labels": (DTypeError, lambda: partition(np.ones(3), 3)),
-    "nothing": (ShapeError, lambda: partition([], 0)),
+    "nothing": (ArgumentError, lambda: partition([], 0)),
     "no lists": (GossamerError, lambda: partition([], 3)),
 }
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossamer.errors import DataError, ShapeError
+from gossamer.errors import ArgumentError, DataError, ShapeError
 from gossamer.train.data import Corpus, Windows, load_corpus, spaced_windows
 
 
@@ -179,11 +179,18 @@ def test_a_batch_may_span_epochs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("context", "batch", "seed"), [(0, 1, 0), (1, 0, 0), (1, 1, -1), (10, 1, 0)]
+    ("context", "batch", "seed", "text"),
+    [
+        (0, 1, 0, "context=0"),
+        (1, 0, 0, "batch=0"),
+        (1, 1, -1, "seed=-1"),
+        (10, 1, 0, "10 tokens, context=10"),
+    ],
 )
-def test_windows_reject(context: int, batch: int, seed: int) -> None:
-    with pytest.raises(ShapeError, match="Windows got 10 tokens"):
+def test_windows_reject(context: int, batch: int, seed: int, text: str) -> None:
+    with pytest.raises(ArgumentError, match=f"Windows got .*{text}") as raised:
         Windows(torch.arange(10), context, batch, seed)
+    assert isinstance(raised.value, ShapeError) == ("tokens" in text)
 
 
 @given(length=st.integers(2, 80), context=st.integers(1, 20), count=st.integers(1, 30))

@@ -13,7 +13,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from gossamer.commands import app
-from gossamer.errors import ArgumentError, CheckpointError, PatternError, ShapeError
+from gossamer.errors import ArgumentError, CheckpointError, PatternError
 from gossamer.nn import SinkhornRouter, SparseLinear
 from gossamer.train import (
     GPT,
@@ -132,7 +132,7 @@ def test_names_of_runs_are_brought_into_one_form() -> None:
 @pytest.mark.parametrize("change", [{"experts": 0}, {"router": "hash"}])
 def test_model_options_are_checked(change: dict[str, Any]) -> None:
     name = next(iter(change))
-    with pytest.raises(ShapeError, match=f"GPT got {name}="):
+    with pytest.raises(ArgumentError, match=f"GPT got {name}="):
         replace(SIZES, **change)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gossamer.errors import ShapeError
+from gossamer.errors import ArgumentError, ShapeError
 from gossamer.train import GPT, GPTConfig
 from gossamer.train.groups import parameter_groups
 
@@ -54,7 +54,7 @@ def test_parameters_decay_by_kind_and_not_by_rank() -> None:
     ],
 )
 def test_model_sizes_are_checked(change: dict[str, int], message: str) -> None:
-    with pytest.raises(ShapeError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         replace(SIZES, **change)
 
 

@@ -88,7 +88,7 @@ py::list solve(const py::tuple& spec, std::int64_t items, py::handle a, py::hand
                bool warm, py::handle u, py::handle v) {
   Cost all = read_cost(spec);
   require<ShapeError>(items >= 1 && all.n % items == 0, "items must divide the rows of C");
-  require<ShapeError>(items == 1 || all.data != nullptr, "several items need dense costs");
+  require<ArgumentError>(items == 1 || all.data != nullptr, "several items need dense costs");
   all.n /= items;
   const double* pa = doubles(a, "a", items * all.n);
   const double* pb = doubles(b, "b", items * all.m);
@@ -127,9 +127,9 @@ void plan(const py::tuple& spec, double reg, py::handle u, py::handle v, py::han
   const double* pu = doubles(u, "u", cost.n);
   const double* pv = doubles(v, "v", cost.m);
   const Tensor p = read_matrix(out, "plan", true);
-  require<ShapeError>(
-      p.kind == Kind::f64 && p.contiguous() && p.shape[0] == cost.n && p.shape[1] == cost.m,
-      "plan must be a contiguous float64 matrix of the size of C");
+  require<DTypeError>(p.kind == Kind::f64, "plan has dtype " + p.dtype() + "; float64 is needed");
+  require<ShapeError>(p.contiguous() && p.shape[0] == cost.n && p.shape[1] == cost.m,
+                      "plan must be a contiguous matrix of the size of C");
   const py::gil_scoped_release release;
   PassRunner(cost, workers_for(cost)).plan(1.0 / reg, pu, pv, static_cast<double*>(p.data));
 }

@@ -25,7 +25,7 @@ def use_isa(name: str | None) -> None:
         name: One of `isas()`, or None to let the processor decide again.
 
     Raises:
-        ShapeError: This build or this processor has no such table.
+        ArgumentError: This build or this processor has no such table.
         DTypeError: The name is not a text.
     """
     if name is not None and not isinstance(name, str):

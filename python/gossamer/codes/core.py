@@ -43,8 +43,8 @@ def top_k(x: Tensor, k: int, index_dtype: torch.dtype = torch.int64) -> Code:
         Values and indices, both [batch, k], in descending order; equal values by ascending index.
 
     Raises:
-        ShapeError: k is outside [1, entries], or x is empty or not a matrix.
-        ArgumentError: x holds a NaN, which has no place in an order.
+        ShapeError: x is empty or not a matrix.
+        ArgumentError: k is outside [1, entries], or x holds a NaN, which has no place in an order.
         DTypeError: x is not float32 or float64, or k is not an integer.
 
     Example:

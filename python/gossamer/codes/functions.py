@@ -139,8 +139,8 @@ def top_k(x: Tensor, k: int) -> Code:
         Values and int64 indices in descending order; equal values by ascending index.
 
     Raises:
-        ShapeError: k is outside [1, entries], or x is empty or not a matrix.
-        ArgumentError: x holds a NaN.
+        ShapeError: x is empty or not a matrix.
+        ArgumentError: k is outside [1, entries], or x holds a NaN.
         DTypeError: x is not float32 or float64.
 
     Example:
@@ -190,8 +190,8 @@ def encode(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> Code:
         Values and indices in descending order, differentiable in x, weight and bias.
 
     Raises:
-        ShapeError: the sizes do not fit, or k is outside [1, latents].
-        ArgumentError: the product holds a NaN.
+        ShapeError: the sizes do not fit.
+        ArgumentError: k is outside [1, latents], or the product holds a NaN.
         DTypeError: x, weight and bias are not dense tensors of one dtype.
 
     Example:

@@ -47,8 +47,8 @@ def hard_top_k(x: Tensor, k: int) -> Tensor:
         [batch, entries]; only kept entries have a gradient.
 
     Raises:
-        ShapeError: k is outside [1, entries], or x is empty or not a matrix.
-        ArgumentError: x holds a NaN.
+        ShapeError: x is empty or not a matrix.
+        ArgumentError: k is outside [1, entries], or x holds a NaN.
 
     Example:
         >>> hard_top_k(torch.tensor([[1.0, -3.0, 2.0]]), 2)

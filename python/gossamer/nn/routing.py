@@ -13,8 +13,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import DTypeError, ShapeError
+from gossamer.errors import ArgumentError, DTypeError, ShapeError
 from gossamer.ot import constrained, core
+from gossamer.patterns import as_integer
 
 Solver = Literal["sinkhorn", "sparse"]
 
@@ -47,7 +48,8 @@ class TopKRouter(nn.Module):
         k: experts per token.
 
     Raises:
-        ShapeError: a size is below 1, or k is above `experts`.
+        DTypeError: a size is not an integer.
+        ArgumentError: a size is below 1, or k is above `experts`.
 
     Reference:
         Shazeer et al. 2017, "Outrageously large neural networks"; scores in float32 as in
@@ -65,13 +67,13 @@ class TopKRouter(nn.Module):
         self.d_model = _size(self, "d_model", d_model)
         self.experts = _size(self, "experts", experts)
         self.k = _size(self, "k", k)
-        if k > experts:
-            raise ShapeError(
+        if self.k > self.experts:
+            raise ArgumentError(
                 f"{type(self).__name__} got k={k} with experts={experts}; a token can go to each "
                 "expert once: lower k or add experts"
             )
         # A parameter, not an nn.Linear, so that sparsify() leaves this small matrix dense.
-        self.weight = nn.Parameter(torch.empty(experts, d_model))
+        self.weight = nn.Parameter(torch.empty(self.experts, self.d_model))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -145,7 +147,8 @@ class SinkhornRouter(TopKRouter):
             al.) and is slower.
 
     Raises:
-        ShapeError: a size is below 1, k is above `experts`, capacity is below 1, reg is not
+        DTypeError: a size is not an integer.
+        ArgumentError: a size is below 1, k is above `experts`, capacity is below 1, reg is not
             positive, or the solver is unknown.
 
     Reference:
@@ -177,15 +180,17 @@ class SinkhornRouter(TopKRouter):
     ) -> None:
         super().__init__(d_model, experts, k)
         if not 1 <= capacity < math.inf:
-            raise ShapeError(
+            raise ArgumentError(
                 f"SinkhornRouter got capacity={capacity}; it must be at least 1, so that all "
                 "tokens fit: raise it"
             )
         reg = (0.05 if k == 1 else 1.0) if reg is None else reg
         if not 0 < reg < math.inf:
-            raise ShapeError(f"SinkhornRouter got reg={reg}; a positive number is needed")
+            raise ArgumentError(f"SinkhornRouter got reg={reg}; a positive number is needed")
         if solver not in ("sinkhorn", "sparse"):
-            raise ShapeError(f"SinkhornRouter got solver={solver!r:.80}; choose sinkhorn or sparse")
+            raise ArgumentError(
+                f"SinkhornRouter got solver={solver!r:.80}; choose sinkhorn or sparse"
+            )
         self.capacity, self.reg, self.solver = capacity, reg, solver
         self.register_buffer("balance", torch.zeros(experts))
 
@@ -197,10 +202,10 @@ class SinkhornRouter(TopKRouter):
         """Return the assignment for scores [tokens, experts] as bool of the same shape.
 
         Raises:
-            ShapeError: a score is NaN or infinite.
+            ArgumentError: a score is NaN or infinite.
         """
         if not bool(torch.isfinite(scores).all()):
-            raise ShapeError(
+            raise ArgumentError(
                 "SinkhornRouter got tokens whose scores are not finite: x or the weight holds NaN "
                 "or infinity; lower the learning rate, or find the layer that made them"
             )
@@ -244,8 +249,7 @@ def _largest(x: Tensor, count: int, dim: int) -> Tensor:
 
 
 def _size(router: nn.Module, name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ShapeError(
-            f"{type(router).__name__} got {name}={value!r:.80}; an integer of at least 1 is needed"
-        )
+    value = as_integer(value, f"{type(router).__name__} got {name}")
+    if value < 1:
+        raise ArgumentError(f"{type(router).__name__} got {name}={value}; it must be at least 1")
     return value

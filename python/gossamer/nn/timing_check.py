@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer import backend
-from gossamer.errors import GossamerError, ShapeError
+from gossamer.errors import ArgumentError, GossamerError
 from gossamer.nn.layers.linear import SparseLinear
 from gossamer.ops import sddmm
 from gossamer.timing import interleaved
@@ -27,10 +27,10 @@ def dense_wins(name: str, sparse: SparseLinear, batch: int) -> str | None:
 
     Raises:
         GossamerError: the sparse result differs from the dense product.
-        ShapeError: `batch` is below 1.
+        ArgumentError: `batch` is below 1.
     """
     if batch < 1:
-        raise ShapeError(f"batch={batch} was given; the timing check needs at least 1 row")
+        raise ArgumentError(f"batch={batch} was given; the timing check needs at least 1 row")
     dense = sparse.to_dense()
     values = sparse.weight.values
     generator = torch.Generator().manual_seed(0)  # must not change torch's random state

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gossamer.backend import check_array
-from gossamer.errors import DTypeError, PenaltyError, ShapeError
+from gossamer.errors import ArgumentError, DTypeError, PenaltyError, ShapeError
 
 
 def check_plain(x: object, who: str = "x") -> None:
@@ -101,7 +101,8 @@ def check_entries(x: object) -> None:
     Raises:
         DTypeError: `x` is not a float32 or float64 tensor or array.
         DeviceError: `x` is a tensor without memory, or on a device without kernels.
-        ShapeError: `x` is empty or read-only.
+        ShapeError: `x` is empty.
+        ArgumentError: `x` is read-only.
     """
     check_plain(x)
     if not isinstance(x, Tensor | np.ndarray):
@@ -111,15 +112,15 @@ def check_entries(x: object) -> None:
     if math.prod(x.shape) == 0:
         raise ShapeError(f"got an empty tensor, shape {tuple(x.shape)}; give at least one entry")
     if isinstance(x, np.ndarray) and not x.flags.writeable:
-        raise ShapeError("the array is read-only, and the operator works in place: copy it first")
+        raise ArgumentError("x is read-only; the operator works in place: call .copy() first")
 
 
 def check_metric(metric: Any, x: Any) -> None:
     """Raise unless `metric` has one positive number per entry of `x`, in x's library and dtype.
 
     Raises:
-        DTypeError: the libraries differ.
-        ShapeError: the shapes or dtypes differ.
+        DTypeError: the libraries or dtypes differ.
+        ShapeError: the shapes differ.
         PenaltyError: an entry is not positive.
     """
     if type(metric) is not type(x) and not (isinstance(metric, Tensor) and isinstance(x, Tensor)):
@@ -128,10 +129,12 @@ def check_metric(metric: Any, x: Any) -> None:
             "needed for both"
         )
     check_plain(metric, "metric")
-    if metric.dtype != x.dtype or tuple(metric.shape) != tuple(x.shape):
+    if metric.dtype != x.dtype:
+        raise DTypeError(f"metric is {metric.dtype} and x {x.dtype}; convert it to x's dtype")
+    if tuple(metric.shape) != tuple(x.shape):
         raise ShapeError(
-            f"metric is {metric.dtype} {tuple(metric.shape)} and x {x.dtype} {tuple(x.shape)}; one "
-            "number per entry of x is needed, in x's dtype"
+            f"metric has shape {tuple(metric.shape)} and x {tuple(x.shape)}; one number per entry "
+            "of x is needed"
         )
     if not (metric > 0).all():
         raise PenaltyError("metric has an entry that is not positive; all must be > 0")

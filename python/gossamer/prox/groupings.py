@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from gossamer import backend
-from gossamer.errors import DTypeError, PenaltyError, ShapeError, StructureError
+from gossamer.errors import ArgumentError, DTypeError, PenaltyError, ShapeError, StructureError
 
 # The smallest number of axes that each grouping needs.
 _RANKS = {
@@ -73,14 +73,15 @@ def partition(
     Raises:
         StructureError: an entry is in no group or in several, or an index is out of range.
         DTypeError: labels or indices are not integers.
-        ShapeError: the number of labels is not `numel`, or `numel` is 0.
+        ShapeError: the number of labels is not `numel`.
+        ArgumentError: `numel` is below 1.
 
     Example:
         >>> partition([[0, 3], [1, 2]], 4).indices
         tensor([0, 3, 1, 2])
     """
     if numel < 1:
-        raise ShapeError(f"got numel={numel}; a partition needs at least one entry")
+        raise ArgumentError(f"got numel={numel}; a partition needs at least one entry")
     if isinstance(groups, Tensor | np.ndarray) or all(isinstance(g, int) for g in groups):
         labels = _whole_numbers(groups, "labels")
         if labels.numel() != numel:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer.errors import DataError, ShapeError
+from gossamer.errors import ArgumentError, DataError, ShapeError
 
 VALIDATION_SHARE = 0.05
 # Test suites contain invalid files; installed packages differ between machines.
@@ -204,7 +204,8 @@ class Windows:
         seed: seed of offsets and order, at least 0.
 
     Raises:
-        ShapeError: a size is below 1, the seed is negative, or there are too few tokens.
+        ArgumentError: a size is below 1, or the seed is negative.
+        ShapeError: there are too few tokens.
 
     Example:
         >>> windows = Windows(torch.arange(100), context=4, batch=2, seed=0)
@@ -214,11 +215,15 @@ class Windows:
     """
 
     def __init__(self, tokens: Tensor, context: int, batch: int, seed: int) -> None:
-        if context < 1 or batch < 1 or seed < 0 or len(tokens) <= context:
+        if context < 1 or batch < 1 or seed < 0:
+            raise ArgumentError(
+                f"Windows got context={context}, batch={batch}, seed={seed}; context and batch "
+                "must be at least 1, seed at least 0"
+            )
+        if len(tokens) <= context:
             raise ShapeError(
-                f"Windows got {len(tokens)} tokens, context={context}, batch={batch}, seed={seed}; "
-                "context and batch must be at least 1, seed at least 0, and the tokens more than "
-                "the context"
+                f"Windows got {len(tokens)} tokens, context={context}; more tokens than the "
+                "context are needed: shorten the context, or give more text"
             )
         self.tokens, self.context, self.batch_size, self.seed = tokens, context, batch, seed
         # One window fewer than fits, so that the offset can vary.

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gossamer.errors import ShapeError
+from gossamer.errors import ArgumentError, ShapeError
 from gossamer.nn import MaskedLayer, SinkhornRouter, TopKRouter, sparsify
 
 ROUTERS = {"topk": TopKRouter, "sinkhorn": SinkhornRouter}
@@ -36,7 +36,7 @@ class GPTConfig:
         router: `"topk"` or `"sinkhorn"`; None is one MLP per block.
 
     Raises:
-        ShapeError: a size is below 1, `width` is not a multiple of `heads`, or the router is
+        ArgumentError: a size is below 1, `width` is not a multiple of `heads`, or the router is
             unknown.
     """
 
@@ -52,13 +52,13 @@ class GPTConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, int) and value < 1:
-                raise ShapeError(f"GPT got {field.name}={value}; it must be at least 1")
+                raise ArgumentError(f"GPT got {field.name}={value}; it must be at least 1")
         if self.router is not None and self.router not in ROUTERS:
-            raise ShapeError(
+            raise ArgumentError(
                 f"GPT got router={self.router!r:.80}; choose {' or '.join(ROUTERS)}, or None"
             )
         if self.width % self.heads:
-            raise ShapeError(
+            raise ArgumentError(
                 f"GPT got width={self.width} with heads={self.heads}; width must be a multiple of "
                 f"heads: choose {self.width // self.heads * self.heads or self.heads}, or change "
                 "heads"

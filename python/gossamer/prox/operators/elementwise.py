@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gossamer.backend import prox as kernels
-from gossamer.errors import DTypeError, ShapeError
+from gossamer.errors import ArgumentError, DTypeError, ShapeError
 from gossamer.prox.checks import check_own_places
 
 Array = TypeVar("Array", Tensor, np.ndarray)
@@ -37,7 +37,8 @@ def in_place(x: Array, operate: Callable[[Array], None]) -> Array:
 
     Raises:
         DTypeError: `x` is not a float32 or float64 tensor or array.
-        ShapeError: `x` is empty or read-only, or its entries share memory.
+        ShapeError: `x` is empty, or its entries share memory.
+        ArgumentError: `x` is read-only.
     """
     if isinstance(x, Tensor):
         _check(str(x.dtype).removeprefix("torch."), x.numel())
@@ -54,7 +55,7 @@ def in_place(x: Array, operate: Callable[[Array], None]) -> Array:
     if isinstance(x, np.ndarray):
         _check(str(x.dtype), x.size)
         if not x.flags.writeable:
-            raise ShapeError("the array is read-only, and the operator works in place: copy it")
+            raise ArgumentError("x is read-only; the operator works in place: call .copy() first")
         if not x.flags.c_contiguous:
             check_own_places(x)
         vector = np.ascontiguousarray(x).reshape(-1)
@@ -88,7 +89,8 @@ def elementwise_(
 
     Raises:
         DTypeError: the dtype of `x` is not float32 or float64, or the steps have another dtype.
-        ShapeError: `x` is empty or read-only, or the steps have another shape.
+        ShapeError: `x` is empty, or the steps have another shape.
+        ArgumentError: `x` is read-only.
         ArgumentError: the name is unknown, or a parameter or the step is out of range.
 
     Example:

@@ -81,7 +81,8 @@ def scale_groups_(x: Array, gains: Tensor | np.ndarray, groups: Groups) -> Array
 
     Raises:
         DTypeError: the dtype of `x` is not float32 or float64.
-        ShapeError: `x` is empty or read-only, or groups or gains have another size.
+        ShapeError: `x` is empty, or groups or gains have another size.
+        ArgumentError: `x` is read-only.
         StructureError: pointers or indices are out of range.
 
     Example:
@@ -111,8 +112,9 @@ def metric_group_l2_(
 
     Raises:
         DTypeError: the dtype of `x` is not float32 or float64, or the metric has another dtype.
-        ShapeError: `x` is empty or read-only, or the metric or the groups have another size.
-        ArgumentError: the metric is not positive and finite, or `lam` is negative.
+        ShapeError: `x` is empty, or the metric or the groups have another size.
+        ArgumentError: `x` is read-only, the metric is not positive and finite, or `lam` is
+            negative.
 
     Reference:
         Deleu and Bengio 2021, "Structured sparsity inducing adaptive optimizers for deep learning".

@@ -29,8 +29,8 @@ def top_k_(x: Array, k: int) -> Array:
 
     Raises:
         DTypeError: the dtype of `x` is not float32 or float64, or `k` is not an integer.
-        ShapeError: `x` is empty or read-only.
-        ArgumentError: `x` has a NaN, or `k` is negative.
+        ShapeError: `x` is empty.
+        ArgumentError: `x` is read-only, has a NaN, or `k` is negative.
 
     Example:
         >>> import torch
@@ -55,8 +55,8 @@ def l1_ball_(x: Array, radius: float) -> Array:
 
     Raises:
         DTypeError: the dtype of `x` is not float32 or float64.
-        ShapeError: `x` is empty or read-only.
-        ArgumentError: `x` has a NaN or an infinity, or the radius is out of range.
+        ShapeError: `x` is empty.
+        ArgumentError: `x` is read-only, has a NaN or an infinity, or the radius is out of range.
 
     Reference:
         Duchi, Shalev-Shwartz, Singer and Chandra 2008; Condat 2016, by Newton's iteration.
@@ -81,8 +81,8 @@ def simplex_(x: Array, radius: float) -> Array:
 
     Raises:
         DTypeError: the dtype of `x` is not float32 or float64.
-        ShapeError: `x` is empty or read-only.
-        ArgumentError: `x` has a NaN or an infinity, or the radius is out of range.
+        ShapeError: `x` is empty.
+        ArgumentError: `x` is read-only, has a NaN or an infinity, or the radius is out of range.
 
     Reference:
         Duchi, Shalev-Shwartz, Singer and Chandra 2008; Condat 2016, by Newton's iteration.
@@ -108,8 +108,8 @@ def l1_minus_l2_(x: Array, lam: float, alpha: float) -> Array:
 
     Raises:
         DTypeError: the dtype of `x` is not float32 or float64.
-        ShapeError: `x` is empty or read-only.
-        ArgumentError: `x` has a NaN or an infinity, or a parameter is out of range.
+        ShapeError: `x` is empty.
+        ArgumentError: `x` is read-only, has a NaN or an infinity, or a parameter is out of range.
 
     Reference:
         Lou and Yan 2018, "Fast L1-L2 minimization via a proximal operator", lemma 1.

@@ -142,8 +142,10 @@ class Penalty(ABC):
         Raises:
             PenaltyError: the step is negative, the metric is not positive, a schedule is
                 unresolved, or a group of several entries has a NaN (single entries keep theirs).
-            ShapeError: `x` is empty or read-only, or the groups do not fit its shape.
-            DTypeError: `x` is not a float32 or float64 tensor or array.
+            ShapeError: `x` is empty, or the groups or the metric do not fit its shape.
+            ArgumentError: `x` is read-only.
+            DTypeError: `x` is not a float32 or float64 tensor or array, or the metric has another
+                dtype.
         """
         self._resolved()
         step = checked_number(step, type(self).__name__, "step", NOT_NEGATIVE)
