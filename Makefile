@@ -1,6 +1,6 @@
 # One command sets up all it needs in .venv; a second run of the same command sets up nothing.
 #
-#   make demo     train a small GPT, dense and sparse side by side: about 4 minutes on 2 cores
+#   make demo     train a small GPT, dense and sparse side by side: about 5 minutes on 2 cores
 #   make check    linters, types and the tests that are not slow: under 2 minutes on 2 cores
 #   make test     linters, types and all tests: under 20 minutes on 2 cores
 #   make count    compare the instruction counts of the verbs with the committed ones; needs valgrind
@@ -36,7 +36,7 @@ demo: announce-demo setup
 announce-demo:
 	@test -e $(VENV)/build.stamp || echo "make demo: first sets up $(VENV) (downloads torch, compiles the kernels: about 5 minutes)."
 	@echo "make demo: trains a small GPT on the source of Python's standard library, dense, 2:4:v4 and"
-	@echo "90% sparse side by side: about 4 minutes on 2 cores. Table and picture: runs/demo/."
+	@echo "90% sparse side by side: about 5 minutes on 2 cores. Table and picture: runs/demo/."
 
 # Two workers with one thread each: most tests are too small to share among threads.
 check: lint

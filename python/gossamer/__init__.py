@@ -7,8 +7,6 @@ Names are loaded when they are first used: patterns need no torch, and `gossamer
 NM(n=2, m=4, vector=4)
 """
 
-from importlib import import_module
-
 TYPE_CHECKING = False  # as a plain name: `typing` takes most of the import
 
 if TYPE_CHECKING:
@@ -164,6 +162,8 @@ def __getattr__(name: str) -> object:
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'gossamer' has no attribute {name!r}")
+    from importlib import import_module  # half of the time of `import gossamer`
+
     module = import_module(f"gossamer.{home}")
     value = module if name == home else getattr(module, name)
     globals()[name] = value

@@ -15,7 +15,7 @@ from gossamer.errors import GossamerError
 INTERRUPTED = 130
 DEMO_PLAN = (
     "Demo: trains three small GPTs side by side, dense, 2:4:v4 and 90% sparse, on the source of "
-    "Python's\nstandard library. 500 steps each; about 4 minutes on 2 cores. Results: {folder}"
+    "Python's\nstandard library. 500 steps each; about 5 minutes on 2 cores. Results: {folder}"
 )
 
 app = typer.Typer(
@@ -111,7 +111,7 @@ def train(
     ] = False,
     demo: Annotated[
         bool,
-        typer.Option("--demo", help="Preset: dense beside sparse, about 4 minutes on 2 cores."),
+        typer.Option("--demo", help="Preset: dense beside sparse, about 5 minutes on 2 cores."),
     ] = False,
 ) -> None:
     """Train a GPT on real text, dense, sparse, or several side by side."""

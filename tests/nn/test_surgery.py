@@ -287,7 +287,7 @@ def misfits() -> dict[str, tuple[type[Exception], str, Callable[[nn.Module], obj
         "float16": (gossamer.DTypeError, "float16", lambda m: sparsify(m.half(), "2:4")),
         "meta": (gossamer.DeviceError, "meta", lambda m: sparsify(m.to("meta"), "2:4")),
         "batch": (
-            gossamer.ShapeError,
+            gossamer.ArgumentError,
             "batch=0",
             lambda m: sparsify(m, "2:4", keep_dense_if_slower=True, batch=0),
         ),

@@ -101,7 +101,7 @@ _WEIGHTS = cases_of(
     "weight",
     ("of a list", "SparseWeight.from_dense([[1.0]], '2:4')", "DTypeError", "list|torch tensor"),
     ("of NumPy", "SparseWeight.from_dense(dense.numpy(), '2:4')", "DTypeError", "ndarray"),
-    ("of a vector", "SparseWeight.from_dense(dense[0], '2:4')", "ShapeError", "(16,)"),
+    ("of a vector", "SparseWeight.from_dense(dense[0], '2:4')", "ShapeError", "[16]|2 dim"),
     ("of int64", "SparseWeight.from_dense(dense.long(), '2:4')", "DTypeError", "int64"),
     ("of float16", "SparseWeight.from_dense(dense.half(), '2:4')", "DTypeError", "float16"),
     ("of meta", "SparseWeight.from_dense(dense.to('meta'), '2:4')", "DeviceError", "meta"),

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gossamer.backend import check_array
+from gossamer.backend.arrays import FLOATING
 from gossamer.codes.core import Code
 from gossamer.codes.functions import prefix_errors
-from gossamer.errors import ArgumentError, DTypeError, ShapeError
+from gossamer.errors import ArgumentError
 
 
 def hierarchical_loss(
@@ -163,10 +165,7 @@ def cauchy_schwarz(x: Tensor, target: str = "binary", *, normalised: bool = True
         >>> [round(float(cauchy_schwarz(x, target)), 3) for target in TARGETS]
         [0.333, 1.0, 0.0]
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise DTypeError("cauchy_schwarz needs a tensor of a floating dtype")
-    if x.numel() == 0:
-        raise ShapeError("cauchy_schwarz got an empty tensor; at least one entry is needed")
+    check_array(x, "cauchy_schwarz: x", dtypes=FLOATING, filled=True)
     if target not in TARGETS:
         raise ArgumentError(
             f"cauchy_schwarz got target={target!r:.40}; choose one of {', '.join(TARGETS)}"
@@ -205,10 +204,5 @@ def explained_variance(x: Tensor, reconstruction: Tensor) -> float:
 
 
 def _matrix(x: Tensor, who: str) -> Tensor:
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise DTypeError(f"{who} needs a tensor of a floating dtype")
-    if x.dim() != 2 or x.numel() == 0:
-        raise ShapeError(
-            f"{who} got shape {list(x.shape)}; a non-empty [batch, features] is needed"
-        )
+    check_array(x, f"{who}: activations", rank=2, dtypes=FLOATING, filled=True)
     return x

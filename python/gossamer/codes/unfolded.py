@@ -12,8 +12,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from gossamer.backend import check_array
+from gossamer.backend.arrays import FLOATING
 from gossamer.codes import core
-from gossamer.errors import ArgumentError, DTypeError, ShapeError
+from gossamer.errors import ArgumentError, ShapeError
 
 
 def soft_threshold(x: Tensor, threshold: Tensor | float) -> Tensor:
@@ -65,13 +67,7 @@ class _Unfolded(nn.Module):
     def __init__(self, dictionary: Tensor, layers: int, step: float | None) -> None:
         super().__init__()
         who = type(self).__name__
-        if not isinstance(dictionary, Tensor) or not dictionary.is_floating_point():
-            raise DTypeError(f"{who} got a dictionary of another kind; a floating tensor is needed")
-        if dictionary.dim() != 2 or dictionary.numel() == 0:
-            raise ShapeError(
-                f"{who} got a dictionary of shape {list(dictionary.shape)}; a non-empty "
-                "[features, atoms] is needed"
-            )
+        check_array(dictionary, f"{who}: dictionary", rank=2, dtypes=FLOATING, filled=True)
         if not isinstance(layers, int):
             raise ArgumentError(f"{who} got layers={layers}; an integer is needed")
         norm = float(torch.linalg.matrix_norm(dictionary.detach().double(), 2))
@@ -92,13 +88,8 @@ class _Unfolded(nn.Module):
         self.register_buffer("step", torch.tensor(step, dtype=dictionary.dtype))
 
     def _check(self, y: Tensor, m: int) -> Tensor:
-        dtype = self.step.dtype
-        if not isinstance(y, Tensor) or y.dtype != dtype or y.is_sparse:
-            raise DTypeError(
-                f"{type(self).__name__} got y that is {getattr(y, 'dtype', type(y).__name__)}; a "
-                f"dense tensor of {dtype} is needed, as the dictionary"
-            )
-        if y.dim() != 2 or y.shape[1] != m:
+        check_array(y, f"{type(self).__name__}: y", rank=2, dtypes=(self.step.dtype,))
+        if y.shape[1] != m:
             raise ShapeError(
                 f"{type(self).__name__} got y of shape {list(y.shape)}; [batch, {m}] is needed"
             )

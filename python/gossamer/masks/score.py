@@ -13,6 +13,8 @@ from typing import Literal
 
 import torch
 
+from gossamer.backend import check_array
+from gossamer.backend.arrays import FLOATING
 from gossamer.errors import (
     ArgumentError,
     DeviceError,
@@ -37,8 +39,6 @@ __all__ = ["allocate", "check_mask", "magnitude_mask", "mask_from_score", "rando
 
 Distribution = Literal["uniform", "erk"]
 
-_SCORE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
 
 def magnitude_mask(weight: torch.Tensor, pattern: str | Pattern) -> torch.Tensor:
     """Return the mask of the entries with the largest magnitudes.
@@ -61,7 +61,7 @@ def magnitude_mask(weight: torch.Tensor, pattern: str | Pattern) -> torch.Tensor
         >>> magnitude_mask(torch.tensor([[1.0, -3.0, 2.0, 0.0]]), "2:4")
         tensor([[False,  True,  True, False]])
     """
-    return _mask(_checked(weight, "magnitude_mask", "weight").abs(), pattern, "magnitude_mask")
+    return _mask(_score(weight, "magnitude_mask: weight").abs(), pattern, "magnitude_mask")
 
 
 def mask_from_score(score: torch.Tensor, pattern: str | Pattern) -> torch.Tensor:
@@ -86,7 +86,7 @@ def mask_from_score(score: torch.Tensor, pattern: str | Pattern) -> torch.Tensor
         >>> mask_from_score(torch.tensor([[1.0, -3.0, 2.0, 2.0]]), "75%")
         tensor([[False, False,  True, False]])
     """
-    return _mask(_checked(score, "mask_from_score", "score"), pattern, "mask_from_score")
+    return _mask(_score(score, "mask_from_score: score"), pattern, "mask_from_score")
 
 
 def random_mask(shape: Sequence[int], pattern: str | Pattern, seed: int = 0) -> torch.Tensor:
@@ -147,17 +147,11 @@ def check_mask(mask: torch.Tensor, pattern: str | Pattern) -> None:
     Example:
         >>> check_mask(torch.tensor([[True, False, True, False]]), "2:4")
     """
-    _require_matrix(mask, "check_mask", "mask")
-    if mask.dtype != torch.bool:
-        raise DTypeError(
-            f"check_mask got a mask of dtype {mask.dtype}; a mask must be torch.bool, True = kept: "
-            "convert it, for example mask != 0"
-        )
+    mask = _matrix(mask, "check_mask: mask", (torch.bool,))
     pattern = parse_pattern(pattern)
     rows, cols = mask.shape
     pattern.check_shape(rows, cols, "check_mask")
     high, wide = _slot_size(pattern)
-    mask = mask.detach()
     slots = mask[::high, ::wide]
     mixed = mask != _spread(slots, high, wide)
     if bool(mixed.any()):
@@ -307,41 +301,20 @@ def _spread(slots: torch.Tensor, high: int, wide: int) -> torch.Tensor:
     return tiles.reshape(rows * high, cols * wide)
 
 
-def _checked(tensor: torch.Tensor, who: str, name: str) -> torch.Tensor:
+def _score(x: object, name: str) -> torch.Tensor:
     """Return the detached tensor in float32 or float64, if it can serve as a score."""
-    _require_matrix(tensor, who, name)
-    if tensor.dtype not in _SCORE_DTYPES:
-        raise DTypeError(
-            f"{who} got a {name} of dtype {tensor.dtype}; it must be float16, bfloat16, float32 "
-            f"or float64: convert it, for example {name}.float()"
-        )
-    tensor = tensor.detach()
-    if tensor.dtype != torch.float64:
-        tensor = tensor.float()
-    return tensor
+    x = _matrix(x, name, FLOATING)
+    return x if x.dtype == torch.float64 else x.float()
 
 
-def _require_matrix(tensor: object, who: str, name: str) -> None:
-    if not isinstance(tensor, torch.Tensor):
-        raise DTypeError(
-            f"{who} got a {name} of type {type(tensor).__name__}; it must be a torch.Tensor: "
-            "convert it, for example with torch.as_tensor"
-        )
-    if tensor.layout != torch.strided:
-        raise DTypeError(
-            f"{who} got a {name} of layout {tensor.layout}; it must be strided: "
-            f"pass {name}.to_dense()"
-        )
-    if tensor.dim() != 2:
-        raise ShapeError(
-            f"{who} got a {name} of shape {list(tensor.shape)}; it must have 2 dimensions "
-            f"[rows, cols]: reshape it, for example {name}.flatten(1)"
-        )
-    if tensor.is_meta:
+def _matrix(x: object, name: str, dtypes: Sequence[torch.dtype]) -> torch.Tensor:
+    matrix: torch.Tensor = check_array(x, name, rank=2, dtypes=dtypes)
+    if matrix.is_meta:
         raise DeviceError(
-            f"{who} got a {name} on the meta device, which holds no numbers; a mask needs them: "
+            f"{name} is on the meta device, which holds no numbers; a mask needs them: "
             "materialise the weight first, or use random_mask"
         )
+    return matrix
 
 
 def _shape(shape: object, who: str) -> tuple[int, int]:

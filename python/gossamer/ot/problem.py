@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer.errors import DeviceError, DTypeError, ProblemError, ShapeError
+from gossamer.backend import check_array
+from gossamer.backend.arrays import WIDE_FLOATS
+from gossamer.errors import DTypeError, ProblemError, ShapeError
 
 METRICS = {"sqeuclidean": "sqeuclidean", "l1": "l1", "cityblock": "l1", "cosine": "cosine"}
 METHODS = ("auto", "sinkhorn", "newton", "published")
@@ -252,33 +254,12 @@ def check_values(
 
 
 def _floats(value: Any, name: str) -> Tensor:
-    """A float32 or float64 CPU tensor; it shares the memory of a NumPy array."""
-    if isinstance(value, np.ndarray):
-        if value.dtype not in (np.float32, np.float64):
-            raise DTypeError(
-                f"{name} is a NumPy array of {value.dtype}; float32 or float64 is needed: convert "
-                "it with .astype(float)"
-            )
-        array = np.ascontiguousarray(value)
-        return torch.from_numpy(array if array.flags.writeable else array.copy()).view(value.shape)
-    if not isinstance(value, Tensor):
-        raise DTypeError(
-            f"{name} is a {type(value).__name__}; a torch tensor or a NumPy array is needed"
-        )
-    if value.layout != torch.strided or value.is_quantized or value.is_nested:
-        raise DTypeError(
-            f"{name} is stored as {value.layout}; call .to_dense() (or .dequantize()) first"
-        )
-    if value.dtype not in (torch.float32, torch.float64):
-        raise DTypeError(
-            f"{name} has dtype {value.dtype}; float32 or float64 is needed: convert it with "
-            ".double()"
-        )
-    if value.device.type != "cpu":
-        raise DeviceError(
-            f"{name} is on {value.device}; transport is solved on the CPU: move it with .cpu()"
-        )
-    return value
+    """A float32 or float64 tensor; it shares the memory of a NumPy array."""
+    check_array(value, name, dtypes=WIDE_FLOATS, numpy=True, device=True)
+    if isinstance(value, Tensor):
+        return value
+    array = np.ascontiguousarray(value)
+    return torch.from_numpy(array if array.flags.writeable else array.copy()).view(value.shape)
 
 
 def _weights(

@@ -5,39 +5,38 @@ Every check raises before the operator changes anything.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gossamer.backend import check_array
-from gossamer.errors import ArgumentError, DTypeError, PenaltyError, ShapeError
+from gossamer.backend.arrays import WIDE_FLOATS
+from gossamer.errors import DTypeError, PenaltyError, ShapeError
 
 
-def check_plain(x: object, who: str = "x") -> None:
+def check_plain(x: object, who: str = "x", **more: Any) -> None:
     """Raise unless `x` is a dense tensor of real numbers on a supported device, or such an array.
 
     Args:
         x: the argument.
         who: the argument's name in the error.
+        more: what else `check_array` checks.
 
     Raises:
         DTypeError: `x` has another type, is masked, sparse or nested, or holds complex numbers or
             text.
         DeviceError: `x` is a tensor without memory, or on a device without kernels.
     """
-    if not isinstance(x, Tensor | np.ndarray | np.generic):
+    if isinstance(x, nn.Module):
         raise DTypeError(
-            f"{who} is a {type(x).__name__}; a torch tensor or a NumPy array is needed (for a "
-            "sparse weight pass its values: penalty.on(weight).prox_(weight.values))"
+            f"{who} is a {type(x).__name__}; pass its values: "
+            "penalty.on(weight).prox_(weight.values)"
         )
-    checked = check_array(x, who, numpy=True, device=True)
-    if isinstance(checked, Tensor) and checked.is_complex():
-        raise DTypeError(f"{who} is {x.dtype}; real numbers are needed: use torch.view_as_real")
+    check_array(x, who, numpy=True, device=True, **more)
 
 
 def is_number(value: object) -> bool:
@@ -104,15 +103,7 @@ def check_entries(x: object) -> None:
         ShapeError: `x` is empty.
         ArgumentError: `x` is read-only.
     """
-    check_plain(x)
-    if not isinstance(x, Tensor | np.ndarray):
-        raise DTypeError(f"x is a {type(x).__name__}, which is immutable; give an array")
-    if str(x.dtype).removeprefix("torch.") not in ("float32", "float64"):
-        raise DTypeError(f"got dtype {x.dtype}; float32 or float64 is needed: convert it first")
-    if math.prod(x.shape) == 0:
-        raise ShapeError(f"got an empty tensor, shape {tuple(x.shape)}; give at least one entry")
-    if isinstance(x, np.ndarray) and not x.flags.writeable:
-        raise ArgumentError("x is read-only; the operator works in place: call .copy() first")
+    check_plain(x, dtypes=WIDE_FLOATS, filled=True, writable=True)
 
 
 def check_metric(metric: Any, x: Any) -> None:

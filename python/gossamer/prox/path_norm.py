@@ -23,9 +23,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gossamer.backend import check_array
 from gossamer.backend import prox as kernels
 from gossamer.errors import ArgumentError, DTypeError, ShapeError
-from gossamer.prox.checks import check_own_places, check_plain, is_number
+from gossamer.prox.checks import check_own_places, is_number
 
 __all__ = ["balance_", "joint_prox_", "path_norm", "path_thresholds", "reweighted_split_"]
 
@@ -227,9 +228,7 @@ def _check_number(value: object, name: str) -> None:
 
 def _check_shapes(v: Tensor, w: Tensor) -> None:
     for given, who in ((v, "v"), (w, "w")):
-        check_plain(given, who)
-        if not isinstance(given, Tensor):
-            raise DTypeError(f"{who} is a {type(given).__name__}; a torch tensor is needed")
+        check_array(given, who, device=True)
     if v.ndim != 1 or w.ndim != 2 or len(v) != len(w):
         raise ShapeError(
             f"v has shape {list(v.shape)} and w {list(w.shape)}; [neurons] and "

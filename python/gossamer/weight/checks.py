@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import DeviceError, DTypeError, ShapeError
-
-DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+from gossamer.backend import check_array
+from gossamer.backend.arrays import FLOATS
+from gossamer.errors import DTypeError, ShapeError
 
 
 def check_dtype(dtype: torch.dtype, who: str) -> None:
     """Raise DTypeError unless the kernels support this dtype."""
-    if dtype not in DTYPES:
+    if dtype not in FLOATS:
         raise DTypeError(
             f"{who}: {dtype} was given; use float32, float64 or bfloat16: convert with .to()"
         )
@@ -22,28 +22,16 @@ def check_dense(weight: Tensor, who: str = "weight") -> Tensor:
     """Return the detached matrix, after a check of its rank, dtype and device.
 
     Raises:
-        DTypeError: the weight is not a tensor of a supported dtype.
+        DTypeError: the weight is not a dense tensor of a supported dtype.
         ShapeError: the weight is not a matrix.
-        DeviceError: the weight is not on the CPU.
+        DeviceError: the weight is on a device without kernels.
     """
-    check_tensor(weight, who)
-    if weight.dim() != 2:
-        raise ShapeError(f"{who}: shape {tuple(weight.shape)} was given; it must be [rows, cols]")
-    check_dtype(weight.dtype, who)
-    if weight.device.type != "cpu":
-        raise DeviceError(f"{who} is on {weight.device}; the kernels run on the CPU: use .cpu()")
-    return weight.detach()
-
-
-def check_tensor(tensor: object, who: str) -> None:
-    """Raise DTypeError unless it is a tensor."""
-    if not isinstance(tensor, Tensor):
-        raise DTypeError(f"{who} is {type(tensor).__name__}; it must be a torch tensor")
+    return check_array(weight, who, rank=2, dtypes=FLOATS, device=True)  # type: ignore[no-any-return]
 
 
 def check_like(tensor: Tensor, who: str, shape: torch.Size) -> None:
-    """Raise ShapeError unless it is a tensor of this shape."""
-    check_tensor(tensor, who)
+    """Raise unless it is a dense tensor (DTypeError) of this shape (ShapeError)."""
+    check_array(tensor, who)
     if tensor.shape != shape:
         raise ShapeError(
             f"{who} has shape {tuple(tensor.shape)}, the weight {tuple(shape)}; give one entry for "
@@ -60,7 +48,7 @@ def elementwise_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter)
     found = []
     for name, tensor in optimizer.state.get(parameter, {}).items():
         if isinstance(tensor, Tensor) and tensor.shape == parameter.shape and tensor.dim():
-            if tensor.dtype not in DTYPES:
+            if tensor.dtype not in FLOATS:
                 raise DTypeError(
                     f"the optimizer's {name} is {tensor.dtype}; only float32, float64 and "
                     "bfloat16 state can move with a mask: use an optimizer that keeps those"

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from gossamer import backend
-from gossamer.backend import Layout, Structure
+from gossamer.backend import Layout, Structure, check_array
 from gossamer.errors import PatternError, StructureError
 from gossamer.patterns import Pattern
-from gossamer.weight.checks import check_dtype, check_tensor
+from gossamer.weight.checks import check_dtype
 from gossamer.weight.descriptor import describe, pattern_of
 from gossamer.weight.transpose import TransposeRule
 
@@ -54,7 +54,7 @@ def check_state(
     where = f"{prefix}* of the state dict"
     pattern = weight.pattern
     for name, tensor in given.items():
-        check_tensor(tensor, f"{where}: {name}")
+        check_array(tensor, f"{where}: {name}")
     if "descriptor" in given:
         pattern = _check_descriptor(weight, given["descriptor"], where)
     for name, tensor in given.items():

@@ -18,8 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gossamer.backend import check_array
 from gossamer.backend import prox as kernels
-from gossamer.errors import ArgumentError, DTypeError, ShapeError
+from gossamer.backend.arrays import WIDE_FLOATS
+from gossamer.errors import ShapeError
 from gossamer.prox.checks import check_own_places
 
 Array = TypeVar("Array", Tensor, np.ndarray)
@@ -40,8 +42,8 @@ def in_place(x: Array, operate: Callable[[Array], None]) -> Array:
         ShapeError: `x` is empty, or its entries share memory.
         ArgumentError: `x` is read-only.
     """
+    check_array(x, "x", dtypes=WIDE_FLOATS, filled=True, writable=True, numpy=True)
     if isinstance(x, Tensor):
-        _check(str(x.dtype).removeprefix("torch."), x.numel())
         entries = x.detach()
         if entries.is_contiguous():
             operate(entries.view(-1))
@@ -52,25 +54,13 @@ def in_place(x: Array, operate: Callable[[Array], None]) -> Array:
             entries.copy_(copy)
         torch.autograd.graph.increment_version(x)
         return x
-    if isinstance(x, np.ndarray):
-        _check(str(x.dtype), x.size)
-        if not x.flags.writeable:
-            raise ArgumentError("x is read-only; the operator works in place: call .copy() first")
-        if not x.flags.c_contiguous:
-            check_own_places(x)
-        vector = np.ascontiguousarray(x).reshape(-1)
-        operate(vector)
-        if not x.flags.c_contiguous:
-            x[...] = vector.reshape(x.shape)
-        return x
-    raise DTypeError(f"got {type(x).__name__}; a torch tensor or a NumPy array is needed")
-
-
-def _check(dtype: str, numel: int) -> None:
-    if dtype not in ("float32", "float64"):
-        raise DTypeError(f"got dtype {dtype}; float32 or float64 is needed: convert it first")
-    if numel == 0:
-        raise ShapeError("got an empty tensor; at least one entry is needed")
+    if not x.flags.c_contiguous:
+        check_own_places(x)
+    vector = np.ascontiguousarray(x).reshape(-1)
+    operate(vector)
+    if not x.flags.c_contiguous:
+        x[...] = vector.reshape(x.shape)
+    return x
 
 
 def elementwise_(
@@ -90,8 +80,8 @@ def elementwise_(
     Raises:
         DTypeError: the dtype of `x` is not float32 or float64, or the steps have another dtype.
         ShapeError: `x` is empty, or the steps have another shape.
-        ArgumentError: `x` is read-only.
-        ArgumentError: the name is unknown, or a parameter or the step is out of range.
+        ArgumentError: `x` is read-only, the name is unknown, or a parameter or the step is out of
+            range.
 
     Example:
         >>> elementwise_(torch.tensor([3.0, -0.5, 1.0]), "l1", (1.0,))

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gossamer.backend import check_array
 from gossamer.backend import prox as kernels
-from gossamer.errors import DTypeError, ShapeError
+from gossamer.errors import ShapeError
 from gossamer.prox.groupings import Groups
 from gossamer.prox.operators.elementwise import in_place
 
@@ -22,11 +23,8 @@ Array = TypeVar("Array", Tensor, np.ndarray)
 
 def _flat(x: Tensor | np.ndarray) -> Tensor | np.ndarray:
     """The entries in row-major order as a contiguous vector; a view if possible."""
-    if isinstance(x, Tensor):
-        return x.detach().contiguous().view(-1)
-    if isinstance(x, np.ndarray):
-        return np.ascontiguousarray(x).reshape(-1)
-    raise DTypeError(f"got {type(x).__name__}; a torch tensor or a NumPy array is needed")
+    x = check_array(x, "x", numpy=True)
+    return x.contiguous().view(-1) if isinstance(x, Tensor) else np.ascontiguousarray(x).reshape(-1)
 
 
 def _doubles(x: Any, what: str) -> Tensor:
