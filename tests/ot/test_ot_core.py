@@ -80,7 +80,7 @@ def residual(plan: Tensor, a: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize(("n", "m"), [(30, 50), (50, 30), (1, 7), (7, 1), (1, 1), (64, 64)])
 def test_against_plain_sinkhorn(method: str, n: int, m: int) -> None:
     cost, a, b = random_cost(n, m), weights(n, 3), weights(m, 4)
-    s = core.solve_dual(cost, a, b, 0.05, method=method, tol=1e-11)
+    s = core.solve_dual(cost, a, b, 0.05, core.Options(method=method, tol=1e-11))
     assert s.status == "converged"
     torch.testing.assert_close(plan_of(cost, s, 0.05), oracle(cost, a, b, 0.05), rtol=0, atol=1e-10)
 
@@ -131,7 +131,7 @@ def test_relaxed_marginals(method: str, rho: tuple[float, float]) -> None:
     cost, a, b, reg = random_cost(30, 40), weights(30, 7), 1.3 * weights(40, 8), 0.02
     if math.isinf(rho[0]) or math.isinf(rho[1]):
         b = b / 1.3
-    s = core.solve_dual(cost, a, b, reg, rho=rho, method=method, tol=1e-11)
+    s = core.solve_dual(cost, a, b, reg, core.Options(method=method, tol=1e-11), rho=rho)
     plan = plan_of(cost, s, reg)
     f, g = s.f - reg * a.log(), s.g - reg * b.log()
     assert s.status == "converged"
@@ -142,10 +142,10 @@ def test_relaxed_marginals(method: str, rho: tuple[float, float]) -> None:
 
 def test_symmetries() -> None:
     cost, a, b, reg = random_cost(40, 60), weights(40, 9), weights(60, 10), 0.01
-    plan = plan_of(cost, core.solve_dual(cost, a, b, reg, tol=1e-12), reg)
+    plan = plan_of(cost, core.solve_dual(cost, a, b, reg, core.Options(tol=1e-12)), reg)
 
     def again(c: Tensor, p: Tensor, q: Tensor, e: float = reg) -> Tensor:
-        return plan_of(c, core.solve_dual(c, p, q, e, tol=1e-12), e)
+        return plan_of(c, core.solve_dual(c, p, q, e, core.Options(tol=1e-12)), e)
 
     close = {"rtol": 0.0, "atol": 1e-11}
     shifts = random_cost(40, 1, 11) + random_cost(1, 60, 12)
@@ -172,7 +172,7 @@ def test_threads_change_no_bit(method: str) -> None:
     found = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        found.append(core.solve_dual(cost, a, b, 2e-3, method=method, max_iter=300))
+        found.append(core.solve_dual(cost, a, b, 2e-3, core.Options(method=method, max_iter=300)))
     for other in found[1:]:
         assert torch.equal(found[0].f, other.f)
         assert torch.equal(found[0].g, other.g)
@@ -246,7 +246,7 @@ def test_screening_lets_nothing_slip(metric: str) -> None:
     n = 400
     cost = dense_cost(*clouds(n, n), metric)
     a, b = weights(n, 23), weights(n, 24)
-    s = core.solve_dual(cost, a, b, 1e-3, method="newton")
+    s = core.solve_dual(cost, a, b, 1e-3, core.Options(method="newton"))
     assert s.status == "converged"
     assert s.passes % 1 > 0  # some passes went over a part of the entries
     assert residual(plan_of(cost, s, 1e-3), a, b) < 1.1e-9
@@ -254,8 +254,8 @@ def test_screening_lets_nothing_slip(metric: str) -> None:
 
 def test_warm_start_at_the_solution() -> None:
     cost, a, b = random_cost(80, 90), weights(80, 25), weights(90, 26)
-    cold = core.solve_dual(cost, a, b, 1e-3, tol=1e-10)
-    warm = core.solve_dual(cost, a, b, 1e-3, method="newton", warm=(cold.f, cold.g))
+    cold = core.solve_dual(cost, a, b, 1e-3, core.Options(tol=1e-10))
+    warm = core.solve_dual(cost, a, b, 1e-3, core.Options(method="newton"), warm=(cold.f, cold.g))
     assert warm.newton <= 1
     assert warm.status == "converged"
 
@@ -263,7 +263,7 @@ def test_warm_start_at_the_solution() -> None:
 def test_the_cap_is_a_status() -> None:
     cost, a, b = random_cost(60, 60), weights(60, 27), weights(60, 28)
     for method in METHODS:
-        s = core.solve_dual(cost, a, b, 1e-4, method=method, max_iter=12)
+        s = core.solve_dual(cost, a, b, 1e-4, core.Options(method=method, max_iter=12))
         assert s.status in ("max_iter", "stalled")
         assert s.sweeps + s.newton <= 12 + 45  # an annealing stage begins with a few sweeps
         assert abs(s.error - residual(plan_of(cost, s, 1e-4), a, b)) < 1e-9 * (1 + s.error)
@@ -271,8 +271,8 @@ def test_the_cap_is_a_status() -> None:
 
 def test_over_relaxation_reaches_the_same_plan_sooner() -> None:
     cost, a, b = dense_cost(*clouds(60, 60), "sqeuclidean"), weights(60, 29), weights(60, 30)
-    plain = core.solve_dual(cost, a, b, 1e-2, method="sinkhorn")
-    faster = core.solve_dual(cost, a, b, 1e-2, method="sinkhorn", omega=1.5)
+    plain = core.solve_dual(cost, a, b, 1e-2, core.Options(method="sinkhorn"))
+    faster = core.solve_dual(cost, a, b, 1e-2, core.Options(method="sinkhorn", omega=1.5))
     assert faster.status == "converged"
     assert faster.sweeps < 0.7 * plain.sweeps
     torch.testing.assert_close(
@@ -298,7 +298,7 @@ def test_a_batch_is_its_problems() -> None:
 def test_laplacian_solve(layout: str, shifted: bool) -> None:
     n, m, reg = 30, 45, 0.02
     cost, a, b = random_cost(n, m), weights(n, 31), weights(m, 32)
-    s = core.solve_dual(cost, a, b, reg, tol=1e-12)
+    s = core.solve_dual(cost, a, b, reg, core.Options(tol=1e-12))
     plan = plan_of(cost, s, reg)
     given = plan if layout == "dense" else plan.to_sparse_csr()
     matrix = torch.cat(

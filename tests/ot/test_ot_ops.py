@@ -91,5 +91,5 @@ def test_a_compiled_call_checks_its_values_too() -> None:
 
 def test_vmap_is_refused_with_a_way_out() -> None:
     C = torch.rand(3, 4, 5)
-    with pytest.raises(GossamerError, match=r"\[B, n, m\] in one call"):
+    with pytest.raises(GossamerError, match=r"\[B, rows, cols\] in one call"):
         torch.vmap(lambda c: ot.solve(c, reg=0.1).plan)(C)

@@ -1,7 +1,7 @@
 """Optimal transport: the solvers in float64, on contiguous tensors.
 
-A cost is ("dense", C [n, m]) or (metric, x [n, d], y^T [d, m]); potentials are in units of the
-regularisation (u = f / reg). The names follow `gossamer.ot`.
+A cost is ("dense", C [rows, cols]) or (metric, x [rows, d], y^T [d, cols]); potentials are in units
+of the regularisation (u = f / reg). The names follow `gossamer.ot`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def solve(
     Args:
         cost: The cost; the rows of a batch of dense costs are stacked.
         items: Number of problems.
-        a: [items * n], row marginals.
-        b: [items * m], column marginals.
+        a: [items * rows], row marginals.
+        b: [items * cols], column marginals.
         regs: [items], strengths of the entropy.
         scales: [items], ranges of the costs, where annealing starts.
         rho: Strengths of the marginal penalties; infinite for exact marginals.
@@ -50,8 +50,8 @@ def solve(
         max_iter: Cap on sweeps and Newton steps together.
         omega: Over-relaxation of Sinkhorn's updates.
         warm: Whether u and v hold a start.
-        u: [items * n], row potentials; overwritten.
-        v: [items * m], column potentials; overwritten.
+        u: [items * rows], row potentials; overwritten.
+        v: [items * cols], column potentials; overwritten.
 
     Returns:
         Per problem: status, method that ended, sweeps, Newton steps, conjugate-gradient
@@ -64,14 +64,14 @@ def solve(
 
 
 def plan(cost: CostArguments, reg: float, u: Tensor, v: Tensor) -> Tensor:
-    """Return the plan [n, m] at the potentials u [n] and v [m]."""
+    """Return the plan [rows, cols] at the potentials u [rows] and v [cols]."""
     out = u.new_empty(len(u), len(v))
     module_of(u).transport.plan(cost, reg, u, v, out)
     return out
 
 
 def sums(cost: CostArguments, reg: float, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the plan's row sums [n], column sums [m] and costs per row [n], without storing it."""
+    """Return the plan's sums [rows] and [cols] and the costs per row [rows]; it is never stored."""
     rows, row_cost = u.new_empty(2, len(u))
     cols = v.new_empty(len(v))
     module_of(u).transport.sums(cost, reg, u, v, rows, cols, row_cost)
@@ -100,18 +100,18 @@ def schur_solve(
     """Solve the system of the row potentials after elimination of the columns.
 
     Args:
-        indptr: int64 [n + 1], rows of the plan in CSR form.
+        indptr: int64 [rows + 1], rows of the plan in CSR form.
         cols: int32 [entries].
         values: float64 [entries].
-        rest: float64 [n], added to the diagonal.
-        column: float64 [m], diagonal of the columns.
+        rest: float64 [rows], added to the diagonal.
+        column: float64 [cols], diagonal of the columns.
         singular: Whether the constant vector is in the null space.
-        rhs: float64 [n].
+        rhs: float64 [rows].
         tol: Relative L1 residual at which to stop.
         max_iter: Cap on conjugate-gradient iterations.
 
     Returns:
-        The solution [n], and whether it converged, its iterations and its residual.
+        The solution [rows], and whether it converged, its iterations and its residual.
     """
     z = torch.empty_like(rhs)
     report = module_of(rhs).transport.schur_solve(
@@ -134,19 +134,19 @@ def semidual_solve(
     """Maximise the semi-dual of transport with at most k entries per column.
 
     Args:
-        cost_t: [m, n], float32 or float64: the transposed cost.
-        a: float64 [n].
-        b: float64 [m].
+        cost_t: [cols, rows], float32 or float64: the transposed cost.
+        a: float64 [rows].
+        b: float64 [cols].
         k: Entries that a column may have.
         gamma: Strength of the quadratic term.
-        f: float64 [n], where to start.
+        f: float64 [rows], where to start.
         newton: Whether Newton steps are taken, instead of L-BFGS.
         tol: Absolute L1 error of the rows at which to stop.
         max_iter: Cap on steps.
 
     Returns:
         Status, iterations, Newton steps, evaluations, value, error, f, g, and the plan by columns
-        (indptr int64 [m + 1], row int32, mass float64).
+        (indptr int64 [cols + 1], row int32, mass float64).
     """
     *report, f, g, columns = module_of(cost_t).transport.semidual_solve(
         cost_t, a, b, k, gamma, f, newton, tol, max_iter
@@ -157,7 +157,7 @@ def semidual_solve(
 def semidual_evaluate(
     cost_t: Tensor, a: Tensor, b: Tensor, k: int, gamma: float, f: Tensor
 ) -> tuple[float, Tensor, Tensor, ColumnPlan]:
-    """Return the semi-dual at f, its gradient [n], g [m], and the plan by columns."""
+    """Return the semi-dual at f, its gradient [rows], g [cols], and the plan by columns."""
     value, gradient, g, columns = module_of(cost_t).transport.semidual_evaluate(
         cost_t, a, b, k, gamma, f
     )

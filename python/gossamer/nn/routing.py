@@ -233,8 +233,8 @@ class SinkhornRouter(TopKRouter):
                 cost, tokens, experts, limit, reg, max_iter=self.steps, tol=self.tol
             )
             return sparse.plan.dense(), sparse.g
-        tol = self.tol * len(cost)
-        found = core.solve_dual(cost, tokens, experts, reg, tol=tol, max_iter=self.steps)
+        options = core.Options(tol=self.tol * len(cost), max_iter=self.steps)
+        found = core.solve_dual(cost, tokens, experts, reg, options)
         return core.plan(cost, found.f, found.g, reg), found.g
 
     def extra_repr(self) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +36,27 @@ class Points(NamedTuple):
 
 
 Cost = Tensor | Points
+EXACT = (math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a problem is solved.
+
+    Attributes:
+        method: "auto", "sinkhorn", "newton", or "published" (the algorithm of Tang et al. 2024).
+        tol: L1 error of both marginals at which the solver stops.
+        max_iter: cap on sweeps plus Newton steps.
+        omega: over-relaxation of Sinkhorn's updates, in (0, 2).
+    """
+
+    method: str = "auto"
+    tol: float = 1e-9
+    max_iter: int = 10_000
+    omega: float = 1.0
+
+
+DEFAULT = Options()
 
 
 class Solution(NamedTuple):
@@ -122,13 +144,10 @@ def solve_dual(
     a: Tensor,
     b: Tensor,
     reg: float,
+    options: Options = DEFAULT,
     *,
-    method: str = "auto",
-    tol: float = 1e-9,
-    max_iter: int = 10_000,
-    rho: tuple[float, float] = (math.inf, math.inf),
+    rho: tuple[float, float] = EXACT,
     warm: tuple[Tensor, Tensor] | None = None,
-    omega: float = 1.0,
 ) -> Solution:
     """Solve one problem.
 
@@ -137,19 +156,15 @@ def solve_dual(
         a: float64 [rows], >= 0.
         b: float64 [cols], >= 0; of the same mass as `a` if both marginals are exact.
         reg: strength of the entropy, in units of the cost.
-        method: "auto", "sinkhorn", "newton", or "published" (the algorithm of Tang et al. 2024).
-        tol: L1 error of both marginals at which the solver stops.
-        max_iter: cap on sweeps plus Newton steps.
+        options: the algorithm, and when it stops.
         rho: strength of the Kullback-Leibler penalty of each marginal; infinite makes it exact.
         warm: potentials (f, g) to start from.
-        omega: over-relaxation of Sinkhorn's updates, in (0, 2).
 
     Returns:
         The solution; `status` says whether it converged.
     """
     rows = None if bool((a > 0).all()) else (a > 0).nonzero().flatten()
     cols = None if bool((b > 0).all()) else (b > 0).nonzero().flatten()
-    n, m = _size(cost)
     kept = _restricted(cost, rows, cols)
     alive_a = a if rows is None else a[rows]
     alive_b = b if cols is None else b[cols]
@@ -165,16 +180,14 @@ def solve_dual(
         start = None if start is None else (start[1], start[0])
         rho = (rho[1], rho[0])
     if alive_a.shape[0] == 0 or alive_b.shape[0] == 0:
-        zero_f, zero_g = a.new_zeros(n), a.new_zeros(m)
+        zero_f, zero_g = torch.zeros_like(a), torch.zeros_like(b)
         return Solution(zero_f, zero_g, "converged", 0, 0, 0, 0.0, 0.0, "sinkhorn")
-    (solution,) = _solve(
-        kept, 1, alive_a, alive_b, [reg], [_spread(kept)], method, tol, max_iter, rho, start, omega
-    )
+    (solution,) = _solve(kept, 1, alive_a, alive_b, [reg], [_spread(kept)], options, rho, start)
     f, g = (solution.g, solution.f) if swapped else (solution.f, solution.g)
     if rows is not None:
-        f = f.new_zeros(n).index_copy(0, rows, f)
+        f = f.new_zeros(len(a)).index_copy(0, rows, f)
     if cols is not None:
-        g = g.new_zeros(m).index_copy(0, cols, g)
+        g = g.new_zeros(len(b)).index_copy(0, cols, g)
     return solution._replace(f=f, g=g)
 
 
@@ -183,13 +196,10 @@ def solve_dual_batch(
     a: Tensor,
     b: Tensor,
     reg: Sequence[float],
+    options: Options = DEFAULT,
     *,
-    method: str = "auto",
-    tol: float = 1e-9,
-    max_iter: int = 10_000,
-    rho: tuple[float, float] = (math.inf, math.inf),
+    rho: tuple[float, float] = EXACT,
     warm: tuple[Tensor, Tensor] | None = None,
-    omega: float = 1.0,
 ) -> list[Solution]:
     """Solve independent problems of one size in parallel.
 
@@ -198,39 +208,33 @@ def solve_dual_batch(
         a: float64 [B, rows].
         b: float64 [B, cols].
         reg: B strengths.
-        method: the algorithm; see `solve_dual`.
-        tol: L1 error of both marginals at which a problem's solver stops.
-        max_iter: cap on sweeps plus Newton steps, per problem.
+        options: the algorithm, and when it stops, per problem.
         rho: strength of the Kullback-Leibler penalty of each marginal.
         warm: potentials ([B, rows], [B, cols]) to start from.
-        omega: over-relaxation of Sinkhorn's updates.
 
     Returns:
         B solutions.
     """
-    size, n, m = costs.shape
+    size, rows, cols = costs.shape
     alive = bool((a > 0).all()) and bool((b > 0).all())
-    if not alive or n > m or size <= 1:
+    if not alive or rows > cols or size <= 1:
         return [
             solve_dual(
                 costs[k],
                 a[k],
                 b[k],
                 reg[k],
-                method=method,
-                tol=tol,
-                max_iter=max_iter,
+                options,
                 rho=rho,
                 warm=None if warm is None else (warm[0][k], warm[1][k]),
-                omega=omega,
             )
             for k in range(size)
         ]
-    flat = costs.detach().reshape(size * n, m)
+    flat = costs.detach().reshape(size * rows, cols)
     # aminmax along dimensions is several times slower than amin plus amax.
     low, high = costs.detach().amin((1, 2)), costs.detach().amax((1, 2))
     spreads = (high.double() - low.double()).tolist()
-    return _solve(flat, size, a, b, reg, spreads, method, tol, max_iter, rho, warm, omega)
+    return _solve(flat, size, a, b, reg, spreads, options, rho, warm)
 
 
 def _solve(
@@ -240,20 +244,17 @@ def _solve(
     b: Tensor,
     regs: Sequence[float],
     spreads: Sequence[float],
-    method: str,
-    tol: float,
-    max_iter: int,
+    options: Options,
     rho: tuple[float, float],
     warm: Sequence[Tensor] | None,
-    omega: float,
 ) -> list[Solution]:
     reg = torch.tensor(regs, dtype=torch.float64)
-    n, m = _size(cost)
-    n //= items
-    u, v = torch.zeros(items, n, dtype=torch.float64), torch.zeros(items, m, dtype=torch.float64)
+    rows, cols = _size(cost)
+    u = torch.zeros(items, rows // items, dtype=torch.float64)
+    v = torch.zeros(items, cols, dtype=torch.float64)
     if warm is not None:
-        u.copy_(warm[0].detach().reshape(items, n) / reg[:, None])
-        v.copy_(warm[1].detach().reshape(items, m) / reg[:, None])
+        u.copy_(warm[0].detach().reshape(u.shape) / reg[:, None])
+        v.copy_(warm[1].detach().reshape(v.shape) / reg[:, None])
     reports = kernels.solve(
         _spec(cost),
         items,
@@ -262,10 +263,10 @@ def _solve(
         reg,
         torch.tensor(spreads, dtype=torch.float64),
         rho,
-        method,
-        tol,
-        max_iter,
-        omega,
+        options.method,
+        options.tol,
+        options.max_iter,
+        options.omega,
         warm is not None,
         u.reshape(-1),
         v.reshape(-1),
@@ -337,20 +338,21 @@ def laplacian_solve(
     Returns:
         z_f [rows], z_g [cols], and the outcome of the solve.
     """
-    n, m = plan.shape
+    rows, cols = plan.shape
     if plan.layout is torch.strided:
         dense = plan.detach().double()
-        rows, cols = dense.sum(1), dense.sum(0)
-        kept = dense >= 1e-13 * rows.sqrt()[:, None] * cols.sqrt()
+        row_sums, column_sums = dense.sum(1), dense.sum(0)
+        kept = dense >= 1e-13 * row_sums.sqrt()[:, None] * column_sums.sqrt()
         plan = (dense * kept).to_sparse_csr()
     else:
         plan = plan.detach()
-        ones = torch.ones(max(n, m), dtype=torch.float64)
-        rows, cols = plan @ ones[:m], plan.mT @ ones[:n]
+        ones = torch.ones(max(rows, cols), dtype=torch.float64)
+        row_sums, column_sums = plan @ ones[:cols], plan.mT @ ones[:rows]
     indptr, indices, values = plan.crow_indices(), plan.col_indices(), plan.values()
     singular = shift_f is None and shift_g is None and ridge == 0.0
-    rest = ridge * rows if shift_f is None else ridge * rows + shift_f
-    column = (1.0 + ridge) * cols if shift_g is None else (1.0 + ridge) * cols + shift_g
+    rest = ridge * row_sums if shift_f is None else ridge * row_sums + shift_f
+    column = (1.0 + ridge) * column_sums
+    column = column if shift_g is None else column + shift_g
     # Columns without mass do not contribute: 0 / 0 becomes 0.
     column = torch.where(column > 0, column, torch.inf)
     q_f, q_g = q_f.detach().double(), q_g.detach().double()
@@ -364,10 +366,10 @@ def laplacian_solve(
         singular,
         rhs,
         tol,
-        10 * n + 1000 if max_iter is None else max_iter,
+        10 * rows + 1000 if max_iter is None else max_iter,
     )
     z_g = (q_g - plan.mT @ z_f) / column
     if singular:
-        shift = (z_f.sum() - z_g.sum()) / (n + m)
+        shift = (z_f.sum() - z_g.sum()) / (rows + cols)
         z_f, z_g = z_f - shift, z_g + shift
     return z_f, z_g, LinearReport(*report)

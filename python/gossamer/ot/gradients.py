@@ -70,25 +70,24 @@ def _potentials_cpu(
     if rho == (math.inf, math.inf):
         b = b * (a.sum(1) / b.sum(1))[:, None]  # equal masses to rounding, not to the tolerance
     a, b = a.contiguous(), b.contiguous()
-    options: dict[str, Any] = {
-        "method": method, "tol": tol, "max_iter": max_iter, "rho": rho, "omega": omega
-    }  # fmt: skip
+    options = core.Options(method, tol, max_iter, omega)
     if method == "symmetric":
         items = ((core_cost(cost, y, metric, i), a[i], r) for i, r in enumerate(reg.tolist()))
-        solved = [_solve_symmetric(*item, tol, max_iter) for item in items]
+        solved = [_solve_symmetric(*item, options) for item in items]
     elif y is None and len(a) > 1:
         warm = None if f0 is None or g0 is None else (f0.contiguous(), g0.contiguous())
-        solved = core.solve_dual_batch(cost.contiguous(), a, b, reg.tolist(), warm=warm, **options)
+        whole = cost.contiguous()
+        solved = core.solve_dual_batch(whole, a, b, reg.tolist(), options, rho=rho, warm=warm)
     else:
         solved = []
         for i, r in enumerate(reg.tolist()):
             warm = None if f0 is None or g0 is None else (f0[i].contiguous(), g0[i].contiguous())
             item = core_cost(cost, y, metric, i)
-            solved.append(core.solve_dual(item, a[i], b[i], r, warm=warm, **options))
+            solved.append(core.solve_dual(item, a[i], b[i], r, options, rho=rho, warm=warm))
     f, g = torch.stack([s.f for s in solved]), torch.stack([s.g for s in solved])
     f = _fill(f, g, a, b, cost, y, metric, reg, rho_a)
     g = _fill(g, f, b, a, cost if y is not None else cost.mT, y, metric, reg, rho_b, swap=True)
-    _report(solved, tol, max_iter)
+    _report(solved, options)
     stats = [
         (
             STATUSES.index(s.status),
@@ -105,7 +104,7 @@ def _potentials_cpu(
 
 
 def _solve_symmetric(
-    cost: core.Cost, a: Tensor, reg: float, tol: float, max_iter: int
+    cost: core.Cost, a: Tensor, reg: float, options: core.Options
 ) -> core.Solution:
     """Solve a cloud against itself, f = g, by f <- (f + reg log a - reg LSE((f - C) / reg)) / 2.
 
@@ -115,14 +114,14 @@ def _solve_symmetric(
     full = a > 0
     f, best, since = torch.zeros_like(a), math.inf, 0
     status, sweeps, error = "max_iter", 0, math.inf
-    while sweeps < max_iter:
+    while sweeps < options.max_iter:
         sweeps += 1
         rows, _, _ = core.reduce_plan(cost, masked(f, a), masked(f, a), reg)
         error = 2 * float((rows - a).abs().sum())
         since = 0 if error < best else since + 1
         best = min(best, error)
-        if error <= tol or since == _PATIENCE:
-            status = "converged" if error <= tol else "stalled"
+        if error <= options.tol or since == _PATIENCE:
+            status = "converged" if error <= options.tol else "stalled"
             break
         ratio = torch.where(full, a, 1.0) / torch.where(full, rows, 1.0)
         f = f + 0.5 * reg * ratio.log()
@@ -156,7 +155,7 @@ def _fill(
     return f
 
 
-def _report(solved: list[core.Solution], tol: float, max_iter: int) -> None:
+def _report(solved: list[core.Solution], options: core.Options) -> None:
     failed = [(i, s) for i, s in enumerate(solved) if s.status != "converged"]
     if not failed:
         return
@@ -165,13 +164,14 @@ def _report(solved: list[core.Solution], tol: float, max_iter: int) -> None:
     if len(solved) == 1:
         many = ""
     if worst.status == "max_iter":
-        what = f"max_iter={max_iter} was reached"
+        what = f"max_iter={options.max_iter} was reached"
         advice = "raise max_iter, use method='newton', raise reg or loosen tol"
     else:
         what = "the error stopped falling (the limit of float64's precision)"
         advice = "loosen tol, raise reg or rescale the cost"
     warn(
-        f"transport did not converge: {many}marginal error {worst.error:.3g}, tol is {tol:g}; "
+        f"transport did not converge: {many}marginal error {worst.error:.3g}, tol is "
+        f"{options.tol:g}; "
         f"{what}: {advice}. The best result found is returned."
     )
 
@@ -323,14 +323,16 @@ def _solve_direct(
     scale = torch.cat(diagonals).rsqrt()
     upper = dense * scale[: len(p), None] * scale[len(p) :]
     zero = upper.new_zeros
-    n, m = upper.shape
-    matrix = torch.cat([torch.cat([zero(n, n), upper], 1), torch.cat([upper.T, zero(m, m)], 1)])
-    values, vectors = torch.linalg.eigh(matrix + torch.eye(n + m, dtype=torch.float64))
-    weights = torch.where(values > 1e-14 * (n + m), 1 / values, 0.0)
+    rows, cols = upper.shape
+    size = rows + cols
+    left, right = torch.cat([zero(rows, rows), upper.T]), torch.cat([upper, zero(cols, cols)])
+    matrix = torch.cat([left, right], 1)
+    values, vectors = torch.linalg.eigh(matrix + torch.eye(size, dtype=torch.float64))
+    weights = torch.where(values > 1e-14 * size, 1 / values, 0.0)
     z = scale * (vectors @ (weights * (vectors.T @ (scale * torch.cat([p, q])))))
-    x, y = z[:n], z[n:]
+    x, y = z[:rows], z[rows:]
     if s is None and t is None and ridge == 0:
-        off = (x.sum() - y.sum()) / (n + m)
+        off = (x.sum() - y.sum()) / size
         x, y = x - off, y + off
     return x, y
 

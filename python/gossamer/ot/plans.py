@@ -81,7 +81,7 @@ def register(
     def refuse(info: Any, in_dims: Any, *args: Any) -> Any:
         raise GossamerError(
             "gossamer.ot was called under vmap, which it does not support; give the whole batch "
-            "[B, n, m] in one call"
+            "[B, rows, cols] in one call"
         )
 
     torch.library.register_vmap(op, refuse, lib=_LIBRARY)

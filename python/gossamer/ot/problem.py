@@ -20,6 +20,7 @@ from torch import Tensor
 from gossamer.backend import check_array
 from gossamer.backend.arrays import WIDE_FLOATS
 from gossamer.errors import DTypeError, ProblemError, ShapeError
+from gossamer.ot.core import Options
 
 METRICS = {"sqeuclidean": "sqeuclidean", "l1": "l1", "cityblock": "l1", "cosine": "cosine"}
 METHODS = ("auto", "sinkhorn", "newton", "published")
@@ -29,13 +30,9 @@ MASS_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The solver's settings; `gossamer.ot.solve` describes each."""
+class Settings(Options):
+    """All settings of a call; `gossamer.ot.solve` describes each."""
 
-    method: str = "auto"
-    tol: float = 1e-9
-    max_iter: int = 10_000
-    omega: float = 1.0
     ridge: float = 0.0
     implicit: bool = True
     warm: tuple[Tensor, Tensor] | None = None

@@ -109,8 +109,7 @@ class OTResult:
                 "cost_gradient was asked of an unbalanced problem; differentiate `plan` instead"
             )
         plan = self.sparse_plan(threshold)
-        n, m = plan.shape
-        rows = torch.arange(n).repeat_interleave(plan.crow_indices().diff())
+        rows = torch.arange(plan.shape[0]).repeat_interleave(plan.crow_indices().diff())
         cols = plan.col_indices()
         grad = grad_plan(rows, cols) if callable(grad_plan) else grad_plan
         if not isinstance(grad, Tensor):
@@ -118,22 +117,22 @@ class OTResult:
                 f"grad_plan is a {type(grad).__name__}; a tensor is needed, or a function of row "
                 "and column indices that returns one"
             )
-        wanted = rows.shape if callable(grad_plan) else (n, m)
+        wanted = rows.shape if callable(grad_plan) else plan.shape
         if grad.shape != wanted:
             raise ShapeError(f"grad_plan has shape {list(grad.shape)}; {list(wanted)} is needed")
         if not callable(grad_plan):
             grad = grad[rows, cols]
         values = plan.values()
         weighted = values * grad.detach().double()
-        q_f = values.new_zeros(n).index_add_(0, rows, weighted)
-        q_g = values.new_zeros(m).index_add_(0, cols, weighted)
+        q_f = values.new_zeros(plan.shape[0]).index_add_(0, rows, weighted)
+        q_g = values.new_zeros(plan.shape[1]).index_add_(0, cols, weighted)
         w_f, w_g = solve_laplacian(plan, q_f, q_g)
         gradient = values * (w_f[rows] + w_g[cols]) - weighted
         return torch.sparse_csr_tensor(
             plan.crow_indices(),
             cols,
             gradient / float(problem.reg),
-            (n, m),
+            plan.shape,
             check_invariants=False,
         )
 
