@@ -1,6 +1,7 @@
 """The layers, file sizes, names and texts that the design promises."""
 
 import ast
+import functools
 import re
 import subprocess
 from pathlib import Path
@@ -161,12 +162,13 @@ LAYER_CLASSES = PYTHON / "nn" / "layers"
 LAYER_PROTOCOLS = {"MaskedLayer"}
 
 
-def concrete_layers() -> set[str]:
+@functools.cache
+def concrete_layers() -> frozenset[str]:
     """Names of the layer classes that only their own room may tell apart."""
     trees = [ast.parse(path.read_text()) for path in LAYER_CLASSES.glob("*.py")]
     classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     autograd = {c.name for c in classes if any(ast.unparse(b) == "Function" for b in c.bases)}
-    return {c.name for c in classes} - autograd - LAYER_PROTOCOLS
+    return frozenset({c.name for c in classes} - autograd - LAYER_PROTOCOLS)
 
 
 def tells_layers_apart(source: str) -> list[str]:

@@ -6,6 +6,7 @@ set GOSSAMER_FUZZ to a number of cases a property: they are then random ones.
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -102,17 +103,7 @@ batches = st.one_of(st.integers(0, 20), st.integers(21, 140))
 tables = st.sampled_from(backend.isas())
 
 
-@pytest.mark.parametrize("verb", VERBS)
-@cases(500)
-@given(
-    weight=weights(),
-    batch=batches,
-    isa=tables,
-    x_kind=operand_kinds,
-    g_kind=operand_kinds,
-    with_bias=st.booleans(),
-)
-def test_a_verb_is_its_formula(
+def a_verb_is_its_formula(
     verb: str,
     weight: Weight,
     batch: int,
@@ -131,7 +122,32 @@ def test_a_verb_is_its_formula(
         check(f"{isa} {way}", result, expected)
 
 
-@cases(200)
+CALLS = {
+    "weight": weights(),
+    "batch": batches,
+    "isa": tables,
+    "x_kind": operand_kinds,
+    "g_kind": operand_kinds,
+    "with_bias": st.booleans(),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@cases(100)
+@given(**CALLS)
+def test_a_verb_is_its_formula(verb: str, **call: Any) -> None:
+    a_verb_is_its_formula(verb, **call)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.slow
+@cases(500)
+@given(**CALLS)
+def test_a_verb_is_its_formula_in_many_cases(verb: str, **call: Any) -> None:
+    a_verb_is_its_formula(verb, **call)
+
+
+@cases(100)
 @given(weight=weights(("float64",)), batch=st.integers(1, 70), isa=tables)
 def test_the_verbs_are_each_others_transposes(weight: Weight, batch: int, isa: str) -> None:
     # <G, X W^T> = <G W, X> = <G^T X, W>: each verb is a gradient of the others.
@@ -146,7 +162,7 @@ def test_the_verbs_are_each_others_transposes(weight: Weight, batch: int, isa: s
     assert abs(forward - backend.sddmm(g, x, s) @ values) <= scale
 
 
-@cases(400)
+@cases(200)
 @given(weight=weights(), seed=st.integers(0, 999))
 def test_structure_round_trips(weight: Weight, seed: int) -> None:
     s, mask = weight.structure, weight.mask
@@ -173,7 +189,7 @@ def test_structure_round_trips(weight: Weight, seed: int) -> None:
         assert torch.equal(again.indptr, s.indptr)
 
 
-@cases(300)
+@cases(200)
 @given(weight=weights())
 def test_order_in_memory(weight: Weight) -> None:
     # Block of columns, panel, column, row in the panel: what csrc/layouts/panels.hpp draws.
@@ -188,7 +204,7 @@ def test_order_in_memory(weight: Weight) -> None:
     )
 
 
-@cases(300)
+@cases(200)
 @given(weight=weights())
 def test_transpose_is_the_transpose(weight: Weight) -> None:
     turned, perm = weight.transposed

@@ -100,7 +100,7 @@ def test_fork_of_a_fork_and_fork_from_a_thread() -> None:
         assert pool.submit(in_a_fork, same).result() == "true"
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_data_loader_workers(start: str) -> None:
     torch.set_num_threads(2)
@@ -168,6 +168,8 @@ def test_one_thread_starts_no_other() -> None:
     assert in_a_fork(starts_two) == "true"
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_one_openmp_runtime() -> None:
     """In a process of its own: other tests load packages that bring a pool of theirs."""
     program = """

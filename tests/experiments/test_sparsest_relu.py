@@ -156,7 +156,7 @@ def test_the_gradient_is_autograds(name: str) -> None:
     torch.testing.assert_close(model(model.points.x), out.detach())
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_peak_is_learned_with_three_neurons(seed: int) -> None:
     points = load_points("peak")
     result = fit(points, FitConfig(p=0.4, epochs=12_000, seed=seed))
@@ -172,6 +172,7 @@ def test_peak_is_learned_with_three_neurons(seed: int) -> None:
     assert counts == sorted(counts, reverse=True)  # what is zero stays zero
 
 
+@pytest.mark.slow
 def test_random_data_take_few_nonzeros() -> None:
     result = fit(load_points("random"), FitConfig(p=0.4, neurons=100, epochs=8000, seed=1))
     assert result.last.nonzeros <= 14

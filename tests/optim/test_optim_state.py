@@ -23,6 +23,7 @@ from gossamer.prox import L1, WGSEF, Lp
 from gossamer.schedules import Cubic, Linear
 from gossamer.train import load_checkpoint, save_checkpoint
 from gossamer.weight import SparseWeight
+from support.grids import covering
 
 Make = Callable[[nn.Module], Any]
 
@@ -72,9 +73,10 @@ def train(model: nn.Module, optimizer: Any, first: int, last: int) -> None:
         optimizer.step(closure)
 
 
-@pytest.mark.parametrize("through", ["torch.save", "checkpoint", "deepcopy"])
-@pytest.mark.parametrize("stop", [1, 9, 14])
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize(
+    ("name", "stop", "through"),
+    covering(list(MAKERS), [1, 9, 14], ["torch.save", "checkpoint", "deepcopy"]),
+)
 def test_resuming_equals_no_interruption_bit_for_bit(
     name: str, stop: int, through: str, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ import gossamer.ot as ot
 from gossamer.errors import GossamerError
 from gossamer.ot import core
 from support import ot_oracle as oracle
+from support.grids import covering
 
 INF = np.inf
 FORMS = [
@@ -95,8 +96,9 @@ def test_kl_and_entropy_differ_by_the_weights_terms() -> None:
 # Everything, of both orders
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("field", ["value", "value_linear", "plan", "potentials"])
+@pytest.mark.parametrize(
+    ("form", "field"), covering(FORMS, ["value", "value_linear", "plan", "potentials"])
+)
 def test_gradcheck_of_both_orders(field: str, form: dict) -> None:
     C, a, b = leaves(3, 4)
     reg = torch.tensor(0.15, dtype=torch.float64, requires_grad=True)

@@ -160,6 +160,7 @@ def test_descent_moves_a_cloud_onto_another() -> None:
     assert float(gaps.mean()) < 0.2
 
 
+@pytest.mark.slow
 def test_compiled_training_equals_eager() -> None:
     torch.compiler.reset()
     x, y, a, b = (torch.tensor(t) for t in clouds())

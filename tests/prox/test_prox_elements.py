@@ -53,8 +53,8 @@ def test_signs_zeros_and_specials(kind: str, params: tuple[float, ...], step: fl
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("kind", "params"), CASES)
 def test_a_step_for_each_entry(kind: str, params: tuple[float, ...], dtype: torch.dtype) -> None:
-    x = torch.randn(3000, dtype=dtype) * 2
-    steps = torch.rand(3000, dtype=dtype) * 3 + 0.01
+    x = torch.randn(700, dtype=dtype) * 2
+    steps = torch.rand(700, dtype=dtype) * 3 + 0.01
     together = elementwise_(x.clone(), kind, params, steps)
     alone = torch.stack(
         [
