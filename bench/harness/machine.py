@@ -1,5 +1,6 @@
 """What the bench ran on: processor, caches, instruction sets, versions and commit."""
 
+import functools
 import os
 import platform
 import re
@@ -82,6 +83,7 @@ def versions(rivals: Iterable[str]) -> dict[str, str]:
     return found
 
 
+@functools.cache
 def mkl_target() -> str:
     """For which processors MKL says it chose its kernels, or "" if torch has no MKL.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gossamer import backend
+from support.grids import covering
 from support.kernel_cases import (
     DTYPES,
     VERBS,
@@ -132,10 +133,9 @@ def test_threads_change_no_bit(isa: str, layout: str, dtype: str, density: str) 
                     assert same_bits(alone[way], shared[way]), f"{way}, {threads} threads, {batch}"
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize(
+    ("isa", "layout", "dtype", "density"), covering(ISAS, LAYOUTS, list(DTYPES), DENSITIES, whole=3)
+)
 def test_a_row_does_not_depend_on_the_others(
     isa: str, layout: str, dtype: str, density: str
 ) -> None:
@@ -155,10 +155,9 @@ def test_a_row_does_not_depend_on_the_others(
                         assert same_bits(alone[way][kept], among[way][kept]), f"{way}, {batch}"
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize(
+    ("isa", "layout", "dtype", "density"), covering(ISAS, LAYOUTS, list(DTYPES), DENSITIES, whole=3)
+)
 def test_a_row_does_not_depend_on_its_tile(isa: str, layout: str, dtype: str, density: str) -> None:
     # Up to 8 rows may go through the kernel for few rows, which sums in another order.
     backend.use_isa(isa)
@@ -212,10 +211,10 @@ def touched(weight: Weight, verb: str, x: Tensor, g: Tensor) -> dict[str, Tensor
     return found
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+@pytest.mark.parametrize(
+    ("isa", "layout", "dtype", "bad"),
+    covering(ISAS, LAYOUTS, list(DTYPES), [NAN, INF, -INF], whole=3),
+)
 def test_nan_and_infinity_stay_where_they_belong(
     isa: str, layout: str, dtype: str, bad: float
 ) -> None:

@@ -227,6 +227,7 @@ def test_environment_variable_forces_a_table() -> None:
     assert json.loads(done.stdout) == "emulated"
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_wrong_table_name_is_told_at_import() -> None:
     done = run_python("import gossamer.backend", GOSSAMER_ISA="sse9")

@@ -172,7 +172,7 @@ def test_gradients(pattern: str) -> None:
     torch.testing.assert_close(gossamer.spmm_t(g, weight), g @ dense)
 
 
-@pytest.mark.parametrize("pattern", ["1:4", "2:8:v4"])
+@pytest.mark.parametrize("pattern", ["1:4", pytest.param("2:8:v4", marks=pytest.mark.slow)])
 def test_roads_agree(pattern: str) -> None:
     weight = build(pattern)
     x = torch.randn(6, 112, dtype=torch.float64)

@@ -1,5 +1,6 @@
 """Selecting and packing N:M against the mask, its structure and a gather, bit for bit."""
 
+import functools
 import math
 import threading
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from gossamer.errors import (
 from gossamer.masks import magnitude_mask
 from gossamer.masks.n_of_m import add_pruned_, mask_difference, select_nm
 from gossamer.patterns import NM, parse_pattern
+from support.grids import covering
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 # The others run the portable table.
@@ -59,9 +61,7 @@ def with_ties(rows: int, cols: int, dtype: torch.dtype) -> Tensor:
     return ((torch.randn(rows, cols) * 3).round() / 4).to(dtype)
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("vector", VECTORS)
+@pytest.mark.parametrize(("isa", "dtype", "vector"), covering(ISAS, DTYPES, VECTORS, whole=2))
 def test_select_is_mask_encode_gather(isa: str, dtype: torch.dtype, vector: str) -> None:
     backend.use_isa(isa)
     for text in PATTERNS:
@@ -94,8 +94,7 @@ def test_any_pattern(
     assert same(select_nm(weight, pattern), expected(weight, pattern))
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("pattern", ["2:4", "1:4:v4", "3:8", "1:16"])
+@pytest.mark.parametrize(("isa", "pattern"), covering(ISAS, ["2:4", "1:4:v4", "3:8", "1:16"]))
 def test_threads_and_tasks_do_not_change_a_bit(isa: str, pattern: str) -> None:
     backend.use_isa(isa)
     # Many short tasks, a few of many blocks, and rows in one task that fill several runs.
@@ -227,6 +226,7 @@ def test_empty(shape: tuple[int, int]) -> None:
     assert mask_difference(structure, structure) == 0
 
 
+@functools.cache
 def structures(rows: int, cols: int) -> list[tuple[Tensor, Structure]]:
     """Masks of several patterns with their structures, with and without pointers."""
     found = []

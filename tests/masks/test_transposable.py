@@ -19,6 +19,7 @@ from gossamer.masks import (
     transposable_mask,
 )
 from gossamer.patterns import NM
+from support.grids import covering
 
 METHODS = ("greedy", "two_approximation", "entropy")
 SIZES = [(1, 4), (2, 4), (3, 4), (1, 2), (2, 8), (4, 8), (3, 7), (8, 16), (4, 32), (40, 64)]
@@ -295,8 +296,10 @@ def test_a_tile_is_a_sub_matrix_and_stands_alone(n: int, m: int, method: str) ->
     assert torch.equal(mask[m : 2 * m, 3 * m : 4 * m], alone)
 
 
-@pytest.mark.parametrize("method", [*METHODS, "exact"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("method", "dtype"),
+    covering([*METHODS, "exact"], [torch.float32, torch.float64, torch.bfloat16]),
+)
 def test_threads_and_instruction_sets_do_not_matter(method: str, dtype: torch.dtype) -> None:
     weight = torch.randn(256, 520).to(dtype)
     first = None

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from gossamer import backend
 from gossamer.errors import DTypeError, GossamerError, PatternError, ShapeError
 from gossamer.ops import mvue, mvue_product
+from support.grids import covering
 
 PATTERNS = [(1, 2), (2, 4), (1, 4), (2, 8), (4, 8), (1, 16), (3, 7), (16, 32), (5, 64), (4, 4)]
 EXAMPLE = (1.0, -2.0, 0.5, 4.0)
@@ -156,12 +157,15 @@ def test_key_decides():
     assert not torch.equal(same[:4], same[4:])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("n", "m", "method"),
-    [(2, 4, "exact"), (2, 4, "approximate"), (1, 4, "exact"), (5, 64, "exact")],
+    ("case", "dtype"),
+    covering(
+        [(2, 4, "exact"), (2, 4, "approximate"), (1, 4, "exact"), (5, 64, "exact")],
+        [torch.float32, torch.float64, torch.bfloat16],
+    ),
 )
-def test_same_bits_for_any_threads_and_isa(n, m, method, dtype):
+def test_same_bits_for_any_threads_and_isa(case, dtype):
+    n, m, method = case
     x = (torch.randn(517, 301) * torch.randn(517, 301).exp()).to(dtype)
     results = []
     for isa in backend.isas():

@@ -115,6 +115,7 @@ def iterations(optimizer: Any, x: nn.Parameter, problem: Regression, penalty: Pe
     return 20001
 
 
+@pytest.mark.slow
 def test_restarts_beat_plain_acceleration_and_plain_steps() -> None:
     problem, penalty = Regression(80, 40, 3000.0), L1(1e-4)
     taken = {}

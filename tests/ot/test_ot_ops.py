@@ -68,7 +68,10 @@ def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return torch.compile(function, fullgraph=True, backend="aot_eager")
 
 
-@pytest.mark.parametrize("form", [{}, {"unbalanced": 0.5, "reg_type": "entropy"}])
+@pytest.mark.parametrize(
+    "form",
+    [{}, pytest.param({"unbalanced": 0.5, "reg_type": "entropy"}, marks=pytest.mark.slow)],
+)
 def test_a_compiled_step_equals_an_eager_one(form: dict) -> None:
     def step(C: Tensor, a: Tensor, b: Tensor) -> Tensor:
         result = ot.solve(C.square(), a, b, reg=0.1, tol=1e-12, **form)

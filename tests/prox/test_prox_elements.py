@@ -26,7 +26,7 @@ def test_every_operator_has_a_case() -> None:
 @pytest.mark.parametrize("step", [0.05, 1.0, 6.0])
 @pytest.mark.parametrize(("kind", "params"), CASES)
 def test_no_grid_point_is_better(kind: str, params: tuple[float, ...], step: float) -> None:
-    x = np.concatenate([np.linspace(0, 5, 101), np.geomspace(1e-8, 1e4, 40)])
+    x = np.concatenate([np.linspace(0, 5, 51), np.geomspace(1e-8, 1e4, 20)])
     z = elementwise_(x.copy(), kind, params, step)
     grid = np.linspace(0, 1, 20_001)[:, None] * x
 
@@ -69,7 +69,7 @@ def test_a_step_for_each_entry(kind: str, params: tuple[float, ...], dtype: torc
 
 @pytest.mark.parametrize(("kind", "params"), CASES)
 def test_every_table_and_any_thread_count(kind: str, params: tuple[float, ...]) -> None:
-    x = torch.randn(100_003, dtype=torch.float64) * 2
+    x = torch.randn(40_003, dtype=torch.float64) * 2  # the smallest that is split has 2^15
     results = []
     for isa in backend.isas():
         backend.use_isa(isa)

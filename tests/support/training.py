@@ -20,23 +20,31 @@ TINY = TrainConfig(
 )  # fmt: skip
 
 
-def fingerprint(out: Path) -> Any:
+def computed(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """All that a training computed, without the times it took."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.dtype, value.shape, value.reshape(-1).view(torch.uint8).numpy().tobytes()
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items() if key != "step_seconds"}
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]
-        return value
-
     state = load_checkpoint(out / CHECKPOINT)
     del state["config"]["checkpoint_every"]
+    for run in state["runs"].values():
+        del run["step_seconds"]
     times = ("seconds", "tokens_per_second")
     rows = [
         {key: value for key, value in row.items() if key not in times}
         for row in read_metrics(out / METRICS)
     ]
+    return state, rows
+
+
+def fingerprint(out: Path) -> Any:
+    """All that a training computed, to the bit."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.dtype, value.shape, value.reshape(-1).view(torch.uint8).numpy().tobytes()
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return value
+
+    state, rows = computed(out)
     return plain(state), rows

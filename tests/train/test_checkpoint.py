@@ -81,23 +81,25 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
         load_checkpoint(file)
 
 
-def test_every_flipped_bit_is_refused_or_harmless(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "bit", [0x20, *(pytest.param(bit, marks=pytest.mark.slow) for bit in (1, 0x80))]
+)
+def test_every_flipped_bit_is_refused_or_harmless(bit: int, tmp_path: Path) -> None:
     file = tmp_path / "c.safetensors"
     content = small_file(file)
     intact = load_checkpoint(file)
     refused = 0
     for place in range(len(content)):
-        for bit in (1, 0x20, 0x80):
-            altered = bytearray(content)
-            altered[place] ^= bit
-            file.write_bytes(altered)
-            try:
-                state = load_checkpoint(file)
-            except CheckpointError:
-                refused += 1
-            else:
-                assert same(state, intact), (place, bit)
-    assert refused >= 0.95 * 3 * len(content) > 1000
+        altered = bytearray(content)
+        altered[place] ^= bit
+        file.write_bytes(altered)
+        try:
+            state = load_checkpoint(file)
+        except CheckpointError:
+            refused += 1
+        else:
+            assert same(state, intact), place
+    assert refused >= 0.95 * len(content) > 333
 
 
 def test_swapped_tensors_are_refused(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def folder(root: Path, files: int = 30) -> dict[str, bytes]:
     return contents
 
 
+@pytest.mark.slow
 def test_the_standard_library_is_enough_text(stdlib: Corpus) -> None:
     assert len(stdlib.train) + len(stdlib.validation) >= 5_000_000
     assert 0.04 < len(stdlib.validation) / len(stdlib.train) < 0.2

@@ -1,19 +1,23 @@
 """Checkpoints that an earlier version wrote, with all options of a training in one flat dict.
 
-Each was written by SIGINT in step 5 of 8; the text and the options are those of ``CONFIG``.
+Each was written by SIGINT in step 5 of 8; the text and the options are those of ``CONFIG``. The
+first five steps may be those of another processor, which rounds in its own way.
 """
 
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from gossamer.errors import CheckpointError
 from gossamer.train import PenaltyOptions, TrainConfig, load_checkpoint, resumed_config, train
 from gossamer.train.checkpoint import CHECKPOINT
 from gossamer.train.metrics import METRICS
-from support.training import QUIET, fingerprint
+from support.training import QUIET, computed, fingerprint
 
 WRITTEN = Path(__file__).parent / "written_before"
 CONFIG = TrainConfig(
@@ -34,6 +38,23 @@ def _in_a_folder_with_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         shutil.copy(WRITTEN / f"{name}.jsonl", Path(name, METRICS))
 
 
+def check_close(one: Any, other: Any) -> None:
+    """Equal, but for the rounding of floating-point numbers."""
+    assert type(one) is type(other)
+    if isinstance(one, Tensor | float):
+        # A step of AdamW is a hundred times the tolerance: none is left out or taken twice.
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            check_close(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        for mine, theirs in zip(one, other, strict=True):
+            check_close(mine, theirs)
+    else:
+        assert one == other
+
+
 def test_the_options_are_read() -> None:
     assert resumed_config("penalty") == PENALISED
     assert resumed_config("penalty", lam=0.01, penalty_groups="neuron") == PENALISED
@@ -46,7 +67,7 @@ def test_a_training_goes_on_to_the_same_end() -> None:
     assert load_checkpoint(Path("penalty", CHECKPOINT))["step"] == 5
     train(resumed_config("penalty"), "penalty", resume=True, console=QUIET)
     train(PENALISED, "whole", console=QUIET)
-    assert fingerprint(Path("penalty")) == fingerprint(Path("whole"))
+    check_close(computed(Path("penalty")), computed(Path("whole")))
 
 
 def test_recipes_go_on_to_the_same_end_or_are_refused_in_one_sentence() -> None:
@@ -58,5 +79,7 @@ def test_recipes_go_on_to_the_same_end_or_are_refused_in_one_sentence() -> None:
         refusal = str(error)
     train(BY_RECIPES, "whole", console=QUIET)
     assert "\n" not in refusal
-    expected = before if refusal else fingerprint(Path("whole"))
-    assert fingerprint(Path("recipes")) == expected
+    if refusal:
+        assert fingerprint(Path("recipes")) == before
+    else:
+        check_close(computed(Path("recipes")), computed(Path("whole")))
