@@ -30,6 +30,9 @@ PY_LIST := build/python-files
 .PHONY: demo announce-demo check test count docs bench asan lint setup clean always
 .DELETE_ON_ERROR:
 
+# pytest keeps the tests that it compiled: compiling them all takes each worker 8 s.
+unexport PYTHONDONTWRITEBYTECODE
+
 demo: announce-demo setup
 	$(BIN)/gossamer train $(DEMO_ARGS)
 
@@ -40,10 +43,10 @@ announce-demo:
 
 # Two workers with one thread each: most tests are too small to share among threads.
 check: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" tests $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" tests $(PYTEST_ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 count: setup
 	$(BIN)/cmake --build build/release --target gossamer_count
