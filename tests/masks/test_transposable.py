@@ -365,7 +365,7 @@ def test_is_transposable_looks_at_rows_and_at_columns() -> None:
         (lambda: transposable_mask(torch.ones(8, 8), 2, 8, "exact"), PatternError, "entropy"),
         (lambda: transposable_mask(torch.ones(8, 8), 2, 4, "best"), ArgumentError, "greedy"),
         (lambda: transposable_mask(torch.ones(8, 8).int(), 2, 4), DTypeError, "int32"),
-        (lambda: transposable_mask(torch.ones(8, 8).half(), 2, 4), DTypeError, ".to(torch.float32)"),
+        (lambda: transposable_mask(torch.ones(8, 8).half(), 2, 4), DTypeError, "to(torch.float"),
         (lambda: transposable_mask([[1.0]], 2, 4), DTypeError, "list"),
         (lambda: transposable_mask(torch.ones(8, 8).to_sparse(), 2, 4), DTypeError, "to_dense"),
         (lambda: is_transposable(torch.ones(8, 8), 2, 4), DTypeError, "bool"),
