@@ -38,9 +38,11 @@ py::dict serving() {
 void register_topics(py::module_& m) {
   auto products = m.def_submodule("products", "Layouts and the three verbs.");
   register_structure(products);
+  register_csr(products);
   register_verbs(products);
   auto masks = m.def_submodule("masks", "Selections of masks.");
   register_select(masks);
+  register_draw(masks);
   register_mvue(masks);
   register_tiles(masks);
   register_double_prune(masks);

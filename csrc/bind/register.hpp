@@ -12,9 +12,11 @@ namespace gossamer {
 void register_errors(pybind11::module_& module);
 
 void register_structure(pybind11::module_& products);
+void register_csr(pybind11::module_& products);
 void register_verbs(pybind11::module_& products);
 
 void register_select(pybind11::module_& masks);
+void register_draw(pybind11::module_& masks);
 void register_mvue(pybind11::module_& masks);
 void register_tiles(pybind11::module_& masks);
 void register_double_prune(pybind11::module_& masks);

@@ -4,6 +4,7 @@
 
 #include "core/parallel.hpp"
 #include "masks/table.hpp"
+#include "simd/random.hpp"
 
 namespace gossamer {
 namespace {
@@ -15,15 +16,9 @@ constexpr std::int64_t serial = 1 << 15;
 }  // namespace
 
 std::uint64_t mvue_key(std::uint64_t seed, std::uint64_t step, std::uint64_t layer) noexcept {
-  // The finaliser of splitmix64 (Steele, Lea, Flood 2014) after each number, so that swapping two
-  // of them gives another key.
+  // One number after the other, so that swapping two of them gives another key.
   std::uint64_t key = 0;
-  for (const std::uint64_t number : {seed, step, layer}) {
-    std::uint64_t z = (key ^ number) + 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    key = z ^ (z >> 31);
-  }
+  for (const std::uint64_t number : {seed, step, layer}) key = random_key(key, number);
   return key;
 }
 

@@ -55,6 +55,12 @@ void check_layout(const Panels& w) {
       "got " + given() + "; blocks must have " + str(Panels::widest_block(w.m)) + " columns");
 }
 
+void require_few_entries(std::int64_t entries, std::int64_t vector) {
+  if (entries > max_entries / vector) {
+    throw ShapeError("the weight keeps 2^31 entries or more; split the layer");
+  }
+}
+
 void check_indptr(const Panels& w) {
   const std::int64_t entries = w.entry_count;
   if (w.fixed_count()) {
@@ -141,8 +147,7 @@ Encoded encode(const std::uint8_t* mask, std::int64_t rows, std::int64_t cols, s
           kept_in_group = 0;
         }
       }
-      require<ShapeError>(static_cast<std::int64_t>(out.indices.size()) <= max_entries / vector,
-                          "the mask keeps 2^31 entries or more; split the layer");
+      require_few_entries(static_cast<std::int64_t>(out.indices.size()), vector);
       if (!w.fixed_count()) out.indptr.push_back(static_cast<std::int32_t>(out.indices.size()));
     }
   }
@@ -184,7 +189,7 @@ Transposed transpose(const Panels& w) {
   t = {w.cols, w.rows, 1, Panels::max_block_cols, 0, 0, nullptr, nullptr};
   check_layout(t);
   const std::int64_t nnz = w.nnz();
-  require<ShapeError>(nnz <= max_entries, "the weight has 2^31 values or more; split the layer");
+  require_few_entries(nnz, 1);
   t.entry_count = nnz;
 
   // Counting sort by (row block, column). Rows are visited in ascending order for a given column,

@@ -19,6 +19,9 @@ struct Encoded {
 // 63 bits.
 void check_layout(const Panels& layout);
 
+// Throws ShapeError if panels of V rows with so many entries have 2^31 values or more.
+void require_few_entries(std::int64_t entries, std::int64_t vector);
+
 // indptr: first 0, never falling, last = entry_count. O(blocks * panels): every verb calls it, so
 // that memory safety rests on no earlier check. Throws StructureError.
 void check_indptr(const Panels& layout);

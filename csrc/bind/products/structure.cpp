@@ -6,6 +6,7 @@
 
 #include <tuple>
 
+#include "bind/products/encoded.hpp"
 #include "bind/products/layout.hpp"
 #include "bind/register.hpp"
 #include "bind/tensor.hpp"
@@ -44,18 +45,6 @@ Panels read_panels(const Layout& layout, py::handle indices, py::handle indptr) 
 
 namespace {
 
-template <class T>
-py::array_t<T> to_numpy(const std::vector<T>& data) {
-  return py::array_t<T>(static_cast<py::ssize_t>(data.size()), data.data());
-}
-
-py::object indptr_of(const Encoded& e) {
-  if (e.layout.fixed_count()) return py::none();
-  return to_numpy(e.indptr);
-}
-
-Layout as_layout(const Panels& w) { return {w.rows, w.cols, w.vector, w.block_cols, w.n, w.m}; }
-
 auto as_tuple(const Layout& self) {
   const Panels& w = self.panels;
   return std::make_tuple(w.rows, w.cols, w.vector, w.block_cols, w.n, w.m);
@@ -72,7 +61,7 @@ py::tuple encode_mask(py::handle mask, std::int64_t vector, std::int64_t n, std:
     const py::gil_scoped_release release;
     e = encode(bytes, t.shape[0], t.shape[1], vector, n, m);
   }
-  return py::make_tuple(as_layout(e.layout), to_numpy(e.indices), indptr_of(e));
+  return to_python(std::move(e));
 }
 
 Panels read_checked(const Layout& layout, py::handle indices, py::handle indptr) {
@@ -128,8 +117,7 @@ py::tuple transpose_structure(const Layout& layout, py::handle indices, py::hand
     const py::gil_scoped_release release;
     t = transpose(w);
   }
-  return py::make_tuple(as_layout(t.structure.layout), to_numpy(t.structure.indices),
-                        to_numpy(t.structure.indptr), to_numpy(t.perm));
+  return to_python(std::move(t.structure)) + py::make_tuple(to_numpy(std::move(t.perm)));
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 
 #include "masks/mvue_table.hpp"
 #include "simd/bits.hpp"
+#include "simd/random.hpp"
 
 namespace gossamer {
 namespace {
@@ -28,12 +29,6 @@ struct MvueScratch {
   std::int32_t q[64][mvue_lanes];  // probability * 2^30; after the draw negative where not chosen
   std::int32_t nonzero[mvue_lanes];
 };
-
-GOSSAMER_INLINE std::uint64_t mvue_mix(std::uint64_t z) noexcept {
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return z ^ (z >> 31);
-}
 
 template <class T>
 GOSSAMER_INLINE T mvue_size(T x) noexcept {
@@ -195,7 +190,7 @@ GOSSAMER_INLINE void mvue_two_draws(MvueScratch<T>& s, int m, const std::uint64_
     }
   }
   for (int l = 0; l < mvue_lanes; ++l) {
-    target[l] = mvue_uniform<T>(mvue_mix(draws[l] + 0x9e3779b97f4a7c15u)) * rest_first[l];
+    target[l] = mvue_uniform<T>(random_at(draws[l], 1)) * rest_first[l];
     before[l] = T(0);
   }
   for (int i = 0; i < m; ++i) {
@@ -272,8 +267,7 @@ void mvue_sample(const MvueArgs& args, std::int64_t block, std::int64_t first,
       mvue_load<In, T>(s, args.x, token, m, col, count);
       const auto place = static_cast<std::uint64_t>(token / m * args.x.cols + col + 1);
       for (int l = 0; l < mvue_lanes; ++l) {
-        draws[l] =
-            mvue_mix(args.key + (place + static_cast<std::uint64_t>(l)) * 0x9e3779b97f4a7c15u);
+        draws[l] = random_at(args.key, place + static_cast<std::uint64_t>(l));
       }
       mvue_scores(s, m);
       if (args.approximate) {

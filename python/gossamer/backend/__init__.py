@@ -6,6 +6,7 @@ structure are here; the other topics are `backend.masks`, `.prox`, `.codes` and 
 """
 
 from gossamer.backend.arrays import check_array
+from gossamer.backend.csr import Csr, decode_csr, encode_csr
 from gossamer.backend.products import sddmm, spmm, spmm_t
 from gossamer.backend.registry import devices, register, unregister
 from gossamer.backend.runtime import info, isa, isas, use_isa
@@ -24,14 +25,17 @@ from gossamer.backend.structure import (
 from gossamer.errors import Unserved
 
 __all__ = [
+    "Csr",
     "Layout",
     "Structure",
     "Transposed",
     "Unserved",
     "check_array",
     "coordinates",
+    "decode_csr",
     "devices",
     "encode",
+    "encode_csr",
     "gather",
     "info",
     "isa",

@@ -5,8 +5,45 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gossamer.backend.arrays import tensor_of
 from gossamer.backend.registry import module_of
 from gossamer.backend.structure import Layout, Structure, Transposed, transposed_of
+
+
+def draw_groups(rows: int, cols: int, vector: int, n: int, m: int, seed: int) -> Structure:
+    """Draw n of every m columns of each panel, uniformly.
+
+    Args:
+        rows: Rows of the weight.
+        cols: Columns of the weight.
+        vector: Rows in a panel.
+        n: Entries kept of a group.
+        m: Columns in a group.
+        seed: Names the random numbers, in [0, 2**64).
+
+    Returns:
+        The structure, on the CPU.
+    """
+    layout, indices, _ = module_of(None).masks.draw_groups(rows, cols, vector, n, m, seed)
+    return Structure(layout, tensor_of(indices), None)
+
+
+def draw_entries(rows: int, cols: int, vector: int, entries: int, seed: int) -> Structure:
+    """Draw kept columns of panels out of all of them, uniformly.
+
+    Args:
+        rows: Rows of the weight.
+        cols: Columns of the weight.
+        vector: Rows in a panel.
+        entries: Columns of panels to keep, of rows / vector * cols.
+        seed: Names the random numbers, in [0, 2**64).
+
+    Returns:
+        The structure, on the CPU.
+    """
+    drawn = module_of(None).masks.draw_entries(rows, cols, vector, entries, seed)
+    layout, indices, indptr = drawn
+    return Structure(layout, tensor_of(indices), tensor_of(indptr))
 
 
 def select_nm(
@@ -110,6 +147,8 @@ def mvue_sample(
 __all__ = [
     "add_pruned",
     "double_prune",
+    "draw_entries",
+    "draw_groups",
     "mask_difference",
     "mvue_sample",
     "select_nm",

@@ -1,6 +1,7 @@
 """Masks: scores and selections that choose the mask of a pattern, and sparsity per layer."""
 
 from gossamer.masks.double_prune import double_prune, double_prune_mask
+from gossamer.masks.draw import random_mask, random_structure
 from gossamer.masks.n_of_m import add_pruned_, mask_difference, select_nm
 from gossamer.masks.score import (
     Distribution,
@@ -8,7 +9,6 @@ from gossamer.masks.score import (
     check_mask,
     magnitude_mask,
     mask_from_score,
-    random_mask,
 )
 from gossamer.masks.transposable import TileMethod, is_transposable, transposable_mask
 
@@ -25,6 +25,7 @@ __all__ = [
     "mask_difference",
     "mask_from_score",
     "random_mask",
+    "random_structure",
     "select_nm",
     "transposable_mask",
 ]

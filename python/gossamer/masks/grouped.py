@@ -15,7 +15,7 @@ from torch import Tensor
 from gossamer.errors import StructureError
 from gossamer.patterns import GroupedNM
 
-__all__ = ["check_balance", "choices", "draw_grouped", "select_grouped"]
+__all__ = ["check_balance", "choices", "draw_choices", "select_grouped"]
 
 
 def choices(n: int, m: int) -> Tensor:
@@ -71,8 +71,12 @@ def select_grouped(score: Tensor, pattern: GroupedNM) -> Tensor:
     return _mask(taken, pattern).to(score.device)
 
 
-def draw_grouped(rows: int, cols: int, pattern: GroupedNM, generator: torch.Generator) -> Tensor:
-    """Return a mask drawn uniformly from all masks of the pattern, bool [rows, cols]."""
+def draw_choices(rows: int, cols: int, pattern: GroupedNM, generator: torch.Generator) -> Tensor:
+    """Draw a mask uniformly from all masks of the pattern.
+
+    Returns:
+        The kept columns inside each group, int64 [rows, groups, n], ascending.
+    """
     groups, count = cols // pattern.m, comb(pattern.m, pattern.n)
     taken = torch.empty(rows, groups, dtype=torch.int64)
     for start in range(0, rows, pattern.chunk):
@@ -82,7 +86,7 @@ def draw_grouped(rows: int, cols: int, pattern: GroupedNM, generator: torch.Gene
         dealt = torch.cat([torch.arange(count).repeat(groups, each), more[:, :extra]], dim=1)
         order = torch.rand(groups, size, generator=generator, dtype=torch.float64).argsort(1)
         taken[start : start + size] = dealt.gather(1, order).t()
-    return _mask(taken, pattern)
+    return choices(pattern.n, pattern.m)[taken]
 
 
 def check_balance(mask: Tensor, pattern: GroupedNM) -> None:

@@ -22,20 +22,19 @@ from gossamer.errors import (
     ShapeError,
     StructureError,
 )
-from gossamer.masks.grouped import check_balance, draw_grouped, select_grouped
+from gossamer.masks.grouped import check_balance, select_grouped
 from gossamer.masks.ranks import rank_keys
 from gossamer.patterns import (
     NM,
     Block,
     GroupedNM,
     Pattern,
-    as_integer,
     check_sizes,
     parse_pattern,
     unit_interval,
 )
 
-__all__ = ["allocate", "check_mask", "magnitude_mask", "mask_from_score", "random_mask"]
+__all__ = ["allocate", "as_shape", "check_mask", "magnitude_mask", "mask_from_score"]
 
 Distribution = Literal["uniform", "erk"]
 
@@ -87,47 +86,6 @@ def mask_from_score(score: torch.Tensor, pattern: str | Pattern) -> torch.Tensor
         tensor([[False, False,  True, False]])
     """
     return _mask(_score(score, "mask_from_score: score"), pattern, "mask_from_score")
-
-
-def random_mask(shape: Sequence[int], pattern: str | Pattern, seed: int = 0) -> torch.Tensor:
-    """Return a random mask, uniform over all masks of the pattern.
-
-    Args:
-        shape: `(rows, cols)`.
-        pattern: a pattern or its text.
-        seed: 0 <= seed < 2**64. The same seed gives the same mask; torch's global generator is
-            not used.
-
-    Returns:
-        bool `[rows, cols]`, True = kept, on the CPU.
-
-    Raises:
-        ShapeError: the shape does not have two sizes, or a size is negative or too large.
-        DTypeError: the seed or a size is not an integer.
-        PatternError: the shape does not fit the pattern.
-        ArgumentError: the seed is out of range.
-
-    Example:
-        >>> random_mask((4, 8), "2:4", seed=1).sum(dim=1)
-        tensor([4, 4, 4, 4])
-    """
-    rows, cols = _shape(shape, "random_mask")
-    pattern = parse_pattern(pattern)
-    pattern.check_shape(rows, cols, "random_mask")
-    seed = as_integer(seed, "random_mask got seed")
-    if not 0 <= seed < 2**64:
-        raise ArgumentError(
-            f"random_mask got seed={seed}; 0 <= seed < 2**64 must hold: pass a number such as 0"
-        )
-    high, wide = _slot_size(pattern)
-    generator = torch.Generator("cpu").manual_seed(seed)
-    if isinstance(pattern, GroupedNM):
-        return draw_grouped(rows, cols, pattern, generator)
-    # float64: with the 24 bits of float32 a large layer has ties, which prefer lower indices.
-    slots = torch.rand(
-        (rows // high, cols // wide), generator=generator, dtype=torch.float64, device="cpu"
-    )
-    return _select(slots, pattern, rows, cols)
 
 
 def check_mask(mask: torch.Tensor, pattern: str | Pattern) -> None:
@@ -214,7 +172,7 @@ def allocate(
         >>> allocate({"wide": (128, 128), "a": (64, 64), "b": (64, 64)}, 0.75, "erk")
         {'wide': 0.8125, 'a': 0.625, 'b': 0.625}
     """
-    sizes = {name: _shape(shape, f"allocate, layer {name!r},") for name, shape in shapes.items()}
+    sizes = {name: as_shape(shape, f"allocate, layer {name!r},") for name, shape in shapes.items()}
     sparsity = unit_interval(sparsity, "allocate")
     if distribution == "uniform":
         return dict.fromkeys(sizes, sparsity)
@@ -317,7 +275,8 @@ def _matrix(x: object, name: str, dtypes: Sequence[torch.dtype]) -> torch.Tensor
     return matrix
 
 
-def _shape(shape: object, who: str) -> tuple[int, int]:
+def as_shape(shape: object, who: str) -> tuple[int, int]:
+    """Return both sizes of a weight; ShapeError or DTypeError for anything else."""
     if isinstance(shape, str) or not isinstance(shape, Sequence):
         raise DTypeError(
             f"{who} got shape={shape!r}; it must be a sequence of two sizes: pass (rows, cols)"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gossamer.backend import Structure
 from gossamer.errors import DTypeError
-from gossamer.masks import random_mask
+from gossamer.masks import random_structure
 from gossamer.nn.layers.base import MaskedLayer, copy_parameter
 from gossamer.ops.verbs import spmm
 from gossamer.patterns import Pattern, as_integer, parse_pattern
@@ -79,11 +79,9 @@ class SparseLinear(MaskedLayer):
         # The structure is computed in memory, even for a layer on the meta device.
         with torch.device("cpu"):
             seed = int(torch.randint(2**63 - 1, ()))
-            mask = random_mask((out_features, in_features), pattern, seed)
-            blank = torch.zeros(mask.shape, dtype=dtype)
-            self.weight = SparseWeight.from_dense(
-                blank, pattern, mask, transpose=transpose, backward=backward
-            )
+            structure = random_structure((out_features, in_features), pattern, seed)
+            values = torch.zeros(structure.nnz, dtype=dtype)
+            self.weight = SparseWeight(values, structure, pattern, transpose, backward)
             self.bias = nn.Parameter(torch.empty(out_features, dtype=dtype)) if bias else None
         self.reset_parameters()
         self.to(device)

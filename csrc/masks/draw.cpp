@@ -1,0 +1,157 @@
+#include "masks/draw.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+#include <string>
+
+#include "core/check.hpp"
+#include "core/parallel.hpp"
+#include "simd/random.hpp"
+
+namespace gossamer {
+namespace {
+
+// (block, panel) cells a task, and entries below which waking other threads costs more than it
+// saves.
+constexpr std::int64_t chunk = 512;
+constexpr std::int64_t serial = 1 << 15;
+
+__extension__ using Wide = unsigned __int128;
+
+class Stream {
+ public:
+  Stream(std::uint64_t seed, std::uint64_t number) noexcept : key_(random_key(seed, number)) {}
+
+  // Uniform in [0, bound), without bias (Lemire 2019, "Fast random integer generation in an
+  // interval", algorithm 5).
+  std::uint64_t below(std::uint64_t bound) noexcept {
+    Wide product = static_cast<Wide>(random_at(key_, ++drawn_)) * bound;
+    if (static_cast<std::uint64_t>(product) < bound) [[unlikely]] {
+      const std::uint64_t least = -bound % bound;
+      while (static_cast<std::uint64_t>(product) < least) {
+        product = static_cast<Wide>(random_at(key_, ++drawn_)) * bound;
+      }
+    }
+    return static_cast<std::uint64_t>(product >> 64);
+  }
+
+ private:
+  std::uint64_t key_;
+  std::uint64_t drawn_ = 0;
+};
+
+// The stream that deals entries to cells; those of the cells have the cells' numbers.
+constexpr std::uint64_t dealing = std::numeric_limits<std::uint64_t>::max();
+
+// Writes `count` of the numbers first .. first + width - 1, ascending; uniform over all choices.
+// Width <= 64 * W. Numbers are drawn again while they repeat; the fewer of kept and left out are
+// drawn, so that at most half of the draws are in vain.
+template <int W>
+std::uint8_t* choose(Stream& stream, std::int64_t first, std::int64_t width, std::int64_t count,
+                     std::uint8_t* out) noexcept {
+  std::uint64_t bits[W] = {};
+  const bool inverted = count > width - count;
+  for (std::int64_t left = inverted ? width - count : count; left > 0;) {
+    const std::uint64_t at = stream.below(static_cast<std::uint64_t>(width));
+    const std::uint64_t bit = std::uint64_t{1} << at % 64;
+    if ((bits[at / 64] & bit) != 0) continue;
+    bits[at / 64] |= bit;
+    --left;
+  }
+  for (std::int64_t word = 0; word < W && word * 64 < width; ++word) {
+    const std::int64_t used = std::min<std::int64_t>(width - word * 64, 64);
+    std::uint64_t kept = bits[word];
+    if (inverted) kept = ~kept & (~std::uint64_t{0} >> (64 - used));
+    for (; kept != 0; kept &= kept - 1) {
+      *out++ = static_cast<std::uint8_t>(first + word * 64 + std::countr_zero(kept));
+    }
+  }
+  return out;
+}
+
+// Calls f(block, panel, stream of the cell) for each cell, on all threads.
+template <class F>
+void for_each_cell(const Panels& w, std::uint64_t seed, F&& f) noexcept {
+  const std::int64_t cells = w.blocks() * w.panels();
+  const int workers = w.entry_count < serial ? 1 : max_threads();
+  parallel_for(ceil_div(cells, chunk), workers, [&](std::int64_t task, int) noexcept {
+    const std::int64_t last = std::min(cells, (task + 1) * chunk);
+    for (std::int64_t cell = task * chunk; cell < last; ++cell) {
+      f(cell / w.panels(), cell % w.panels(), Stream(seed, static_cast<std::uint64_t>(cell)));
+    }
+  });
+}
+
+// Counts of the cells when `entries` of all slots are drawn without replacement: the multivariate
+// hypergeometric law. A cell's slots are alike, so those taken already may be called its first.
+void deal(const Panels& w, std::int64_t entries, std::uint64_t seed, std::int32_t* counts) {
+  const std::int64_t slots = w.panels() * w.cols;
+  const std::int64_t full = w.cols / w.block_cols * w.panels(), whole = full * w.block_cols;
+  const std::int64_t rest = w.cols % w.block_cols;
+  Stream stream(seed, dealing);
+  for (std::int64_t left = entries; left > 0;) {
+    const auto slot = static_cast<std::int64_t>(stream.below(static_cast<std::uint64_t>(slots)));
+    const bool wide = slot < whole;
+    const std::int64_t cell = wide ? slot / w.block_cols : full + (slot - whole) / rest;
+    const std::int64_t place = wide ? slot % w.block_cols : (slot - whole) % rest;
+    if (place < counts[cell]) continue;
+    ++counts[cell];
+    --left;
+  }
+}
+
+}  // namespace
+
+Encoded draw_groups(std::int64_t rows, std::int64_t cols, std::int64_t vector, std::int64_t n,
+                    std::int64_t m, std::uint64_t seed) {
+  Encoded out;
+  Panels& w = out.layout;
+  w = {rows, cols, vector, Panels::widest_block(m), n, m, nullptr, nullptr};
+  check_layout(w);
+  require<ArgumentError>(w.fixed_count(), "got 0:0; n of m columns are drawn: 1 <= n <= m");
+  require_few_entries(w.total_entries(), vector);
+  w.entry_count = w.total_entries();
+  out.indices.resize(static_cast<std::size_t>(w.entry_count));
+  for_each_cell(w, seed, [&](std::int64_t k, std::int64_t p, Stream stream) noexcept {
+    std::uint8_t* ids = out.indices.data() + w.entries(k, p).begin;
+    for (std::int64_t first = 0; first < w.block_width(k); first += m) {
+      ids = choose<1>(stream, first, m, n, ids);
+    }
+  });
+  return out;
+}
+
+Encoded draw_entries(std::int64_t rows, std::int64_t cols, std::int64_t vector,
+                     std::int64_t entries, std::uint64_t seed) {
+  Encoded out;
+  Panels& w = out.layout;
+  w = {rows, cols, vector, Panels::max_block_cols, 0, 0, nullptr, nullptr};
+  check_layout(w);
+  const std::int64_t slots = w.panels() * cols;
+  require<ArgumentError>(0 <= entries && entries <= slots,
+                         "got " + std::to_string(entries) + " entries to draw; 0 to " +
+                             std::to_string(slots) + " are possible");
+  require_few_entries(entries, vector);
+  w.entry_count = entries;
+  const std::int64_t cells = w.blocks() * w.panels();
+  out.indptr.assign(static_cast<std::size_t>(cells) + 1, 0);
+  std::int32_t* counts = out.indptr.data() + 1;
+  // The fewer of kept and left out entries are dealt.
+  const bool inverted = entries > slots - entries;
+  deal(w, inverted ? slots - entries : entries, seed, counts);
+  for (std::int64_t cell = 0, before = 0; cell < cells; ++cell) {
+    const auto width = static_cast<std::int32_t>(w.block_width(cell / w.panels()));
+    before += inverted ? width - counts[cell] : counts[cell];
+    counts[cell] = static_cast<std::int32_t>(before);
+  }
+  out.indices.resize(static_cast<std::size_t>(entries));
+  for_each_cell(w, seed, [&](std::int64_t k, std::int64_t p, Stream stream) noexcept {
+    const std::int32_t* at = out.indptr.data() + k * w.panels() + p;
+    choose<Panels::max_block_cols / 64>(stream, 0, w.block_width(k), at[1] - at[0],
+                                        out.indices.data() + at[0]);
+  });
+  return out;
+}
+
+}  // namespace gossamer

@@ -1,0 +1,81 @@
+"""Between compressed sparse rows (CSR) and the structure of a weight, without a dense matrix."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from gossamer.backend.arrays import tensor_of
+from gossamer.backend.registry import module_of
+from gossamer.backend.structure import Structure, check_structure
+
+
+class Csr(NamedTuple):
+    """The positions of a CSR matrix.
+
+    Attributes:
+        indptr: int64 [rows + 1], the first entry of each row.
+        indices: int64 [nnz], the column of each entry; ascending in a row.
+        perm: int32 [nnz], the permutation of the values. From `decode_csr`, value `i` of the CSR
+            matrix is value `perm[i]` of the weight.
+    """
+
+    indptr: Tensor
+    indices: Tensor
+    perm: Tensor
+
+
+def encode_csr(
+    shape: tuple[int, int],
+    indptr: Tensor,
+    indices: Tensor,
+    vector: int = 1,
+    n: int = 0,
+    m: int = 0,
+) -> tuple[Structure, Tensor]:
+    """Build the structure of a CSR matrix.
+
+    Args:
+        shape: (rows, cols).
+        indptr: int64 [rows + 1], the first entry of each row.
+        indices: int64 [nnz], the column of each entry; ascending in a row.
+        vector: Rows in a panel, 1, 4 or 8; the rows of a panel have the same columns.
+        n: Kept entries in each group of `m` columns, or 0 for any.
+        m: Columns in a group, or 0.
+
+    Returns:
+        The structure, and int32 [nnz]: value `i` of the weight is value `perm[i]` of the matrix.
+
+    Raises:
+        StructureError: The arrays are no CSR matrix, or do not obey vector or n:m; the message
+            names the first entry at fault.
+        ArgumentError, ShapeError, DTypeError: A number is out of range, or an array is no int64
+            vector.
+
+    Example:
+        >>> structure, _ = encode_csr((2, 3), torch.tensor([0, 1, 3]), torch.tensor([2, 0, 1]))
+        >>> structure.indices.tolist()
+        [2, 0, 1]
+    """
+    layout, ids, pointers, perm = module_of(indices).products.encode_csr(
+        *shape, indptr.contiguous(), indices.contiguous(), vector, n, m
+    )
+    structure = Structure(layout, tensor_of(ids), None if pointers is None else tensor_of(pointers))
+    return structure, tensor_of(perm)
+
+
+def decode_csr(structure: Structure) -> Csr:
+    """Return the positions of a structure as CSR.
+
+    Example:
+        >>> structure, _ = encode_csr((2, 3), torch.tensor([0, 1, 3]), torch.tensor([2, 0, 1]))
+        >>> decode_csr(structure).indptr.tolist()
+        [0, 1, 3]
+    """
+    layout, ids, pointers = check_structure(structure)
+    arrays = module_of(ids).products.decode_csr(layout, ids, pointers)
+    return Csr(*map(tensor_of, arrays))
+
+
+__all__ = ["Csr", "decode_csr", "encode_csr"]

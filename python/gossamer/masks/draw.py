@@ -1,0 +1,111 @@
+"""Random masks, drawn as structures: time and memory are those of the kept entries.
+
+Every mask of a pattern has the same probability. The draws are integers without bias, seeded for
+each part of the weight, so a seed gives the same mask for any number of threads.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from gossamer import backend
+from gossamer.backend import Layout, Structure
+from gossamer.backend.masks import draw_entries, draw_groups
+from gossamer.errors import ArgumentError
+from gossamer.masks.grouped import draw_choices
+from gossamer.masks.score import as_shape
+from gossamer.patterns import NM, Block, GroupedNM, Pattern, as_integer, parse_pattern
+
+__all__ = ["random_mask", "random_structure"]
+
+
+def random_mask(shape: Sequence[int], pattern: str | Pattern, seed: int = 0) -> torch.Tensor:
+    """Return a random mask, uniform over all masks of the pattern.
+
+    Args:
+        shape: `(rows, cols)`.
+        pattern: a pattern or its text.
+        seed: 0 <= seed < 2**64. The same seed gives the same mask; torch's global generator is
+            not used.
+
+    Returns:
+        bool `[rows, cols]`, True = kept, on the CPU.
+
+    Raises:
+        ShapeError: the shape does not have two sizes, or a size is negative or too large.
+        DTypeError: the seed or a size is not an integer.
+        PatternError: the shape does not fit the pattern.
+        ArgumentError: the seed is out of range.
+
+    Example:
+        >>> random_mask((4, 8), "2:4", seed=1).sum(dim=1)
+        tensor([4, 4, 4, 4])
+    """
+    return backend.mask(_drawn(shape, pattern, seed, "random_mask"))
+
+
+def random_structure(shape: Sequence[int], pattern: str | Pattern, seed: int = 0) -> Structure:
+    """Return the structure of `random_mask` with these arguments, without the dense mask.
+
+    Args:
+        shape: `(rows, cols)`.
+        pattern: a pattern or its text.
+        seed: 0 <= seed < 2**64.
+
+    Returns:
+        The structure, on the CPU.
+
+    Raises:
+        ShapeError, DTypeError, PatternError, ArgumentError: as `random_mask`; also ShapeError for
+            2**31 kept entries or more.
+
+    Example:
+        >>> random_structure((10_000, 10_000), "99.99%").nnz
+        10000
+    """
+    return _drawn(shape, pattern, seed, "random_structure")
+
+
+def _drawn(shape: Sequence[int], pattern: str | Pattern, seed: int, who: str) -> Structure:
+    rows, cols = as_shape(shape, who)
+    pattern = parse_pattern(pattern)
+    pattern.check_shape(rows, cols, who)
+    seed = as_integer(seed, f"{who} got seed")
+    if not 0 <= seed < 2**64:
+        raise ArgumentError(
+            f"{who} got seed={seed}; 0 <= seed < 2**64 must hold: pass a number such as 0"
+        )
+    if isinstance(pattern, NM):
+        return draw_groups(rows, cols, pattern.vector, pattern.n, pattern.m, seed)
+    if isinstance(pattern, GroupedNM | Block):
+        with torch.device("cpu"):  # whatever torch.set_default_device says
+            if isinstance(pattern, Block):
+                return _tiles(rows, cols, pattern, seed)
+            return _grouped(rows, cols, pattern, seed)
+    entries = pattern.count(rows, cols) // pattern.vector
+    return draw_entries(rows, cols, pattern.vector, entries, seed)
+
+
+def _grouped(rows: int, cols: int, pattern: GroupedNM, seed: int) -> Structure:
+    generator = torch.Generator("cpu").manual_seed(seed)
+    chosen = draw_choices(rows, cols, pattern, generator)
+    chosen += torch.arange(0, cols, pattern.m)[:, None]
+    indptr = torch.arange(rows + 1) * (cols // pattern.m * pattern.n)
+    return backend.encode_csr((rows, cols), indptr, chosen.flatten(), 1, pattern.n, pattern.m)[0]
+
+
+def _tiles(rows: int, cols: int, pattern: Block, seed: int) -> Structure:
+    """Draw tiles as entries of the matrix of tiles, then write each as runs of columns."""
+    high, wide = rows // pattern.rows, cols // pattern.cols
+    count = pattern.count(rows, cols) // (pattern.rows * pattern.cols)
+    tiles = backend.decode_csr(draw_entries(high, wide, 1, count, seed))
+    columns = tiles.indices[:, None] * pattern.cols + torch.arange(pattern.cols)
+    # The panels of a row of tiles have the same columns: each panel is one row of this matrix.
+    panels = pattern.rows // pattern.panel
+    counts = tiles.indptr.diff().repeat_interleave(panels) * pattern.cols
+    starts = tiles.indptr[:-1].repeat_interleave(panels) * pattern.cols
+    indptr = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    at = torch.arange(int(indptr[-1])) + (starts - indptr[:-1]).repeat_interleave(counts)
+    lists, _ = backend.encode_csr((rows // pattern.panel, cols), indptr, columns.flatten()[at])
+    layout = Layout(rows, cols, pattern.panel, lists.layout.block_cols)
+    return Structure(layout, lists.indices, lists.indptr)
