@@ -14,22 +14,26 @@ std::string at(std::int64_t row, std::int64_t col) {
   return "[" + str(row) + ", " + str(col) + "]";
 }
 
+std::string at(const Csr& csr, std::int64_t row, std::int64_t col) {
+  return csr.csc ? at(col, row) : at(row, col);
+}
+
 [[noreturn]] void refuse(const std::string& message) { throw StructureError(message); }
 
-// Throws what is wrong with column `i` of a row.
-[[noreturn]] void refuse_column(const Csr& csr, std::int64_t row, std::int64_t i) {
+// Throws what is wrong with entry `i`, which is in this row.
+[[noreturn]] void refuse_entry(const Csr& csr, std::int64_t row, std::int64_t i) {
   const std::int64_t col = csr.columns[i];
   if (col < 0 || col >= csr.cols) {
-    refuse("the entry " + at(row, col) + " (number " + str(i) +
-           ") is out of range; columns are 0 to " + str(csr.cols - 1));
+    refuse("entry " + str(i) + " is at " + at(csr, row, col) + ", outside a matrix of shape " +
+           at(csr, csr.rows, csr.cols));
   }
   const std::int64_t previous = csr.columns[i - 1];
   if (col == previous) {
-    refuse("the entry " + at(row, col) + " is given twice (numbers " + str(i - 1) + " and " +
-           str(i) + "); add repeated entries up first");
+    refuse(at(csr, row, col) + " is given twice, by entries " + str(i - 1) + " and " + str(i) +
+           "; add repeated entries up first");
   }
-  refuse("the entry " + at(row, col) + " follows " + at(row, previous) +
-         "; the columns of a row must rise: sort them first");
+  refuse("entry " + str(i) + " at " + at(csr, row, col) + " follows " + at(csr, row, previous) +
+         "; indices must rise inside a " + (csr.csc ? "column" : "row") + ": sort them first");
 }
 
 // Throws unless the rows of each panel hold the same columns.
@@ -70,13 +74,13 @@ void check_csr(const Csr& csr) {
   for (std::int64_t row = 0; row < csr.rows; ++row) {
     const std::int64_t begin = csr.indptr[row], end = csr.indptr[row + 1];
     if (end < begin || end > csr.nnz) {
-      refuse("row " + str(row) + " goes from entry " + str(begin) + " to " + str(end) +
-             "; indptr must rise from 0 to the number of entries, " + str(csr.nnz));
+      refuse((csr.csc ? "column " : "row ") + str(row) + " goes from entry " + str(begin) + " to " +
+             str(end) + "; indptr must rise from 0 to the number of entries, " + str(csr.nnz));
     }
     std::int64_t previous = -1;
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t col = csr.columns[i];
-      if (col <= previous || col >= csr.cols) refuse_column(csr, row, i);
+      if (col <= previous || col >= csr.cols) refuse_entry(csr, row, i);
       previous = col;
     }
   }

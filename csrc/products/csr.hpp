@@ -12,6 +12,9 @@ struct Csr {
   std::int64_t nnz = 0;
   const std::int64_t* indptr = nullptr;   // [rows + 1]
   const std::int64_t* columns = nullptr;  // [nnz]
+  // It is the transpose of a matrix that was given by its columns (CSC): errors then name the
+  // coordinates of that matrix.
+  bool csc = false;
 };
 
 // indptr rises from 0 to nnz, columns lie inside and rise in every row. Throws StructureError that

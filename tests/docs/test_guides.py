@@ -19,6 +19,13 @@ def test_the_sparsify_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture
     assert all(type(module).__name__ != "SparseLinear" for module in names["model"])
 
 
+def test_the_exchange_example_runs(tmp_path: Path) -> None:
+    names = run_fence("docs/guides/sparsify.md", "exchange.py", tmp_path)
+
+    assert names["layer"].weight.values.grad.abs().sum() > 0
+    assert (names["back"] != names["matrix"]).nnz == 0
+
+
 def test_the_finetune_example_runs(tmp_path: Path) -> None:
     names = run_fence("docs/guides/finetune.md", "finetune.py", tmp_path)
 

@@ -22,16 +22,18 @@ def test_dsl_moves_entries_between_layers_and_keeps_their_total(pattern):
     first = [int(mask.sum()) for mask in masks(recipe)]
     with torch.no_grad():
         model[0].weight.mul_(0.01)
+    seen = {tuple(first)}
     for _ in range(40):
         step()
         counts = [int(mask.sum()) for mask in masks(recipe)]
+        seen.add(tuple(counts))
         assert sum(counts) == sum(first)
         assert all(now >= 0.5 * then - 16 for now, then in zip(counts, first, strict=True))
         for layer in recipe.layers.values():
             assert not layer.weight[~layer.mask()].any()
             assert not opt.state[layer.weight]["exp_avg"][~layer.mask()].any()
             assert layer.pattern.count(*layer.weight.shape) == int(layer.mask().sum())
-    assert counts != first
+    assert len(seen) > 1
     x = torch.randn(4, 32).double()
     before = model(x)
     torch.testing.assert_close(recipe.finish(model)(x), before)

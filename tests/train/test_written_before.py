@@ -1,7 +1,8 @@
-"""Checkpoints that an earlier version wrote, with all options of a training in one flat dict.
+"""Checkpoints as an earlier version wrote them, with all options of a training in one flat dict.
 
 Each was written by SIGINT in step 5 of 8; the text and the options are those of ``CONFIG``. The
-first five steps may be those of another processor, which rounds in its own way.
+first five steps may be those of another processor, which rounds in its own way. Keys and texts are
+as they were then; the numbers are those of the masks that a seed gives today.
 """
 
 import shutil

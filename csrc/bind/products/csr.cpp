@@ -15,15 +15,19 @@ namespace gossamer {
 namespace {
 
 py::tuple encode_arrays(std::int64_t rows, std::int64_t cols, py::handle indptr, py::handle columns,
-                        std::int64_t vector, std::int64_t n, std::int64_t m) {
+                        std::int64_t vector, std::int64_t n, std::int64_t m, bool csc) {
   const Layout layout(rows, cols, vector, Panels::widest_block(m), n, m);
   const Tensor pointers = read_vector(indptr, "indptr", Kind::i64);
   const Tensor ids = read_vector(columns, "indices", Kind::i64);
   require<StructureError>(pointers.shape[0] == rows + 1,
                           "indptr has " + std::to_string(pointers.shape[0]) + " elements; " +
                               std::to_string(rows) + " rows need " + std::to_string(rows + 1));
-  const Csr csr{rows, cols, ids.shape[0], static_cast<const std::int64_t*>(pointers.data),
-                static_cast<const std::int64_t*>(ids.data)};
+  const Csr csr{rows,
+                cols,
+                ids.shape[0],
+                static_cast<const std::int64_t*>(pointers.data),
+                static_cast<const std::int64_t*>(ids.data),
+                csc};
   FromCsr made;
   {
     const py::gil_scoped_release release;

@@ -34,7 +34,7 @@ def encode(
     mask: Any, vector: int, n: int, m: int, /
 ) -> tuple[Layout, _Indices, _Pointers | None]: ...
 def encode_csr(
-    rows: int, cols: int, indptr: Any, indices: Any, vector: int, n: int, m: int, /
+    rows: int, cols: int, indptr: Any, indices: Any, vector: int, n: int, m: int, csc: bool, /
 ) -> tuple[Layout, _Indices, _Pointers | None, _Pointers]: ...
 def decode_csr(
     layout: Layout, indices: Any, indptr: Any, /

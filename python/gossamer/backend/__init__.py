@@ -6,7 +6,7 @@ structure are here; the other topics are `backend.masks`, `.prox`, `.codes` and 
 """
 
 from gossamer.backend.arrays import check_array
-from gossamer.backend.csr import Csr, decode_csr, encode_csr
+from gossamer.backend.csr import Csr, decode_csr, encode_csr, expand_tiles
 from gossamer.backend.products import sddmm, spmm, spmm_t
 from gossamer.backend.registry import devices, register, unregister
 from gossamer.backend.runtime import info, isa, isas, use_isa
@@ -36,6 +36,7 @@ __all__ = [
     "devices",
     "encode",
     "encode_csr",
+    "expand_tiles",
     "gather",
     "info",
     "isa",

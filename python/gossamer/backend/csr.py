@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from gossamer.backend.arrays import tensor_of
@@ -33,6 +34,8 @@ def encode_csr(
     vector: int = 1,
     n: int = 0,
     m: int = 0,
+    *,
+    csc: bool = False,
 ) -> tuple[Structure, Tensor]:
     """Build the structure of a CSR matrix.
 
@@ -43,6 +46,8 @@ def encode_csr(
         vector: Rows in a panel, 1, 4 or 8; the rows of a panel have the same columns.
         n: Kept entries in each group of `m` columns, or 0 for any.
         m: Columns in a group, or 0.
+        csc: Whether it is the transpose of a matrix given by columns, whose coordinates the errors
+            then name.
 
     Returns:
         The structure, and int32 [nnz]: value `i` of the weight is value `perm[i]` of the matrix.
@@ -59,7 +64,7 @@ def encode_csr(
         [2, 0, 1]
     """
     layout, ids, pointers, perm = module_of(indices).products.encode_csr(
-        *shape, indptr.contiguous(), indices.contiguous(), vector, n, m
+        *shape, indptr.contiguous(), indices.contiguous(), vector, n, m, csc
     )
     structure = Structure(layout, tensor_of(ids), None if pointers is None else tensor_of(pointers))
     return structure, tensor_of(perm)
@@ -78,4 +83,29 @@ def decode_csr(structure: Structure) -> Csr:
     return Csr(*map(tensor_of, arrays))
 
 
-__all__ = ["Csr", "decode_csr", "encode_csr"]
+def expand_tiles(indptr: Tensor, indices: Tensor, high: int, wide: int) -> Csr:
+    """Write each row of a matrix of tiles as `high` rows, and each of its entries as a run.
+
+    Args:
+        indptr: int64 [rows + 1] of the matrix of tiles.
+        indices: int64 [tiles], the column of each tile; ascending in a row.
+        high: Rows per tile.
+        wide: Columns per tile.
+
+    Returns:
+        The CSR matrix of the entries. Entry `i` is in column `perm[i] % wide` of tile
+        `perm[i] // wide`; perm is int64.
+
+    Example:
+        >>> tiles = torch.tensor([0, 1]), torch.tensor([1])
+        >>> expand_tiles(*tiles, high=2, wide=3).indices.tolist()
+        [3, 4, 5, 3, 4, 5]
+    """
+    counts = indptr.diff().repeat_interleave(high) * wide
+    pointers = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    shift = indptr[:-1].repeat_interleave(high) * wide - pointers[:-1]
+    at = torch.arange(int(pointers[-1]), device=pointers.device) + shift.repeat_interleave(counts)
+    return Csr(pointers, indices[at // wide] * wide + at % wide, at)
+
+
+__all__ = ["Csr", "decode_csr", "encode_csr", "expand_tiles"]

@@ -3,6 +3,7 @@
 from gossamer.masks.double_prune import double_prune, double_prune_mask
 from gossamer.masks.draw import random_mask, random_structure
 from gossamer.masks.n_of_m import add_pruned_, mask_difference, select_nm
+from gossamer.masks.obey import check_structure
 from gossamer.masks.score import (
     Distribution,
     allocate,
@@ -18,6 +19,7 @@ __all__ = [
     "add_pruned_",
     "allocate",
     "check_mask",
+    "check_structure",
     "double_prune",
     "double_prune_mask",
     "is_transposable",

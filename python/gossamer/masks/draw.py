@@ -99,13 +99,9 @@ def _tiles(rows: int, cols: int, pattern: Block, seed: int) -> Structure:
     high, wide = rows // pattern.rows, cols // pattern.cols
     count = pattern.count(rows, cols) // (pattern.rows * pattern.cols)
     tiles = backend.decode_csr(draw_entries(high, wide, 1, count, seed))
-    columns = tiles.indices[:, None] * pattern.cols + torch.arange(pattern.cols)
-    # The panels of a row of tiles have the same columns: each panel is one row of this matrix.
-    panels = pattern.rows // pattern.panel
-    counts = tiles.indptr.diff().repeat_interleave(panels) * pattern.cols
-    starts = tiles.indptr[:-1].repeat_interleave(panels) * pattern.cols
-    indptr = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    at = torch.arange(int(indptr[-1])) + (starts - indptr[:-1]).repeat_interleave(counts)
-    lists, _ = backend.encode_csr((rows // pattern.panel, cols), indptr, columns.flatten()[at])
+    # The panels of a row of tiles have the same columns: each is one row of a matrix of panels.
+    high = pattern.rows // pattern.panel
+    indptr, columns, _ = backend.expand_tiles(tiles.indptr, tiles.indices, high, pattern.cols)
+    lists, _ = backend.encode_csr((rows // pattern.panel, cols), indptr, columns)
     layout = Layout(rows, cols, pattern.panel, lists.layout.block_cols)
     return Structure(layout, lists.indices, lists.indptr)

@@ -15,7 +15,7 @@ from torch import Tensor
 from gossamer.errors import StructureError
 from gossamer.patterns import GroupedNM
 
-__all__ = ["check_balance", "choices", "draw_choices", "select_grouped"]
+__all__ = ["check_balance", "check_choices", "choices", "draw_choices", "select_grouped"]
 
 
 def choices(n: int, m: int) -> Tensor:
@@ -91,25 +91,36 @@ def draw_choices(rows: int, cols: int, pattern: GroupedNM, generator: torch.Gene
 
 def check_balance(mask: Tensor, pattern: GroupedNM) -> None:
     """Raise StructureError unless the choices occur equally often in each chunk of an N:M mask."""
-    rows, cols = mask.shape
-    groups, count = cols // pattern.m, comb(pattern.m, pattern.n)
-    kept = mask.reshape(-1, pattern.m).nonzero()[:, 1].view(rows, groups, pattern.n)
-    number = torch.zeros(rows, groups, dtype=torch.int64, device=mask.device)
+    shape = mask.shape[0], mask.shape[1] // pattern.m, pattern.n
+    kept = mask.reshape(-1, pattern.m).nonzero()[:, 1].view(shape)
+    check_choices(kept, pattern, "check_mask got a mask that")
+
+
+def check_choices(kept: Tensor, pattern: GroupedNM, who: str) -> None:
+    """Raise StructureError unless choices occur equally often in each chunk.
+
+    Args:
+        kept: int64 [rows, groups, n], the kept columns inside each group, ascending.
+        pattern: the pattern.
+        who: begin of the error.
+    """
+    (rows, groups, _), count = kept.shape, comb(pattern.m, pattern.n)
+    number = torch.zeros(rows, groups, dtype=torch.int64, device=kept.device)
     for i in range(pattern.n):
         # The rank of a choice c_0 < c_1 < …: sum of C(c_i, i + 1).
-        binomials = torch.tensor([comb(c, i + 1) for c in range(pattern.m)], device=mask.device)
+        binomials = torch.tensor([comb(c, i + 1) for c in range(pattern.m)], device=kept.device)
         number += binomials[kept[:, :, i]]
     for start in range(0, rows, pattern.chunk):
         part = number[start : start + pattern.chunk]
         most = -(-len(part) // count)
-        used = torch.zeros(groups, count, dtype=torch.int64, device=mask.device)
+        used = torch.zeros(groups, count, dtype=torch.int64, device=kept.device)
         used.scatter_add_(1, part.t(), torch.ones_like(part.t()))
         wrong = (used > most) | (used < len(part) // count)
         if bool(wrong.any()):
             group, choice = wrong.nonzero()[0].tolist()
             columns = choices(pattern.n, pattern.m)[choice].tolist()
             raise StructureError(
-                f"check_mask got a mask that takes columns {columns} "
+                f"{who} takes columns {columns} "
                 f"{int(used[group, choice])} times in rows {start} to {start + len(part) - 1} of "
                 f"the {pattern.m} columns from {group * pattern.m}; pattern {pattern} takes each "
                 f"choice {len(part) // count} to {most} times there: build the mask with "

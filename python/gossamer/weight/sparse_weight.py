@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gossamer import backend
 from gossamer.backend import Layout, Structure, Transposed
 from gossamer.errors import StructureError
-from gossamer.masks import check_mask, magnitude_mask, mask_from_score
+from gossamer.masks import check_mask, check_structure, magnitude_mask, mask_from_score
 from gossamer.patterns import Pattern, parse_pattern
 from gossamer.weight.checks import (
     check_dense,
@@ -27,6 +27,7 @@ from gossamer.weight.checks import (
     elementwise_state,
 )
 from gossamer.weight.descriptor import describe, group_of
+from gossamer.weight.exchange import Exchange
 from gossamer.weight.matrix_face import MatrixFace
 from gossamer.weight.state import check_state
 from gossamer.weight.transpose import DTYPES as T_DTYPES
@@ -38,7 +39,7 @@ __all__ = ["SparseWeight"]
 _ALIVE: WeakSet[SparseWeight] = WeakSet()
 
 
-class SparseWeight(MatrixFace, nn.Module):
+class SparseWeight(MatrixFace, nn.Module, Exchange):
     """A sparse matrix [rows, cols] whose kept entries are trained.
 
     `values` is the trainable `nn.Parameter` [nnz]; `structure` gives the position of each value.
@@ -101,6 +102,7 @@ class SparseWeight(MatrixFace, nn.Module):
             raise StructureError(
                 f"the structure keeps {values.numel()} entries, pattern {pattern} needs {needed}"
             )
+        check_structure(structure, pattern)
         self.pattern = pattern
         self.layout = layout
         self.layout_ints = tuple(layout.as_ints())

@@ -11,6 +11,7 @@ from torch import Tensor
 from gossamer import backend
 from gossamer.backend import Layout, Structure, check_array
 from gossamer.errors import PatternError, StructureError
+from gossamer.masks import check_structure
 from gossamer.patterns import Pattern
 from gossamer.weight.checks import check_dtype
 from gossamer.weight.descriptor import describe, pattern_of
@@ -76,6 +77,7 @@ def check_state(
             raise StructureError(f"{where} leaves the structure on the meta device")
         try:
             backend.validate(structure, weight.nnz)
+            check_structure(structure, pattern)
         except StructureError as error:
             raise StructureError(f"{where}: {error}") from None
         rule.check_structure(structure, f"{where}: ")

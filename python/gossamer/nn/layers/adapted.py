@@ -125,7 +125,7 @@ class AdaptedLinear(SparseLinear):
         self.register_module("adapter", None)
 
     @classmethod
-    def of_parts(cls, weight: SparseWeight, bias: nn.Parameter | None) -> AdaptedLinear:
+    def of_parts(cls, weight: SparseWeight, bias: nn.Parameter | None = None) -> AdaptedLinear:
         """Make a layer without an adapter from an existing weight and bias."""
         layer = super().of_parts(weight, bias)
         layer.register_module("adapter", None)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.backend import Structure
-from gossamer.errors import DTypeError
+from gossamer.errors import DTypeError, ShapeError
 from gossamer.masks import random_structure
 from gossamer.nn.layers.base import MaskedLayer, copy_parameter
 from gossamer.ops.verbs import spmm
@@ -126,8 +126,31 @@ class SparseLinear(MaskedLayer):
         return cls.of_parts(weight, bias).train(linear.training)
 
     @classmethod
-    def of_parts(cls, weight: SparseWeight, bias: nn.Parameter | None) -> SparseLinear:
-        """Make a layer from an existing weight and bias, which may be shared."""
+    def of_parts(cls, weight: SparseWeight, bias: nn.Parameter | None = None) -> SparseLinear:
+        """Make a layer of an existing weight and bias, which may be shared with other layers.
+
+        Args:
+            weight: the weight [out_features, in_features], for example from
+                `SparseWeight.from_scipy`.
+            bias: [out_features], or None.
+
+        Returns:
+            A layer that holds these objects.
+
+        Raises:
+            ShapeError: the bias has another shape.
+
+        Example:
+            >>> import torch
+            >>> matrix = torch.eye(4).to_sparse()
+            >>> SparseLinear.of_parts(SparseWeight.from_torch_sparse(matrix)).in_features
+            4
+        """
+        if bias is not None and bias.shape != weight.shape[:1]:
+            raise ShapeError(
+                f"of_parts got a bias of shape {list(bias.shape)} for a weight of shape "
+                f"{list(weight.shape)}; it must have one number per row of the weight"
+            )
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
         layer.out_features, layer.in_features = weight.shape
