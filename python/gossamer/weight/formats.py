@@ -12,9 +12,9 @@ from torch import Tensor
 
 from gossamer import backend
 from gossamer.backend import check_array
+from gossamer.backend.arrays import FLOATS
 from gossamer.errors import DeviceError, DTypeError, ShapeError, StructureError
 from gossamer.patterns import Block, Pattern, check_sizes
-from gossamer.weight.checks import DTYPES
 
 Shape = tuple[int, int]
 Read = tuple["SparseMatrix", str | Pattern | None]
@@ -196,7 +196,7 @@ def _integers(x: Any, name: str) -> Tensor:
 
 
 def _values(x: Any, rank: int = 1) -> Tensor:
-    return _tensor(check_array(x, "values", rank=rank, dtypes=DTYPES, numpy=True, device=True))
+    return _tensor(check_array(x, "values", rank=rank, dtypes=FLOATS, numpy=True, device=True))
 
 
 def _check_lengths(name: str, indices: Tensor, values: Tensor) -> None:
