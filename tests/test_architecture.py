@@ -138,7 +138,7 @@ def test_python_imports_point_down() -> None:
     ("module", "source"),
     [
         ("backend/products.py", "from gossamer.weight import SparseWeight"),
-        ("patterns.py", "from . import backend"),
+        ("patterns/text.py", "from .. import backend"),
         ("nn/linear.py", "from ..cli import main"),
         ("nn/linear.py", "def f():\n    import gossamer.train.run"),
         ("weight/sparse_weight.py", "from gossamer import _core"),

@@ -47,7 +47,15 @@ if TYPE_CHECKING:
     from gossamer.nn.parameter_groups import parameter_groups
     from gossamer.nn.summary import summary
     from gossamer.ops import sddmm, spmm, spmm_t
-    from gossamer.patterns import NM, Block, GroupedNM, Pattern, Unstructured, parse_pattern
+    from gossamer.patterns import (
+        NM,
+        Block,
+        GroupedNM,
+        Nonzeros,
+        Pattern,
+        Unstructured,
+        parse_pattern,
+    )
     from gossamer.pruning import net_trim, optimal_prune, shrink
     from gossamer.weight import SparseWeight
 
@@ -83,6 +91,7 @@ _HOMES = {
         "NM",
         "Block",
         "GroupedNM",
+        "Nonzeros",
         "Pattern",
         "Unstructured",
         "parse_pattern",
@@ -109,6 +118,7 @@ __all__ = [
     "DeviceError",
     "GossamerError",
     "GroupedNM",
+    "Nonzeros",
     "Pattern",
     "PatternError",
     "PenaltyError",

@@ -28,6 +28,7 @@ from gossamer.patterns import (
     NM,
     Block,
     GroupedNM,
+    Nonzeros,
     Pattern,
     check_sizes,
     parse_pattern,
@@ -46,7 +47,7 @@ def magnitude_mask(weight: torch.Tensor, pattern: str | Pattern) -> torch.Tensor
         weight: float16, bfloat16, float32 or float64 `[rows, cols]`, any strides. NaN ranks
             above infinity.
         pattern: a pattern or its text. The score of a slot of several entries (V > 1, or a tile)
-            is the sum of their magnitudes.
+            is the sum of their magnitudes. "nonzeros" keeps every slot that is not zero.
 
     Returns:
         bool `[rows, cols]`, True = kept, on the device of `weight`.
@@ -60,7 +61,14 @@ def magnitude_mask(weight: torch.Tensor, pattern: str | Pattern) -> torch.Tensor
         >>> magnitude_mask(torch.tensor([[1.0, -3.0, 2.0, 0.0]]), "2:4")
         tensor([[False,  True,  True, False]])
     """
-    return _mask(_score(weight, "magnitude_mask: weight").abs(), pattern, "magnitude_mask")
+    score = _score(weight, "magnitude_mask: weight").abs()
+    pattern = parse_pattern(pattern)
+    if isinstance(pattern, Nonzeros):
+        rows, cols = score.shape
+        pattern.check_shape(rows, cols, "magnitude_mask")
+        kept = (score != 0).view(rows // pattern.vector, pattern.vector, cols).any(dim=1)
+        return _spread(kept, pattern.vector, 1)
+    return _mask(score, pattern, "magnitude_mask")
 
 
 def mask_from_score(score: torch.Tensor, pattern: str | Pattern) -> torch.Tensor:

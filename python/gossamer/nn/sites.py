@@ -10,9 +10,9 @@ from typing import TypeAlias
 from torch import nn
 
 from gossamer.errors import PatternError
-from gossamer.masks import Distribution, allocate
+from gossamer.masks import Distribution, allocate, magnitude_mask
 from gossamer.nn.layers.linear import dense_weight, is_conv1d
-from gossamer.patterns import NM, GroupedNM, Pattern, parse_pattern
+from gossamer.patterns import NM, GroupedNM, Nonzeros, Pattern, parse_pattern
 from gossamer.weight import check_dense
 
 Globs: TypeAlias = str | Sequence[str]
@@ -106,6 +106,18 @@ def drop_shared_with_others(model: nn.Module, sites: list[Site]) -> list[str]:
     return notes
 
 
+def drop_without_zeros(sites: list[Site]) -> list[str]:
+    """Remove the layers that were to keep their own zeros and have none; return one note each."""
+    full = {
+        id(site): f"{site.name} (pattern {site.pattern} finds no zeros in it)"
+        for site in sites
+        if isinstance(site.pattern, Nonzeros)
+        and bool(magnitude_mask(dense_weight(site.module), site.pattern).all())
+    }
+    sites[:] = [site for site in sites if id(site) not in full]
+    return list(full.values())
+
+
 def check_sites(sites: list[Site]) -> None:
     """Check all shapes, dtypes and ties before the surgery.
 
@@ -141,15 +153,16 @@ def distribute(sites: list[Site], distribution: Distribution) -> None:
     if not free:
         return
     pattern = next(iter(free.values()))[0].pattern
-    if distribution != "uniform" and isinstance(pattern, NM | GroupedNM):
-        raise PatternError(
-            f"distribution={distribution!r} was given with pattern {pattern}, whose sparsity is "
-            "the same everywhere; use an unstructured or block pattern, or 'uniform'"
-        )
+    if isinstance(pattern, NM | GroupedNM | Nonzeros):
+        if distribution != "uniform":
+            own = "each layer's own" if isinstance(pattern, Nonzeros) else "the same everywhere"
+            raise PatternError(
+                f"distribution={distribution!r} was given with pattern {pattern}, whose sparsity "
+                f"is {own}; use an unstructured or block pattern, or 'uniform'"
+            )
+        return
     shapes = {s.name: tuple(dense_weight(s.module).shape) for s, _ in free.values()}
     shares = allocate(shapes, pattern.sparsity, distribution)
-    if isinstance(pattern, NM | GroupedNM):
-        return
     for site, others in free.values():
         for other in others:
             other.pattern = replace(pattern, sparsity=shares[site.name])

@@ -24,11 +24,12 @@ from gossamer.nn.sites import (
     check_sites,
     distribute,
     drop_shared_with_others,
+    drop_without_zeros,
     find_sites,
     tied_groups,
 )
 from gossamer.nn.timing_check import dense_wins
-from gossamer.patterns import Pattern, parse_pattern
+from gossamer.patterns import Nonzeros, Pattern, parse_pattern
 from gossamer.weight import SparseWeight, Transpose
 
 Score: TypeAlias = str | Callable[[str, Tensor], Tensor] | Mapping[str, Tensor]
@@ -69,7 +70,8 @@ def sparsify(
 
     Args:
         model: any module; if it is a linear layer itself, use the returned module.
-        pattern: a pattern or its text, such as "2:4:v4" or "90%".
+        pattern: a pattern or its text, such as "2:4:v4" or "90%". "nonzeros" keeps the zeros of a
+            model that was pruned elsewhere; a layer without zeros stays dense, with a warning.
         include: globs of the modules to swap.
         exclude: globs of the modules to keep dense; they win over `include`.
         overrides: pattern per glob, None to keep the modules dense; the first matching glob
@@ -220,17 +222,25 @@ def _checked_sites(
         model, parse_pattern(pattern), as_globs(include), as_globs(exclude), overrides
     )
     notes += drop_shared_with_others(model, sites)
+    check_sites(sites)
+    notes += drop_without_zeros(sites)
     if not sites:
         why = "; ".join(notes) or "include= and exclude= leave no nn.Linear or Conv1D"
         raise PatternError(f"sparsify found no layer to make sparse: {why}")
-    check_sites(sites)
     return sites, notes
 
 
 def _sparse_weight(site: Site, score: Score, transpose: Transpose) -> SparseWeight:
     dense = dense_weight(site.module).detach()
     mask = scores = None
-    if isinstance(score, Mapping):
+    if isinstance(site.pattern, Nonzeros):
+        # An override may be one of several patterns, of which the others need the score.
+        if score != "magnitude" and not site.overridden:
+            raise PatternError(
+                f"score= was given with pattern {site.pattern}, which keeps what is not zero: drop "
+                "score=, or choose a pattern such as 90%"
+            )
+    elif isinstance(score, Mapping):
         found = [score[name] for name in site.names if name in score]
         if not found:
             raise PatternError("score= has no entry of this name; add one or exclude the layer")

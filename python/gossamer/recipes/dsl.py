@@ -144,4 +144,5 @@ def _of_count(slots: Slots, kept: int) -> Pattern:
     pattern = slots.pattern
     if isinstance(pattern, NM | GroupedNM):
         return pattern
-    return replace(pattern, sparsity=1.0 - kept / slots.count)
+    sparsity = 1.0 - kept / slots.count
+    return replace(pattern, sparsity=sparsity)  # type: ignore[arg-type]  # no recipe has Nonzeros

@@ -15,7 +15,7 @@ from gossamer import backend
 from gossamer.backend import Structure
 from gossamer.errors import DTypeError
 from gossamer.masks.score import as_shape
-from gossamer.patterns import Block, Pattern, Unstructured, parse_pattern
+from gossamer.patterns import Block, Nonzeros, Pattern, Unstructured, parse_pattern
 from gossamer.weight.checks import check_dtype
 from gossamer.weight.descriptor import group_of
 from gossamer.weight.formats import SparseMatrix, csr_of_scipy, csr_of_torch, read_csr, refusals
@@ -245,10 +245,10 @@ class Exchange:
         who: str,
     ) -> Self:
         rows, cols = matrix.shape
-        if pattern is None:
-            pattern = Unstructured(1 - matrix.values.numel() / max(rows * cols, 1))
-        pattern = parse_pattern(pattern)
+        pattern = parse_pattern("nonzeros" if pattern is None else pattern)
         pattern.check_shape(rows, cols, who)
+        if isinstance(pattern, Nonzeros):
+            pattern = Unstructured.keeping(matrix.values.numel(), rows * cols, pattern.vector)
         check_dtype(matrix.values.dtype, f"{who}: values")
         with refusals(who):
             structure, perm = backend.encode_csr(

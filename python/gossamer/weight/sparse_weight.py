@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from gossamer import backend
 from gossamer.backend import Layout, Structure, Transposed
-from gossamer.errors import StructureError
+from gossamer.errors import PatternError, StructureError
 from gossamer.masks import check_mask, check_structure, magnitude_mask, mask_from_score
-from gossamer.patterns import Pattern, parse_pattern
+from gossamer.patterns import Nonzeros, Pattern, Unstructured, parse_pattern
 from gossamer.weight.checks import (
     check_dense,
     check_dtype,
@@ -133,7 +133,8 @@ class SparseWeight(MatrixFace, nn.Module, Exchange):
 
         Args:
             weight: [rows, cols], float32, float64 or bfloat16, on the CPU.
-            pattern: a pattern or its text, such as "2:4:v4" or "90%".
+            pattern: a pattern or its text, such as "2:4:v4" or "90%"; "nonzeros" keeps what is not
+                zero, without mask and score.
             mask: bool [rows, cols], True = kept; must obey the pattern.
             score: real [rows, cols]; the highest scores are kept. Not together with `mask`.
             transpose: see `SparseWeight`.
@@ -143,7 +144,8 @@ class SparseWeight(MatrixFace, nn.Module, Exchange):
             A weight that owns a copy of the kept entries.
 
         Raises:
-            PatternError: the shape does not fit the pattern.
+            PatternError: the shape does not fit the pattern, or "nonzeros" came with a mask or
+                score.
             StructureError: the mask does not obey the pattern.
 
         Example:
@@ -156,6 +158,11 @@ class SparseWeight(MatrixFace, nn.Module, Exchange):
         pattern.check_shape(*dense.shape)
         if mask is not None and score is not None:
             raise ValueError("both mask= and score= were given; a mask needs no score: drop one")
+        if isinstance(pattern, Nonzeros) and not (mask is None and score is None):
+            raise PatternError(
+                f"mask= or score= was given with pattern {pattern}, which keeps what is not zero: "
+                "drop it, or choose a pattern such as 90%"
+            )
         if mask is not None:
             check_like(mask, "mask", dense.shape)
             check_mask(mask, pattern)
@@ -164,6 +171,9 @@ class SparseWeight(MatrixFace, nn.Module, Exchange):
             mask = mask_from_score(score, pattern)
         else:
             mask = magnitude_mask(dense, pattern)
+            if isinstance(pattern, Nonzeros):
+                kept = int(mask.sum())
+                pattern = Unstructured.keeping(kept, mask.numel(), pattern.vector)
         structure = backend.encode(mask, pattern.panel, *group_of(pattern))
         return cls(backend.gather(dense, structure), structure, pattern, transpose, backward)
 

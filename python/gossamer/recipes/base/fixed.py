@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gossamer.masks import magnitude_mask
 from gossamer.nn import MaskedLinear
-from gossamer.patterns import Block, Pattern, Unstructured
+from gossamer.patterns import NM, GroupedNM, Pattern
 
 __all__ = ["apply_mask", "fixed_mask", "prune_to", "with_sparsity", "zero_outside"]
 
@@ -36,16 +36,15 @@ def with_sparsity(target: Pattern, sparsity: float) -> Pattern:
             sparsity is at most this.
 
     Example:
-        >>> from gossamer.patterns import NM
         >>> with_sparsity(NM(1, 4), 0.3)
         NM(n=3, m=4, vector=1)
     """
     sparsity = min(max(sparsity, 0.0), target.sparsity)
-    if isinstance(target, Unstructured | Block):
-        return replace(target, sparsity=sparsity)
-    # Rounded first: 2.0000000001 of 4 are 2.
-    kept = math.ceil(round(target.m * (1.0 - sparsity), 9))
-    return replace(target, n=max(kept, target.n))
+    if isinstance(target, NM | GroupedNM):
+        # Rounded first: 2.0000000001 of 4 are 2.
+        kept = math.ceil(round(target.m * (1.0 - sparsity), 9))
+        return replace(target, n=max(kept, target.n))
+    return replace(target, sparsity=sparsity)  # type: ignore[arg-type]  # Nonzeros has raised
 
 
 def prune_to(layer: MaskedLinear, sparsity: float, optimizer: torch.optim.Optimizer | None) -> None:

@@ -22,7 +22,7 @@ from gossamer.masks import Distribution
 from gossamer.nn import MaskedLayer
 from gossamer.nn.sites import Globs
 from gossamer.nn.surgery import replace_linears, replace_modules
-from gossamer.patterns import NM, GroupedNM, Pattern, as_integer, parse_pattern
+from gossamer.patterns import NM, GroupedNM, Nonzeros, Pattern, as_integer, parse_pattern
 from gossamer.recipes.base.checks import check_choice, check_fields
 from gossamer.recipes.base.identity import describe, difference, identity, recipe_id
 
@@ -306,10 +306,15 @@ class Recipe(ABC):
     # ---- inside --------------------------------------------------------------------------------
 
     def _check_distribution(self) -> None:
+        who = type(self).__name__
+        if isinstance(self.pattern, Nonzeros):
+            raise PatternError(
+                f"{who} got pattern {self.pattern}; a recipe chooses the mask itself: choose a "
+                'pattern such as "90%", or train the zeros of a model with sparsify'
+            )
         fixed = isinstance(self.pattern, NM | GroupedNM)
         if self.distribution is None:
             self.distribution = "uniform" if fixed else self.usual_distribution()
-        who = type(self).__name__
         check_choice(self.distribution, f"{who} got distribution", get_args(Distribution))
         if fixed and self.distribution != "uniform":
             raise PatternError(

@@ -1,0 +1,99 @@
+"""Checks and texts that the patterns share."""
+
+from __future__ import annotations
+
+import numbers
+import operator
+from decimal import Decimal
+from typing import Protocol
+
+from gossamer.errors import DTypeError, PatternError, ShapeError
+
+VECTORS = (1, 4, 8)
+MAX_M = 64
+MAX_CHUNK = 2**15
+
+
+class _Vector(Protocol):
+    """A pattern whose rows share columns."""
+
+    @property
+    def vector(self) -> int: ...
+
+
+def check_sizes(rows: int, cols: int, who: str) -> tuple[int, int]:
+    """Return both sizes as int; DTypeError if not an integer, ShapeError if negative."""
+    rows, cols = as_integer(rows, f"{who} got rows"), as_integer(cols, f"{who} got cols")
+    if rows < 0 or cols < 0:
+        raise ShapeError(
+            f"{who} got shape [{rows}, {cols}]; sizes must not be negative: "
+            "pass [out_features, in_features]"
+        )
+    return rows, cols
+
+
+def unit_interval(sparsity: object, who: str) -> float:
+    """Return the sparsity as float; DTypeError if not a number, PatternError outside [0, 1]."""
+    if isinstance(sparsity, bool) or not isinstance(sparsity, numbers.Real):
+        raise DTypeError(
+            f"{who} got sparsity={sparsity!r}; sparsity must be a number: "
+            "pass the dropped share, for example 0.9"
+        )
+    if not 0 <= sparsity <= 1:  # type: ignore[operator]  # typeshed: Real compares to nothing
+        raise PatternError(
+            f"{who} got sparsity={sparsity}; sparsity must be in [0, 1]: "
+            "pass the dropped share, for example 0.9 to keep a tenth"
+        )
+    return abs(float(sparsity))  # turns -0.0 into 0.0, whose text is "0%"
+
+
+def as_integer(value: object, what: str) -> int:
+    """Return an integer (NumPy's too) as int; DTypeError for anything else, also for a bool."""
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)  # type: ignore[arg-type]
+        except TypeError:
+            pass
+    raise DTypeError(f"{what}={value!r}; it must be an integer: pass a whole number such as 4")
+
+
+def check_vector(vector: int, who: str) -> None:
+    """Raise PatternError unless panels may have so many rows."""
+    if vector not in VECTORS:
+        raise PatternError(
+            f"{who} got vector={vector}; vector must be 1, 4 or 8: choose how many rows share "
+            "their columns"
+        )
+
+
+def check_rows(rows: int, pattern: _Vector, fitting: object, who: str) -> None:
+    """Raise PatternError, which names a fitting pattern, unless rows are whole panels."""
+    if rows % pattern.vector:
+        raise misfit(who, "out_features", rows, pattern.vector, pattern, fitting)
+
+
+def vector_for(rows: int, most: int) -> int:
+    """Return the widest vector up to `most` that divides the rows."""
+    return next(v for v in reversed(VECTORS) if v <= most and rows % v == 0)
+
+
+def misfit(
+    who: str, name: str, size: int, unit: int, pattern: object, fitting: object
+) -> PatternError:
+    """Return the error of a size that is no multiple of `unit`."""
+    return PatternError(
+        f"{who} got {name}={size} with pattern {pattern}; {name} must be a multiple of {unit}: "
+        f"choose {fitting}, pad to {-(-size // unit) * unit}, "
+        "or exclude the layer (exclude=...)"
+    )
+
+
+def vector_text(vector: int) -> str:
+    """Return the end of a pattern's text, such as ":v4"."""
+    return "" if vector == 1 else f":v{vector}"
+
+
+def percent(sparsity: float) -> str:
+    """Return a sparsity as text, such as "97.5%"."""
+    text = f"{Decimal(repr(sparsity)) * 100:f}"  # as float, 0.07 * 100 is 7.000000000000001
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + "%"

@@ -1,0 +1,208 @@
+"""Patterns of entries and tiles anywhere in the weight: `Unstructured`, `Nonzeros` and `Block`."""
+
+import math
+from dataclasses import dataclass
+from typing import NoReturn
+
+from gossamer.errors import PatternError
+from gossamer.patterns.checks import (
+    VECTORS,
+    as_integer,
+    check_rows,
+    check_sizes,
+    check_vector,
+    misfit,
+    percent,
+    unit_interval,
+    vector_for,
+    vector_text,
+)
+
+
+# --8<-- [start:pattern]
+@dataclass(frozen=True)
+class Unstructured:
+    """Keep the best entries of the whole weight.
+
+    Args:
+        sparsity: Dropped share of the entries, in [0, 1].
+        vector: Rows that share one list of columns: 1, 4 or 8.
+
+    Raises:
+        PatternError, DTypeError: A number is out of range, or has another type.
+
+    Example:
+        >>> pattern = Unstructured(0.975)
+        >>> str(pattern), pattern.count(10, 100)
+        ('97.5%', 25)
+    """
+
+    sparsity: float
+    vector: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sparsity", unit_interval(self.sparsity, "Unstructured"))
+        object.__setattr__(self, "vector", as_integer(self.vector, "Unstructured got vector"))
+        check_vector(self.vector, "Unstructured")
+
+    def __str__(self) -> str:
+        return f"{percent(self.sparsity)}{vector_text(self.vector)}"
+
+    @classmethod
+    def keeping(cls, kept: int, total: int, vector: int = 1) -> "Unstructured":
+        """Return the pattern that keeps exactly so many of all entries.
+
+        Args:
+            kept: Kept entries, a multiple of `vector`.
+            total: Entries of the weight.
+            vector: Rows that share one list of columns.
+
+        Example:
+            >>> Unstructured.keeping(3, 7).count(1, 7)
+            3
+        """
+        return cls(1 - kept / total if total else 0.0, vector)
+
+    @property
+    def density(self) -> float:
+        """Kept share of the entries, 1 - sparsity."""
+        return 1.0 - self.sparsity
+
+    @property
+    def panel(self) -> int:
+        """Rows that share one list of columns in storage."""
+        return self.vector
+
+    def check_shape(self, rows: int, cols: int, who: str = "weight") -> None:
+        """Raise PatternError unless rows % vector == 0."""
+        rows, cols = check_sizes(rows, cols, who)
+        check_rows(rows, self, Unstructured(self.sparsity, vector_for(rows, self.vector)), who)
+
+    def count(self, rows: int, cols: int) -> int:
+        """Exact number of kept entries: V * round(rows * cols / V * density), halves to even."""
+        self.check_shape(rows, cols)
+        return self.vector * round(rows * cols // self.vector * self.density)
+
+    # --8<-- [end:pattern]
+
+
+@dataclass(frozen=True)
+class Nonzeros:
+    """Keep the entries of a dense weight that are not zero: a model that was pruned elsewhere.
+
+    `SparseWeight.from_dense`, `SparseLinear.from_dense`, `sparsify` and `magnitude_mask` take it.
+    The weight's own pattern is then `Unstructured` with exactly these entries. Where there is no
+    dense weight, it has no number of entries, and PatternError is raised.
+
+    Args:
+        vector: Rows that share one list of columns: 1, 4 or 8. A column of a panel is kept if one
+            of its entries is not zero.
+
+    Raises:
+        PatternError, DTypeError: vector is out of range, or not an integer.
+
+    Example:
+        >>> str(Nonzeros(vector=4))
+        'nonzeros:v4'
+    """
+
+    vector: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vector", as_integer(self.vector, "Nonzeros got vector"))
+        check_vector(self.vector, "Nonzeros")
+
+    def __str__(self) -> str:
+        return f"nonzeros{vector_text(self.vector)}"
+
+    @property
+    def density(self) -> float:
+        """Not known without a weight: raises PatternError."""
+        self._refuse("density")
+
+    @property
+    def sparsity(self) -> float:
+        """Not known without a weight: raises PatternError."""
+        self._refuse("sparsity")
+
+    @property
+    def panel(self) -> int:
+        """Rows that share one list of columns in storage."""
+        return self.vector
+
+    def check_shape(self, rows: int, cols: int, who: str = "weight") -> None:
+        """Raise PatternError unless rows % vector == 0."""
+        rows, cols = check_sizes(rows, cols, who)
+        check_rows(rows, self, Nonzeros(vector_for(rows, self.vector)), who)
+
+    def count(self, rows: int, cols: int) -> int:
+        """Not known without a weight: raises PatternError."""
+        self._refuse("number of entries")
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise PatternError(
+            f"pattern {self} has no {what} of its own, because it takes the zeros of a dense "
+            "weight: use it with sparsify or from_dense, or choose a pattern such as 90%"
+        )
+
+
+@dataclass(frozen=True)
+class Block:
+    """Keep the best tiles of `rows x cols` entries of the whole weight.
+
+    Args:
+        rows: Height of a tile, in output rows, at least 1.
+        cols: Width of a tile, in input columns, at least 1.
+        sparsity: Dropped share of the tiles, in [0, 1].
+
+    Raises:
+        PatternError, DTypeError: A number is out of range, or has another type.
+
+    Example:
+        >>> pattern = Block(16, 16, 0.75)
+        >>> str(pattern), pattern.panel, pattern.count(64, 64)
+        ('block 16x16 75%', 8, 1024)
+    """
+
+    rows: int
+    cols: int
+    sparsity: float
+
+    def __post_init__(self) -> None:
+        for field in ("rows", "cols"):
+            size = as_integer(getattr(self, field), f"Block got {field}")
+            object.__setattr__(self, field, size)
+            if size < 1:
+                raise PatternError(
+                    f"Block got {field}={size}; {field} must be at least 1: "
+                    "give the tile's height and width, for example Block(16, 16, 0.75)"
+                )
+        object.__setattr__(self, "sparsity", unit_interval(self.sparsity, "Block"))
+
+    def __str__(self) -> str:
+        return f"block {self.rows}x{self.cols} {percent(self.sparsity)}"
+
+    @property
+    def density(self) -> float:
+        """Kept share of the entries, 1 - sparsity."""
+        return 1.0 - self.sparsity
+
+    @property
+    def panel(self) -> int:
+        """Rows that share one list of columns in storage: the widest vector that divides a tile."""
+        return vector_for(self.rows, max(VECTORS))
+
+    def check_shape(self, rows: int, cols: int, who: str = "weight") -> None:
+        """Raise PatternError unless both sizes of the weight are multiples of the tile's sizes."""
+        rows, cols = check_sizes(rows, cols, who)
+        fitting = Block(math.gcd(rows, self.rows), math.gcd(cols, self.cols), self.sparsity)
+        if cols % self.cols:
+            raise misfit(who, "in_features", cols, self.cols, self, fitting)
+        if rows % self.rows:
+            raise misfit(who, "out_features", rows, self.rows, self, fitting)
+
+    def count(self, rows: int, cols: int) -> int:
+        """Exact number of kept entries: kept tiles (halves to even) times entries per tile."""
+        self.check_shape(rows, cols)
+        tiles = (rows // self.rows) * (cols // self.cols)
+        return self.rows * self.cols * round(tiles * self.density)

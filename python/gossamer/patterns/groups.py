@@ -1,0 +1,160 @@
+"""Patterns that keep n of every m columns: `NM` and `GroupedNM`."""
+
+import math
+from dataclasses import dataclass
+
+from gossamer.errors import PatternError
+from gossamer.patterns.checks import (
+    MAX_CHUNK,
+    MAX_M,
+    as_integer,
+    check_rows,
+    check_sizes,
+    check_vector,
+    misfit,
+    vector_for,
+    vector_text,
+)
+from gossamer.patterns.entries import Unstructured
+
+
+class _OfGroups:
+    """Base of the patterns that keep n of every m columns."""
+
+    n: int
+    m: int
+
+    @property
+    def density(self) -> float:
+        """Kept share of the entries, n / m."""
+        return self.n / self.m
+
+    @property
+    def sparsity(self) -> float:
+        """Dropped share of the entries, (m - n) / m."""
+        return (self.m - self.n) / self.m
+
+
+@dataclass(frozen=True)
+class NM(_OfGroups):
+    """Keep exactly n of every m consecutive columns of a row.
+
+    Args:
+        n: Entries kept per group, 1 <= n <= m.
+        m: Columns per group, at most 64.
+        vector: Rows that share one choice of columns: 1, 4 or 8.
+
+    Raises:
+        PatternError, DTypeError: A number is out of range, or not an integer.
+
+    Reference:
+        Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks" (2:4).
+
+    Example:
+        >>> pattern = NM(2, 4, vector=4)
+        >>> str(pattern), pattern.density, pattern.count(8, 16)
+        ('2:4:v4', 0.5, 64)
+    """
+
+    n: int
+    m: int
+    vector: int = 1
+
+    def __post_init__(self) -> None:
+        for field in ("n", "m", "vector"):
+            object.__setattr__(self, field, as_integer(getattr(self, field), f"NM got {field}"))
+        if not 1 <= self.n <= self.m <= MAX_M:
+            raise PatternError(
+                f"NM got n={self.n}, m={self.m}; 1 <= n <= m <= {MAX_M} must hold: "
+                "write the entries kept first and the group second, for example NM(2, 4)"
+            )
+        check_vector(self.vector, "NM")
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}{vector_text(self.vector)}"
+
+    @property
+    def panel(self) -> int:
+        """Rows that share one list of columns in storage."""
+        return self.vector
+
+    def check_shape(self, rows: int, cols: int, who: str = "weight") -> None:
+        """Raise PatternError unless cols % m == 0 and rows % vector == 0.
+
+        Example:
+            >>> NM(2, 8).check_shape(8, 100)
+            Traceback (most recent call last):
+            gossamer.errors.PatternError: weight got in_features=100 with pattern 2:8; in_features \
+must be a multiple of 8: choose 1:4, pad to 104, or exclude the layer (exclude=...)
+        """
+        rows, cols = check_sizes(rows, cols, who)
+        if cols % self.m:
+            raise misfit(who, "in_features", cols, self.m, self, self._narrower(rows, cols))
+        check_rows(rows, self, NM(self.n, self.m, vector_for(rows, self.vector)), who)
+
+    def count(self, rows: int, cols: int) -> int:
+        """Exact number of kept entries of a `[rows, cols]` weight: rows * cols * n / m."""
+        self.check_shape(rows, cols)
+        return rows * (cols // self.m) * self.n
+
+    def _narrower(self, rows: int, cols: int) -> "NM | Unstructured":
+        """Return a pattern of this density that fits `cols`: smaller groups, else unstructured."""
+        vector = vector_for(rows, self.vector)
+        for m in range(self.m - 1, 0, -1):
+            if cols % m == 0 and self.n * m % self.m == 0:
+                return NM(self.n * m // self.m, m, vector)
+        return Unstructured(round(self.sparsity, 4), vector)
+
+
+@dataclass(frozen=True)
+class GroupedNM(_OfGroups):
+    """N:M with equally frequent choices of columns: each of the C(m, n) occurs g times per chunk.
+
+    A chunk has C(m, n) g consecutive rows; in a shorter one the counts of choices differ by <= 1.
+
+    Args:
+        n: Entries kept per group, 1 <= n <= m.
+        m: Columns per group, at most 64.
+        g: Rows per chunk with each choice; C(m, n) g <= 32768.
+
+    Raises:
+        PatternError, DTypeError: A number is out of range, or not an integer.
+
+    Reference:
+        Ivanov et al. 2023, "STen: Productive and Efficient Sparsity in PyTorch" (n:m:g).
+
+    Example:
+        >>> pattern = GroupedNM(2, 4, 8)
+        >>> str(pattern), pattern.chunk, pattern.count(100, 16)
+        ('2:4:g8', 48, 800)
+    """
+
+    n: int
+    m: int
+    g: int
+    vector = panel = 1
+
+    def __post_init__(self) -> None:
+        NM(self.n, self.m)
+        for name in ("n", "m", "g"):
+            object.__setattr__(self, name, as_integer(getattr(self, name), f"GroupedNM got {name}"))
+        if self.g < 1 or self.chunk > MAX_CHUNK:
+            raise PatternError(
+                f"{self.n}:{self.m} got g={self.g}; 1 <= g and C(m, n) g <= {MAX_CHUNK} must hold"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}:g{self.g}"
+
+    @property
+    def chunk(self) -> int:
+        """Rows per chunk, C(m, n) g."""
+        return math.comb(self.m, self.n) * self.g
+
+    def check_shape(self, rows: int, cols: int, who: str = "weight") -> None:
+        """Raise PatternError unless cols % m == 0."""
+        NM(self.n, self.m).check_shape(rows, cols, who)
+
+    def count(self, rows: int, cols: int) -> int:
+        """Exact number of kept entries: rows * cols * n / m."""
+        return NM(self.n, self.m).count(rows, cols)
