@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import gossamer
+from gossamer.cli import main
 from gossamer.commands import app
 from gossamer.train import read_metrics
 
@@ -62,20 +63,41 @@ def test_train_prints_the_table_and_writes_the_files(tmp_path: Path) -> None:
         (("--resume",), "error: checkpoint"),
     ],
 )
+def test_a_mistake_gives_a_clear_error_and_writes_nothing(
+    tmp_path: Path,
+    options: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    command = ["gossamer", *SMALL, "--pattern", "2:4", *options, "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    check_mistake(capsys.readouterr().err, message)
+    assert not out.exists()
+
+
+def check_mistake(said: str, message: str) -> None:
+    assert message in said
+    assert said.startswith("error: ")
+    assert "Traceback" not in said
+
+
 @pytest.mark.slow
 @pytest.mark.process
-def test_a_mistake_gives_a_clear_error_and_writes_nothing(
-    tmp_path: Path, options: tuple[str, ...], message: str
-) -> None:
-    command = [sys.executable, "-m", "gossamer.cli", *SMALL, "--pattern", "2:4", *options]
+def test_a_mistake_ends_the_process_with_one(tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = subprocess.run(
-        [*command, "--out", str(out)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "gossamer.cli", *SMALL, "--pattern", "sparse", "--out", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert process.returncode == 1, process
-    assert message in process.stderr
-    assert process.stderr.startswith("error: ")
-    assert "Traceback" not in process.stderr
+    check_mistake(process.stderr, '"dense" for the dense network')
     assert not out.exists()
 
 
