@@ -113,28 +113,24 @@ def verdict_cell(verdict: Verdict) -> Cell:
     return Cell(verdict.text + (" ?" if verdict.met is None else ""), verdict.met)
 
 
-def tally(judged: Iterable[tuple[bool | None, str]]) -> str:
+def tally(judged: Iterable[Verdict], words: Callable[[Verdict], str]) -> str:
     """Count bars, and name those that are not met.
 
     Args:
-        judged: whether each is met (None: undecided), and its words.
+        judged: records beside their bars.
+        words: say which bar it is, and what was measured.
 
     Returns:
         One line, and one more for each bar that is missed or undecided.
-
-    Example:
-        >>> print(tally([(True, "a"), (False, "b")]))
-        1 of 2 bars met (✓), 1 missed (✗), 0 undecided (?)
-        missed: b
     """
     everything = list(judged)
-    left = [(met, words) for met, words in everything if not met]
-    undecided = sum(met is None for met, _ in left)
+    left = [verdict for verdict in everything if not verdict.met]
+    undecided = sum(verdict.met is None for verdict in left)
     lines = [
         f"{len(everything) - len(left)} of {len(everything)} bars met ({MET}), "
         f"{len(left) - undecided} missed ({MISSED}), {undecided} undecided (?)"
     ]
-    lines += [f"{'undecided' if met is None else 'missed'}: {words}" for met, words in left]
+    lines += [f"{'undecided' if v.met is None else 'missed'}: {words(v)}" for v in left]
     return "\n".join(lines)
 
 

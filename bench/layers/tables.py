@@ -46,7 +46,8 @@ VERBS = (SPMM, SPMM_T, SDDMM)
 
 def page(results: Results) -> Page:
     """Lay out the results of a run."""
-    return Page(grids(results.records), describe(results), summary(results))
+    judged = verdicts(results.records)
+    return Page(grids(results.records), describe(results), tally(judged, _words))
 
 
 def grids(records: Sequence[Record]) -> list[Grid]:
@@ -244,18 +245,6 @@ def describe(results: Results) -> list[str]:
         )
     reasons = {f"{who}: {why}" for r in results.records for who, why in r.skipped.items()}
     return [*lines, *sorted(reasons), *(f"ERROR {error}" for error in results.errors)]
-
-
-def summary(results: Results) -> str:
-    """How many bars are met, and which are not.
-
-    Args:
-        results: of one run.
-
-    Returns:
-        One line, and one more for each bar that is missed.
-    """
-    return tally((v.met, _words(v)) for v in verdicts(results.records))
 
 
 def _words(verdict: Verdict) -> str:

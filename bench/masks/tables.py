@@ -24,7 +24,7 @@ BARS = (*selection.BARS, *tiles.BARS)
 def page(results: Results) -> Page:
     """Lay out the results of a run."""
     judged = verdicts(results.records, BARS)
-    summary = tally((v.met, f"{', '.join(_where(v.record))}: {_words(v)}") for v in judged)
+    summary = tally(judged, lambda v: f"{', '.join(_where(v.record))}: {_words(v)}")
     return Page(grids(results.records, judged), _lines(results), summary)
 
 

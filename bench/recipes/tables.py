@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bench.harness.bars import verdicts
+from bench.harness.bars import Verdict, verdicts
 from bench.harness.machine import honest_notes
 from bench.harness.record import GOSSAMER, Record
 from bench.harness.results import Results
@@ -40,11 +40,12 @@ def page(results: Results) -> Page:
         *(note for note in honest_notes(results.machine) if "SparseProp" not in note),
         *(f"ERROR {error}" for error in results.errors),
     ]
-    words = [
-        (v.met, f"{v.record.pattern}, threads: {v.record.threads}: {v.bar.words}: {v.text}")
-        for v in judged
-    ]
-    return Page([table for table in tables if table.rows], lines, tally(words))
+    return Page([table for table in tables if table.rows], lines, tally(judged, _words))
+
+
+def _words(verdict: Verdict) -> str:
+    r = verdict.record
+    return f"{r.pattern}, threads: {r.threads}: {verdict.bar.words}: {verdict.text}"
 
 
 def _grid(title: str, topic: str, records: Sequence[Record]) -> Grid:

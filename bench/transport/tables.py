@@ -28,7 +28,8 @@ DISTRIBUTIONS = tuple(
 
 def page(results: Results) -> Page:
     """Lay out the results of a run."""
-    return Page(grids(results.records), describe(results), summary(results))
+    judged = verdicts(results.records)
+    return Page(grids(results.records), describe(results), tally(judged, _words))
 
 
 def grids(records: Sequence[Record]) -> list[Grid]:
@@ -150,18 +151,6 @@ def describe(results: Results) -> list[str]:
     absent = {f"{who}: {why}" for r in results.records for who, why in r.skipped.items()}
     lines += sorted(line for line in absent if "not installed" in line or "prepared" in line)
     return [*lines, *(f"ERROR {error}" for error in results.errors)]
-
-
-def summary(results: Results) -> str:
-    """How many bars are met, and which are not.
-
-    Args:
-        results: of one run.
-
-    Returns:
-        One line, and one more for each bar that is missed or undecided.
-    """
-    return tally((v.met, _words(v)) for v in verdicts(results.records))
 
 
 def _words(verdict: Verdict) -> str:
