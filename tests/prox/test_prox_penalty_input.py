@@ -9,27 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from gossamer import prox
 from gossamer.errors import ArgumentError, DTypeError, ShapeError, StructureError
-from gossamer.prox import (
-    L0,
-    L1,
-    MCP,
-    SCAD,
-    WGSEF,
-    CappedL1,
-    ElasticNet,
-    L1Ball,
-    L1MinusL2,
-    LogSum,
-    Lp,
-    Penalty,
-    PenaltyError,
-    Simplex,
-    SparseGroupLasso,
-    TopK,
-    TransformedL1,
-    parse_penalty,
-)
+from gossamer.prox import Penalty, PenaltyError
 from gossamer.prox.groupings import partition, resolve, size, spread
 from gossamer.prox.reductions import means, norms, sums
 from support.prox_penalty_cases import GROUPED, ONE_OF_EACH, name, normal
@@ -60,7 +42,7 @@ def test_a_grouping_holds_what_its_name_says(
     keys = [key(*where) for where in np.ndindex(*wide)]
     order = sorted(set(keys))
     labels = torch.tensor([order.index(k) for k in keys])
-    groups = resolve(L1(1.0, groups=grouping).groups, shape)
+    groups = resolve(prox.L1(1.0, groups=grouping).groups, shape)
     assert groups.count == len(order)
     assert torch.equal(spread(torch.arange(groups.count), groups), labels)
     x = normal(*shape)
@@ -74,11 +56,11 @@ def test_a_grouping_holds_what_its_name_says(
 
 def test_a_partition_of_ones_own() -> None:
     x = normal(2, 3)
-    by_rows = L1(0.5, groups="neuron").prox(x)
+    by_rows = prox.L1(0.5, groups="neuron").prox(x)
     for own in ([[0, 1, 2], [3, 4, 5]], torch.tensor([[0, 0, 0], [1, 1, 1]]), [0, 0, 0, 1, 1, 1]):
-        assert torch.equal(L1(0.5, groups=own).prox(x), by_rows)
+        assert torch.equal(prox.L1(0.5, groups=own).prox(x), by_rows)
     labels = np.array([1, 0, 1, 0, 1, 0])
-    z = L0(1e9, groups=labels).prox(x) + TopK(1, groups=partition(labels, 6)).prox(x)
+    z = prox.L0(1e9, groups=labels).prox(x) + prox.TopK(1, groups=partition(labels, 6)).prox(x)
     assert (z.view(-1)[::2] == 0).all() != (z.view(-1)[1::2] == 0).all()
 
 
@@ -99,7 +81,7 @@ def test_a_grouping_that_does_not_fit(
     x = normal(*shape)
     before = x.clone()
     with pytest.raises(error, match=text):
-        L1(1.0, groups=grouping).prox_(x)
+        prox.L1(1.0, groups=grouping).prox_(x)
     assert torch.equal(x, before)
 
 
@@ -117,7 +99,7 @@ def test_a_grouping_that_does_not_fit(
 )
 def test_groupings_that_are_none(grouping: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
-        L1(1.0, groups=grouping)
+        prox.L1(1.0, groups=grouping)
 
 
 # Parameters.
@@ -126,38 +108,41 @@ def test_groupings_that_are_none(grouping: Any, error: type[Exception]) -> None:
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: L1(-1.0), "lam=-1.0; it must be finite and >= 0"),
-        (lambda: L1(math.nan), "lam=nan"),
-        (lambda: L0(math.inf), "lam=inf"),
-        (lambda: L1(1.0, weights=[1.0, -1.0]), "weights=-1.0"),
-        (lambda: L1(1.0, weights=[1.0, math.nan]), "weights=nan"),
-        (lambda: Lp(lam=1.0, p=0.0), r"p=0.0; it must be finite and in \(0, 1\]"),
-        (lambda: Lp(lam=1.0, p=1.5), "p=1.5"),
-        (lambda: ElasticNet(1.0, rho=1.5), "rho=1.5"),
-        (lambda: MCP(1.0, gamma=0.0), "gamma=0.0"),
-        (lambda: SCAD(1.0, gamma=2.0), "gamma=2.0"),
-        (lambda: CappedL1(1.0, t=0.0), "t=0.0"),
-        (lambda: TransformedL1(1.0, a=0.0), "a=0.0"),
-        (lambda: LogSum(1.0, eps=-1.0), "eps=-1.0"),
-        (lambda: L1MinusL2(1.0, alpha=2.0), "alpha=2.0"),
-        (lambda: L1MinusL2(1.0, groups="neuron"), "as a whole"),
-        (lambda: SparseGroupLasso(1.0, group_lam=-1.0), "group_lam=-1.0"),
-        (lambda: WGSEF(1.0, -1), "k=-1.0"),
-        (lambda: WGSEF(1.0, math.inf), "k=inf"),
-        (lambda: WGSEF(1.0, "25"), "a share"),
-        (lambda: WGSEF(1.0, "125%"), "a share"),
-        (lambda: WGSEF(1.0, 1, d=[1.0, 0.0]), "d=0.0"),
-        (lambda: WGSEF(1.0, 1, d=[1.0], unbiased=True), "drop d"),
-        (lambda: TopK(math.nan), "k=nan"),
-        (lambda: L1Ball(0.0), "radius=0.0"),
-        (lambda: Simplex(1.0, groups="neuron"), "as a whole"),
-        (lambda: L1(1.0).prox_(torch.ones(2), step=-1.0), "step=-1.0"),
-        (lambda: L1(1.0).prox_(torch.ones(2), metric=torch.tensor([1.0, 0.0])), "not positive"),
-        (lambda: L1(1.0).prox_(torch.ones(2), metric=torch.tensor([1.0, math.nan])), "metric"),
-        (lambda: WGSEF(2.0, 1.5, unbiased=True).prox_(torch.ones(2)), "smaller lam or step"),
-        (lambda: parse_penalty("l3"), "choose one of l1, "),
-        (lambda: parse_penalty("lp", lam=1.0), "needs p"),
-        (lambda: parse_penalty("l1", lam=1.0, gamma=2.0), "does not take gamma"),
+        (lambda: prox.L1(-1.0), "lam=-1.0; it must be finite and >= 0"),
+        (lambda: prox.L1(math.nan), "lam=nan"),
+        (lambda: prox.L0(math.inf), "lam=inf"),
+        (lambda: prox.L1(1.0, weights=[1.0, -1.0]), "weights=-1.0"),
+        (lambda: prox.L1(1.0, weights=[1.0, math.nan]), "weights=nan"),
+        (lambda: prox.Lp(lam=1.0, p=0.0), r"p=0.0; it must be finite and in \(0, 1\]"),
+        (lambda: prox.Lp(lam=1.0, p=1.5), "p=1.5"),
+        (lambda: prox.ElasticNet(1.0, rho=1.5), "rho=1.5"),
+        (lambda: prox.MCP(1.0, gamma=0.0), "gamma=0.0"),
+        (lambda: prox.SCAD(1.0, gamma=2.0), "gamma=2.0"),
+        (lambda: prox.CappedL1(1.0, t=0.0), "t=0.0"),
+        (lambda: prox.TransformedL1(1.0, a=0.0), "a=0.0"),
+        (lambda: prox.LogSum(1.0, eps=-1.0), "eps=-1.0"),
+        (lambda: prox.L1MinusL2(1.0, alpha=2.0), "alpha=2.0"),
+        (lambda: prox.L1MinusL2(1.0, groups="neuron"), "as a whole"),
+        (lambda: prox.SparseGroupLasso(1.0, group_lam=-1.0), "group_lam=-1.0"),
+        (lambda: prox.WGSEF(1.0, -1), "k=-1.0"),
+        (lambda: prox.WGSEF(1.0, math.inf), "k=inf"),
+        (lambda: prox.WGSEF(1.0, "25"), "a share"),
+        (lambda: prox.WGSEF(1.0, "125%"), "a share"),
+        (lambda: prox.WGSEF(1.0, 1, d=[1.0, 0.0]), "d=0.0"),
+        (lambda: prox.WGSEF(1.0, 1, d=[1.0], unbiased=True), "drop d"),
+        (lambda: prox.TopK(math.nan), "k=nan"),
+        (lambda: prox.L1Ball(0.0), "radius=0.0"),
+        (lambda: prox.Simplex(1.0, groups="neuron"), "as a whole"),
+        (lambda: prox.L1(1.0).prox_(torch.ones(2), step=-1.0), "step=-1.0"),
+        (
+            lambda: prox.L1(1.0).prox_(torch.ones(2), metric=torch.tensor([1.0, 0.0])),
+            "not positive",
+        ),
+        (lambda: prox.L1(1.0).prox_(torch.ones(2), metric=torch.tensor([1.0, math.nan])), "metric"),
+        (lambda: prox.WGSEF(2.0, 1.5, unbiased=True).prox_(torch.ones(2)), "smaller lam or step"),
+        (lambda: prox.parse_penalty("l3"), "choose one of l1, "),
+        (lambda: prox.parse_penalty("lp", lam=1.0), "needs p"),
+        (lambda: prox.parse_penalty("l1", lam=1.0, gamma=2.0), "does not take gamma"),
     ],
 )
 def test_a_value_that_no_penalty_has(make: Any, text: str) -> None:
@@ -168,7 +153,7 @@ def test_a_value_that_no_penalty_has(make: Any, text: str) -> None:
 @pytest.mark.parametrize("wrong", ["1", None, True, [1.0]])
 def test_a_parameter_that_is_no_number(wrong: Any) -> None:
     with pytest.raises(DTypeError, match="a number is needed"):
-        L1(wrong)
+        prox.L1(wrong)
 
 
 @pytest.mark.parametrize("penalty", ONE_OF_EACH, ids=name)
@@ -199,7 +184,7 @@ def test_nan_is_never_zeroed(penalty: Penalty, bad: float) -> None:
     x[1, 2] = bad
     before = x.clone()
     if penalty.element_op() is not None or (
-        isinstance(penalty, L1) and penalty.groups == "element"
+        isinstance(penalty, prox.L1) and penalty.groups == "element"
     ):
         z = penalty.prox_(x)
         assert z[1, 2].isnan() if math.isnan(bad) else z[1, 2] == math.inf
@@ -220,8 +205,8 @@ def test_a_metric_must_look_like_the_entries() -> None:
         (np.ones((2, 2)), DTypeError),
     ]:
         with pytest.raises(error, match="metric"):
-            L1(1.0).prox_(x, metric=wrong)  # type: ignore[arg-type]
-    for penalty in (L1(1.0, weights=[1.0, 2.0]), WGSEF(1.0, 1, c=[1.0, 2.0])):
+            prox.L1(1.0).prox_(x, metric=wrong)  # type: ignore[arg-type]
+    for penalty in (prox.L1(1.0, weights=[1.0, 2.0]), prox.WGSEF(1.0, 1, c=[1.0, 2.0])):
         with pytest.raises(ShapeError, match="2 numbers for 4 groups"):
             penalty.prox_(x)
     assert (x == 1).all()

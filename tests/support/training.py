@@ -1,23 +1,41 @@
 """A training small enough for a test, and what it computed."""
 
 import argparse
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from rich.console import Console
 from torch import Tensor
 
-from gossamer.train import TrainConfig, load_checkpoint, read_metrics
+from gossamer.train import Run, TrainConfig, load_checkpoint, read_metrics
 from gossamer.train.checkpoint import CHECKPOINT
 from gossamer.train.metrics import METRICS
 
 TEXT = str(Path(argparse.__file__))
+Step = Callable[[Run, Tensor, Tensor], float]
 QUIET = Console(quiet=True)
 TINY = TrainConfig(
     runs=("dense", "2:4:v4", "75%"), steps=12, batch=4, context=16, width=32, depth=2, heads=2,
     threads=1, data=TEXT, eval_every=5, checkpoint_every=0,
 )  # fmt: skip
+
+
+def interrupt_at(
+    monkeypatch: pytest.MonkeyPatch, step: int, name: str, number: signal.Signals = signal.SIGINT
+) -> None:
+    """Let a signal arrive as the run of that name begins that step."""
+    take: Step = Run.step
+
+    def interrupted(run: Run, inputs: Tensor, targets: Tensor) -> float:
+        if len(run.step_seconds) + 1 == step and run.name == name:
+            signal.raise_signal(number)
+        return take(run, inputs, targets)
+
+    monkeypatch.setattr(Run, "step", interrupted)
 
 
 def computed(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

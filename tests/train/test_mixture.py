@@ -1,7 +1,6 @@
 """The demo GPT with a mixture of experts in each block, and what a training logs of it."""
 
 import math
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from gossamer.train import (
 from gossamer.train.checkpoint import CHECKPOINT
 from gossamer.train.metrics import METRICS, busiest
 from gossamer.train.model import ROUTERS, Mixture, dense_parameters
-from support.training import QUIET, TEXT, TINY, fingerprint
+from support.training import QUIET, TEXT, TINY, fingerprint, interrupt_at
 
 pytestmark = pytest.mark.slow
 
@@ -196,15 +195,8 @@ def test_a_run_without_a_router_computes_what_it_computed_before(
 def test_resuming_equals_no_interruption_bit_for_bit(
     tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    take = Run.step
-
-    def interrupted(run: Run, inputs: Tensor, targets: Tensor) -> float:
-        if len(run.step_seconds) + 1 == step and run.name == "2:4:v4+sinkhorn":
-            signal.raise_signal(signal.SIGINT)
-        return take(run, inputs, targets)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "step", interrupted)
+        interrupt_at(patch, step, "2:4:v4+sinkhorn")
         assert train(ROUTED, tmp_path, console=QUIET).step == step
     assert not train(resumed_config(tmp_path), tmp_path, resume=True, console=QUIET).interrupted
     assert fingerprint(tmp_path) == fingerprint(finished)

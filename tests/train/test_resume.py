@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +17,9 @@ from gossamer.train import Run, load_checkpoint, read_metrics, train
 from gossamer.train.checkpoint import CHECKPOINT
 from gossamer.train.metrics import METRICS
 from gossamer.train.resume import resumed_config
-from support.training import QUIET, TEXT, TINY, fingerprint
+from support.training import QUIET, TEXT, TINY, Step, fingerprint, interrupt_at
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
-
-Step = Callable[[Run, Tensor, Tensor], float]
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +27,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished")
     assert not train(TINY, out, console=QUIET).interrupted
     return out
-
-
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
-    take: Step = Run.step
-
-    def interrupted(run: Run, inputs: Tensor, targets: Tensor) -> float:
-        if len(run.step_seconds) + 1 == step and run.name == "2:4:v4":
-            signal.raise_signal(number)
-        return take(run, inputs, targets)
-
-    monkeypatch.setattr(Run, "step", interrupted)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -54,7 +40,7 @@ def test_resuming_equals_no_interruption_bit_for_bit(
 ) -> None:
     handlers = [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
-        interrupt_at(patch, step, number)
+        interrupt_at(patch, step, "2:4:v4", number)
         result = train(TINY, tmp_path, console=QUIET)
     assert (result.interrupted, result.step) == (True, step)
     assert [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)] == handlers
@@ -77,7 +63,7 @@ def test_the_random_state_is_restored(tmp_path: Path, monkeypatch: pytest.Monkey
     train(config, tmp_path / "a", console=QUIET)
     whole, draws[:] = draws[:], []
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 3, signal.SIGINT)
+        interrupt_at(patch, 3, "2:4:v4")
         train(config, tmp_path / "b", console=QUIET)
     torch.manual_seed(5)
     train(config, tmp_path / "b", resume=True, console=QUIET)

@@ -1,7 +1,6 @@
 """`gossamer train --penalty`: what is penalised, what is logged, and that resuming is exact."""
 
 import math
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from gossamer.train.checkpoint import CHECKPOINT
 from gossamer.train.metrics import METRICS
 from gossamer.train.model import dense_parameters
 from gossamer.train.resume import resumed_config
-from support.training import QUIET, TINY, fingerprint
+from support.training import QUIET, TINY, fingerprint, interrupt_at
 
 pytestmark = pytest.mark.slow
 
@@ -114,15 +113,8 @@ def test_the_summary_counts_what_is_left(tmp_path: Path) -> None:
 def test_resuming_equals_no_interruption_bit_for_bit(
     tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    take = Run.step
-
-    def interrupted(run: Run, inputs: Tensor, targets: Tensor) -> float:
-        if len(run.step_seconds) + 1 == step and run.name == "dense":
-            signal.raise_signal(signal.SIGINT)
-        return take(run, inputs, targets)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "step", interrupted)
+        interrupt_at(patch, step, "dense")
         assert train(PENALISED, tmp_path, console=QUIET).step == step
     config = resumed_config(tmp_path, penalty="wgsef", k="25%")
     assert config == PENALISED

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from typer.testing import CliRunner
 
 from gossamer.commands import app
@@ -22,7 +20,7 @@ from gossamer.train.metrics import METRICS
 from gossamer.train.plot import PICTURE
 from gossamer.train.resume import resumed_config
 from gossamer.train.spec import parse_options
-from support.training import QUIET, TEXT, TINY, fingerprint
+from support.training import QUIET, TEXT, TINY, fingerprint, interrupt_at
 
 pytestmark = pytest.mark.slow
 
@@ -104,15 +102,8 @@ def test_matrices_decay_and_thresholds_norms_and_embeddings_do_not(name: str) ->
 def test_resuming_equals_no_interruption_bit_for_bit(
     tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    take = Run.step
-
-    def interrupted(run: Run, inputs: Tensor, targets: Tensor) -> float:
-        if len(run.step_seconds) + 1 == step and run.name == RUNS[1]:
-            signal.raise_signal(signal.SIGINT)
-        return take(run, inputs, targets)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "step", interrupted)
+        interrupt_at(patch, step, RUNS[1])
         assert train(SMALL, tmp_path, console=QUIET).step == step
     torch.manual_seed(999)
     assert train(resumed_config(tmp_path), tmp_path, resume=True, console=QUIET).step == 12
