@@ -48,6 +48,8 @@ SHAPES = [
     (2, 272, "8:8"),
     (19, 288, "1:16"),
 ]
+# Two blocks, the last of one column or a part of a group; an odd number of panels and an even one.
+FEW_SHAPES = [(11, 513, "0.1"), (4, 265, "3:5")]
 BATCHES = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 130, 257]
 
 
@@ -101,15 +103,14 @@ def test_the_list_is_whole() -> None:
     assert {"portable", "emulated"} <= set(ISAS)
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize(("verb", "layout", "dtype"), SERVING)
-@pytest.mark.slow
-def test_against_reference(isa: str, verb: str, layout: str, dtype: str) -> None:
+def check_against_reference(
+    isa: str, verb: str, layout: str, dtype: str, shapes: list, batches: list[int]
+) -> None:
     vector = vector_of(layout)
-    for shape in SHAPES:
+    for shape in shapes:
         panels, cols, kind = shape
         weight = make_weight(panels * vector, cols, vector, kind, DTYPES[dtype])
-        for batch in BATCHES:
+        for batch in batches:
             expected = reference(verb, shape, vector, dtype, batch)
             backend.use_isa(isa)
             x, g, bias = operands(weight, batch)
@@ -117,6 +118,20 @@ def test_against_reference(isa: str, verb: str, layout: str, dtype: str) -> None
             for name, result in results.items():
                 assert result.dtype == DTYPES[dtype]
                 check(f"{isa} {name} {shape} batch {batch}", result, expected[name])
+
+
+# Every kernel: one to eight rows, a tile and a half.
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("verb", "layout", "dtype"), SERVING)
+def test_against_reference_in_few_cases(isa: str, verb: str, layout: str, dtype: str) -> None:
+    check_against_reference(isa, verb, layout, dtype, FEW_SHAPES, [1, 3, 8, 97])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("verb", "layout", "dtype"), SERVING)
+@pytest.mark.slow
+def test_against_reference(isa: str, verb: str, layout: str, dtype: str) -> None:
+    check_against_reference(isa, verb, layout, dtype, SHAPES, BATCHES)
 
 
 # Slabs of 1024 rows with several panels in the last one; a batch that sddmm takes in two passes
