@@ -5,22 +5,25 @@ import os
 from collections.abc import Iterator
 
 import pytest
-import torch
-from hypothesis import HealthCheck, settings
-
-from gossamer import backend
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # no window: the machine may have no screen
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# No deadline: the first call of a kernel, a loaded machine or a sanitizer is slow by nature.
-settings.register_profile(
-    "gossamer",
-    deadline=None,
-    print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
-settings.load_profile("gossamer")
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Configure hypothesis where tests run; a process that only hands them out starts sooner."""
+    if getattr(config.option, "numprocesses", None):
+        return
+    from hypothesis import HealthCheck, settings
+
+    # No deadline: the first call of a kernel, a loaded machine or a sanitizer is slow by nature.
+    settings.register_profile(
+        "gossamer",
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    )
+    settings.load_profile("gossamer")
 
 
 def pytest_collection_finish() -> None:
@@ -36,11 +39,17 @@ def pytest_collection_finish() -> None:
 @pytest.fixture
 def one_thread() -> None:
     """One thread: quickest and steadiest where matrices are small."""
+    import torch
+
     torch.set_num_threads(1)  # _same_start sets it back
 
 
 @pytest.fixture(autouse=True)
 def _same_start() -> Iterator[None]:
+    import torch
+
+    from gossamer import backend
+
     threads, dtype, isa = torch.get_num_threads(), torch.get_default_dtype(), backend.isa()
     torch.manual_seed(0)
     yield
