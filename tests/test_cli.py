@@ -142,7 +142,7 @@ def test_every_other_command_names_the_cli_extra(command: tuple[str, ...]) -> No
 def test_the_library_works_without_the_cli_extra() -> None:
     code = (
         "import sys; sys.modules.update(dict.fromkeys("
-        "('typer', 'rich', 'matplotlib', 'threadpoolctl'))); import torch, gossamer; "
+        "('typer', 'rich', 'matplotlib', 'threadpoolctl', 'scipy'))); import torch, gossamer; "
         "model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), "
         "torch.nn.Linear(64, 8)); gossamer.sparsify(model, '2:4'); print(gossamer.summary(model)); "
         "[getattr(gossamer, name) for name in gossamer.__all__ if name != 'train']"

@@ -240,6 +240,7 @@ def test_the_default_device_does_not_reach_the_draw() -> None:
         assert torch.equal(drawn.indices, random_structure((16, 16), pattern, 3).indices)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_making_a_layer_takes_memory_for_its_entries_only() -> None:
     patterns = ["dense 2:4", "99%", "95%:v4", "block 16x16 98%", "1:32", "1:16:v4", "1:64:g1"]

@@ -192,6 +192,7 @@ def test_a_layer_of_such_a_weight_trains() -> None:
     assert layer.bias is None
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_exchange_makes_no_dense_matrix() -> None:
     patterns = ["dense 2:4", "csr 99%", "csc 99%", "coo 99%", "bsr block 16x16 99%", "scipy 99%"]
