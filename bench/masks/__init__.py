@@ -1,16 +1,16 @@
-"""Kernels that choose masks at every step, beside a copy, eager torch and the optimum."""
+"""Masks: chosen at every step, beside a copy, eager torch and the optimum; drawn for a layer."""
 
 from functools import partial
 
 from bench.harness.run import Topic, run_topic
-from bench.masks import selection, tiles
+from bench.masks import making, selection, tiles
 from bench.masks.selection import FULL, QUICK
 from bench.masks.tables import page
 
 TOPIC = Topic(
     "masks",
-    (selection.GROUP, tiles.GROUP),
-    (selection.jobs, tiles.jobs),
+    (selection.GROUP, tiles.GROUP, making.GROUP),
+    (selection.jobs, tiles.jobs, making.jobs),
     FULL,
     QUICK,
     page,

@@ -38,16 +38,18 @@ class Scope:
         tiles: rows and columns of the weight for transposable masks.
         whole: the same where times are published; 0 leaves that out.
         quality: tiles per side where kept magnitude is compared with the optimum's.
+        make: rows and columns of a new layer.
     """
 
     select: int = 4096
     tiles: int = 2048
     whole: int = 8192
     quality: int = 12
+    make: int = 4096
 
 
 FULL = Plan(Scope())
-QUICK = quick(Scope(select=512, tiles=256, whole=0, quality=4))
+QUICK = quick(Scope(select=512, tiles=256, whole=0, quality=4, make=256))
 
 
 def jobs(plan: Plan[Scope]) -> Iterator[Job]:

@@ -16,9 +16,9 @@ from bench.harness.tables import (
     versions_line,
 )
 from bench.harness.words import brief, times
-from bench.masks import selection, tiles
+from bench.masks import making, selection, tiles
 
-BARS = (*selection.BARS, *tiles.BARS)
+BARS = (*selection.BARS, *tiles.BARS, *making.BARS)
 
 
 def page(results: Results) -> Page:

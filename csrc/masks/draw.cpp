@@ -154,4 +154,57 @@ Encoded draw_entries(std::int64_t rows, std::int64_t cols, std::int64_t vector,
   return out;
 }
 
+Encoded draw_tiles(std::int64_t rows, std::int64_t cols, std::int64_t vector, std::int64_t high,
+                   std::int64_t wide, std::int64_t tiles, std::uint64_t seed) {
+  require<ShapeError>(high > 0 && wide > 0 && rows % high == 0 && cols % wide == 0,
+                      "tiles of " + std::to_string(high) + " x " + std::to_string(wide) +
+                          " do not divide " + std::to_string(rows) + " x " + std::to_string(cols));
+  // Tiles are the entries of a smaller matrix.
+  const Encoded drawn = draw_entries(rows / high, cols / wide, 1, tiles, seed);
+  Panels grid = drawn.layout;
+  grid.indptr = drawn.indptr.data();
+  Encoded out;
+  Panels& w = out.layout;
+  w = {rows, cols, vector, Panels::max_block_cols, 0, 0, nullptr, nullptr};
+  check_layout(w);
+  require<ArgumentError>(high % vector == 0, "vector must divide the height of a tile");
+  const std::int64_t panels = high / vector;
+  require_few_entries(tiles, high * wide);
+  w.entry_count = tiles * panels * wide;
+
+  // f(row of tiles, column) for each column that a row of tiles keeps, ascending.
+  const auto for_each_column = [&](auto&& f) {
+    for (std::int64_t row = 0; row < grid.rows; ++row) {
+      for (std::int64_t k = 0; k < grid.blocks(); ++k) {
+        const auto [begin, count] = grid.entries(k, row);
+        for (std::int64_t i = begin; i < begin + count; ++i) {
+          const std::int64_t first =
+              (k * grid.block_cols + drawn.indices[static_cast<std::size_t>(i)]) * wide;
+          for (std::int64_t col = first; col < first + wide; ++col) f(row, col);
+        }
+      }
+    }
+  };
+  // The panels of a row of tiles keep the same columns.
+  const auto cell = [&](std::int64_t row, std::int64_t col) {
+    return static_cast<std::size_t>(col / w.block_cols * w.panels() + row * panels);
+  };
+  out.indptr.assign(static_cast<std::size_t>(w.blocks() * w.panels()) + 1, 0);
+  for_each_column([&](std::int64_t row, std::int64_t col) {
+    for (std::int64_t p = 0; p < panels; ++p) {
+      ++out.indptr[cell(row, col) + static_cast<std::size_t>(p) + 1];
+    }
+  });
+  for (std::size_t i = 1; i < out.indptr.size(); ++i) out.indptr[i] += out.indptr[i - 1];
+  out.indices.resize(static_cast<std::size_t>(w.entry_count));
+  std::vector<std::int32_t> next(out.indptr.begin(), out.indptr.end() - 1);
+  for_each_column([&](std::int64_t row, std::int64_t col) {
+    for (std::int64_t p = 0; p < panels; ++p) {
+      const std::int32_t at = next[cell(row, col) + static_cast<std::size_t>(p)]++;
+      out.indices[static_cast<std::size_t>(at)] = static_cast<std::uint8_t>(col % w.block_cols);
+    }
+  });
+  return out;
+}
+
 }  // namespace gossamer

@@ -17,4 +17,8 @@ Encoded draw_groups(std::int64_t rows, std::int64_t cols, std::int64_t vector, s
 Encoded draw_entries(std::int64_t rows, std::int64_t cols, std::int64_t vector,
                      std::int64_t entries, std::uint64_t seed);
 
+// `tiles` of `high` x `wide` entries, which divide the weight; V divides `high`.
+Encoded draw_tiles(std::int64_t rows, std::int64_t cols, std::int64_t vector, std::int64_t high,
+                   std::int64_t wide, std::int64_t tiles, std::uint64_t seed);
+
 }  // namespace gossamer

@@ -113,6 +113,41 @@ void check_structure(const Panels& w) {
   }
 }
 
+void check_tiles(const Panels& w, std::int64_t rows, std::int64_t cols) {
+  require<ArgumentError>(rows > 0 && cols > 0 && rows % w.vector == 0 && w.rows % rows == 0,
+                         "tiles of " + str(rows) + " x " + str(cols) + " do not fit " +
+                             str(w.rows) + " rows in panels of " + str(w.vector));
+  const auto refuse = [&](std::int64_t panel, std::int64_t col) {
+    const std::int64_t top = panel * w.vector / rows * rows;
+    throw StructureError("a part of the " + str(rows) + "x" + str(cols) + " tile at [" + str(top) +
+                         ", " + str(col / cols * cols) +
+                         "] is kept; a tile is kept or dropped as one");
+  };
+  const std::int64_t high = rows / w.vector;  // panels of a tile
+  for (std::int64_t p = 0; p < w.panels(); ++p) {
+    std::int64_t kept = 0, last = 0;
+    for (std::int64_t k = 0; k < w.blocks(); ++k) {
+      const auto [begin, count] = w.entries(k, p);
+      const auto [top, same] = w.entries(k, p - p % high);
+      for (std::int64_t i = 0; i < count || i < same; ++i) {
+        if (i >= count || i >= same || w.indices[begin + i] != w.indices[top + i]) {
+          // The lesser of the two columns is in one of the panels only.
+          const int mine = i < count ? w.indices[begin + i] : Panels::max_block_cols;
+          const int theirs = i < same ? w.indices[top + i] : Panels::max_block_cols;
+          refuse(p, k * w.block_cols + (mine < theirs ? mine : theirs));
+        }
+        const std::int64_t col = k * w.block_cols + w.indices[begin + i];
+        if (kept % cols == 0 ? col % cols != 0 : col != last + 1) {
+          refuse(p, kept % cols == 0 ? col : last);
+        }
+        last = col;
+        ++kept;
+      }
+    }
+    if (kept % cols != 0) refuse(p, last);
+  }
+}
+
 Encoded encode(const std::uint8_t* mask, std::int64_t rows, std::int64_t cols, std::int64_t vector,
                std::int64_t n, std::int64_t m) {
   Encoded out;

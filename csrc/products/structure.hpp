@@ -29,6 +29,10 @@ void check_indptr(const Panels& layout);
 // All of it: check_indptr, and column ids that rise inside their block, n in every group of m.
 void check_structure(const Panels& layout);
 
+// Every tile of `rows x cols` entries is kept or dropped as one. The structure was checked, its V
+// divides `rows`. Throws StructureError that names the first tile of which a part is kept.
+void check_tiles(const Panels& layout, std::int64_t rows, std::int64_t cols);
+
 // mask [rows, cols], contiguous bytes, non-zero = kept. The V rows of a panel must agree; for N:M
 // every group of m must keep n. Throws StructureError naming the first place that does not.
 Encoded encode(const std::uint8_t* mask, std::int64_t rows, std::int64_t cols, std::int64_t vector,

@@ -13,9 +13,10 @@ from bench.harness.contest import WrongResultError
 from bench.harness.record import GOSSAMER, Quartiles, Record
 from bench.harness.results import Results
 from bench.harness.run import Options, run_topic
-from bench.masks import TOPIC, selection, tiles
+from bench.masks import TOPIC, making, selection, tiles
 from bench.masks.selection import COPY, QUICK, SELECT
 from bench.masks.tables import BARS, page
+from gossamer import SparseLinear
 
 TINY = replace(QUICK, threads=(1, 2), seconds=0.0, rounds=(2, 2))
 
@@ -78,6 +79,16 @@ def test_a_wrong_selection_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(selection, "magnitude_mask", lambda w, p: plain(-w.flip(1), p))
     with pytest.raises(WrongResultError, match="2:4"):
         selection.verify(torch.randn(8, 16), "2:4")
+
+
+def test_new_layers_are_made_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [r for job in making.jobs(replace(TINY, threads=(1,))) for r in job.run([])]
+    assert [r.pattern for r in records] == list(making.PATTERNS)
+    assert all(r.measured[making.NN_LINEAR].median > 0 for r in records)
+    assert [v.record.pattern for v in verdicts(records, BARS)] == ["99%", "99%:v4"]
+    monkeypatch.setattr(SparseLinear, "reset_parameters", lambda layer: None)
+    with pytest.raises(WrongResultError, match="do not fill"):
+        making.verify(64, "50%")
 
 
 @pytest.mark.slow

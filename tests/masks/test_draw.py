@@ -243,7 +243,16 @@ def test_the_default_device_does_not_reach_the_draw() -> None:
 @pytest.mark.slow
 @pytest.mark.process
 def test_making_a_layer_takes_memory_for_its_entries_only() -> None:
-    patterns = ["dense 2:4", "99%", "95%:v4", "block 16x16 98%", "1:32", "1:16:v4", "1:64:g1"]
+    patterns = [
+        "dense 2:4",
+        "99%",
+        "95%:v4",
+        "block 16x16 98%",
+        "block 1x2 98%",
+        "1:32",
+        "1:16:v4",
+        "1:64:g1",
+    ]
     command = [sys.executable, str(ROOT / "tests/support/memory_worker.py"), "4096", *patterns]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
     rises = dict(zip(patterns, map(json.loads, done.stdout.splitlines()), strict=True))

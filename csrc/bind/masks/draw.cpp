@@ -31,11 +31,17 @@ py::tuple entries(std::int64_t rows, std::int64_t cols, std::int64_t vector, std
   return drawn([&] { return draw_entries(rows, cols, vector, count, seed); });
 }
 
+py::tuple tiles(std::int64_t rows, std::int64_t cols, std::int64_t vector, std::int64_t high,
+                std::int64_t wide, std::int64_t count, std::uint64_t seed) {
+  return drawn([&] { return draw_tiles(rows, cols, vector, high, wide, count, seed); });
+}
+
 }  // namespace
 
 void register_draw(py::module_& m) {
   m.def("draw_groups", groups);
   m.def("draw_entries", entries);
+  m.def("draw_tiles", tiles);
 }
 
 }  // namespace gossamer

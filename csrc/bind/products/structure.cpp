@@ -156,6 +156,9 @@ void register_structure(py::module_& m) {
   m.def("check_structure", [](const Layout& layout, py::handle indices, py::handle indptr) {
     read_checked(layout, indices, indptr);
   });
+  m.def("check_tiles",
+        [](const Layout& layout, py::handle indices, py::handle indptr, std::int64_t rows,
+           std::int64_t cols) { check_tiles(read_checked(layout, indices, indptr), rows, cols); });
   m.def("gather", gather_dense);
   m.def("scatter", scatter_dense);
   m.def("coordinates", coordinates_of);

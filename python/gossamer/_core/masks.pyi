@@ -34,6 +34,9 @@ def draw_groups(
 def draw_entries(
     rows: int, cols: int, vector: int, entries: int, seed: int, /
 ) -> tuple[Layout, npt.NDArray[np.uint8], npt.NDArray[np.int32]]: ...
+def draw_tiles(
+    rows: int, cols: int, vector: int, high: int, wide: int, tiles: int, seed: int, /
+) -> tuple[Layout, npt.NDArray[np.uint8], npt.NDArray[np.int32]]: ...
 def double_prune(
     layout: Layout, indices: Any, indptr: Any, values: Any, n: int, m: int, /
 ) -> tuple[Layout, npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...

@@ -46,6 +46,28 @@ def draw_entries(rows: int, cols: int, vector: int, entries: int, seed: int) -> 
     return Structure(layout, tensor_of(indices), tensor_of(indptr))
 
 
+def draw_tiles(
+    rows: int, cols: int, vector: int, high: int, wide: int, tiles: int, seed: int
+) -> Structure:
+    """Draw kept tiles out of all of them, uniformly.
+
+    Args:
+        rows: Rows of the weight.
+        cols: Columns of the weight.
+        vector: Rows in a panel; it divides `high`.
+        high: Rows of a tile; they divide those of the weight.
+        wide: Columns of a tile; they divide those of the weight.
+        tiles: Tiles to keep.
+        seed: Names the random numbers, in [0, 2**64).
+
+    Returns:
+        The structure, on the CPU.
+    """
+    drawn = module_of(None).masks.draw_tiles(rows, cols, vector, high, wide, tiles, seed)
+    layout, indices, indptr = drawn
+    return Structure(layout, tensor_of(indices), tensor_of(indptr))
+
+
 def select_nm(
     weight: Tensor, layout: Layout, out: tuple[Tensor, Structure] | None = None
 ) -> tuple[Tensor, Structure]:
@@ -149,6 +171,7 @@ __all__ = [
     "double_prune",
     "draw_entries",
     "draw_groups",
+    "draw_tiles",
     "mask_difference",
     "mvue_sample",
     "select_nm",

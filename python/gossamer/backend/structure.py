@@ -116,6 +116,12 @@ def validate(structure: Structure, nvalues: int | None = None) -> None:
         )
 
 
+def check_tiles(structure: Structure, rows: int, cols: int) -> None:
+    """Raise StructureError unless every tile of rows x cols entries is kept or dropped as one."""
+    layout, indices, indptr = check_structure(structure)
+    module_of(indices).products.check_tiles(layout, indices, indptr, rows, cols)
+
+
 def gather(dense: Array, structure: Structure) -> Array:
     """Return the kept entries of a dense matrix [rows, cols], in the order of the layout: [nnz]."""
     check_structure(structure)
@@ -180,6 +186,7 @@ __all__ = [
     "Structure",
     "Transposed",
     "check_structure",
+    "check_tiles",
     "coordinates",
     "encode",
     "gather",

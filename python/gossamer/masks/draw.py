@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 
 from gossamer import backend
-from gossamer.backend import Layout, Structure
-from gossamer.backend.masks import draw_entries, draw_groups
+from gossamer.backend import Structure
+from gossamer.backend.masks import draw_entries, draw_groups, draw_tiles
 from gossamer.errors import ArgumentError
 from gossamer.masks.grouped import draw_choices
 from gossamer.masks.score import as_shape
@@ -77,13 +77,14 @@ def _drawn(shape: Sequence[int], pattern: str | Pattern, seed: int, who: str) ->
         )
     if isinstance(pattern, NM):
         return draw_groups(rows, cols, pattern.vector, pattern.n, pattern.m, seed)
-    if isinstance(pattern, GroupedNM | Block):
+    if isinstance(pattern, GroupedNM):
         with torch.device("cpu"):  # whatever torch.set_default_device says
-            if isinstance(pattern, Block):
-                return _tiles(rows, cols, pattern, seed)
             return _grouped(rows, cols, pattern, seed)
-    entries = pattern.count(rows, cols) // pattern.vector
-    return draw_entries(rows, cols, pattern.vector, entries, seed)
+    kept = pattern.count(rows, cols)
+    if isinstance(pattern, Block):
+        high, wide = pattern.rows, pattern.cols
+        return draw_tiles(rows, cols, pattern.panel, high, wide, kept // (high * wide), seed)
+    return draw_entries(rows, cols, pattern.vector, kept // pattern.vector, seed)
 
 
 def _grouped(rows: int, cols: int, pattern: GroupedNM, seed: int) -> Structure:
@@ -92,16 +93,3 @@ def _grouped(rows: int, cols: int, pattern: GroupedNM, seed: int) -> Structure:
     chosen += torch.arange(0, cols, pattern.m)[:, None]
     indptr = torch.arange(rows + 1) * (cols // pattern.m * pattern.n)
     return backend.encode_csr((rows, cols), indptr, chosen.flatten(), 1, pattern.n, pattern.m)[0]
-
-
-def _tiles(rows: int, cols: int, pattern: Block, seed: int) -> Structure:
-    """Draw tiles as entries of the matrix of tiles, then write each as runs of columns."""
-    high, wide = rows // pattern.rows, cols // pattern.cols
-    count = pattern.count(rows, cols) // (pattern.rows * pattern.cols)
-    tiles = backend.decode_csr(draw_entries(high, wide, 1, count, seed))
-    # The panels of a row of tiles have the same columns: each is one row of a matrix of panels.
-    high = pattern.rows // pattern.panel
-    indptr, columns, _ = backend.expand_tiles(tiles.indptr, tiles.indices, high, pattern.cols)
-    lists, _ = backend.encode_csr((rows // pattern.panel, cols), indptr, columns)
-    layout = Layout(rows, cols, pattern.panel, lists.layout.block_cols)
-    return Structure(layout, lists.indices, lists.indptr)
