@@ -6,21 +6,21 @@ tiles; `Nonzeros` keeps what is not zero in a dense weight. With `vector` = V, V
 share their columns. `gossamer.masks` selects entries.
 """
 
-from gossamer.patterns.checks import MAX_M, as_integer, check_sizes, unit_interval
+# Other modules of the package use these; they are not public.
+from gossamer.patterns.checks import MAX_M as MAX_M
+from gossamer.patterns.checks import as_integer as as_integer
+from gossamer.patterns.checks import check_sizes as check_sizes
+from gossamer.patterns.checks import unit_interval as unit_interval
 from gossamer.patterns.entries import Block, Nonzeros, Unstructured
 from gossamer.patterns.groups import NM, GroupedNM
 from gossamer.patterns.text import Pattern, parse_pattern
 
 __all__ = [
-    "MAX_M",
     "NM",
     "Block",
     "GroupedNM",
     "Nonzeros",
     "Pattern",
     "Unstructured",
-    "as_integer",
-    "check_sizes",
     "parse_pattern",
-    "unit_interval",
 ]
