@@ -22,6 +22,11 @@ bool has_avx512() noexcept {
 #else
 bool has_avx512() noexcept { return false; }
 #endif
+#if defined(GOSSAMER_HAVE_AVX512BF16)
+bool has_avx512bf16() noexcept { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+#else
+bool has_avx512bf16() noexcept { return false; }
+#endif
 // --8<-- [start:detection]
 #if defined(GOSSAMER_HAVE_AVX2)
 bool has_avx2() noexcept { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
@@ -33,8 +38,8 @@ bool has_avx2() noexcept { return false; }
 // In the order of `enum class Isa`.
 // --8<-- [start:candidates]
 constexpr Candidate candidates[isa_count] = {
-    {"avx512", has_avx512}, {"avx2", has_avx2},    {"portable", always},
-    {"emulated", always},   {"reference", always},
+    {"avx512bf16", has_avx512bf16}, {"avx512", has_avx512}, {"avx2", has_avx2},
+    {"portable", always},           {"emulated", always},   {"reference", always},
 };
 // --8<-- [end:candidates]
 

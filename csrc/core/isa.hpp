@@ -7,11 +7,12 @@
 
 namespace gossamer {
 
-// Best first. `emulated` and `reference` run everywhere and serve only when asked for by name:
-// `emulated` has the shape of AVX-512 in plain C++, `reference` is every formula once.
+// Best first. `avx512bf16` has the products of bf16 alone and leaves the rest to `avx512`.
+// `emulated` and `reference` run everywhere and serve only when asked for by name: `emulated` has
+// the shape of AVX-512 in plain C++, `reference` is every formula once.
 // --8<-- [start:isas]
-enum class Isa : int { avx512, avx2, portable, emulated, reference };
-inline constexpr int isa_count = 5;
+enum class Isa : int { avx512bf16, avx512, avx2, portable, emulated, reference };
+inline constexpr int isa_count = 6;
 // --8<-- [end:isas]
 
 // Those that this build has tables for and this processor can run, best first.

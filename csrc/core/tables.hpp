@@ -13,17 +13,34 @@
 
 namespace gossamer {
 
+// Tables that few topics have; plain loops, which the compiler turns into vectors, need none.
+template <class Table>
+struct FurtherTables {
+  const Table* avx512bf16 = nullptr;
+  const Table* emulated = nullptr;
+  const Table* reference = nullptr;
+};
+
 template <class Table>
 struct Tables {
-  const Table* by_isa[isa_count];  // null: not in this build
+  const Table* by_isa[isa_count];  // in the order of Isa; null: not in this build
 
-  // Topics in plain C++, which the compiler turns into vectors, have no table of their own for
-  // `emulated` and `reference`: those run the portable one.
+  // The next one that there is; `emulated` and `reference` run the portable one where there is
+  // none.
   const Table& active() const noexcept {
-    const Table* table = by_isa[static_cast<int>(current_isa())];
-    return table != nullptr ? *table : *by_isa[static_cast<int>(Isa::portable)];
+    constexpr int portable = static_cast<int>(Isa::portable);
+    for (int isa = static_cast<int>(current_isa()); isa < portable; ++isa) {
+      if (by_isa[isa] != nullptr) return *by_isa[isa];
+    }
+    return *by_isa[portable];
   }
 };
+
+template <class Table>
+constexpr Tables<Table> make_tables(const Table* avx512, const Table* avx2, const Table* portable,
+                                    FurtherTables<Table> further = {}) {
+  return {{further.avx512bf16, avx512, avx2, portable, further.emulated, further.reference}};
+}
 
 }  // namespace gossamer
 
@@ -33,21 +50,26 @@ struct Tables {
 #else
 #define GOSSAMER_IF_AVX512(address) nullptr
 #endif
+#if defined(GOSSAMER_HAVE_AVX512BF16)
+#define GOSSAMER_IF_AVX512BF16(address) address
+#else
+#define GOSSAMER_IF_AVX512BF16(address) nullptr
+#endif
 #if defined(GOSSAMER_HAVE_AVX2)
 #define GOSSAMER_IF_AVX2(address) address
 #else
 #define GOSSAMER_IF_AVX2(address) nullptr
 #endif
 
-// After the prefix may follow the addresses of an emulated and of a reference table.
+// After the prefix may follow members of FurtherTables.
 // --8<-- [start:tables]
-#define GOSSAMER_TABLES(Table, tables, prefix, ...)                               \
-  extern "C" {                                                                    \
-  extern const Table prefix##_avx512;                                             \
-  extern const Table prefix##_avx2;                                               \
-  extern const Table prefix##_portable;                                           \
-  }                                                                               \
-  inline constexpr Tables<Table> tables = {{GOSSAMER_IF_AVX512(&prefix##_avx512), \
-                                            GOSSAMER_IF_AVX2(&prefix##_avx2),     \
-                                            &prefix##_portable __VA_OPT__(, ) __VA_ARGS__}}
+#define GOSSAMER_TABLES(Table, tables, prefix, ...)                                              \
+  extern "C" {                                                                                   \
+  extern const Table prefix##_avx512;                                                            \
+  extern const Table prefix##_avx2;                                                              \
+  extern const Table prefix##_portable;                                                          \
+  }                                                                                              \
+  inline constexpr Tables<Table> tables =                                                        \
+      make_tables<Table>(GOSSAMER_IF_AVX512(&prefix##_avx512), GOSSAMER_IF_AVX2(&prefix##_avx2), \
+                         &prefix##_portable, {__VA_ARGS__})
 // --8<-- [end:tables]

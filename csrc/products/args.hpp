@@ -33,7 +33,10 @@ struct SddmmArgs {
   Matrix grad_output;  // [batch, rows]
   Matrix x;            // [batch, cols]
   Panels weight;
-  void* sums;  // [nnz] in the compute type, written
+  void* grad_values;  // [nnz], written
+  // [nnz] in the compute type, where a batch is summed in parts: grad_values itself, or memory that
+  // a driver lends, or null where there is one part.
+  void* sums = nullptr;
 };
 
 }  // namespace gossamer

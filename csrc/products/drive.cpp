@@ -74,14 +74,6 @@ void gather_values(const void* from, std::int64_t count, const std::int32_t* per
   });
 }
 
-void narrow_sums(const float* sums, std::int64_t nnz, bf16* out, int workers) noexcept {
-  parallel_for(ceil_div(nnz, piece), workers, [&](std::int64_t task, int) noexcept {
-    for (std::int64_t i = task * piece; i < std::min(nnz, (task + 1) * piece); ++i) {
-      out[i].bits = round_bf16(sums[i]).bits;  // by its member, see simd/bits.hpp
-    }
-  });
-}
-
 struct TrimOnExit {
   ~TrimOnExit() { Workspace::trim(); }
 };
@@ -136,13 +128,13 @@ void run_spmm_t_packed(const SpmmTArgs& args, const Panels& transposed, const st
   run_tiles(kernel, product, batch, transposed.panels(), workers, memory + values);
 }
 
-void run_sddmm(SddmmArgs args, void* out, DType dtype, const Queue&) {
+void run_sddmm(SddmmArgs args, DType dtype, const Queue&) {
   const std::int64_t batch = args.x.rows;
   const Panels& w = args.weight;
   const std::int64_t nnz = w.nnz();
   if (nnz == 0) return;
   if (batch == 0) {
-    std::memset(out, 0, static_cast<std::size_t>(nnz) * itemsize(dtype));
+    std::memset(args.grad_values, 0, static_cast<std::size_t>(nnz) * itemsize(dtype));
     return;
   }
   const TrimOnExit trim;
@@ -157,11 +149,12 @@ void run_sddmm(SddmmArgs args, void* out, DType dtype, const Queue&) {
       static_cast<std::int64_t>(packed_budget / std::max<std::size_t>(chunk_bytes, 1));
   const std::int64_t step = std::clamp<std::int64_t>(affordable, 1, ceil_div(batch, tile));
 
-  const bool narrow = dtype == DType::bf16;
+  const bool one_type = compute_itemsize(dtype) == itemsize(dtype);
+  const bool lend = !one_type && batch > tile;
   const std::size_t packed_bytes = slice(chunk_bytes * static_cast<std::size_t>(step));
-  std::byte* packed =
-      Workspace::get(packed_bytes + (narrow ? static_cast<std::size_t>(nnz) * sizeof(float) : 0));
-  args.sums = narrow ? packed + packed_bytes : out;
+  std::byte* packed = Workspace::get(
+      packed_bytes + (lend ? static_cast<std::size_t>(nnz) * compute_itemsize(dtype) : 0));
+  args.sums = one_type ? args.grad_values : lend ? packed + packed_bytes : nullptr;
 
   const std::int64_t blocks = w.blocks();
   const std::int64_t splits =
@@ -180,12 +173,11 @@ void run_sddmm(SddmmArgs args, void* out, DType dtype, const Queue&) {
                             task / splits,
                             w.panels() * part / splits,
                             w.panels() * (part + 1) / splits,
-                            first > 0};
+                            first > 0,
+                            first + rows == batch};
       kernel.run(args, piece, chunks, packed);
     });
   }
-  if (narrow)
-    narrow_sums(static_cast<const float*>(args.sums), nnz, static_cast<bf16*>(out), workers);
 }
 
 }  // namespace gossamer

@@ -17,7 +17,7 @@ void run_spmm_t(const SpmmTArgs& args, DType dtype, const Queue& queue);
 void run_spmm_t_packed(const SpmmTArgs& args, const Panels& transposed, const std::int32_t* perm,
                        DType dtype, const Queue& queue);
 
-// args.sums is filled in here; the result goes to `out` [nnz], in `dtype`.
-void run_sddmm(SddmmArgs args, void* out, DType dtype, const Queue& queue);
+// args.sums is filled in here.
+void run_sddmm(SddmmArgs args, DType dtype, const Queue& queue);
 
 }  // namespace gossamer

@@ -82,16 +82,21 @@ void sddmm(const SddmmArgs& a, const SddmmTask& task, std::int64_t, const void*)
   using C = Compute<T>;
   const Panels& w = a.weight;
   C* sums = static_cast<C*>(a.sums);
+  T* grad_values = static_cast<T*>(a.grad_values);
   for (std::int64_t p = task.panel0; p < task.panel1; ++p) {
     for_each_entry(w, task.block, p, [&](std::int64_t e, std::int64_t col) {
       for (std::int64_t v = 0; v < w.vector; ++v) {
-        C* out = sums + e * w.vector + v;
-        double sum = task.accumulate ? static_cast<double>(*out) : 0.0;
+        const std::int64_t at = e * w.vector + v;
+        double sum = task.accumulate ? static_cast<double>(sums[at]) : 0.0;
         for (std::int64_t b = task.first; b < task.first + task.batch; ++b) {
           sum +=
               read(element<T>(a.grad_output, b, p * w.vector + v)) * read(element<T>(a.x, b, col));
         }
-        *out = static_cast<C>(sum);
+        if (task.last) {
+          write(grad_values + at, sum);
+        } else {
+          sums[at] = static_cast<C>(sum);
+        }
       }
     });
   }

@@ -32,7 +32,8 @@ struct SddmmTask {
   std::int64_t batch;
   std::int64_t block;           // one column block
   std::int64_t panel0, panel1;  // and a range of panels
-  bool accumulate;              // add to sums (a later part of the batch) or overwrite them
+  bool accumulate;              // a later part of the batch: adds to sums
+  bool last;                    // the last part of the batch: writes grad_values, not sums
 };
 
 struct SddmmKernel {
@@ -66,10 +67,12 @@ struct ProductsTable {
 // --8<-- [end:table]
 
 extern "C" {
+extern const ProductsTable gossamer_products_avx512bf16;
 extern const ProductsTable gossamer_products_emulated;
 extern const ProductsTable gossamer_products_reference;
 }
-GOSSAMER_TABLES(ProductsTable, products_tables, gossamer_products, &gossamer_products_emulated,
-                &gossamer_products_reference);
+GOSSAMER_TABLES(ProductsTable, products_tables, gossamer_products,
+                .avx512bf16 = GOSSAMER_IF_AVX512BF16(&gossamer_products_avx512bf16),
+                .emulated = &gossamer_products_emulated, .reference = &gossamer_products_reference);
 
 }  // namespace gossamer

@@ -13,7 +13,7 @@
 #include "simd/bits.hpp"
 
 // --8<-- [start:choice]
-#if defined(GOSSAMER_ISA_AVX512)
+#if defined(GOSSAMER_ISA_AVX512) || defined(GOSSAMER_ISA_AVX512BF16)
 #include "simd/vec_avx512.hpp"
 #elif defined(GOSSAMER_ISA_AVX2)
 #include "simd/vec_avx2.hpp"
@@ -30,6 +30,12 @@
 
 namespace gossamer {
 namespace {
+
+// A register of products added to a register of sums; simd/pairs.hpp has it for bf16.
+template <class C>
+GOSSAMER_INLINE Vec<C> dot(Vec<C> sum, Vec<C> a, Vec<C> b) noexcept {
+  return fma(a, b, sum);
+}
 
 // The overloads by storage type, so that packing is written once.
 template <class C>

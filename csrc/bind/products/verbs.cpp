@@ -102,10 +102,10 @@ void sddmm(py::handle grad_output, py::handle x, const Layout& layout, py::handl
   const Tensor v = read_values(w, grad_values, "grad_values", true);
   const Tensor in = read_like(v, x, "x", -1, w.cols);
   const Tensor grad = read_like(v, grad_output, "grad_output", in.shape[0], w.rows);
-  const SddmmArgs args{grad.matrix(), in.matrix(), w, nullptr};
+  const SddmmArgs args{grad.matrix(), in.matrix(), w, v.data};
   const DType dtype = float_dtype(v, "grad_values");
   const py::gil_scoped_release release;
-  run_sddmm(args, v.data, dtype, queue_of(device, stream));
+  run_sddmm(args, dtype, queue_of(device, stream));
 }
 
 }  // namespace

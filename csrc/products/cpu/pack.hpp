@@ -4,8 +4,12 @@
 //   packed[c * ld + b] = X[first_row + b, first_col + c]      b < width, zero for b >= rows
 //
 // width is `rows` rounded up to whole registers, so the kernels have no batch remainder.
+//
+// Where an instruction set multiplies pairs of bf16, activations of bf16 stay bf16 when packed, and
+// rows lie in another order (pack_pairs.hpp).
 #pragma once
 
+#include "products/cpu/pack_pairs.hpp"
 #include "simd/vec.hpp"
 
 namespace gossamer {
@@ -15,6 +19,43 @@ template <class T>
 GOSSAMER_INLINE const T* at(const Matrix& x, std::int64_t row, std::int64_t col) noexcept {
   return static_cast<const T*>(x.data) + row * x.row_stride + col * x.col_stride;
 }
+
+// Activations are packed in the type in which they are multiplied, `packed_lanes` batch rows in a
+// register.
+template <class T>
+struct PackedOf {
+  using type = Compute<T>;
+  using Register = Vec<type>;
+  static constexpr int lanes = Register::lanes;
+};
+#if GOSSAMER_HAS_PAIRS
+template <>
+struct PackedOf<bf16> {
+  using type = bf16;
+  using Register = Pairs;
+  static constexpr int lanes = 2 * Register::lanes;
+};
+#endif
+template <class T>
+using Packed = typename PackedOf<T>::type;
+template <class T>
+inline constexpr int packed_lanes = PackedOf<T>::lanes;
+
+// What the sums of a panel start from: those of the blocks before, or the bias of its rows.
+template <class T>
+struct Start {
+  bool first;     // the first block of columns
+  const T* bias;  // of the panel's first row, or null
+
+  Start behind(std::int64_t rows) const noexcept {
+    return {first, bias == nullptr ? nullptr : bias + rows};
+  }
+  GOSSAMER_INLINE Vec<Compute<T>> load(int row, const Compute<T>* y) const noexcept {
+    using R = Vec<Compute<T>>;
+    if (!first) return R::load(y);
+    return bias == nullptr ? R::zero() : R::set(widen(bias[row]));
+  }
+};
 
 // `lanes` batch rows of consecutive columns, through a register transpose.
 template <class T>
@@ -72,10 +113,23 @@ void pack(const Matrix& x, std::int64_t row, std::int64_t rows, std::int64_t col
   }
 }
 
+#if GOSSAMER_HAS_PAIRS
+template <class T>
+void pack(const Matrix& x, std::int64_t row, std::int64_t rows, std::int64_t col, std::int64_t cols,
+          bf16* packed, std::int64_t ld) noexcept {
+  pack_pairs(x, row, rows, col, cols, packed, ld);
+}
+#endif
+
 // The way back: Y[row + b, col + c] = packed[c * ld + b].
 template <class T>
 void unpack(const Compute<T>* packed, std::int64_t ld, const Matrix& y, std::int64_t row,
             std::int64_t rows, std::int64_t col, std::int64_t cols) noexcept {
+#if GOSSAMER_HAS_PAIRS
+  if constexpr (sizeof(T) == sizeof(bf16)) {
+    return unpack_pairs(packed, ld, y, row, rows, col, cols);
+  }
+#endif
   using V = Vec<Compute<T>>;
   constexpr int lanes = V::lanes;
   T* out = static_cast<T*>(y.data) + row * y.row_stride + col * y.col_stride;

@@ -19,40 +19,70 @@
 namespace gossamer {
 namespace {
 
-inline constexpr std::int64_t long_run = 256;
+template <class T>
+inline constexpr std::int64_t long_run = sizeof(Packed<T>) == 2 ? 512 : 256;
 
-template <class C, int V>
+template <class T, int V>
 std::int64_t sddmm_run(const SddmmArgs& a) noexcept {
-  return V > 1 || is_sparse(a.weight) ? long_run : tile_width<C>;
+  return V > 1 || is_sparse(a.weight) ? long_run<T> : tile_width<Compute<T>>;
 }
 
-// sums[entry * V + v] (+)= <g[v], x[indices[entry]]> for `live` <= E entries.
-template <class C, int V, int E>
-GOSSAMER_INLINE void dot_group(const C* x, const C* g, std::int64_t ld, std::int64_t length,
-                               const std::uint8_t* indices, int live, bool accumulate,
-                               C* sums) noexcept {
-  using R = Vec<C>;
+// Where the sums of a run go.
+template <class T>
+struct RunOutput {
+  Compute<T>* sums;
+  T* grad_values;
+  bool accumulate;  // add to sums
+  bool last;        // write grad_values, not sums; nobody reads sums then, and they may be null
+  std::int64_t first = 0;
+
+  RunOutput behind(std::int64_t values) const noexcept {
+    return {sums, grad_values, accumulate, last, first + values};
+  }
+  GOSSAMER_INLINE void write(Vec<Compute<T>> total, std::int64_t at, int n) const noexcept {
+    constexpr int lanes = Vec<Compute<T>>::lanes;
+    Compute<T>* sum = sums + (last && !accumulate ? 0 : first + at);
+    if (accumulate) {
+      total = add(total, n == lanes ? Vec<Compute<T>>::load(sum) : Vec<Compute<T>>::load_n(sum, n));
+    }
+    if (!last) {
+      n == lanes ? total.store(sum) : total.store_n(sum, n);
+    } else if (n == lanes) {
+      store_as(grad_values + first + at, total);
+    } else {
+      store_as_n(grad_values + first + at, total, n);
+    }
+  }
+};
+
+// [entry * V + v] (+)= <g[v], x[indices[entry]]> for `live` <= E entries.
+template <class T, int V, int E>
+GOSSAMER_INLINE void dot_group(const Packed<T>* x, const Packed<T>* g, std::int64_t ld,
+                               std::int64_t length, const std::uint8_t* indices, int live,
+                               RunOutput<T> to) noexcept {
+  using R = Vec<Compute<T>>;
+  using P = typename PackedOf<T>::Register;
   constexpr int lanes = R::lanes;
   R acc[E * V];
 #pragma GCC unroll 16
   for (int i = 0; i < E * V; ++i) acc[i] = R::zero();
-  const C* columns[E];
+  const Packed<T>* columns[E];
 #pragma GCC unroll 16
   for (int e = 0; e < E; ++e) columns[e] = x + indices[e < live ? e : 0] * ld;
-  for (std::int64_t b = 0; b < length; b += lanes) {
+  for (std::int64_t b = 0; b < length; b += packed_lanes<T>) {
     if constexpr (V == 1) {
-      const R grad = R::load(g + b);
+      const P grad = P::load(g + b);
 #pragma GCC unroll 16
-      for (int e = 0; e < E; ++e) acc[e] = fma(R::load(columns[e] + b), grad, acc[e]);
+      for (int e = 0; e < E; ++e) acc[e] = dot(acc[e], P::load(columns[e] + b), grad);
     } else {
-      R act[E];
+      P act[E];
 #pragma GCC unroll 16
-      for (int e = 0; e < E; ++e) act[e] = R::load(columns[e] + b);
+      for (int e = 0; e < E; ++e) act[e] = P::load(columns[e] + b);
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
-        const R grad = R::load(g + v * ld + b);
+        const P grad = P::load(g + v * ld + b);
 #pragma GCC unroll 16
-        for (int e = 0; e < E; ++e) acc[e * V + v] = fma(act[e], grad, acc[e * V + v]);
+        for (int e = 0; e < E; ++e) acc[e * V + v] = dot(acc[e * V + v], act[e], grad);
       }
     }
   }
@@ -66,56 +96,50 @@ GOSSAMER_INLINE void dot_group(const C* x, const C* g, std::int64_t ld, std::int
     for (int i = 0; i < lanes; ++i) {
       group[i] = k * lanes + i < E * V ? acc[k * lanes + i] : R::zero();
     }
-    const R total = R::sums(group);
-    C* out = sums + k * lanes;
-    if (n == lanes) {
-      (accumulate ? add(R::load(out), total) : total).store(out);
-    } else {
-      (accumulate ? add(R::load_n(out, n), total) : total).store_n(out, n);
-    }
+    to.write(R::sums(group), k * lanes, n);
   }
 }
 
 // All entries of one panel: full groups, then the rest in the smallest group that holds it.
-template <class C, int V>
-GOSSAMER_INLINE void dot_panel(const C* x, const C* g, std::int64_t ld, std::int64_t length,
-                               const std::uint8_t* indices, std::int64_t count, bool accumulate,
-                               C* sums) noexcept {
-  constexpr int lanes = Vec<C>::lanes;
+template <class T, int V>
+GOSSAMER_INLINE void dot_panel(const Packed<T>* x, const Packed<T>* g, std::int64_t ld,
+                               std::int64_t length, const std::uint8_t* indices, std::int64_t count,
+                               RunOutput<T> to) noexcept {
+  constexpr int lanes = Vec<Compute<T>>::lanes;
   constexpr int full = lanes / V > 0 ? lanes / V : 1;
+  constexpr int half = full >= 2 ? full / 2 : 1;
+  constexpr int quarter = full >= 4 ? full / 4 : 1;
   std::int64_t e = 0;
   for (; e + full <= count; e += full) {
-    dot_group<C, V, full>(x, g, ld, length, indices + e, full, accumulate, sums + e * V);
+    dot_group<T, V, full>(x, g, ld, length, indices + e, full, to.behind(e * V));
   }
   const int left = static_cast<int>(count - e);
   if (left == 0) return;
-  if (full >= 4 && left <= full / 4) {
-    dot_group<C, V, (full >= 4 ? full / 4 : 1)>(x, g, ld, length, indices + e, left, accumulate,
-                                                sums + e * V);
-  } else if (full >= 2 && left <= full / 2) {
-    dot_group<C, V, (full >= 2 ? full / 2 : 1)>(x, g, ld, length, indices + e, left, accumulate,
-                                                sums + e * V);
+  if (full >= 4 && left <= quarter) {
+    dot_group<T, V, quarter>(x, g, ld, length, indices + e, left, to.behind(e * V));
+  } else if (full >= 2 && left <= half) {
+    dot_group<T, V, half>(x, g, ld, length, indices + e, left, to.behind(e * V));
   } else {
-    dot_group<C, V, full>(x, g, ld, length, indices + e, left, accumulate, sums + e * V);
+    dot_group<T, V, full>(x, g, ld, length, indices + e, left, to.behind(e * V));
   }
 }
 
 template <class T, int V>
 std::size_t sddmm_chunk_bytes(const SddmmArgs& a) noexcept {
   const std::int64_t lines = a.weight.blocks() * Panels::max_block_cols + a.weight.rows;
-  return static_cast<std::size_t>(lines * sddmm_run<Compute<T>, V>(a)) * sizeof(Compute<T>);
+  return static_cast<std::size_t>(lines * sddmm_run<T, V>(a)) * sizeof(Packed<T>);
 }
 
 template <class T, int V>
 void sddmm_pack(const SddmmArgs& a, std::int64_t first, std::int64_t count, std::int64_t chunk,
                 std::int64_t chunks, void* packed) noexcept {
-  using C = Compute<T>;
-  const std::int64_t ld = sddmm_run<C, V>(a);
+  using P = Packed<T>;
+  const std::int64_t ld = sddmm_run<T, V>(a);
   const Panels& w = a.weight;
   const std::int64_t blocks = w.blocks();
   const std::int64_t x_chunk = blocks * Panels::max_block_cols * ld;
-  C* x = static_cast<C*>(packed) + chunk * x_chunk;
-  C* g = static_cast<C*>(packed) + chunks * x_chunk + chunk * w.rows * ld;
+  P* x = static_cast<P*>(packed) + chunk * x_chunk;
+  P* g = static_cast<P*>(packed) + chunks * x_chunk + chunk * w.rows * ld;
   for (std::int64_t k = 0; k < blocks; ++k) {
     pack<T>(a.x, first, count, k * w.block_cols, w.block_width(k),
             x + k * Panels::max_block_cols * ld, ld);
@@ -130,23 +154,22 @@ void sddmm_pack(const SddmmArgs& a, std::int64_t first, std::int64_t count, std:
 template <class T, int V>
 void sddmm(const SddmmArgs& a, const SddmmTask& task, std::int64_t chunks,
            const void* packed) noexcept {
-  using C = Compute<T>;
-  constexpr int lanes = Vec<C>::lanes;
-  const std::int64_t ld = sddmm_run<C, V>(a);
+  using P = Packed<T>;
+  const std::int64_t ld = sddmm_run<T, V>(a);
   const Panels& w = a.weight;
   const std::int64_t x_chunk = w.blocks() * Panels::max_block_cols * ld;
-  C* sums = static_cast<C*>(a.sums);
   for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const C* x =
-        static_cast<const C*>(packed) + chunk * x_chunk + task.block * Panels::max_block_cols * ld;
-    const C* g = static_cast<const C*>(packed) + chunks * x_chunk + chunk * w.rows * ld;
+    const P* x =
+        static_cast<const P*>(packed) + chunk * x_chunk + task.block * Panels::max_block_cols * ld;
+    const P* g = static_cast<const P*>(packed) + chunks * x_chunk + chunk * w.rows * ld;
     const std::int64_t rows = task.batch - chunk * ld < ld ? task.batch - chunk * ld : ld;
-    const std::int64_t length = round_up(rows, lanes);
-    const bool accumulate = task.accumulate || chunk > 0;
+    const std::int64_t length = round_up(rows, packed_lanes<T>);
+    const RunOutput<T> to{static_cast<Compute<T>*>(a.sums), static_cast<T*>(a.grad_values),
+                          task.accumulate || chunk > 0, task.last && chunk == chunks - 1};
     for (std::int64_t p = task.panel0; p < task.panel1; ++p) {
       const auto [begin, count] = w.entries(task.block, p);
-      dot_panel<C, V>(x, g + p * V * ld, ld, length, w.indices + begin, count, accumulate,
-                      sums + begin * V);
+      dot_panel<T, V>(x, g + p * V * ld, ld, length, w.indices + begin, count,
+                      to.behind(begin * V));
     }
   }
 }

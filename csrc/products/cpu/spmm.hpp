@@ -12,6 +12,7 @@
 // one output depends on its row of W alone: not on the tile, the slab, or the number of threads.
 #pragma once
 
+#include "products/cpu/dots.hpp"
 #include "products/cpu/pack.hpp"
 #include "products/cpu/spmm_few.hpp"
 #include "products/table.hpp"
@@ -43,7 +44,7 @@ inline constexpr std::int64_t slab_rows = 1024;
 template <class T, int V, int NV, bool Split>
 GOSSAMER_INLINE void accumulate_panel(const Compute<T>* x, std::int64_t ld, const T* values,
                                       const std::uint8_t* indices, std::int64_t count,
-                                      Compute<T>* y) noexcept {
+                                      Start<T> start, Compute<T>* y) noexcept {
   using C = Compute<T>;
   using R = Vec<C>;
   constexpr int lanes = R::lanes;
@@ -51,7 +52,7 @@ GOSSAMER_INLINE void accumulate_panel(const Compute<T>* x, std::int64_t ld, cons
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) {
 #pragma GCC unroll 8
-    for (int k = 0; k < NV; ++k) sums[v][k] = R::load(y + v * ld + k * lanes);
+    for (int k = 0; k < NV; ++k) sums[v][k] = start.load(v, y + v * ld + k * lanes);
   }
   if constexpr (Split) {
     R odd[NV];
@@ -100,30 +101,15 @@ GOSSAMER_INLINE void accumulate_panel(const Compute<T>* x, std::int64_t ld, cons
   }
 }
 
-// Asks for the bytes that lie `ahead` behind a panel's own: one panel is often too few cycles of
-// work to hide memory, and hardware prefetchers stop at page ends. Worth a quarter of the time at
-// 4096 x 4096 with V > 1 (bench_kernels); with V = 1 the asking costs more than it saves.
-template <class T, int V>
-GOSSAMER_INLINE void prefetch_panel(const T* values, const std::uint8_t* indices,
-                                    std::int64_t count) noexcept {
-  if constexpr (V == 1) return;
-  constexpr std::int64_t ahead = 4096;
-  constexpr std::int64_t line = 64;
-  const char* v = reinterpret_cast<const char*>(values) + ahead;
-  const auto bytes = count * V * static_cast<std::int64_t>(sizeof(T));
-  for (std::int64_t i = 0; i < bytes; i += line) __builtin_prefetch(v + i);
-  const char* ids = reinterpret_cast<const char*>(indices) + ahead / 4;
-  for (std::int64_t i = 0; i < count; i += line) __builtin_prefetch(ids + i);
-}
-
 // One block of columns against panels [first, last); x and y are `vectors` registers wide.
 template <class T, int V, int NV, bool Split>
 void spmm_block(const Panels& w, const T* values, std::int64_t block, std::int64_t first,
                 std::int64_t last, const Compute<T>* x, std::int64_t ld, int vectors,
-                Compute<T>* y) noexcept {
+                Start<T> start, Compute<T>* y) noexcept {
   if constexpr (NV > 1) {
     if (vectors < NV) {  // a narrow remainder of the batch
-      return spmm_block<T, V, NV / 2, Split>(w, values, block, first, last, x, ld, vectors, y);
+      return spmm_block<T, V, NV / 2, Split>(w, values, block, first, last, x, ld, vectors, start,
+                                             y);
     }
   }
   constexpr int lanes = Vec<Compute<T>>::lanes;
@@ -133,9 +119,23 @@ void spmm_block(const Panels& w, const T* values, std::int64_t block, std::int64
     Compute<T>* out = y + (p - first) * V * ld;
     for (int k = 0; k < vectors; k += NV) {
       accumulate_panel<T, V, NV, Split>(x + k * lanes, ld, values + begin * V, w.indices + begin,
-                                        count, out + k * lanes);
+                                        count, start.behind((p - first) * V), out + k * lanes);
     }
   }
+}
+
+// One block of columns; dots.hpp has the overload for pairs of bf16.
+template <class T, int V>
+GOSSAMER_INLINE void multiply_block(const Panels& w, const T* values, std::int64_t block,
+                                    std::int64_t first, std::int64_t last, const Compute<T>* x,
+                                    std::int64_t ld, int vectors, bool sparse, Start<T> start,
+                                    Compute<T>* y) noexcept {
+  if constexpr (V == 1) {
+    if (sparse) {
+      return spmm_block<T, 1, 8, false>(w, values, block, first, last, x, ld, vectors, start, y);
+    }
+  }
+  spmm_block<T, V, sum_vectors<V>, V == 1>(w, values, block, first, last, x, ld, vectors, start, y);
 }
 
 template <class T>
@@ -143,20 +143,26 @@ std::int64_t spmm_tile(const SpmmArgs& a) noexcept {
   return (is_sparse(a.weight) ? 2 : 1) * tile_width<Compute<T>>;
 }
 
+// Elements of T and of Compute<T> in a task's scratch: packed x, then y.
+template <class T>
+std::int64_t spmm_packed_size(const SpmmArgs& a) noexcept {
+  return a.weight.blocks() * Panels::max_block_cols * spmm_tile<T>(a);
+}
+
 template <class T>
 std::size_t spmm_scratch(const SpmmArgs& a) noexcept {
   const std::int64_t slab = a.weight.rows < slab_rows ? a.weight.rows : slab_rows;
-  const std::int64_t lines = a.weight.blocks() * Panels::max_block_cols + slab;
-  const std::int64_t tiled = lines * spmm_tile<T>(a);
-  const std::int64_t few = few_elements(a.weight);
-  return static_cast<std::size_t>(tiled > few ? tiled : few) * sizeof(Compute<T>);
+  const auto tiled = static_cast<std::size_t>(spmm_packed_size<T>(a)) * sizeof(Packed<T>) +
+                     static_cast<std::size_t>(slab * spmm_tile<T>(a)) * sizeof(Compute<T>);
+  const auto few = static_cast<std::size_t>(few_elements(a.weight)) * sizeof(Compute<T>);
+  return tiled > few ? tiled : few;
 }
 
 template <class T, int V>
 void spmm(const SpmmArgs& a, const Task& task, void* scratch) noexcept {
   using C = Compute<T>;
   using R = Vec<C>;
-  constexpr int lanes = R::lanes;
+  constexpr int lanes = packed_lanes<T>;
   if constexpr (few_rows<C, V> > 0) {
     if (a.x.rows <= few_rows<C, V>) return spmm_few<T, V>(a, task, scratch);
   }
@@ -166,33 +172,30 @@ void spmm(const SpmmArgs& a, const Task& task, void* scratch) noexcept {
   const std::int64_t blocks = w.blocks();
   const std::int64_t tile = spmm_tile<T>(a);
   const bool sparse = is_sparse(w);
-  C* x = static_cast<C*>(scratch);
-  C* y = x + blocks * Panels::max_block_cols * tile;
+  auto* x = static_cast<Packed<T>*>(scratch);
+  C* y = reinterpret_cast<C*>(x + spmm_packed_size<T>(a));
   for (std::int64_t b = task.batch0; b < task.batch1; b += tile) {
     const std::int64_t rows = task.batch1 - b < tile ? task.batch1 - b : tile;
     int vectors = 1;  // registers that cover the rows: a power of two
     while (vectors * lanes < rows) vectors *= 2;
     const std::int64_t ld = vectors * lanes;
     for (std::int64_t k = 0; k < blocks; ++k) {
-      C* packed = x + k * Panels::max_block_cols * ld;
-      pack<T>(a.x, b, rows, k * w.block_cols, w.block_width(k), packed, ld);
+      pack<T>(a.x, b, rows, k * w.block_cols, w.block_width(k), x + k * Panels::max_block_cols * ld,
+              ld);
     }
     const std::int64_t slab = slab_rows / V * tile_width<C> / tile;
     for (std::int64_t p = task.part0; p < task.part1; p += slab) {
       const std::int64_t last = task.part1 - p < slab ? task.part1 : p + slab;
-      for (std::int64_t r = 0; r < (last - p) * V; ++r) {
-        const R init = bias != nullptr ? R::set(widen(bias[p * V + r])) : R::zero();
-        for (int k = 0; k < vectors; ++k) init.store(y + r * ld + k * lanes);
+      const Start<T> start{true, bias == nullptr ? nullptr : bias + p * V};
+      if (blocks == 0) {  // W has no columns: the bias alone
+        for (std::int64_t i = 0; i < (last - p) * V * ld; i += R::lanes) {
+          start.load(static_cast<int>(i / ld), y + i).store(y + i);
+        }
       }
       for (std::int64_t k = 0; k < blocks; ++k) {
-        const C* packed = x + k * Panels::max_block_cols * ld;
-        if constexpr (V == 1) {
-          if (sparse) {
-            spmm_block<T, V, 8, false>(w, values, k, p, last, packed, ld, vectors, y);
-            continue;
-          }
-        }
-        spmm_block<T, V, sum_vectors<V>, V == 1>(w, values, k, p, last, packed, ld, vectors, y);
+        const Packed<T>* packed = x + k * Panels::max_block_cols * ld;
+        multiply_block<T, V>(w, values, k, p, last, packed, ld, vectors, sparse,
+                             {k == 0, start.bias}, y);
       }
       unpack<T>(y, ld, a.y, b, rows, p * V, (last - p) * V);
     }

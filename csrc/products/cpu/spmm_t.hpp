@@ -64,6 +64,14 @@ void spmm_t_block(const Panels& w, const T* values, std::int64_t block, const Co
   }
 }
 
+// dots.hpp has the overload for pairs of bf16.
+template <class T, int V>
+GOSSAMER_INLINE void scatter_block(const Panels& w, const T* values, std::int64_t block,
+                                   const Compute<T>* g, std::int64_t ld, int vectors,
+                                   Compute<T>* dx) noexcept {
+  spmm_t_block<T, V, sum_vectors<V>>(w, values, block, g, ld, vectors, dx);
+}
+
 template <class T>
 std::int64_t spmm_t_tile(const SpmmTArgs&) noexcept {
   return tile_width<Compute<T>>;
@@ -71,20 +79,21 @@ std::int64_t spmm_t_tile(const SpmmTArgs&) noexcept {
 
 template <class T>
 std::size_t spmm_t_scratch(const SpmmTArgs& a) noexcept {
-  const std::int64_t lines = a.weight.rows + Panels::max_block_cols;
-  return static_cast<std::size_t>(lines * tile_width<Compute<T>>) * sizeof(Compute<T>);
+  const auto tile = static_cast<std::size_t>(spmm_t_tile<T>(a));
+  return Panels::max_block_cols * tile * sizeof(Compute<T>) +
+         static_cast<std::size_t>(a.weight.rows) * tile * sizeof(Packed<T>);
 }
 
 template <class T, int V>
 void spmm_t(const SpmmTArgs& a, const Task& task, void* scratch) noexcept {
   using C = Compute<T>;
   using R = Vec<C>;
-  constexpr int lanes = R::lanes;
-  constexpr std::int64_t tile = tile_width<C>;
+  constexpr int lanes = packed_lanes<T>;
+  const std::int64_t tile = spmm_t_tile<T>(a);
   const Panels& w = a.weight;
   const T* values = static_cast<const T*>(a.values);
   C* dx = static_cast<C*>(scratch);
-  C* g = dx + Panels::max_block_cols * tile;
+  auto* g = reinterpret_cast<Packed<T>*>(dx + Panels::max_block_cols * tile);
   for (std::int64_t b = task.batch0; b < task.batch1; b += tile) {
     const std::int64_t rows = task.batch1 - b < tile ? task.batch1 - b : tile;
     int vectors = 1;
@@ -93,8 +102,8 @@ void spmm_t(const SpmmTArgs& a, const Task& task, void* scratch) noexcept {
     pack<T>(a.grad_output, b, rows, 0, w.rows, g, ld);
     for (std::int64_t k = task.part0; k < task.part1; ++k) {
       const std::int64_t width = w.block_width(k);
-      for (std::int64_t i = 0; i < width * ld; i += lanes) R::zero().store(dx + i);
-      spmm_t_block<T, V, sum_vectors<V>>(w, values, k, g, ld, vectors, dx);
+      for (std::int64_t i = 0; i < width * ld; i += R::lanes) R::zero().store(dx + i);
+      scatter_block<T, V>(w, values, k, g, ld, vectors, dx);
       unpack<T>(dx, ld, a.grad_input, b, rows, k * w.block_cols, width);
     }
   }

@@ -19,12 +19,16 @@ constexpr Kernel<SpmmTArgs> spmm_t_kernel() {
 }
 template <class T, int V>
 constexpr SddmmKernel sddmm_kernel() {
-  return {sddmm_pack<T, V>, sddmm<T, V>, sddmm_chunk_bytes<T, V>, sddmm_run<Compute<T>, V>};
+  return {sddmm_pack<T, V>, sddmm<T, V>, sddmm_chunk_bytes<T, V>, sddmm_run<T, V>};
 }
 
 #define GOSSAMER_ROW(make, T) {make<T, 1>(), make<T, 4>(), make<T, 8>()}
+#if defined(GOSSAMER_ISA_AVX512BF16)  // the rest is left to the table of AVX-512
+#define GOSSAMER_VERB(make) {{}, {}, GOSSAMER_ROW(make, bf16)}
+#else
 #define GOSSAMER_VERB(make) \
   {GOSSAMER_ROW(make, float), GOSSAMER_ROW(make, double), GOSSAMER_ROW(make, bf16)}
+#endif
 
 }  // namespace
 

@@ -1,0 +1,235 @@
+// The products of a panel by dot products of bf16 pairs: two multiply-adds per lane at once.
+//
+//   spmm      a pair is two kept columns, e and e + 1, of one batch row:
+//               sums[v] += <(w[e][v], w[e + 1][v]), (x[c_e], x[c_e+1])>
+//             Two loads and two zips serve 2 V dot products. Values lie [entry][V], so the pairs of
+//             a panel are made first, in a few hundred bytes of stack; V = 1 reads them where they
+//             are. A last odd entry is paired with zeros on both sides: zero times infinity is no
+//             zero.
+//   spmm_t    a pair is two rows of the panel:
+//               dx[c_e] += <(w[e][v], w[e][v + 1]), (g[v], g[v + 1])>
+//             V = 1 pairs its row with zeros.
+//
+// The order of sums of one output depends on its row of W alone, as in spmm.hpp.
+#pragma once
+
+#include "products/cpu/pack.hpp"
+#include "products/cpu/prefetch.hpp"
+
+#if GOSSAMER_HAS_PAIRS
+namespace gossamer {
+namespace {
+
+// [entry][V] -> [entry / 2][V][2], with zeros behind the last entry.
+template <int V>
+GOSSAMER_INLINE void pair_panel(const bf16* values, std::int64_t count, bf16* pairs) noexcept {
+  constexpr std::int64_t all = 2 * Pairs::lanes;
+  const std::int64_t size = count * V;
+  std::int64_t i = 0;
+  for (; i + all <= size; i += all) {
+    Pairs::pair_entries<V>(Pairs::load(values + i)).store(pairs + i);
+  }
+  if (i < size) {
+    Pairs::pair_entries<V>(Pairs::load_n(values + i, static_cast<int>(size - i))).store(pairs + i);
+  }
+}
+
+// sums[v] += one pair of columns, U registers of x wide.
+template <int V, int U>
+GOSSAMER_INLINE void dot_columns(const bf16* pairs, const Pairs (&a)[U], const Pairs (&b)[U],
+                                 Vec<float> (&sums)[V][2 * U]) noexcept {
+  Pairs low[U];
+  Pairs high[U];
+#pragma GCC unroll 8
+  for (int k = 0; k < U; ++k) {
+    low[k] = zip_low(a[k], b[k]);
+    high[k] = zip_high(a[k], b[k]);
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) {
+    const Pairs w = Pairs::set(pairs + 2 * v);
+#pragma GCC unroll 8
+    for (int k = 0; k < U; ++k) {
+      sums[v][2 * k] = dot(sums[v][2 * k], low[k], w);
+      sums[v][2 * k + 1] = dot(sums[v][2 * k + 1], high[k], w);
+    }
+  }
+}
+
+// U registers of x: 2 U registers of sums for each row. `odd` holds the sums of every other pair
+// (Split): one row has too few chains of dependent sums to hide the latency of a dot product.
+template <int V, int U, bool Split>
+GOSSAMER_INLINE void dots_panel(const bf16* x, std::int64_t ld, const bf16* pairs, const bf16* tail,
+                                const std::uint8_t* indices, std::int64_t count, Start<bf16> start,
+                                float* y) noexcept {
+  using R = Vec<float>;
+  constexpr int wide = 2 * Pairs::lanes;
+  R sums[V][2 * U];
+  R odd[V][2 * U];
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) {
+#pragma GCC unroll 8
+    for (int k = 0; k < 2 * U; ++k) {
+      sums[v][k] = start.load(v, y + v * ld + k * R::lanes);
+      odd[v][k] = R::zero();
+    }
+  }
+  const auto load = [&](std::int64_t e, Pairs(&a)[U]) noexcept __attribute__((always_inline)) {
+    const bf16* from = x + indices[e] * ld;
+#pragma GCC unroll 8
+    for (int k = 0; k < U; ++k) a[k] = Pairs::load(from + k * wide);
+  };
+  Pairs a[U];
+  Pairs b[U];
+  std::int64_t e = 0;
+  if constexpr (Split) {
+    for (; e + 4 <= count; e += 4) {
+      load(e, a);
+      load(e + 1, b);
+      dot_columns<V, U>(pairs + e * V, a, b, sums);
+      load(e + 2, a);
+      load(e + 3, b);
+      dot_columns<V, U>(pairs + (e + 2) * V, a, b, odd);
+    }
+  }
+  for (; e + 2 <= count; e += 2) {
+    load(e, a);
+    load(e + 1, b);
+    dot_columns<V, U>(pairs + e * V, a, b, sums);
+  }
+  if (e < count) {
+    load(e, a);
+#pragma GCC unroll 8
+    for (int k = 0; k < U; ++k) b[k] = Pairs::zero();
+    dot_columns<V, U>(tail, a, b, sums);
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) {
+#pragma GCC unroll 8
+    for (int k = 0; k < 2 * U; ++k) {
+      (Split ? add(sums[v][k], odd[v][k]) : sums[v][k]).store(y + v * ld + k * R::lanes);
+    }
+  }
+}
+
+// Registers of x beside V rows of sums; each stands for two registers of sums.
+template <int V>
+inline constexpr int dot_vectors = V == 8 ? 1 : 2;
+
+// One block of columns against panels [first, last), as spmm_block.
+template <int V, int U, bool Split>
+void spmm_dots(const Panels& w, const bf16* values, std::int64_t block, std::int64_t first,
+               std::int64_t last, const bf16* x, std::int64_t ld, int vectors, Start<bf16> start,
+               float* y) noexcept {
+  if constexpr (U > 1) {
+    if (vectors < U) {
+      return spmm_dots<V, U / 2, Split>(w, values, block, first, last, x, ld, vectors, start, y);
+    }
+  }
+  constexpr std::int64_t wide = 2 * Pairs::lanes;
+  constexpr std::int64_t most = Panels::max_block_cols;
+  alignas(64) bf16 made[V == 1 ? 2 : most * V];
+  for (std::int64_t p = first; p < last; ++p) {
+    const auto [begin, count] = w.entries(block, p);
+    prefetch_panel<bf16, V>(values + begin * V, w.indices + begin, count);
+    float* out = y + (p - first) * V * ld;
+    // A panel has at most `most` entries, unless somebody wrote into indptr; it may have none.
+    std::int64_t e = 0;
+    do {
+      const std::int64_t live = count - e < most ? count - e : most;
+      const bf16* pairs = values + (begin + e) * V;
+      const bf16* tail = made;
+      if constexpr (V == 1) {
+        made[0] = live % 2 != 0 ? pairs[live - 1] : bf16{0};
+        made[1] = bf16{0};
+      } else {
+        pair_panel<V>(pairs, live, made);
+        pairs = made;
+        tail = made + live / 2 * 2 * V;
+      }
+      Start<bf16> from = start.behind((p - first) * V);
+      from.first = from.first && e == 0;
+      for (int k = 0; k < vectors; k += U) {
+        dots_panel<V, U, Split>(x + k * wide, ld, pairs, tail, w.indices + begin + e, live, from,
+                                out + k * wide);
+      }
+      e += most;
+    } while (e < count);
+  }
+}
+
+template <class T, int V>
+GOSSAMER_INLINE void multiply_block(const Panels& w, const T* values, std::int64_t block,
+                                    std::int64_t first, std::int64_t last, const bf16* x,
+                                    std::int64_t ld, int vectors, bool sparse, Start<bf16> start,
+                                    float* y) noexcept {
+  if constexpr (V == 1) {
+    if (sparse)
+      return spmm_dots<1, 4, false>(w, values, block, first, last, x, ld, vectors, start, y);
+  }
+  spmm_dots<V, dot_vectors<V>, V == 1>(w, values, block, first, last, x, ld, vectors, start, y);
+}
+
+template <int V, int U>
+GOSSAMER_INLINE void scatter_dots(const bf16* g, std::int64_t ld, const bf16* values,
+                                  const std::uint8_t* indices, std::int64_t count,
+                                  float* dx) noexcept {
+  using R = Vec<float>;
+  constexpr int wide = 2 * Pairs::lanes;
+  constexpr int pairs = (V + 1) / 2;
+  Pairs grad[pairs][2 * U];
+#pragma GCC unroll 8
+  for (int v = 0; v < pairs; ++v) {
+#pragma GCC unroll 4
+    for (int k = 0; k < U; ++k) {
+      const Pairs a = Pairs::load(g + 2 * v * ld + k * wide);
+      const Pairs b = V == 1 ? Pairs::zero() : Pairs::load(g + (2 * v + 1) * ld + k * wide);
+      grad[v][2 * k] = zip_low(a, b);
+      grad[v][2 * k + 1] = zip_high(a, b);
+    }
+  }
+  for (std::int64_t e = 0; e < count; ++e) {
+    float* out = dx + indices[e] * ld;
+    R sum[2 * U];
+#pragma GCC unroll 8
+    for (int k = 0; k < 2 * U; ++k) sum[k] = R::load(out + k * R::lanes);
+#pragma GCC unroll 8
+    for (int v = 0; v < pairs; ++v) {
+      const bf16 single[2] = {values[e * V], bf16{0}};
+      const Pairs w = Pairs::set(V == 1 ? single : values + e * V + 2 * v);
+#pragma GCC unroll 8
+      for (int k = 0; k < 2 * U; ++k) sum[k] = dot(sum[k], grad[v][k], w);
+    }
+#pragma GCC unroll 8
+    for (int k = 0; k < 2 * U; ++k) sum[k].store(out + k * R::lanes);
+  }
+}
+
+template <int V, int U>
+void spmm_t_dots(const Panels& w, const bf16* values, std::int64_t block, const bf16* g,
+                 std::int64_t ld, int vectors, float* dx) noexcept {
+  if constexpr (U > 1) {
+    if (vectors < U) return spmm_t_dots<V, U / 2>(w, values, block, g, ld, vectors, dx);
+  }
+  constexpr std::int64_t wide = 2 * Pairs::lanes;
+  const std::int64_t panels = w.panels();
+  for (std::int64_t p = 0; p < panels; ++p) {
+    const auto [begin, count] = w.entries(block, p);
+    prefetch_panel<bf16, V>(values + begin * V, w.indices + begin, count);
+    for (int k = 0; k < vectors; k += U) {
+      scatter_dots<V, U>(g + p * V * ld + k * wide, ld, values + begin * V, w.indices + begin,
+                         count, dx + k * wide);
+    }
+  }
+}
+
+template <class T, int V>
+GOSSAMER_INLINE void scatter_block(const Panels& w, const T* values, std::int64_t block,
+                                   const bf16* g, std::int64_t ld, int vectors,
+                                   float* dx) noexcept {
+  spmm_t_dots<V, 2>(w, values, block, g, ld, vectors, dx);
+}
+
+}  // namespace
+}  // namespace gossamer
+#endif
