@@ -33,6 +33,10 @@ _TABLE = {
 _SPARSEPROP = {
     "50%": (2.6, 2.5), "75%": (2.6, 2.5), "90%": (2.6, 2.5), "95%": (2.6, 2.5), "98%": (2.0, 2.5),
 }  # fmt: skip
+# bfloat16, forward + backward, on a processor that multiplies pairs of bfloat16.
+_HALF = {
+    "2:4:v4": 1.5, "1:4:v4": 3.0, "1:8:v4": 4.8, "90%": 2.8, "90%:v4": 6.0, "block 16x16 90%": 6.0,
+}  # fmt: skip
 _LAYERS = tuple(map(str, SHAPES))
 
 
@@ -58,6 +62,10 @@ BARS: tuple[Bar, ...] = (
     _bar(FORWARD, DECODING_PATTERN, NN_LINEAR, 1.7, shapes=(str(DECODING),)),
     _bar(CALL, CALL_PATTERN, NN_LINEAR, 20e-6, "extra"),
     _bar(CALL_GRAD, CALL_PATTERN, NN_LINEAR, 20e-6, "extra"),
+    *(
+        _bar(BOTH, pattern, NN_LINEAR, bound, shapes=_LAYERS, dtype="bfloat16")
+        for pattern, bound in _HALF.items()
+    ),
     _bar(FORWARD, "", FLOAT32, 0.8, dtype="bfloat16"),
     _bar(BOTH, "", FLOAT32, 0.8, dtype="bfloat16"),
     _bar(STATE, STATE_PATTERNS[0], NN_LINEAR, 0.55, "share"),

@@ -50,7 +50,7 @@ DECODING_PATTERN = "2:4:v8"
 CALL_SHAPES = (Shape(1, 8, 8), Shape(8, 8, 8))
 CALL_PATTERN = "2:4:v4"
 
-HALF_PATTERNS = ("2:4:v4", "90%")
+HALF_PATTERNS = ("2:4:v4", "1:4:v4", "1:8:v4", "90%", "90%:v4", "block 16x16 90%")
 STATE_SHAPE = Shape(1, 768, 3072)
 STATE_PATTERNS = ("2:4:v4", "2:4", "90%")
 

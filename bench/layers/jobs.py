@@ -46,7 +46,7 @@ def decoding_jobs(plan: Plan[Scope]) -> Iterator[Job]:
 
 
 def half_jobs(plan: Plan[Scope]) -> Iterator[Job]:
-    """bfloat16 beside our own float32."""
+    """bfloat16 beside torch's, and beside our own float32."""
     for shape in plan.scope.shapes:
         for pattern in cases.HALF_PATTERNS:
             for threads in plan.threads:

@@ -66,6 +66,13 @@ def grids(records: Sequence[Record]) -> list[Grid]:
         for rival in (NN_LINEAR, SPARSEPROP, MASKED_DENSE, TORCH_CSR)
         for topic in (FORWARD, BOTH)
     ]
+    half = [r for r in records if r.dtype == "bfloat16"]
+    found += [
+        _ratio_grid(
+            f"bfloat16, {topic}: times faster than {NN_LINEAR}", half, topic, NN_LINEAR, judged
+        )
+        for topic in (FORWARD, BOTH)
+    ]
     found += [_verb_grid(layers), _other_grid(records, judged)]
     return [grid for grid in found if grid.rows]
 
