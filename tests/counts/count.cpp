@@ -140,8 +140,7 @@ int main() {
       run_spmm_t_packed(spmm_t, view(transposed.structure), transposed.perm.data(), dtype, {});
       finish_case("spmm_t packed", pattern.name, names[i]);
 
-      run_sddmm({grad_output.matrix(rows), x.matrix(cols), weight, sums.data()}, dtype,
-                {});
+      run_sddmm({grad_output.matrix(rows), x.matrix(cols), weight, sums.data()}, dtype, {});
       finish_case("sddmm", pattern.name, names[i]);
     }
   }
