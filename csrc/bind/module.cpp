@@ -39,6 +39,7 @@ void register_topics(py::module_& m) {
   auto products = m.def_submodule("products", "Layouts and the three verbs.");
   register_structure(products);
   register_csr(products);
+  register_change(products);
   register_verbs(products);
   auto masks = m.def_submodule("masks", "Selections of masks.");
   register_select(masks);

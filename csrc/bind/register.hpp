@@ -13,6 +13,7 @@ void register_errors(pybind11::module_& module);
 
 void register_structure(pybind11::module_& products);
 void register_csr(pybind11::module_& products);
+void register_change(pybind11::module_& products);
 void register_verbs(pybind11::module_& products);
 
 void register_select(pybind11::module_& masks);

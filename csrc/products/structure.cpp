@@ -1,14 +1,18 @@
 #include "products/structure.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
 #include "core/check.hpp"
+#include "core/parallel.hpp"
 #include "products/table.hpp"
 
 namespace gossamer {
 namespace {
 
+// Entries below which waking other threads costs more than it saves.
+constexpr std::int64_t serial = 1 << 15;
 constexpr std::int64_t max_entries = std::numeric_limits<std::int32_t>::max();
 
 std::string str(std::int64_t x) { return std::to_string(x); }
@@ -227,27 +231,51 @@ Transposed transpose(const Panels& w) {
   require_few_entries(nnz, 1);
   t.entry_count = nnz;
 
-  // Counting sort by (row block, column). Rows are visited in ascending order for a given column,
-  // because panels are, so the ids come out sorted.
-  const std::int64_t cells = t.blocks() * t.rows;
+  // Counting sort by (row block, column). A task is a row block of one block of columns, whose
+  // cells of the result lie side by side. Panels come in ascending order, so the ids are sorted.
   std::vector<std::int32_t>& indptr = out.structure.indptr;
-  indptr.assign(static_cast<std::size_t>(cells) + 1, 0);
-  const auto cell = [&](std::int64_t row, std::int64_t col) {
-    return static_cast<std::size_t>(row / t.block_cols * t.rows + col);
+  indptr.assign(static_cast<std::size_t>(t.blocks() * t.rows) + 1, 0);
+  const std::int64_t panels = t.block_cols / w.vector;
+  const auto for_each_task = [&](auto&& f) {
+    const int workers = w.entry_count < serial ? 1 : max_threads();
+    parallel_for(t.blocks() * w.blocks(), workers, [&](std::int64_t task, int) noexcept {
+      const std::int64_t rows = task / w.blocks(), block = task % w.blocks();
+      f(indptr.data() + rows * t.rows + block * w.block_cols, block, rows * panels,
+        std::min(w.panels(), (rows + 1) * panels));
+    });
   };
-  for_each_entry(w, [&](std::int64_t, std::int64_t row, std::int64_t col) {
-    for (std::int64_t v = 0; v < w.vector; ++v) ++indptr[cell(row + v, col) + 1];
-  });
-  for (std::size_t i = 0; i < static_cast<std::size_t>(cells); ++i) indptr[i + 1] += indptr[i];
+  for_each_task(
+      [&](std::int32_t* cells, std::int64_t block, std::int64_t first, std::int64_t last) noexcept {
+        std::int32_t counts[Panels::max_block_cols] = {};
+        for (std::int64_t p = first; p < last; ++p) {
+          const auto [begin, count] = w.entries(block, p);
+          for (std::int64_t e = begin; e < begin + count; ++e) ++counts[w.indices[e]];
+        }
+        const auto height = static_cast<std::int32_t>(w.vector);
+        for (std::int64_t c = 0; c < w.block_width(block); ++c) cells[c + 1] = counts[c] * height;
+      });
+  for (std::size_t i = 1; i < indptr.size(); ++i) indptr[i] += indptr[i - 1];
 
-  std::vector<std::int32_t> next(indptr.begin(), indptr.end() - 1);
   out.structure.indices.resize(static_cast<std::size_t>(nnz));
   out.perm.resize(static_cast<std::size_t>(nnz));
-  for_each_entry(w, [&](std::int64_t e, std::int64_t row, std::int64_t col) {
-    for (std::int64_t v = 0; v < w.vector; ++v) {
-      const auto at = static_cast<std::size_t>(next[cell(row + v, col)]++);
-      out.structure.indices[at] = static_cast<std::uint8_t>((row + v) % t.block_cols);
-      out.perm[at] = static_cast<std::int32_t>(e * w.vector + v);
+  std::uint8_t* ids = out.structure.indices.data();
+  std::int32_t* perm = out.perm.data();
+  for_each_task([&](const std::int32_t* cells, std::int64_t block, std::int64_t first,
+                    std::int64_t last) noexcept {
+    std::int32_t next[Panels::max_block_cols];
+    std::copy_n(cells, w.block_width(block), next);
+    for (std::int64_t p = first; p < last; ++p) {
+      const auto [begin, count] = w.entries(block, p);
+      for (std::int64_t e = begin; e < begin + count; ++e) {
+        const std::int64_t id = w.indices[e];
+        // Another thread may have written into the indices after they were counted.
+        if (id >= w.block_width(block) || next[id] == cells[id + 1]) continue;
+        std::int32_t& at = next[id];
+        for (std::int64_t v = 0; v < w.vector; ++v, ++at) {
+          ids[at] = static_cast<std::uint8_t>((p - first) * w.vector + v);
+          perm[at] = static_cast<std::int32_t>(e * w.vector + v);
+        }
+      }
     }
   });
   return out;

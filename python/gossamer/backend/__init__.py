@@ -6,6 +6,7 @@ structure are here; the other topics are `backend.masks`, `.prox`, `.codes` and 
 """
 
 from gossamer.backend.arrays import check_array
+from gossamer.backend.change import match, move
 from gossamer.backend.csr import Csr, decode_csr, encode_csr, expand_tiles
 from gossamer.backend.products import sddmm, spmm, spmm_t
 from gossamer.backend.registry import devices, register, unregister
@@ -42,6 +43,8 @@ __all__ = [
     "isa",
     "isas",
     "mask",
+    "match",
+    "move",
     "register",
     "scatter",
     "sddmm",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gossamer.backend import check_array
 from gossamer.backend.arrays import FLOATS
@@ -37,21 +37,3 @@ def check_like(tensor: Tensor, who: str, shape: torch.Size) -> None:
             f"{who} has shape {tuple(tensor.shape)}, the weight {tuple(shape)}; give one entry for "
             "each entry of the weight"
         )
-
-
-def elementwise_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[Tensor]:
-    """Return the optimizer's state tensors with one number per value.
-
-    Raises:
-        DTypeError: such a tensor has a dtype that cannot move with a mask.
-    """
-    found = []
-    for name, tensor in optimizer.state.get(parameter, {}).items():
-        if isinstance(tensor, Tensor) and tensor.shape == parameter.shape and tensor.dim():
-            if tensor.dtype not in FLOATS:
-                raise DTypeError(
-                    f"the optimizer's {name} is {tensor.dtype}; only float32, float64 and "
-                    "bfloat16 state can move with a mask: use an optimizer that keeps those"
-                )
-            found.append(tensor)
-    return found

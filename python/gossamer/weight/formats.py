@@ -126,6 +126,26 @@ def csr_of_scipy(matrix: Any, pattern: str | Pattern | None) -> Read:
         return _transposed(given) if by_columns else given, pattern
 
 
+def csr_of_positions(rows: Any, cols: Any, shape: Shape) -> tuple[Tensor, Tensor]:
+    """Return indptr and indices of entries given by their coordinates, each once, in any order."""
+    row, col = _integers(rows, "rows"), _integers(cols, "cols")
+    if row.numel() != col.numel():
+        raise ShapeError(
+            f"rows: {row.numel()} were given for {col.numel()} cols; give both for each entry"
+        )
+    _check_inside(row, col, shape)
+    at, order = (row * shape[1] + col).sort(stable=True)
+    again = (at[1:] == at[:-1]).nonzero().flatten()
+    if again.numel():
+        a, b = order[int(again[0])], order[int(again[0]) + 1]
+        raise StructureError(
+            f"entries {int(a)} and {int(b)} are both at [{int(row[a])}, {int(col[a])}]; give each "
+            "entry once"
+        )
+    width = max(shape[1], 1)
+    return _pointers(at // width, shape[0]), at % width
+
+
 def _check(matrix: SparseMatrix, by_columns: bool = False) -> tuple[backend.Structure, Tensor]:
     return backend.encode_csr(matrix.shape, matrix.indptr, matrix.indices, csc=by_columns)
 
@@ -151,6 +171,16 @@ def _of_coordinates(rows: Any, cols: Any, values: Any, shape: Shape) -> SparseMa
     values = _values(values)
     _check_lengths("row indices", row, values)
     _check_lengths("column indices", col, values)
+    _check_inside(row, col, shape)
+    at = torch.stack([row, col])
+    merged = torch.sparse_coo_tensor(
+        at, values, shape, device="cpu", check_invariants=False
+    ).coalesce()
+    row, col = merged.indices()
+    return SparseMatrix(_pointers(row, shape[0]), col, merged.values(), shape)
+
+
+def _check_inside(row: Tensor, col: Tensor, shape: Shape) -> None:
     outside = (row < 0) | (row >= shape[0]) | (col < 0) | (col >= shape[1])
     if bool(outside.any()):
         first = int(outside.to(torch.uint8).argmax())
@@ -158,14 +188,12 @@ def _of_coordinates(rows: Any, cols: Any, values: Any, shape: Shape) -> SparseMa
             f"entry {first} is at [{int(row[first])}, {int(col[first])}], outside a matrix of "
             f"shape {list(shape)}"
         )
-    at = torch.stack([row, col])
-    merged = torch.sparse_coo_tensor(
-        at, values, shape, device="cpu", check_invariants=False
-    ).coalesce()
-    row, col = merged.indices()
-    counts = torch.bincount(row, minlength=shape[0])
-    indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return SparseMatrix(indptr, col, merged.values(), shape)
+
+
+def _pointers(row: Tensor, rows: int) -> Tensor:
+    """Return the row pointers of entries whose rows do not fall."""
+    counts = torch.bincount(row, minlength=rows)
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
 def _of_tiles(

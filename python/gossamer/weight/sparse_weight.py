@@ -17,18 +17,15 @@ from torch import Tensor, nn
 
 from gossamer import backend
 from gossamer.backend import Layout, Structure, Transposed
-from gossamer.errors import PatternError, StructureError
-from gossamer.masks import check_mask, check_structure, magnitude_mask, mask_from_score
+from gossamer.errors import PatternError
+from gossamer.masks import check_mask, magnitude_mask, mask_from_score
 from gossamer.patterns import Nonzeros, Pattern, Unstructured, parse_pattern
-from gossamer.weight.checks import (
-    check_dense,
-    check_dtype,
-    check_like,
-    elementwise_state,
-)
+from gossamer.weight.checks import check_dense, check_dtype, check_like
 from gossamer.weight.descriptor import describe, group_of
 from gossamer.weight.exchange import Exchange
 from gossamer.weight.matrix_face import MatrixFace
+from gossamer.weight.moving import Moving
+from gossamer.weight.positions import Positions, check_fit, structure_of
 from gossamer.weight.state import check_state
 from gossamer.weight.transpose import DTYPES as T_DTYPES
 from gossamer.weight.transpose import NAMES as T_NAMES
@@ -91,18 +88,8 @@ class SparseWeight(MatrixFace, nn.Module, Exchange):
         super().__init__()
         check_dtype(values.dtype, "values")
         pattern = parse_pattern(pattern)
+        check_fit(structure, pattern, values.numel())
         layout = structure.layout
-        backend.validate(structure, values.numel())
-        if layout.vector != pattern.panel or (layout.n, layout.m) != group_of(pattern):
-            raise StructureError(
-                f"the structure has vector={layout.vector}, n:m={layout.n}:{layout.m}, which is "
-                f"not pattern {pattern}; encode the mask with the pattern's own vector, n and m"
-            )
-        if values.numel() != (needed := pattern.count(layout.rows, layout.cols)):
-            raise StructureError(
-                f"the structure keeps {values.numel()} entries, pattern {pattern} needs {needed}"
-            )
-        check_structure(structure, pattern)
         self.pattern = pattern
         self.layout = layout
         self.layout_ints = tuple(layout.as_ints())
@@ -250,20 +237,30 @@ class SparseWeight(MatrixFace, nn.Module, Exchange):
         return values.new_zeros(self.shape.numel()).index_copy(0, at, values).view(self.shape)
 
     @torch.no_grad()
-    def set_mask(self, mask: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Change to another mask of the same pattern and number of entries.
+    def set_mask(
+        self,
+        mask: Positions,
+        optimizer: torch.optim.Optimizer | None = None,
+        pattern: str | Pattern | None = None,
+    ) -> None:
+        """Change to another mask, also to one of another sparsity.
 
         An entry that both masks keep also keeps its value, gradient and optimizer state; a new
-        entry starts at 0. The Parameter and the buffers stay the same objects. Also call
-        `set_mask` on a running average of the model, because it averages by position.
+        entry starts at 0. The Parameter stays the same object; so do the buffers if the number of
+        entries stays. Also call `set_mask` on a running average of the model, because it averages
+        by position. After a change of the number, wrap the model in DistributedDataParallel again.
 
         Args:
-            mask: bool [rows, cols], True = kept.
+            mask: bool [rows, cols], True = kept; or a structure; or what has a structure, as
+                another `SparseWeight`; or the coordinates (rows, cols), int32 or int64 [nnz] each,
+                in any order. All but the first take the time and memory of the entries.
             optimizer: the optimizer of `values`; needed if it has state already.
+            pattern: the pattern of the new mask, whose panels are as high as before; None is the
+                present one.
 
         Raises:
-            ShapeError, StructureError: the mask has another shape or pattern; the weight does not
-                change.
+            ShapeError, StructureError, PatternError, DTypeError: the mask does not fit the weight
+                or the pattern, or the values are sharded; weight and optimizer do not change.
 
         Example:
             >>> import torch
@@ -271,26 +268,23 @@ class SparseWeight(MatrixFace, nn.Module, Exchange):
             >>> weight.set_mask(torch.tensor([[True, False, False, True]]))
             >>> weight.values.tolist()
             [4.0, 0.0]
+            >>> weight.set_mask((torch.tensor([0]), torch.tensor([3])), pattern="1:4")
+            >>> weight.to_dense().tolist()
+            [[0.0, 0.0, 0.0, 0.0]]
         """
-        check_like(mask, "mask", self.shape)
-        check_mask(mask, self.pattern)
-        old = self.structure
-        new = backend.encode(mask, self.layout.vector, self.layout.n, self.layout.m)
-        self._rule.check_structure(new)
-        tensors: list[Tensor] = [self.values]
-        if self.values.grad is not None:
-            tensors.append(self.values.grad)
-        if optimizer is not None:
-            tensors.extend(elementwise_state(optimizer, self.values))
-        moved = [backend.gather(backend.scatter(tensor, old), new) for tensor in tensors]
-        transposed = self._rule.build(moved[0], new)
+        pattern = self.pattern if pattern is None else parse_pattern(pattern)
+        pattern.check_shape(self.shape[0], self.shape[1], "set_mask")
+        new = structure_of(mask, pattern, self.shape)
+        rule = replace(self._rule, layout=new.layout, pattern=pattern)
+        rule.check_structure(new)
+        moving = Moving(self.values, self.structure, new, optimizer)
+        transposed = rule.build(moving.values, new)
 
-        # copy_ raises the version counters: a pending backward pass of the old mask fails.
-        for tensor, source in zip(tensors, moved, strict=True):
-            tensor.copy_(source)
-        self.indices.copy_(new.indices)
-        if self.indptr is not None and new.indptr is not None:
-            self.indptr.copy_(new.indptr)
+        moving.apply()
+        self.pattern, self.layout, self._rule = pattern, new.layout, rule
+        self.layout_ints = tuple(new.layout.as_ints())
+        self.descriptor.copy_(describe(pattern, new.layout))
+        self._keep_positions(new)
         self._keep_transpose(transposed)
 
     def extra_repr(self) -> str:
@@ -324,6 +318,23 @@ class SparseWeight(MatrixFace, nn.Module, Exchange):
             return
         self._rule.check_structure(structure)
         self._keep_transpose(self._rule.build(self.values.detach(), structure))
+
+    def _keep_positions(self, structure: Structure) -> None:
+        """Store the positions of a new mask in the buffers; a pending backward pass will fail."""
+        fresh = {"indices": structure.indices, "indptr": structure.indptr}
+        mine = {name: self._buffers[name] for name in fresh}
+        fit = all(
+            (a is None and b is None) or (a is not None and b is not None and a.shape == b.shape)
+            for a, b in zip(mine.values(), fresh.values(), strict=True)
+        )
+        for name, tensor in fresh.items():
+            own = mine[name]
+            if fit and own is not None and tensor is not None:
+                own.copy_(tensor)
+            elif not fit:
+                if own is not None:
+                    torch.autograd.graph.increment_version(own)
+                setattr(self, name, None if tensor is None else tensor.clone())
 
     def _keep_transpose(self, packed: Transposed | None) -> None:
         """Store this transpose in the t_ buffers."""
