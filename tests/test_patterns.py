@@ -11,9 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gossamer.errors import DTypeError, GossamerError, PatternError, ShapeError
-from gossamer.patterns import NM, Block, Unstructured, parse_pattern
+from gossamer.patterns import NM, Block, GroupedNM, Nonzeros, Unstructured, parse_pattern
 
-VECTORS = st.sampled_from([1, 4, 8])
+VECTORS = st.sampled_from([1, 4, 8, 16, 32, 64, 128])
 SPARSITIES = st.floats(0.0, 1.0)
 GROUPS = st.integers(1, 64).flatmap(lambda m: st.tuples(st.integers(1, m), st.just(m)))
 PATTERNS = st.one_of(
@@ -29,10 +29,12 @@ PATTERNS = st.one_of(
         ("2:4", NM(2, 4)),
         ("2:4:v4", NM(2, 4, vector=4)),
         ("1:16:v8", NM(1, 16, vector=8)),
+        ("2:4:v32", NM(2, 4, vector=32)),
         ("64:64", NM(64, 64)),
         ("90%", Unstructured(0.9)),
         ("97.5%", Unstructured(0.975)),
         ("90%:v4", Unstructured(0.9, vector=4)),
+        ("90%:v128", Unstructured(0.9, vector=128)),
         ("7%", Unstructured(0.07)),
         ("0%", Unstructured(0.0)),
         ("100%", Unstructured(1.0)),
@@ -78,23 +80,31 @@ def test_density_and_sparsity_add_up(pattern):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "panel"),
+    ("pattern", "tile", "panel"),
     [
-        (NM(2, 4), 1),
-        (NM(2, 4, 8), 8),
-        (Unstructured(0.9, 4), 4),
-        (Block(16, 3, 0.5), 8),
-        (Block(8, 1, 0.5), 8),
-        (Block(12, 3, 0.5), 4),
-        (Block(6, 16, 0.5), 1),
-        (Block(1, 16, 0.5), 1),
+        (NM(2, 4), (1, 1), 1),
+        (NM(2, 4, 8), (8, 1), 8),
+        (NM(2, 4, 16), (16, 1), 8),
+        (GroupedNM(2, 4, 2), (1, 1), 1),
+        (Unstructured(0.9, 4), (4, 1), 4),
+        (Unstructured(0.9, 128), (128, 1), 8),
+        (Nonzeros(32), (32, 1), 8),
+        (Block(16, 3, 0.5), (16, 3), 8),
+        (Block(128, 1, 0.5), (128, 1), 8),
+        (Block(8, 1, 0.5), (8, 1), 8),
+        (Block(12, 3, 0.5), (12, 3), 4),
+        (Block(6, 16, 0.5), (6, 16), 1),
+        (Block(1, 16, 0.5), (1, 16), 1),
     ],
 )
-def test_panel(pattern, panel):
+def test_tile_and_panel(pattern, tile, panel):
+    assert pattern.tile == tile
     assert pattern.panel == panel
 
 
-@given(PATTERNS, st.integers(0, 9), st.integers(0, 9), st.integers(1, 8).map(lambda rows: rows * 8))
+@given(
+    PATTERNS, st.integers(0, 9), st.integers(0, 9), st.integers(1, 8).map(lambda rows: rows * 128)
+)
 def test_count_is_the_formula(pattern, down, across, rows):
     match pattern:
         case NM(n, m):
@@ -167,8 +177,8 @@ def says(error, *parts):
         (lambda: NM(-1, 4), PatternError, ["n=-1", "1 <= n"]),
         (lambda: NM(2, 65), PatternError, ["m=65", "<= 64"]),
         (lambda: NM(1, 0), PatternError, ["m=0", "n <= m"]),
-        (lambda: NM(2, 4, 3), PatternError, ["vector=3", "1, 4 or 8", "choose"]),
-        (lambda: NM(2, 4, 0), PatternError, ["vector=0", "1, 4 or 8"]),
+        (lambda: NM(2, 4, 3), PatternError, ["vector=3", "1, 4, 8, 16, 32, 64 or 128", "choose"]),
+        (lambda: NM(2, 4, 0), PatternError, ["vector=0", "1, 4, 8, 16, 32, 64 or 128"]),
         (lambda: NM(2.0, 4), DTypeError, ["n=2.0", "integer", "pass"]),
         (lambda: NM(2, "4"), DTypeError, ["m='4'", "integer"]),
         (lambda: NM(True, 4), DTypeError, ["n=True", "integer"]),
@@ -181,7 +191,7 @@ def says(error, *parts):
         (lambda: Unstructured(math.inf), PatternError, ["sparsity=inf", "[0, 1]"]),
         (lambda: Unstructured("90%"), DTypeError, ["sparsity='90%'", "number", "0.9"]),
         (lambda: Unstructured(True), DTypeError, ["sparsity=True", "number"]),
-        (lambda: Unstructured(0.9, 2), PatternError, ["vector=2", "1, 4 or 8"]),
+        (lambda: Unstructured(0.9, 2), PatternError, ["vector=2", "1, 4, 8, 16, 32, 64 or 128"]),
         (lambda: Block(0, 4, 0.5), PatternError, ["rows=0", "at least 1", "Block(16, 16, 0.75)"]),
         (lambda: Block(4, -4, 0.5), PatternError, ["cols=-4", "at least 1"]),
         (lambda: Block(4.5, 4, 0.5), DTypeError, ["rows=4.5", "integer"]),
@@ -233,7 +243,8 @@ def test_unknown_text_lists_the_forms(text):
         ("2:4:v3", "vector=3"),
         ("101%", "sparsity=1.01"),
         ("-5%", "sparsity=-0.05"),
-        ("90%:v16", "vector=16"),
+        ("90%:v12", "vector=12"),
+        ("2:4:v256", "vector=256"),
         ("block 0x4 50%", "rows=0"),
         ("block 4x4 150%", "sparsity=1.5"),
     ],
@@ -252,6 +263,7 @@ def test_text_with_a_number_out_of_range_names_both(text, part):
         ("4:6:v8", (12, 9), ["multiple of 6", "choose 2:3:v4", "pad to 12"]),
         ("2:4:v4", (10, 8), ["out_features=10", "multiple of 4", "choose 2:4,", "pad to 12"]),
         ("1:3:v8", (12, 6), ["out_features=12", "multiple of 8", "choose 1:3:v4", "pad to 16"]),
+        ("2:4:v64", (96, 8), ["out_features=96", "multiple of 64", "choose 2:4:v32", "pad to 128"]),
         ("90%:v8", (3, 5), ["out_features=3", "90%:v8", "choose 90%,", "pad to 8", "exclude"]),
         ("block 16x16 75%", (32, 24), ["in_features=24", "choose block 16x8 75%", "pad to 32"]),
         ("block 16x4 75%", (40, 24), ["out_features=40", "choose block 8x4 75%", "pad to 48"]),

@@ -121,11 +121,14 @@ void check_tiles(const Panels& w, std::int64_t rows, std::int64_t cols) {
   require<ArgumentError>(rows > 0 && cols > 0 && rows % w.vector == 0 && w.rows % rows == 0,
                          "tiles of " + str(rows) + " x " + str(cols) + " do not fit " +
                              str(w.rows) + " rows in panels of " + str(w.vector));
-  const auto refuse = [&](std::int64_t panel, std::int64_t col) {
+  const auto refuse = [&](std::int64_t panel, std::int64_t col, const std::string& which = "") {
     const std::int64_t top = panel * w.vector / rows * rows;
     throw StructureError("a part of the " + str(rows) + "x" + str(cols) + " tile at [" + str(top) +
-                         ", " + str(col / cols * cols) +
-                         "] is kept; a tile is kept or dropped as one");
+                         ", " + str(col / cols * cols) + "] is kept" + which +
+                         "; a tile is kept or dropped as one");
+  };
+  const auto at = [&](std::int64_t panel, std::int64_t col) {
+    return "[" + str(panel * w.vector) + ", " + str(col) + "]";
   };
   const std::int64_t high = rows / w.vector;  // panels of a tile
   for (std::int64_t p = 0; p < w.panels(); ++p) {
@@ -138,7 +141,11 @@ void check_tiles(const Panels& w, std::int64_t rows, std::int64_t cols) {
           // The lesser of the two columns is in one of the panels only.
           const int mine = i < count ? w.indices[begin + i] : Panels::max_block_cols;
           const int theirs = i < same ? w.indices[top + i] : Panels::max_block_cols;
-          refuse(p, k * w.block_cols + (mine < theirs ? mine : theirs));
+          const std::int64_t col = k * w.block_cols + (mine < theirs ? mine : theirs);
+          const std::string here = at(p, col), there = at(p - p % high, col);
+          refuse(p, col,
+                 mine < theirs ? ", " + here + " and not " + there
+                               : ", " + there + " and not " + here);
         }
         const std::int64_t col = k * w.block_cols + w.indices[begin + i];
         if (kept % cols == 0 ? col % cols != 0 : col != last + 1) {

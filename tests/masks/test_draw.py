@@ -18,7 +18,7 @@ from scipy.stats import chi2
 
 from gossamer import backend
 from gossamer.errors import ShapeError
-from gossamer.masks import check_mask, random_mask, random_structure
+from gossamer.masks import check_mask, check_structure, random_mask, random_structure
 from gossamer.nn import SparseLinear
 from gossamer.patterns import Block, parse_pattern
 from support.fences import ROOT
@@ -42,20 +42,23 @@ PATTERNS = [
     "2:4:g3",
     "3:5:g1",
 ]
+WIDE = ["2:4:v16", "3:5:v128", "70%:v32", "99%:v64", "0%:v16", "block 32x5 40%", "block 128x1 50%"]
 # Wide enough for several blocks of columns and a narrow last one, and a multiple of every tile.
-SHAPE = (80, 640)
+SHAPE, HIGH = (80, 640), (256, 640)
 # A probability of an honest sampler that fails, per test: the seeds are fixed, so once and for all.
 RARE = 1e-4
 
 Draw = Callable[[int], np.ndarray]
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("pattern", PATTERNS + WIDE)
 def test_the_count_is_exact_and_the_structure_obeys_the_pattern(pattern: str) -> None:
-    for seed in range(5):
-        structure = random_structure(SHAPE, pattern, seed)
-        backend.validate(structure, parse_pattern(pattern).count(*SHAPE))
-        mask = random_mask(SHAPE, pattern, seed)
+    shape = HIGH if pattern in WIDE else SHAPE
+    for seed in range(5 if pattern in PATTERNS else 2):
+        structure = random_structure(shape, pattern, seed)
+        backend.validate(structure, parse_pattern(pattern).count(*shape))
+        check_structure(structure, parse_pattern(pattern))
+        mask = random_mask(shape, pattern, seed)
         check_mask(mask, pattern)
         assert torch.equal(mask, backend.mask(structure))
 
@@ -78,6 +81,8 @@ def test_too_many_entries_are_refused() -> None:
         random_structure((2**16, 2**16), "0%")
     with pytest.raises(ShapeError, match="split the layer"):
         random_structure((2**17, 2**17), "2:4")
+    with pytest.raises(ShapeError, match="split the layer"):
+        random_structure((2**16, 2**16), "50%:v128")
 
 
 # ---- the law -----------------------------------------------------------------------------------
@@ -103,6 +108,8 @@ def masks_have_equal_frequencies(draw: Draw, masks: int, draws: int) -> bool:
         ("2:4", (2, 8), 6**4),
         ("3:4", (2, 8), 4**4),
         ("1:4:v4", (8, 8), 4**4),
+        ("60%:v16", (32, 5), comb(10, 4)),
+        ("1:4:v32", (64, 8), 4**4),
         ("block 2x2 50%", (4, 8), comb(8, 4)),
         ("block 3x2 75%", (6, 8), comb(8, 2)),
         ("2:3:g1", (3, 6), 6**2),

@@ -31,14 +31,14 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 # The others run the portable table.
 ISAS = backend.isas()
 PATTERNS = ["2:4", "1:4", "2:8", "1:8", "1:16", "2:16", "4:8", "3:5", "7:64", "1:1", "3:3", "1:2"]
-VECTORS = ["", ":v4", ":v8"]
+VECTORS = ["", ":v4", ":v8", ":v16", ":v64"]
 
 
 def expected(weight: Tensor, pattern: str | NM) -> tuple[Tensor, Structure]:
     """The same by way of a dense mask."""
     p = parse_pattern(pattern)
     assert isinstance(p, NM)
-    structure = backend.encode(magnitude_mask(weight, p), p.vector, p.n, p.m)
+    structure = backend.encode(magnitude_mask(weight, p), p.panel, p.n, p.m)
     return backend.gather(weight, structure), structure
 
 
@@ -77,7 +77,7 @@ def test_select_is_mask_encode_gather(isa: str, dtype: torch.dtype, vector: str)
 
 @given(
     st.integers(1, 64).flatmap(lambda m: st.tuples(st.integers(1, m), st.just(m))),
-    st.sampled_from([1, 4, 8]),
+    st.sampled_from([1, 4, 8, 16, 128]),
     st.integers(1, 9),
     st.integers(1, 300),
     st.sampled_from(DTYPES),

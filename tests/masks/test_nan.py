@@ -92,7 +92,7 @@ def test_a_tile_with_nan_and_both_infinities_counts_as_nan() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])
-@pytest.mark.parametrize("pattern", ["2:4", "1:4", "2:8", "2:4:v4", "4:8:v8"])
+@pytest.mark.parametrize("pattern", ["2:4", "1:4", "2:8", "2:4:v4", "4:8:v8", "2:4:v16"])
 def test_packed_selection_is_the_mask_by_magnitude(pattern: str, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(2)
     weight = torch.randn(16, 64, generator=generator)
@@ -104,7 +104,7 @@ def test_packed_selection_is_the_mask_by_magnitude(pattern: str, dtype: torch.dt
     kept = torch.zeros(weight.numel(), dtype=torch.bool)
     kept[backend.coordinates(structure)] = True
     assert torch.equal(kept.view(16, 64), mask)
-    again = backend.encode(mask, parse_pattern(pattern).vector, *nm(pattern))
+    again = backend.encode(mask, parse_pattern(pattern).panel, *nm(pattern))
     torch.testing.assert_close(
         values, backend.gather(weight, again), rtol=0, atol=0, equal_nan=True
     )

@@ -62,7 +62,7 @@ def cases(draw, values):
         pattern = Block(draw(st.integers(1, 5)), draw(st.integers(1, 5)), draw(SHARES))
         high, wide = pattern.rows, pattern.cols
     else:
-        high, wide = draw(st.sampled_from([1, 1, 4, 8])), 1
+        high, wide = draw(st.sampled_from([1, 1, 4, 8, 16])), 1
         if kind == "nm":
             wide = draw(st.integers(1, 9))
             pattern = NM(draw(st.integers(1, wide)), wide, high)

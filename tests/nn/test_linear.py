@@ -9,12 +9,18 @@ from torch import nn
 import gossamer
 from gossamer import SparseLinear
 from support import oracle
+from support.grids import covering
 from support.layers import Conv1D
 
 
-@pytest.mark.parametrize("lead", [(), (1,), (7,), (2, 3), (2, 1, 3), (0,), (4, 0, 2)], ids=str)
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("pattern", oracle.PATTERNS)
+@pytest.mark.parametrize(
+    ("pattern", "bias", "lead"),
+    covering(
+        [*oracle.PATTERNS, *oracle.WIDE],
+        [True, False],
+        [(), (1,), (7,), (2, 3), (2, 1, 3), (0,), (4, 0, 2)],
+    ),
+)
 def test_same_function_as_its_dense_twin(pattern: str, bias: bool, lead: tuple[int, ...]) -> None:
     rows, cols = oracle.sizes(pattern)
     layer = SparseLinear(cols, rows, bias, pattern=pattern, dtype=torch.float64)

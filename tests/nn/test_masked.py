@@ -12,9 +12,10 @@ from gossamer.errors import GossamerError, PatternError, ShapeError, StructureEr
 from gossamer.masks import magnitude_mask, random_mask
 from gossamer.nn import MaskedLinear, SparseLinear
 from gossamer.patterns import Unstructured, parse_pattern
-from support.oracle import PATTERNS, assert_close, sizes, spmm, spmm_t
+from support.grids import covering
+from support.oracle import PATTERNS, WIDE, assert_close, sizes, spmm, spmm_t
 
-MOVING = [*PATTERNS, "1:4", "2:8", "1:16", "1:4:v4"]
+MOVING = [*PATTERNS, *WIDE, "1:4", "2:8", "1:16", "1:4:v4"]
 
 
 def master(
@@ -34,8 +35,9 @@ def run(layer: MaskedLinear, lead: tuple[int, ...] = (5,)) -> tuple[Tensor, Tens
     return x, y, g
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("pattern", MOVING)
+@pytest.mark.parametrize(
+    ("pattern", "dtype"), covering(MOVING, [torch.float32, torch.float64, torch.bfloat16])
+)
 def test_straight_through_against_the_masked_dense_layer(pattern: str, dtype: torch.dtype) -> None:
     layer = master(pattern, dtype)
     x, y, g = run(layer)

@@ -10,7 +10,10 @@ from torch import Tensor
 import gossamer
 from gossamer import SparseWeight, backend, sddmm, spmm, spmm_t
 from support import oracle
+from support.grids import covering
 
+PATTERNS = [*oracle.PATTERNS, "1:4:v16", "75%:v32", "block 32x4 50%"]
+DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 LEADS = [(), (1,), (5,), (2, 3), (2, 1, 3), (0,), (2, 0, 3)]
 TRANSPOSES = ["packed", "none"]
 
@@ -27,9 +30,7 @@ def draw(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(shape, dtype=torch.float64).to(dtype).requires_grad_()
 
 
-@pytest.mark.parametrize("transpose", TRANSPOSES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("pattern", oracle.PATTERNS)
+@pytest.mark.parametrize(("pattern", "dtype", "transpose"), covering(PATTERNS, DTYPES, TRANSPOSES))
 def test_verbs_match_the_dense_formulas(pattern: str, dtype: torch.dtype, transpose: str) -> None:
     weight = make(pattern, dtype, transpose)
     rows, cols = weight.shape
@@ -82,7 +83,7 @@ UPSTREAM: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("transpose", TRANSPOSES)
 @pytest.mark.parametrize("lead", [(), (3,), (2, 2)], ids=["rank1", "rank2", "rank3"])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
-@pytest.mark.parametrize("pattern", oracle.PATTERNS)
+@pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.slow
 def test_gradients_of_spmm(pattern: str, bias: bool, lead: tuple[int, ...], transpose: str) -> None:
     weight = make(pattern, transpose=transpose)
@@ -99,7 +100,7 @@ def test_gradients_of_spmm(pattern: str, bias: bool, lead: tuple[int, ...], tran
 
 @pytest.mark.parametrize("transpose", TRANSPOSES)
 @pytest.mark.parametrize("lead", [(), (3,), (2, 2)], ids=["rank1", "rank2", "rank3"])
-@pytest.mark.parametrize("pattern", oracle.PATTERNS)
+@pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.slow
 def test_gradients_of_spmm_t_and_sddmm(pattern: str, lead: tuple[int, ...], transpose: str) -> None:
     weight = make(pattern, transpose=transpose)

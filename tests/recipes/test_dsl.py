@@ -15,7 +15,7 @@ def masks(recipe):
     ]
 
 
-@pytest.mark.parametrize("pattern", ["80%", "75%:v4", "block 4x4 75%"])
+@pytest.mark.parametrize("pattern", ["80%", "75%:v4", "75%:v16", "block 4x4 75%"])
 def test_dsl_moves_entries_between_layers_and_keeps_their_total(pattern):
     recipe = DSL(pattern, every=3, fraction=0.5, floor=0.5)
     model, opt, step = training(recipe, 40)

@@ -14,7 +14,7 @@ from gossamer.recipes.gmp import GMP
 from gossamer.recipes.imp import IMP
 from support.recipe_course import training
 
-PATTERNS = ["90%", "75%:v4", "2:4", "1:4", "2:8:v4", "block 4x4 75%"]
+PATTERNS = ["90%", "75%:v4", "2:4", "1:4", "2:8:v4", "block 4x4 75%", "1:4:v16", "75%:v16"]
 
 
 def test_thinner_patterns_of_each_kind():

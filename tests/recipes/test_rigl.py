@@ -13,7 +13,7 @@ from gossamer.recipes.rigl import RigL
 def prepared(pattern="75%", dtype=torch.float64, **options):
     torch.manual_seed(0)
     recipe = RigL(pattern, every=1, end_share=1.0, **options)
-    model = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 8)).to(dtype)
+    model = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 16)).to(dtype)
     recipe.prepare(model)
     opt = torch.optim.SGD(recipe.parameters(model), lr=0.05)
     recipe.attach(model, opt, total_steps=1000)
@@ -22,7 +22,7 @@ def prepared(pattern="75%", dtype=torch.float64, **options):
 
 def dense_gradients(model, batches):
     """The gradients of torch's dense twin."""
-    layers = [nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 8)]
+    layers = [nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 16)]
     twin = nn.Sequential(*layers).to(model[0].bias.dtype)
     for at in (0, 2):
         twin[at].weight.data = model[at].weight.to_dense().detach()
@@ -32,7 +32,9 @@ def dense_gradients(model, batches):
     return [twin[at].weight.grad for at in (0, 2)]
 
 
-@pytest.mark.parametrize("pattern", ["75%", "2:4", "1:8", "2:8:v4", "75%:v4", "block 4x4 50%"])
+@pytest.mark.parametrize(
+    "pattern", ["75%", "2:4", "1:8", "2:8:v4", "75%:v4", "block 4x4 50%", "2:4:v16", "50%:v16"]
+)
 def test_grown_are_those_of_the_largest_dense_gradient(pattern):
     recipe, model, opt = prepared(pattern, fraction=0.4)
     batches = [torch.randn(3, 5, 16).double(), torch.randn(7, 16).double()]

@@ -7,7 +7,7 @@ from gossamer.masks import check_mask, random_mask
 from gossamer.patterns import parse_pattern
 from gossamer.recipes.base.slots import Best, Slots, drop, grow
 
-PATTERNS = ["90%", "75%:v4", "2:4", "1:4", "2:8:v4", "block 4x4 75%"]
+PATTERNS = ["90%", "75%:v4", "2:4", "1:4", "2:8:v4", "block 4x4 75%", "1:4:v16", "75%:v16"]
 
 
 def random_ids(slots, seed):

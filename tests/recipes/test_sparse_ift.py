@@ -12,8 +12,10 @@ from gossamer.errors import PatternError, RecipeError
 from gossamer.masks import check_mask
 from gossamer.nn import SparseLinear
 from gossamer.nn.layers.iso_flop import Branches, Doped, Factors, gain
+from gossamer.patterns import parse_pattern
 from gossamer.recipes.sparse_ift import (
     SparseIFT,
+    fitting,
     macs,
     pairs,
 )
@@ -44,6 +46,14 @@ def test_cost_and_sizes_stay(kind: Any, pattern: str) -> None:
     entries = sum(layer.in_features * layer.out_features for layer in sparse)
     if kind in ("parallel", "wide"):
         assert entries == pytest.approx(before / recipe.pattern.density, rel=0.01)
+
+
+@pytest.mark.parametrize("pattern", ["50%:v4", "50%:v32", "3:6:v16", "2:4", "block 64x24 50%"])
+def test_a_fitting_size_fits_as_rows_and_as_columns(pattern: str) -> None:
+    for size in (1, 100, 333.3):
+        found = fitting(size, parse_pattern(pattern))
+        parse_pattern(pattern).check_shape(found, found)
+        assert abs(found - size) <= 96 or found == 192
 
 
 def test_shapes_of_each_kind() -> None:

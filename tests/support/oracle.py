@@ -3,8 +3,13 @@
 import torch
 from torch import Tensor
 
+from gossamer.patterns import parse_pattern
+
 # One text for each way in which the layout can look: V = 1, 4, 8, fixed counts and pointers.
 PATTERNS = ["2:4", "2:4:v4", "1:8:v8", "3:5", "90%", "75%:v4", "block 4x4 50%", "block 16x16 50%"]
+# Tiles higher than a panel: runs of panels with equal lists of columns.
+WIDE = ["1:4:v16", "75%:v32", "2:4:v64", "50%:v128", "block 32x4 50%", "block 64x1 75%"]
+WIDE += ["block 128x8 50%"]
 
 
 # --8<-- [start:oracle]
@@ -54,7 +59,9 @@ def assert_close(got: Tensor, expected: Tensor, magnitudes: Tensor) -> None:
 
 
 def sizes(pattern: str) -> tuple[int, int]:
-    """A small (rows, cols) that fits a text of PATTERNS and is no multiple of anything else."""
+    """A small (rows, cols) that fits a text of PATTERNS or WIDE."""
+    if pattern in WIDE:
+        return 2 * parse_pattern(pattern).tile[0], 32
     return {"3:5": (7, 15), "90%": (7, 43), "2:4": (7, 12), "block 16x16 50%": (16, 64)}.get(
         pattern, (16, 32)
     )

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from gossamer import SparseLinear, SparseWeight
 from gossamer.masks import random_mask
-from gossamer.patterns import Block
+from gossamer.patterns import Block, parse_pattern
 from support.fences import ROOT
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 LAYOUTS = [torch.sparse_csr, torch.sparse_csc, torch.sparse_coo, torch.sparse_bsr]
 PATTERNS = ["80%", "60%:v4", "2:4", "1:8:v8", "block 16x16 50%", "block 3x4 50%", "2:4:g2"]
+PATTERNS += ["2:4:v16", "75%:v32", "1:4:v128", "block 64x2 50%"]
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,8 @@ def _quiet() -> Iterator[None]:
 
 
 def made(pattern: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> SparseWeight:
-    shape = (48, 320)  # two blocks of columns; multiples of every tile
+    # Two blocks of columns; multiples of every tile.
+    shape = (max(48, 2 * parse_pattern(pattern).tile[0]), 320)
     mask = random_mask(shape, pattern, seed)
     dense = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
     return SparseWeight.from_dense(dense, pattern, mask)

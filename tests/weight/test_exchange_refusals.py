@@ -147,7 +147,7 @@ def test_arrays_of_the_wrong_kind_are_named(
         ("2:4", StructureError, "1 of columns 0..3 of row 0 are kept; 2:4 keeps 2"),
         ("50%", StructureError, "keeps 3 entries, pattern 50% needs 4"),
         ("62.5%:v4", PatternError, "multiple of 4"),
-        ("block 1x2 50%", StructureError, "keeps 3 entries"),
+        ("block 1x2 50%", StructureError, "a part of the 1x2 tile"),
         ("spam", PatternError, "spam"),
     ],
 )

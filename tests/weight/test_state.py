@@ -15,7 +15,7 @@ from gossamer import SparseLinear, SparseWeight
 from gossamer.masks import random_mask
 from support import oracle
 
-KINDS = ["2:4", "2:4:v4", "90%", "75%:v4", "block 4x4 50%"]
+KINDS = ["2:4", "2:4:v4", "90%", "75%:v4", "block 4x4 50%", "2:4:v16", "75%:v16", "block 16x2 50%"]
 
 
 def build(pattern: str, seed: int = 0) -> nn.Module:
@@ -177,7 +177,7 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("pattern", ["2:4:v4", "90%"])
+@pytest.mark.parametrize("pattern", ["2:4:v4", "90%", "50%:v16"])
 def test_resume_is_bit_equal(pattern: str, name: str) -> None:
     straight = build(pattern)
     optimizer = OPTIMIZERS[name](straight)

@@ -10,7 +10,9 @@ import gossamer
 from gossamer import SparseWeight, backend
 from gossamer.masks import magnitude_mask, random_mask
 from support import oracle
+from support.grids import covering
 
+PATTERNS = [*oracle.PATTERNS, *oracle.WIDE]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 
@@ -18,8 +20,7 @@ def dense(pattern: str, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(oracle.sizes(pattern)).to(dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("pattern", oracle.PATTERNS)
+@pytest.mark.parametrize(("pattern", "dtype"), covering(PATTERNS, DTYPES))
 def test_round_trip(pattern: str, dtype: torch.dtype) -> None:
     full = dense(pattern, dtype)
     weight = SparseWeight.from_dense(full, pattern)
@@ -37,7 +38,7 @@ def test_round_trip(pattern: str, dtype: torch.dtype) -> None:
     assert torch.equal(again.values, weight.values)
 
 
-@pytest.mark.parametrize("pattern", oracle.PATTERNS)
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_values_stand_where_the_structure_says(pattern: str) -> None:
     full = dense(pattern)
     weight = SparseWeight.from_dense(full, pattern)
@@ -61,7 +62,7 @@ def test_mask_and_score_choose() -> None:
     assert torch.equal(weight.mask(), magnitude_mask(1 / full, "2:4"))
 
 
-@pytest.mark.parametrize("pattern", oracle.PATTERNS)
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_to_dense_is_differentiable(pattern: str) -> None:
     weight = SparseWeight.from_dense(dense(pattern, torch.float64), pattern)
 
@@ -96,9 +97,9 @@ def test_nothing_kept(pattern: str, shape: tuple[int, int]) -> None:
     y.sum().backward()
 
 
-@pytest.mark.parametrize("transpose", ["packed", "none"])
-@pytest.mark.parametrize("pattern", oracle.PATTERNS)
-@pytest.mark.parametrize("name", ["AdamW", "SGD"])
+@pytest.mark.parametrize(
+    ("pattern", "name", "transpose"), covering(PATTERNS, ["AdamW", "SGD"], ["packed", "none"])
+)
 def test_moving_the_mask(name: str, pattern: str, transpose: str) -> None:
     weight = SparseWeight.from_dense(dense(pattern), pattern, transpose=transpose)
     options = {"amsgrad": True} if name == "AdamW" else {"momentum": 0.9}

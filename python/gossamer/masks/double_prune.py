@@ -71,7 +71,7 @@ def double_prune_mask(weight: Tensor, n: int, m: int, vector: int = 1) -> Tensor
             the first pruning drops nothing.
         n: entries kept per group.
         m: size of a group of columns, and of rows.
-        vector: rows that share one list of columns in the first pruning: 1, 4 or 8.
+        vector: rows that share one list of columns in the first pruning, see `NM`.
 
     Returns:
         bool [rows, cols], True = kept.

@@ -13,8 +13,9 @@ from gossamer.backend import Structure
 from gossamer.backend.masks import draw_entries, draw_groups, draw_tiles
 from gossamer.errors import ArgumentError
 from gossamer.masks.grouped import draw_choices
+from gossamer.masks.runs import repeat_lists
 from gossamer.masks.score import as_shape
-from gossamer.patterns import NM, Block, GroupedNM, Pattern, as_integer, parse_pattern
+from gossamer.patterns import NM, GroupedNM, Pattern, as_integer, parse_pattern
 
 __all__ = ["random_mask", "random_structure"]
 
@@ -75,16 +76,19 @@ def _drawn(shape: Sequence[int], pattern: str | Pattern, seed: int, who: str) ->
         raise ArgumentError(
             f"{who} got seed={seed}; 0 <= seed < 2**64 must hold: pass a number such as 0"
         )
+    high, wide = pattern.tile
     if isinstance(pattern, NM):
-        return draw_groups(rows, cols, pattern.vector, pattern.n, pattern.m, seed)
+        if high == pattern.panel:
+            return draw_groups(rows, cols, high, pattern.n, pattern.m, seed)
+        lists = draw_groups(rows // high, cols, 1, pattern.n, pattern.m, seed)
+        return repeat_lists(lists, pattern)
     if isinstance(pattern, GroupedNM):
         with torch.device("cpu"):  # whatever torch.set_default_device says
             return _grouped(rows, cols, pattern, seed)
-    kept = pattern.count(rows, cols)
-    if isinstance(pattern, Block):
-        high, wide = pattern.rows, pattern.cols
-        return draw_tiles(rows, cols, pattern.panel, high, wide, kept // (high * wide), seed)
-    return draw_entries(rows, cols, pattern.vector, kept // pattern.vector, seed)
+    tiles = pattern.count(rows, cols) // (high * wide)
+    if (high, wide) == (pattern.panel, 1):
+        return draw_entries(rows, cols, high, tiles, seed)
+    return draw_tiles(rows, cols, pattern.panel, high, wide, tiles, seed)
 
 
 def _grouped(rows: int, cols: int, pattern: GroupedNM, seed: int) -> Structure:

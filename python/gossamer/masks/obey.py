@@ -4,28 +4,28 @@ from gossamer import backend
 from gossamer.backend import Structure
 from gossamer.backend.structure import check_tiles
 from gossamer.masks.grouped import check_choices
-from gossamer.patterns import Block, GroupedNM, Pattern
+from gossamer.patterns import GroupedNM, Pattern
 
 __all__ = ["check_structure"]
 
 
 def check_structure(structure: Structure, pattern: Pattern) -> None:
-    """Raise StructureError unless tiles are whole (Block) and choices balanced (GroupedNM).
+    """Raise StructureError unless tiles are whole and choices balanced (GroupedNM).
 
-    Rows that share columns, n of every m and the number of entries belong to the layout, and are
-    not checked here. Time and memory are those of the entries.
+    The rows of a panel, n of every m and the number of entries belong to the layout, and are not
+    checked here: tiles are, if they are wider than a column or higher than a panel. Time and memory are those of the entries.
 
     Example:
-        >>> import torch
+        >>> import gossamer, torch
         >>> structure = backend.encode(torch.tensor([[True, False], [True, True]]), vector=1)
-        >>> check_structure(structure, Block(2, 1, 0.25))
+        >>> check_structure(structure, gossamer.Block(2, 1, 0.25))
         Traceback (most recent call last):
-        gossamer.errors.StructureError: a part of the 2x1 tile at [0, 1] is kept; a tile is kept \
-or dropped as one
+        gossamer.errors.StructureError: a part of the 2x1 tile at [0, 1] is kept, [1, 1] and not \
+[0, 1]; a tile is kept or dropped as one
     """
-    if isinstance(pattern, Block):
-        check_tiles(structure, pattern.rows, pattern.cols)
-    elif isinstance(pattern, GroupedNM):
+    if pattern.tile != (structure.layout.vector, 1):
+        check_tiles(structure, *pattern.tile)
+    if isinstance(pattern, GroupedNM):
         columns = backend.decode_csr(structure).indices % pattern.m
         rows, groups = structure.layout.rows, structure.layout.cols // pattern.m
         check_choices(columns.view(rows, groups, pattern.n), pattern, "the structure")

@@ -26,7 +26,6 @@ from gossamer.masks.grouped import check_balance, select_grouped
 from gossamer.masks.ranks import rank_keys
 from gossamer.patterns import (
     NM,
-    Block,
     GroupedNM,
     Nonzeros,
     Pattern,
@@ -117,7 +116,7 @@ def check_mask(mask: torch.Tensor, pattern: str | Pattern) -> None:
     pattern = parse_pattern(pattern)
     rows, cols = mask.shape
     pattern.check_shape(rows, cols, "check_mask")
-    high, wide = _slot_size(pattern)
+    high, wide = pattern.tile
     slots = mask[::high, ::wide]
     mixed = mask != _spread(slots, high, wide)
     if bool(mixed.any()):
@@ -209,17 +208,24 @@ def allocate(
     return {name: 1.0 - kept for name, kept in density.items()}
 
 
+def slot_scores(score: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+    """Return the sum of the scores of each tile, float64 [rows / high, cols / wide]."""
+    high, wide = pattern.tile
+    tiles = score.reshape(score.shape[0] // high, high, score.shape[1] // wide, wide)
+    # float64: sums of the same entries in another order stay equal, so ties are ties.
+    return tiles.sum(dim=(1, 3), dtype=torch.float64)
+
+
 def _mask(score: torch.Tensor, pattern: str | Pattern, who: str) -> torch.Tensor:
     pattern = parse_pattern(pattern)
     rows, cols = score.shape
     pattern.check_shape(rows, cols, who)
-    high, wide = _slot_size(pattern)
+    high, wide = pattern.tile
     if high * wide > 1:
-        tiles = score.reshape(rows // high, high, cols // wide, wide)
-        # float64: sums of the same entries in another order stay equal, so ties are ties.
-        score = tiles.sum(dim=(1, 3), dtype=torch.float64)
+        entries, score = score, slot_scores(score, pattern)
         clash = torch.isnan(score)
         if bool(clash.any()):
+            tiles = entries.reshape(rows // high, high, cols // wide, wide)
             clash &= ~torch.isnan(tiles).any(dim=3).any(dim=1)
         if bool(clash.any()):
             row, col = _first(clash)
@@ -235,7 +241,7 @@ def _mask(score: torch.Tensor, pattern: str | Pattern, who: str) -> torch.Tensor
 
 # --8<-- [start:selection]
 def _select(slots: torch.Tensor, pattern: Pattern, rows: int, cols: int) -> torch.Tensor:
-    high, wide = _slot_size(pattern)
+    high, wide = pattern.tile
     if isinstance(pattern, NM | GroupedNM):
         kept = _top(slots.reshape(rows // high * (cols // pattern.m), pattern.m), pattern.n)
     else:
@@ -255,10 +261,6 @@ def _top(score: torch.Tensor, k: int) -> torch.Tensor:
     tied = score == least
     room = k - kept.sum(dim=1, keepdim=True)
     return kept | (tied & (tied.cumsum(dim=1) <= room))
-
-
-def _slot_size(pattern: Pattern) -> tuple[int, int]:
-    return (pattern.rows, pattern.cols) if isinstance(pattern, Block) else (pattern.vector, 1)
 
 
 def _spread(slots: torch.Tensor, high: int, wide: int) -> torch.Tensor:

@@ -9,7 +9,9 @@ from typing import Protocol
 
 from gossamer.errors import DTypeError, PatternError, ShapeError
 
-VECTORS = (1, 4, 8)
+VECTORS = (1, 4, 8, 16, 32, 64, 128)
+# Rows of a panel in storage; a wider vector is a run of panels with equal lists of columns.
+PANELS = (1, 4, 8)
 MAX_M = 64
 MAX_CHUNK = 2**15
 
@@ -61,8 +63,8 @@ def check_vector(vector: int, who: str) -> None:
     """Raise PatternError unless panels may have so many rows."""
     if vector not in VECTORS:
         raise PatternError(
-            f"{who} got vector={vector}; vector must be 1, 4 or 8: choose how many rows share "
-            "their columns"
+            f"{who} got vector={vector}; vector must be 1, 4, 8, 16, 32, 64 or 128: choose how "
+            "many rows share their columns"
         )
 
 
@@ -70,6 +72,11 @@ def check_rows(rows: int, pattern: _Vector, fitting: object, who: str) -> None:
     """Raise PatternError, which names a fitting pattern, unless rows are whole panels."""
     if rows % pattern.vector:
         raise misfit(who, "out_features", rows, pattern.vector, pattern, fitting)
+
+
+def panel_for(rows: int) -> int:
+    """Return the rows of the highest panel that divides so many rows."""
+    return next(v for v in reversed(PANELS) if rows % v == 0)
 
 
 def vector_for(rows: int, most: int) -> int:

@@ -6,12 +6,12 @@ from typing import NoReturn
 
 from gossamer.errors import PatternError
 from gossamer.patterns.checks import (
-    VECTORS,
     as_integer,
     check_rows,
     check_sizes,
     check_vector,
     misfit,
+    panel_for,
     percent,
     unit_interval,
     vector_for,
@@ -26,7 +26,7 @@ class Unstructured:
 
     Args:
         sparsity: Dropped share of the entries, in [0, 1].
-        vector: Rows that share one list of columns: 1, 4 or 8.
+        vector: Rows that share one list of columns: 1, 4, 8, 16, 32, 64 or 128.
 
     Raises:
         PatternError, DTypeError: A number is out of range, or has another type.
@@ -69,9 +69,14 @@ class Unstructured:
         return 1.0 - self.sparsity
 
     @property
+    def tile(self) -> tuple[int, int]:
+        """Rows and columns of the tiles that are kept or dropped as one."""
+        return self.vector, 1
+
+    @property
     def panel(self) -> int:
-        """Rows that share one list of columns in storage."""
-        return self.vector
+        """Rows of a panel in storage; a vector above 8 is a run of panels of 8 rows."""
+        return panel_for(self.vector)
 
     def check_shape(self, rows: int, cols: int, who: str = "weight") -> None:
         """Raise PatternError unless rows % vector == 0."""
@@ -95,8 +100,8 @@ class Nonzeros:
     dense weight, it has no number of entries, and PatternError is raised.
 
     Args:
-        vector: Rows that share one list of columns: 1, 4 or 8. A column of a panel is kept if one
-            of its entries is not zero.
+        vector: Rows that share one list of columns: 1, 4, 8, 16, 32, 64 or 128. A column of these
+            rows is kept if one of its entries is not zero.
 
     Raises:
         PatternError, DTypeError: vector is out of range, or not an integer.
@@ -126,9 +131,14 @@ class Nonzeros:
         self._refuse("sparsity")
 
     @property
+    def tile(self) -> tuple[int, int]:
+        """Rows and columns of the tiles that are kept or dropped as one."""
+        return self.vector, 1
+
+    @property
     def panel(self) -> int:
-        """Rows that share one list of columns in storage."""
-        return self.vector
+        """Rows of a panel in storage; a vector above 8 is a run of panels of 8 rows."""
+        return panel_for(self.vector)
 
     def check_shape(self, rows: int, cols: int, who: str = "weight") -> None:
         """Raise PatternError unless rows % vector == 0."""
@@ -188,9 +198,14 @@ class Block:
         return 1.0 - self.sparsity
 
     @property
+    def tile(self) -> tuple[int, int]:
+        """Rows and columns of the tiles that are kept or dropped as one."""
+        return self.rows, self.cols
+
+    @property
     def panel(self) -> int:
-        """Rows that share one list of columns in storage: the widest vector that divides a tile."""
-        return vector_for(self.rows, max(VECTORS))
+        """Rows of a panel in storage: the highest panel that divides a tile."""
+        return panel_for(self.rows)
 
     def check_shape(self, rows: int, cols: int, who: str = "weight") -> None:
         """Raise PatternError unless both sizes of the weight are multiples of the tile's sizes."""

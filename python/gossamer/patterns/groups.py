@@ -12,6 +12,7 @@ from gossamer.patterns.checks import (
     check_sizes,
     check_vector,
     misfit,
+    panel_for,
     vector_for,
     vector_text,
 )
@@ -42,7 +43,7 @@ class NM(_OfGroups):
     Args:
         n: Entries kept per group, 1 <= n <= m.
         m: Columns per group, at most 64.
-        vector: Rows that share one choice of columns: 1, 4 or 8.
+        vector: Rows that share one choice of columns: 1, 4, 8, 16, 32, 64 or 128.
 
     Raises:
         PatternError, DTypeError: A number is out of range, or not an integer.
@@ -74,9 +75,14 @@ class NM(_OfGroups):
         return f"{self.n}:{self.m}{vector_text(self.vector)}"
 
     @property
+    def tile(self) -> tuple[int, int]:
+        """Rows and columns of the tiles that are kept or dropped as one."""
+        return self.vector, 1
+
+    @property
     def panel(self) -> int:
-        """Rows that share one list of columns in storage."""
-        return self.vector
+        """Rows of a panel in storage; a vector above 8 is a run of panels of 8 rows."""
+        return panel_for(self.vector)
 
     def check_shape(self, rows: int, cols: int, who: str = "weight") -> None:
         """Raise PatternError unless cols % m == 0 and rows % vector == 0.
@@ -133,6 +139,7 @@ class GroupedNM(_OfGroups):
     m: int
     g: int
     vector = panel = 1
+    tile = 1, 1
 
     def __post_init__(self) -> None:
         NM(self.n, self.m)

@@ -35,7 +35,7 @@ from gossamer.nn.layers.iso_flop import (
     sizes,
 )
 from gossamer.nn.sites import Globs, as_globs, covers, is_dense_linear
-from gossamer.patterns import NM, Block, GroupedNM, Pattern, parse_pattern
+from gossamer.patterns import NM, GroupedNM, Pattern, parse_pattern
 from gossamer.recipes.base.checks import check_choice
 from gossamer.recipes.base.recipe import Recipe
 
@@ -189,12 +189,8 @@ def pairs(model: nn.Module) -> Iterator[tuple[list[str], str, int]]:
 
 def fitting(size: float, pattern: Pattern) -> int:
     """The size nearest to a number that both as rows and as columns fits a pattern."""
-    if isinstance(pattern, NM | GroupedNM):
-        unit = math.lcm(pattern.m, pattern.vector)
-    elif isinstance(pattern, Block):
-        unit = math.lcm(pattern.rows, pattern.cols)
-    else:
-        unit = pattern.vector
+    wide = pattern.m if isinstance(pattern, NM | GroupedNM) else pattern.tile[1]
+    unit = math.lcm(pattern.tile[0], wide)
     return max(round(size / unit), 1) * unit
 
 

@@ -31,7 +31,7 @@ def top_masks(weights: Sequence[Tensor], pattern: Unstructured | Block) -> list[
         >>> [int(mask.sum()) for mask in top_masks(weights, Unstructured(0.25))]
         [2, 4]
     """
-    high, wide = (pattern.rows, pattern.cols) if isinstance(pattern, Block) else (pattern.vector, 1)
+    high, wide = pattern.tile
     scores = [
         # float64: squares of small float32 entries stay different.
         w.detach().double().view(w.shape[0] // high, high, -1, wide).square().sum((1, 3))

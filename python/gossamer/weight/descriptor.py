@@ -23,6 +23,7 @@ def group_of(pattern: Pattern) -> tuple[int, int]:
 def describe(pattern: Pattern, layout: Layout) -> Tensor:
     """Return [kind, rows, cols, vector, block_cols, a, b, last] as int64.
 
+    vector is the pattern's, or the rows of a panel of `Block`; the layout follows from the pattern.
     a and b are n and m of N:M or the sizes of a block, else 0. The last number is g if the pattern
     has one, else the bits of the sparsity as float64.
     """
@@ -34,10 +35,9 @@ def describe(pattern: Pattern, layout: Layout) -> Tensor:
         bits = pattern.g
     elif not isinstance(pattern, NM):
         (bits,) = struct.unpack("<q", struct.pack("<d", pattern.sparsity))
+    vector = pattern.panel if isinstance(pattern, Block) else pattern.vector
     kind = _KINDS.index(type(pattern))
-    return torch.tensor(
-        [kind, layout.rows, layout.cols, layout.vector, layout.block_cols, a, b, bits]
-    )
+    return torch.tensor([kind, layout.rows, layout.cols, vector, layout.block_cols, a, b, bits])
 
 
 def pattern_of(descriptor: list[int]) -> Pattern:

@@ -15,7 +15,7 @@ from gossamer import backend
 from gossamer.backend import Structure
 from gossamer.errors import DTypeError
 from gossamer.masks.score import as_shape
-from gossamer.patterns import Block, Nonzeros, Pattern, Unstructured, parse_pattern
+from gossamer.patterns import Nonzeros, Pattern, Unstructured, parse_pattern
 from gossamer.weight.checks import check_dtype
 from gossamer.weight.descriptor import group_of
 from gossamer.weight.formats import SparseMatrix, csr_of_scipy, csr_of_torch, read_csr, refusals
@@ -160,8 +160,8 @@ class Exchange:
 
         Args:
             layout: torch.sparse_csr, sparse_csc, sparse_coo (coalesced) or sparse_bsr. The blocks
-                of BSR are the tiles of a `Block` pattern, else one column of the rows that share
-                their columns.
+                of BSR are the pattern's tiles: those of `Block`, else one column of the rows that
+                share their columns.
 
         Raises:
             DTypeError: another layout.
@@ -196,10 +196,7 @@ class Exchange:
                 f"to_torch_sparse got layout={layout!r}; use torch.sparse_csr, sparse_csc, "
                 "sparse_coo or sparse_bsr, or to_dense() for a dense tensor"
             )
-        pattern = self.pattern
-        high, wide = pattern.panel, 1
-        if isinstance(pattern, Block):
-            high, wide = pattern.rows, pattern.cols
+        high, wide = self.pattern.tile
         # The rows of a row of tiles have the same columns, and follow one another.
         starts, lengths = indptr[:-1:high], indptr.diff()[::high]
         counts = lengths // wide

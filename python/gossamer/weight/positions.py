@@ -42,13 +42,13 @@ def check_fit(structure: Structure, pattern: Pattern, nvalues: int | None = None
     if layout.vector != pattern.panel or (layout.n, layout.m) != group_of(pattern):
         raise StructureError(
             f"the structure has vector={layout.vector}, n:m={layout.n}:{layout.m}, which is "
-            f"not pattern {pattern}; encode the mask with the pattern's own vector, n and m"
+            f"not pattern {pattern}; encode the mask with the pattern's own panel, n and m"
         )
+    check_structure(structure, pattern)
     if structure.nnz != (needed := pattern.count(layout.rows, layout.cols)):
         raise StructureError(
             f"the structure keeps {structure.nnz} entries, pattern {pattern} needs {needed}"
         )
-    check_structure(structure, pattern)
 
 
 def structure_of(given: Positions, pattern: Pattern, shape: torch.Size) -> Structure:

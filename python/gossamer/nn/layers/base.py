@@ -159,7 +159,7 @@ def plain_groups(pattern: str | Pattern, who: str) -> NM:
     if not isinstance(pattern, NM) or pattern.vector != 1:
         raise PatternError(
             f"{who} got pattern {pattern}; an n:m pattern over single entries is needed: choose "
-            "2:4, 1:4 or another n:m without :v4 or :v8"
+            "2:4, 1:4 or another n:m without a vector such as :v4"
         )
     return pattern
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from gossamer import backend
 from gossamer.backend import Layout, Structure, Transposed
 from gossamer.errors import ShapeError, StructureError
-from gossamer.masks import check_mask, magnitude_mask
+from gossamer.masks import check_mask, check_structure, magnitude_mask
 from gossamer.masks.n_of_m import add_pruned_, select_nm
 from gossamer.nn.layers.base import MaskedLayer, copy_parameter, whole
 from gossamer.nn.layers.linear import SparseLinear, dense_weight
@@ -323,9 +323,11 @@ class MaskedLinear(MaskedLayer):
             try:
                 numbers = given["descriptor"].tolist()  # type: ignore[union-attr]
                 pattern = pattern_of(numbers)
-                rows, cols, vector, block_cols = numbers[1:5]
-                layout = Layout(rows, cols, vector, block_cols, *group_of(pattern))
-                backend.validate(Structure(layout, given["indices"], given["indptr"]))
+                rows, cols, _, block_cols = numbers[1:5]
+                layout = Layout(rows, cols, pattern.panel, block_cols, *group_of(pattern))
+                structure = Structure(layout, given["indices"], given["indptr"])
+                backend.validate(structure)
+                check_structure(structure, pattern)
             except (AttributeError, TypeError, ValueError) as error:
                 raise StructureError(
                     f"{where}: {error}; load what was saved from this layer"

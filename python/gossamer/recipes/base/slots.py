@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gossamer.patterns import NM, Block, Pattern
+from gossamer.patterns import NM, Pattern
 
 # Maps (first row, row after the last) to the scores [rows, cols] of those rows.
 RowScores = Callable[[int, int], Tensor]
@@ -43,12 +43,12 @@ class Slots:
     @property
     def height(self) -> int:
         """Rows of a slot."""
-        return self.pattern.rows if isinstance(self.pattern, Block) else self.pattern.vector
+        return self.pattern.tile[0]
 
     @property
     def width(self) -> int:
         """Columns of a slot."""
-        return self.pattern.cols if isinstance(self.pattern, Block) else 1
+        return self.pattern.tile[1]
 
     @property
     def count(self) -> int:
