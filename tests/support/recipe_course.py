@@ -95,10 +95,13 @@ class Course:
         steps: int = STEPS,
         attach: bool = True,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
+        pattern: str | None = None,
         **options: Any,
     ) -> None:
         self.recipe: Recipe = make(
-            name, RECIPES[name].patterns[SPARSITY], **{**OPTIONS.get(name, {}), **options}
+            name,
+            pattern or RECIPES[name].patterns[SPARSITY],
+            **{**OPTIONS.get(name, {}), **options},
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)

@@ -13,7 +13,8 @@ def check_structure(structure: Structure, pattern: Pattern) -> None:
     """Raise StructureError unless tiles are whole and choices balanced (GroupedNM).
 
     The rows of a panel, n of every m and the number of entries belong to the layout, and are not
-    checked here: tiles are, if they are wider than a column or higher than a panel. Time and memory are those of the entries.
+    checked here: tiles are, if they are wider than a column or higher than a panel. Time and memory
+    are those of the entries.
 
     Example:
         >>> import gossamer, torch
