@@ -17,20 +17,7 @@ from gossamer import SparseLinear, SparseWeight, backend
 from gossamer.masks import double_prune, double_prune_mask, magnitude_mask
 from gossamer.patterns import NM
 
-PATTERNS = [
-    "1:2",
-    "2:4",
-    "1:4",
-    "2:8",
-    "4:8",
-    "1:16",
-    "3:7",
-    "4:4",
-    "1:4:v4",
-    "2:8:v4",
-    "2:4:v8",
-    "2:4:v16",
-]
+PATTERNS = ["1:2", "2:4", "1:4", "2:8", "4:8", "1:16", "3:7", "4:4", "2:8:v4", "2:4:v8", "2:4:v16"]
 
 
 def oracle(weight: Tensor, rows_mask: Tensor, n: int, m: int) -> Tensor:
