@@ -65,7 +65,7 @@ FORMS: dict[str, Callable[[Tensor, str], object]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("pattern", ["2:4", "90%", "75%:v4", "block 4x4 50%", "2:4:g2"])
+@pytest.mark.parametrize("pattern", ["2:4", "90%", "75%:v4", "block 4x4 50%", "2:4:g2", "2:4:v16"])
 def test_every_form_of_a_mask_is_the_same_move(pattern: str, form: str) -> None:
     weight, optimizer = trained(pattern)
     before, old = tracked(weight, optimizer), weight.mask()
@@ -90,6 +90,7 @@ COUNTS = [
     ("50%:v4", "90%:v4"),
     ("block 4x4 50%", "block 4x4 90%"),
     ("2:4", "90%"),
+    ("50%:v8", "75%:v16"),
 ]
 
 

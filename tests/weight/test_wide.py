@@ -44,6 +44,10 @@ def test_rows_that_differ_are_refused_wherever_they_come_from(pattern: Pattern) 
         SparseWeight.from_dense(torch.randn(64, 16), pattern, mask=weight.mask())
     with pytest.raises(StructureError, match="each 32x1 tile is kept or dropped as one"):
         own.set_mask(weight.mask())
+    with pytest.raises(StructureError, match=PARTS):
+        own.set_mask(weight.structure)
+    with pytest.raises(StructureError, match=PARTS):
+        own.set_mask(weight.mask().nonzero().unbind(1))
     damaged = {**own.state_dict(), "indices": weight.indices}
     if weight.indptr is not None:
         damaged["indptr"] = weight.indptr
