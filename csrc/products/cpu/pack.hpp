@@ -68,7 +68,9 @@ GOSSAMER_INLINE void pack_rows(const T* src, std::int64_t row_stride, int rows, 
   for (; c + lanes <= cols; c += lanes) {
 #pragma GCC unroll 16
     for (int i = 0; i < lanes; ++i) {
-      tile[i] = i < rows ? load_as(src + i * row_stride + c) : V::zero();
+      const T* from = src + i * row_stride + c;
+      if (i < rows) prefetch_row(from);
+      tile[i] = i < rows ? load_as(from) : V::zero();
     }
     V::transpose(tile);
 #pragma GCC unroll 16
@@ -151,7 +153,11 @@ void unpack(const Compute<T>* packed, std::int64_t ld, const Matrix& y, std::int
       V::transpose(tile);
       if (live == lanes) {
 #pragma GCC unroll 16
-        for (int i = 0; i < lanes; ++i) store_as(out + (b + i) * y.row_stride + c, tile[i]);
+        for (int i = 0; i < lanes; ++i) {
+          T* to = out + (b + i) * y.row_stride + c;
+          prefetch_row(to);
+          store_as(to, tile[i]);
+        }
       } else {
         for (int i = 0; i < live; ++i) store_as(out + (b + i) * y.row_stride + c, tile[i]);
       }

@@ -8,6 +8,7 @@
 // unpacks the sums writes each to its row.
 #pragma once
 
+#include "products/cpu/prefetch.hpp"
 #include "simd/pairs.hpp"
 
 #if GOSSAMER_HAS_PAIRS
@@ -36,9 +37,7 @@ GOSSAMER_INLINE void pack_square(const bf16* src, std::int64_t row_stride, int r
   Pairs lower[lanes];
   const auto load = [&](int i) noexcept __attribute__((always_inline)) {
     const bf16* from = src + i * row_stride;
-    // 32 rows are more streams than a processor prefetches by itself. To the second-level cache:
-    // rows a power of two apart would push each other out of the first.
-    __builtin_prefetch(from + 4 * lanes, 0, 2);
+    prefetch_row(from);
     return Full ? Pairs::load(from) : i < rows ? Pairs::load_n(from, cols) : Pairs::zero();
   };
 #pragma GCC unroll 16
@@ -114,7 +113,7 @@ GOSSAMER_INLINE void unpack_square(const float* packed, std::int64_t ld, int row
       const int r = row_of_sum(2 * i + odd);
       bf16* to = out + r * row_stride;
       if constexpr (Full) {
-        __builtin_prefetch(to + 4 * lanes, 1);  // to own it: a quarter of the time of this function
+        prefetch_row(to);
         tile[i].store(to);
       } else {
         if (r < rows) tile[i].store_n(to, cols);

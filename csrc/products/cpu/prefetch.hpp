@@ -1,4 +1,5 @@
-// Prefetching of the weight, which is one forward stream.
+// Prefetching: of the weight, which is one forward stream, and of the rows of activations, which
+// are more streams side by side than a processor prefetches by itself.
 #pragma once
 
 #include "core/types.hpp"
@@ -20,6 +21,14 @@ GOSSAMER_INLINE void prefetch_panel(const T* values, const std::uint8_t* indices
   for (std::int64_t i = 0; i < bytes; i += line) __builtin_prefetch(v + i);
   const char* ids = reinterpret_cast<const char*>(indices) + ahead / 4;
   for (std::int64_t i = 0; i < count; i += line) __builtin_prefetch(ids + i);
+}
+
+// Two lines ahead in a row of activations that is read, or written, from left to right: half of the
+// time of packing. To the second-level cache: rows a power of two apart would push each other out
+// of the first.
+GOSSAMER_INLINE void prefetch_row(const void* at) noexcept {
+  constexpr int ahead = 128;
+  __builtin_prefetch(static_cast<const char*>(at) + ahead, 0, 2);
 }
 
 }  // namespace

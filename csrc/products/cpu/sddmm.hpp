@@ -8,9 +8,9 @@
 //
 // The length of a run is a choice between the tree, paid once a run, and the cache that holds x:
 //
-//   dense V = 1: runs of one tile, so that a block of x stays in the first-level cache: every load
-//                of x serves one product only.
-//   else:        runs of 256 rows, x from the second-level cache. With V >= 4 a load serves V
+//   dense V = 1: runs of one tile, so that a block of x, or half of it (spmm.hpp), stays in the
+//                first-level cache: every load of x serves one product only.
+//   else:        long runs, x from the second-level cache. With V >= 4 a load serves V
 //                products; with few entries a row the fixed costs of a row outweigh the loads.
 #pragma once
 
@@ -166,10 +166,15 @@ void sddmm(const SddmmArgs& a, const SddmmTask& task, std::int64_t chunks,
     const std::int64_t length = round_up(rows, packed_lanes<T>);
     const RunOutput<T> to{static_cast<Compute<T>*>(a.sums), static_cast<T*>(a.grad_values),
                           task.accumulate || chunk > 0, task.last && chunk == chunks - 1};
-    for (std::int64_t p = task.panel0; p < task.panel1; ++p) {
-      const auto [begin, count] = w.entries(task.block, p);
-      dot_panel<T, V>(x, g + p * V * ld, ld, length, w.indices + begin, count,
-                      to.behind(begin * V));
+    const bool halved = ld == tile_width<Compute<T>> && is_halved<Compute<T>>(w);
+    const int halves = halved ? 2 : 1;
+    for (int half = 0; half < halves; ++half) {
+      const Visit visit{half, halves, Vec<Compute<T>>::lanes};
+      for (std::int64_t p = task.panel0; p < task.panel1; ++p) {
+        const auto [begin, count] = visit.of(w.entries(task.block, p));
+        dot_panel<T, V>(x, g + p * V * ld, ld, length, w.indices + begin, count,
+                        to.behind(begin * V));
+      }
     }
   }
 }

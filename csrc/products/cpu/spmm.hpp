@@ -32,6 +32,33 @@ inline bool is_sparse(const Panels& w) noexcept {
   return w.vector == 1 && w.total_entries() < sparse_count * w.blocks() * w.panels();
 }
 
+// With V = 1 each load of x serves one product, so that x must come from the first-level cache.
+// Where registers are wide, 256 columns of a tile are twice its size: rows with many entries are
+// then visited in two halves, each of which uses about half of the columns (bench_kernels).
+template <class C>
+inline constexpr bool block_outgrows_cache =
+    Panels::max_block_cols * tile_width<C> * static_cast<std::int64_t>(sizeof(C)) > (48 << 10);
+inline constexpr std::int64_t halved_count = 48;
+
+template <class C>
+inline bool is_halved(const Panels& w) noexcept {
+  return block_outgrows_cache<C> && w.vector == 1 &&
+         w.total_entries() >= halved_count * w.blocks() * w.panels();
+}
+
+// A part of each panel's list: all of it, or a half, cut at a multiple of `step`.
+struct Visit {
+  int half = 0;
+  int halves = 1;
+  std::int64_t step = 1;
+
+  constexpr Panels::Entries of(Panels::Entries all) const noexcept {
+    const std::int64_t middle = halves == 1 ? all.count : all.count / 2 / step * step;
+    return half == 0 ? Panels::Entries{all.begin, middle}
+                     : Panels::Entries{all.begin + middle, all.count - middle};
+  }
+};
+
 // Registers of the batch that fit beside V rows of sums.
 template <int V>
 inline constexpr int sum_vectors = registers == 32 ? (V == 8 ? 2 : 4)
@@ -105,16 +132,16 @@ GOSSAMER_INLINE void accumulate_panel(const Compute<T>* x, std::int64_t ld, cons
 template <class T, int V, int NV, bool Split>
 void spmm_block(const Panels& w, const T* values, std::int64_t block, std::int64_t first,
                 std::int64_t last, const Compute<T>* x, std::int64_t ld, int vectors,
-                Start<T> start, Compute<T>* y) noexcept {
+                Start<T> start, Visit visit, Compute<T>* y) noexcept {
   if constexpr (NV > 1) {
     if (vectors < NV) {  // a narrow remainder of the batch
       return spmm_block<T, V, NV / 2, Split>(w, values, block, first, last, x, ld, vectors, start,
-                                             y);
+                                             visit, y);
     }
   }
   constexpr int lanes = Vec<Compute<T>>::lanes;
   for (std::int64_t p = first; p < last; ++p) {
-    const auto [begin, count] = w.entries(block, p);
+    const auto [begin, count] = visit.of(w.entries(block, p));
     prefetch_panel<T, V>(values + begin * V, w.indices + begin, count);
     Compute<T>* out = y + (p - first) * V * ld;
     for (int k = 0; k < vectors; k += NV) {
@@ -132,10 +159,19 @@ GOSSAMER_INLINE void multiply_block(const Panels& w, const T* values, std::int64
                                     Compute<T>* y) noexcept {
   if constexpr (V == 1) {
     if (sparse) {
-      return spmm_block<T, 1, 8, false>(w, values, block, first, last, x, ld, vectors, start, y);
+      return spmm_block<T, 1, 8, false>(w, values, block, first, last, x, ld, vectors, start, {},
+                                        y);
+    }
+    if (is_halved<Compute<T>>(w)) {
+      spmm_block<T, 1, sum_vectors<1>, true>(w, values, block, first, last, x, ld, vectors, start,
+                                             {0, 2, 2}, y);
+      start.first = false;
+      return spmm_block<T, 1, sum_vectors<1>, true>(w, values, block, first, last, x, ld, vectors,
+                                                    start, {1, 2, 2}, y);
     }
   }
-  spmm_block<T, V, sum_vectors<V>, V == 1>(w, values, block, first, last, x, ld, vectors, start, y);
+  spmm_block<T, V, sum_vectors<V>, V == 1>(w, values, block, first, last, x, ld, vectors, start, {},
+                                           y);
 }
 
 template <class T>
