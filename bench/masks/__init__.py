@@ -3,14 +3,14 @@
 from functools import partial
 
 from bench.harness.run import Topic, run_topic
-from bench.masks import making, selection, tiles
+from bench.masks import changes, making, selection, tiles
 from bench.masks.selection import FULL, QUICK
 from bench.masks.tables import page
 
 TOPIC = Topic(
     "masks",
-    (selection.GROUP, tiles.GROUP, making.GROUP),
-    (selection.jobs, tiles.jobs, making.jobs),
+    (selection.GROUP, tiles.GROUP, making.GROUP, changes.GROUP),
+    (selection.jobs, tiles.jobs, making.jobs, changes.jobs),
     FULL,
     QUICK,
     page,

@@ -39,6 +39,7 @@ class Scope:
         whole: the same where times are published; 0 leaves that out.
         quality: tiles per side where kept magnitude is compared with the optimum's.
         make: rows and columns of a new layer.
+        update: rows and columns of a layer whose mask is updated.
     """
 
     select: int = 4096
@@ -46,10 +47,11 @@ class Scope:
     whole: int = 8192
     quality: int = 12
     make: int = 4096
+    update: int = 2048
 
 
 FULL = Plan(Scope())
-QUICK = quick(Scope(select=512, tiles=256, whole=0, quality=4, make=256))
+QUICK = quick(Scope(select=512, tiles=256, whole=0, quality=4, make=256, update=256))
 
 
 def jobs(plan: Plan[Scope]) -> Iterator[Job]:

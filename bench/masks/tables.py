@@ -16,9 +16,9 @@ from bench.harness.tables import (
     versions_line,
 )
 from bench.harness.words import brief, times
-from bench.masks import making, selection, tiles
+from bench.masks import changes, making, selection, tiles
 
-BARS = (*selection.BARS, *tiles.BARS, *making.BARS)
+BARS = (*selection.BARS, *tiles.BARS, *making.BARS, *changes.BARS)
 
 
 def page(results: Results) -> Page:

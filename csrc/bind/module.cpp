@@ -44,6 +44,7 @@ void register_topics(py::module_& m) {
   auto masks = m.def_submodule("masks", "Selections of masks.");
   register_select(masks);
   register_draw(masks);
+  register_growth(masks);
   register_mvue(masks);
   register_tiles(masks);
   register_double_prune(masks);

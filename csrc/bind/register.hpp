@@ -18,6 +18,7 @@ void register_verbs(pybind11::module_& products);
 
 void register_select(pybind11::module_& masks);
 void register_draw(pybind11::module_& masks);
+void register_growth(pybind11::module_& masks);
 void register_mvue(pybind11::module_& masks);
 void register_tiles(pybind11::module_& masks);
 void register_double_prune(pybind11::module_& masks);

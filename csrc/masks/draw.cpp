@@ -6,43 +6,10 @@
 #include <string>
 
 #include "core/check.hpp"
-#include "core/parallel.hpp"
-#include "simd/random.hpp"
+#include "masks/stream.hpp"
 
 namespace gossamer {
 namespace {
-
-// (block, panel) cells a task, and entries below which waking other threads costs more than it
-// saves.
-constexpr std::int64_t chunk = 512;
-constexpr std::int64_t serial = 1 << 15;
-
-__extension__ using Wide = unsigned __int128;
-
-class Stream {
- public:
-  Stream(std::uint64_t seed, std::uint64_t number) noexcept : key_(random_key(seed, number)) {}
-
-  // Uniform in [0, bound), without bias (Lemire 2019, "Fast random integer generation in an
-  // interval", algorithm 5).
-  std::uint64_t below(std::uint64_t bound) noexcept {
-    Wide product = static_cast<Wide>(random_at(key_, ++drawn_)) * bound;
-    if (static_cast<std::uint64_t>(product) < bound) [[unlikely]] {
-      const std::uint64_t least = -bound % bound;
-      while (static_cast<std::uint64_t>(product) < least) {
-        product = static_cast<Wide>(random_at(key_, ++drawn_)) * bound;
-      }
-    }
-    return static_cast<std::uint64_t>(product >> 64);
-  }
-
- private:
-  std::uint64_t key_;
-  std::uint64_t drawn_ = 0;
-};
-
-// The stream that deals entries to cells; those of the cells have the cells' numbers.
-constexpr std::uint64_t dealing = std::numeric_limits<std::uint64_t>::max();
 
 // Writes `count` of the numbers first .. first + width - 1, ascending; uniform over all choices.
 // Width <= 64 * W. Numbers are drawn again while they repeat; the fewer of kept and left out are
@@ -68,37 +35,6 @@ std::uint8_t* choose(Stream& stream, std::int64_t first, std::int64_t width, std
     }
   }
   return out;
-}
-
-// Calls f(block, panel, stream of the cell) for each cell, on all threads.
-template <class F>
-void for_each_cell(const Panels& w, std::uint64_t seed, F&& f) noexcept {
-  const std::int64_t cells = w.blocks() * w.panels();
-  const int workers = w.entry_count < serial ? 1 : max_threads();
-  parallel_for(ceil_div(cells, chunk), workers, [&](std::int64_t task, int) noexcept {
-    const std::int64_t last = std::min(cells, (task + 1) * chunk);
-    for (std::int64_t cell = task * chunk; cell < last; ++cell) {
-      f(cell / w.panels(), cell % w.panels(), Stream(seed, static_cast<std::uint64_t>(cell)));
-    }
-  });
-}
-
-// Counts of the cells when `entries` of all slots are drawn without replacement: the multivariate
-// hypergeometric law. A cell's slots are alike, so those taken already may be called its first.
-void deal(const Panels& w, std::int64_t entries, std::uint64_t seed, std::int32_t* counts) {
-  const std::int64_t slots = w.panels() * w.cols;
-  const std::int64_t full = w.cols / w.block_cols * w.panels(), whole = full * w.block_cols;
-  const std::int64_t rest = w.cols % w.block_cols;
-  Stream stream(seed, dealing);
-  for (std::int64_t left = entries; left > 0;) {
-    const auto slot = static_cast<std::int64_t>(stream.below(static_cast<std::uint64_t>(slots)));
-    const bool wide = slot < whole;
-    const std::int64_t cell = wide ? slot / w.block_cols : full + (slot - whole) / rest;
-    const std::int64_t place = wide ? slot % w.block_cols : (slot - whole) % rest;
-    if (place < counts[cell]) continue;
-    ++counts[cell];
-    --left;
-  }
 }
 
 }  // namespace
@@ -162,10 +98,23 @@ Encoded draw_tiles(std::int64_t rows, std::int64_t cols, std::int64_t vector, st
   // Tiles are the entries of a smaller matrix.
   const Encoded drawn = draw_entries(rows / high, cols / wide, 1, tiles, seed);
   Panels grid = drawn.layout;
+  grid.indices = drawn.indices.data();
   grid.indptr = drawn.indptr.data();
+  return spread_tiles(grid, vector, high, wide);
+}
+
+Encoded spread_tiles(const Panels& grid, std::int64_t vector, std::int64_t high,
+                     std::int64_t wide) {
+  require<ArgumentError>(
+      grid.vector == 1 && high > 0 && wide > 0,
+      "tiles of at least one row and column, and a grid of vector 1, are needed");
+  constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();
+  require<ShapeError>(grid.rows <= most / high && grid.cols <= most / wide,
+                      "rows and columns must be below 2^31: split the layer");
+  const std::int64_t tiles = grid.total_entries();
   Encoded out;
   Panels& w = out.layout;
-  w = {rows, cols, vector, Panels::max_block_cols, 0, 0, nullptr, nullptr};
+  w = {grid.rows * high, grid.cols * wide, vector, Panels::max_block_cols, 0, 0, nullptr, nullptr};
   check_layout(w);
   require<ArgumentError>(high % vector == 0, "vector must divide the height of a tile");
   const std::int64_t panels = high / vector;
@@ -178,8 +127,7 @@ Encoded draw_tiles(std::int64_t rows, std::int64_t cols, std::int64_t vector, st
       for (std::int64_t k = 0; k < grid.blocks(); ++k) {
         const auto [begin, count] = grid.entries(k, row);
         for (std::int64_t i = begin; i < begin + count; ++i) {
-          const std::int64_t first =
-              (k * grid.block_cols + drawn.indices[static_cast<std::size_t>(i)]) * wide;
+          const std::int64_t first = (k * grid.block_cols + grid.indices[i]) * wide;
           for (std::int64_t col = first; col < first + wide; ++col) f(row, col);
         }
       }

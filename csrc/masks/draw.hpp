@@ -21,4 +21,8 @@ Encoded draw_entries(std::int64_t rows, std::int64_t cols, std::int64_t vector,
 Encoded draw_tiles(std::int64_t rows, std::int64_t cols, std::int64_t vector, std::int64_t high,
                    std::int64_t wide, std::int64_t tiles, std::uint64_t seed);
 
+// The structure whose tiles of high x wide are the entries of a grid: a checked structure of vector
+// 1. Also refuses a vector that does not divide `high`.
+Encoded spread_tiles(const Panels& grid, std::int64_t vector, std::int64_t high, std::int64_t wide);
+
 }  // namespace gossamer

@@ -106,11 +106,19 @@ void check_structure(const Panels& w) {
     for (std::int64_t p = 0; p < w.panels(); ++p) {
       const auto [begin, count] = w.entries(k, p);
       int previous = -1;
+      // Of N:M the columns of a group are in [first, last); without groups, all of the block.
+      std::int64_t first = 0, last = w.fixed_count() ? 0 : width, left = 0;
       for (std::int64_t i = 0; i < count; ++i) {
         const int id = w.indices[begin + i];
+        if (w.fixed_count() && left-- == 0) {
+          first = last;
+          last += w.m;
+          left = w.n - 1;
+        }
         // Texts are made when something is wrong, not for each entry: this loop guards every call.
-        const bool grouped = !w.fixed_count() || id / w.m == i / w.n;
-        if (id >= width || id <= previous || !grouped) refuse_entry(w, k, p, id, previous);
+        if (id >= width || id <= previous || id < first || id >= last) {
+          refuse_entry(w, k, p, id, previous);
+        }
         previous = id;
       }
     }
@@ -229,29 +237,35 @@ void scatter(const Panels& w, const void* values, void* dense, std::size_t items
   });
 }
 
-Transposed transpose(const Panels& w) {
-  Transposed out;
-  Panels& t = out.structure.layout;
+namespace {
+
+// The transpose by a counting sort of (row block, column). A task is a row
+// block of one block of columns, whose cells of the result lie side by side:
+// f(task's first pointer, block, first panel, panel after the last).
+template <class Pointer, class F>
+void for_each_part(const Panels& w, const Panels& t, Pointer* indptr, F&& f) noexcept {
+  const std::int64_t panels = t.block_cols / w.vector;
+  const int workers = w.entry_count < serial ? 1 : max_threads();
+  parallel_for(t.blocks() * w.blocks(), workers, [&](std::int64_t task, int) noexcept {
+    const std::int64_t rows = task / w.blocks(), block = task % w.blocks();
+    f(indptr + rows * t.rows + block * w.block_cols, block, rows * panels,
+      std::min(w.panels(), (rows + 1) * panels));
+  });
+}
+
+}  // namespace
+
+Encoded transposed_pointers(const Panels& w) {
+  Encoded out;
+  Panels& t = out.layout;
   t = {w.cols, w.rows, 1, Panels::max_block_cols, 0, 0, nullptr, nullptr};
   check_layout(t);
-  const std::int64_t nnz = w.nnz();
-  require_few_entries(nnz, 1);
-  t.entry_count = nnz;
-
-  // Counting sort by (row block, column). A task is a row block of one block of columns, whose
-  // cells of the result lie side by side. Panels come in ascending order, so the ids are sorted.
-  std::vector<std::int32_t>& indptr = out.structure.indptr;
+  require_few_entries(w.nnz(), 1);
+  t.entry_count = w.nnz();
+  std::vector<std::int32_t>& indptr = out.indptr;
   indptr.assign(static_cast<std::size_t>(t.blocks() * t.rows) + 1, 0);
-  const std::int64_t panels = t.block_cols / w.vector;
-  const auto for_each_task = [&](auto&& f) {
-    const int workers = w.entry_count < serial ? 1 : max_threads();
-    parallel_for(t.blocks() * w.blocks(), workers, [&](std::int64_t task, int) noexcept {
-      const std::int64_t rows = task / w.blocks(), block = task % w.blocks();
-      f(indptr.data() + rows * t.rows + block * w.block_cols, block, rows * panels,
-        std::min(w.panels(), (rows + 1) * panels));
-    });
-  };
-  for_each_task(
+  for_each_part(
+      w, t, indptr.data(),
       [&](std::int32_t* cells, std::int64_t block, std::int64_t first, std::int64_t last) noexcept {
         std::int32_t counts[Panels::max_block_cols] = {};
         for (std::int64_t p = first; p < last; ++p) {
@@ -259,33 +273,37 @@ Transposed transpose(const Panels& w) {
           for (std::int64_t e = begin; e < begin + count; ++e) ++counts[w.indices[e]];
         }
         const auto height = static_cast<std::int32_t>(w.vector);
-        for (std::int64_t c = 0; c < w.block_width(block); ++c) cells[c + 1] = counts[c] * height;
+        for (std::int64_t c = 0; c < w.block_width(block); ++c) {
+          cells[c + 1] = counts[c] * height;
+        }
       });
   for (std::size_t i = 1; i < indptr.size(); ++i) indptr[i] += indptr[i - 1];
-
-  out.structure.indices.resize(static_cast<std::size_t>(nnz));
-  out.perm.resize(static_cast<std::size_t>(nnz));
-  std::uint8_t* ids = out.structure.indices.data();
-  std::int32_t* perm = out.perm.data();
-  for_each_task([&](const std::int32_t* cells, std::int64_t block, std::int64_t first,
-                    std::int64_t last) noexcept {
-    std::int32_t next[Panels::max_block_cols];
-    std::copy_n(cells, w.block_width(block), next);
-    for (std::int64_t p = first; p < last; ++p) {
-      const auto [begin, count] = w.entries(block, p);
-      for (std::int64_t e = begin; e < begin + count; ++e) {
-        const std::int64_t id = w.indices[e];
-        // Another thread may have written into the indices after they were counted.
-        if (id >= w.block_width(block) || next[id] == cells[id + 1]) continue;
-        std::int32_t& at = next[id];
-        for (std::int64_t v = 0; v < w.vector; ++v, ++at) {
-          ids[at] = static_cast<std::uint8_t>((p - first) * w.vector + v);
-          perm[at] = static_cast<std::int32_t>(e * w.vector + v);
-        }
-      }
-    }
-  });
   return out;
+}
+
+void transpose_into(const Panels& w, const Encoded& made, std::uint8_t* ids,
+                    std::int32_t* perm) noexcept {
+  for_each_part(w, made.layout, made.indptr.data(),
+                [&](const std::int32_t* cells, std::int64_t block, std::int64_t first,
+                    std::int64_t last) noexcept {
+                  std::int32_t next[Panels::max_block_cols];
+                  std::copy_n(cells, w.block_width(block), next);
+                  for (std::int64_t p = first; p < last; ++p) {
+                    const auto [begin, count] = w.entries(block, p);
+                    for (std::int64_t e = begin; e < begin + count; ++e) {
+                      const std::int64_t id = w.indices[e];
+                      // Another thread may have written into the indices after they were
+                      // counted.
+                      if (id >= w.block_width(block) || next[id] == cells[id + 1]) continue;
+                      std::int32_t& at = next[id];
+                      // Panels come in ascending order, so the ids are sorted.
+                      for (std::int64_t v = 0; v < w.vector; ++v, ++at) {
+                        ids[at] = static_cast<std::uint8_t>((p - first) * w.vector + v);
+                        perm[at] = static_cast<std::int32_t>(e * w.vector + v);
+                      }
+                    }
+                  }
+                });
 }
 
 }  // namespace gossamer

@@ -44,11 +44,11 @@ void coordinates(const Panels& layout, std::int64_t* out);
 void gather(const Panels& layout, const void* dense, void* values, std::size_t itemsize);
 void scatter(const Panels& layout, const void* values, void* dense, std::size_t itemsize);
 
-// The structure of W^T with one row a panel, and perm: value i of W^T is value perm[i] of W.
-struct Transposed {
-  Encoded structure;
-  std::vector<std::int32_t> perm;
-};
-Transposed transpose(const Panels& layout);
+// The transpose in two steps, so that the caller can allocate: the structure of W^T with one row a
+// panel, without its indices; then indices [nnz] and perm [nnz]: value i of W^T is value perm[i] of
+// W.
+Encoded transposed_pointers(const Panels& layout);
+void transpose_into(const Panels& layout, const Encoded& made, std::uint8_t* indices,
+                    std::int32_t* perm) noexcept;
 
 }  // namespace gossamer

@@ -13,7 +13,7 @@ from bench.harness.contest import WrongResultError
 from bench.harness.record import GOSSAMER, Quartiles, Record
 from bench.harness.results import Results
 from bench.harness.run import Options, run_topic
-from bench.masks import TOPIC, making, selection, tiles
+from bench.masks import TOPIC, changes, making, selection, tiles
 from bench.masks.selection import COPY, QUICK, SELECT
 from bench.masks.tables import BARS, page
 from gossamer import SparseLinear
@@ -89,6 +89,19 @@ def test_new_layers_are_made_and_checked(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(SparseLinear, "reset_parameters", lambda layer: None)
     with pytest.raises(WrongResultError, match="do not fill"):
         making.verify(64, "50%")
+
+
+def test_changes_of_masks_are_checked_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = replace(TINY, threads=(1,))
+    records = [r for job in changes.jobs(tiny) for r in job.run([])]
+    kinds = (changes.SET_UPDATE, changes.RIGL_UPDATE)
+    names = [(kind, p) for kind in kinds for p in changes.PATTERNS]
+    names += [(changes.MOVE, p) for p in changes.MOVED]
+    assert [(r.topic, r.pattern) for r in records] == names
+    assert len(verdicts(records, BARS)) == len(records)
+    monkeypatch.setattr(changes.SET, "update", lambda *_: None)
+    with pytest.raises(WrongResultError, match="a wrong update"):
+        changes.verify(changes.Updated(changes.SET, "90%", 64))
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from gossamer import backend
+from gossamer.backend.growth import drop, grow_largest
 from gossamer.errors import GossamerError
 from gossamer.masks import (
     check_mask,
@@ -22,8 +23,9 @@ from gossamer.masks.ranks import rank_keys
 from gossamer.nn import SparseLinear
 from gossamer.patterns import parse_pattern
 from gossamer.recipes import DSL, ISSP, RECIPES, SET, STE, make
-from gossamer.recipes.base.slots import Slots, drop, grow
+from gossamer.recipes.base.slots import Slots
 from gossamer.recipes.top_l0 import top_masks
+from gossamer.weight import SparseWeight
 
 NAN, INF = math.nan, math.inf
 PATTERNS = ["2:4", "1:4", "2:4:v4", "75%", "75%:v4", "block 4x4 75%", "2:4:g1"]
@@ -139,16 +141,16 @@ def test_a_kept_nan_is_never_dropped_and_a_candidate_of_nan_grows_last(pattern: 
     parsed = parse_pattern(pattern)
     weight, at = weight_with(NAN)
     slots = Slots(8, 32, parsed)
-    mask = magnitude_mask(weight, parsed)
-    where = mask.flatten().nonzero().flatten()
-    ids, size = slots.kept(weight.flatten()[where], where)
-    stays = drop(size, len(ids) // 4)
-    left = slots.mask(ids[stays])
+    sparse = SparseWeight.from_dense(weight, parsed)
+    entries, values = slots.entries(sparse.values.detach(), sparse.structure)
+    stays = drop(entries, values, len(entries.indices) // 4)
+    left = backend.scatter(stays.float().repeat_interleave(entries.layout.vector), entries) > 0
+    left = left.repeat_interleave(8 // left.shape[0], 0).repeat_interleave(32 // left.shape[1], 1)
     assert left[at].all()
     score = torch.rand(8, 32, generator=torch.Generator().manual_seed(3))
-    score[~left & ~mask] = NAN  # all but what was dropped: that grows back
-    grown = grow(slots, ids[stays], ids[~stays], lambda a, b: score[a:b].clone(), 64)
-    assert torch.equal(grown.sort().values, ids[~stays])
+    score[~sparse.mask()] = NAN  # all but what was dropped: that grows back
+    grown = grow_largest(entries, stays, [slots.scores(score, entries)])
+    assert torch.equal(backend.mask(slots.spread(grown, sparse.structure)), sparse.mask())
 
 
 def test_the_largest_of_several_weights_keep_nan() -> None:

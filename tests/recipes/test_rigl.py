@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import gossamer.recipes.set as set_module
+import gossamer.recipes.rigl as rigl_module
 from gossamer import backend
 from gossamer.recipes.rigl import RigL
 
@@ -126,7 +126,7 @@ def test_only_a_slab_of_the_dense_gradient_is_in_memory(pattern, monkeypatch):
     model = recipe.prepare(nn.Sequential(nn.Linear(256, 512)))
     opt = torch.optim.SGD(recipe.parameters(model), lr=0.1)
     recipe.attach(model, opt, total_steps=100)
-    monkeypatch.setattr(set_module, "SLAB", 4096)
+    monkeypatch.setattr(rigl_module, "SLAB", 4096)
     sizes = []
     monkeypatch.setattr(recipe, "average", lambda slab: sizes.append(slab.numel()) or slab)
     # The mask's own move is the weight's matter.

@@ -10,8 +10,6 @@ from torch import nn
 from gossamer import backend
 from gossamer.errors import DTypeError, PatternError, RecipeError
 from gossamer.masks import check_mask
-from gossamer.patterns import parse_pattern
-from gossamer.recipes.base.slots import Slots, grow
 from gossamer.recipes.dsl import DSL
 from gossamer.recipes.rigl import RigL
 from gossamer.recipes.set import SET
@@ -108,21 +106,6 @@ def test_random_choices_come_from_the_seed_alone():
         runs.append(masks(recipe))
     assert all(torch.equal(a, b) for a, b in zip(runs[0], runs[1], strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(runs[0], runs[2], strict=True))
-
-
-@pytest.mark.slow
-def test_set_grows_every_candidate_as_often():
-    recipe = SET("75%", seed=5)
-    slots = Slots(4, 8, parse_pattern("75%"))
-    stay, dropped = torch.arange(4), torch.arange(4, 8)
-    hits = torch.zeros(32)
-    for t in range(1500):
-        grown = grow(slots, stay, dropped, recipe.scores(t, 0, "", slots), 16)
-        hits[grown] += 1
-    assert not hits[:4].any()
-    expected = 1500 * 4 / 28
-    # 5 standard deviations of a binomial.
-    assert (hits[4:] - expected).abs().max() < 5 * expected**0.5
 
 
 def test_an_attached_model_can_be_copied_and_pickled():

@@ -3,17 +3,14 @@
 import pytest
 import torch
 
-from gossamer.masks import check_mask, random_mask
+from gossamer import backend
+from gossamer.backend.growth import drop as drop_entries
+from gossamer.backend.growth import grow_largest
+from gossamer.masks import check_mask, mask_from_score, random_mask, random_structure
 from gossamer.patterns import parse_pattern
-from gossamer.recipes.base.slots import Best, Slots, drop, grow
+from gossamer.recipes.base.slots import Best, Slots, drop
 
 PATTERNS = ["90%", "75%:v4", "2:4", "1:4", "2:8:v4", "block 4x4 75%", "1:4:v16", "75%:v16"]
-
-
-def random_ids(slots, seed):
-    mask = random_mask((slots.rows, slots.cols), slots.pattern, seed)
-    corner = mask[:: slots.height, :: slots.width]
-    return corner.flatten().nonzero().flatten()
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -52,29 +49,27 @@ def test_growth_by_slabs_is_growth_by_the_whole_and_obeys_the_pattern(pattern, s
     slots = Slots(16, 32, pattern)
     score = torch.rand(16, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     score[3, 5] = torch.nan
-    ids = random_ids(slots, 7)
-    stays = drop(torch.rand(len(ids), generator=torch.Generator().manual_seed(3)), len(ids) // 3)
-    stay, dropped = ids[stays], ids[~stays]
+    structure = random_structure((16, 32), pattern, 7)
+    values = torch.randn(structure.nnz, generator=torch.Generator().manual_seed(3))
+    entries, of = slots.entries(values, structure)
+    stays = drop_entries(entries, of, len(entries.indices) // 3)
     shapes = []
 
-    def rows(begin, end):
-        shapes.append(end - begin)
-        return score[begin:end].clone()
+    def slabs():
+        for begin, end in slots.slabs(slab):
+            shapes.append(end - begin)
+            yield slots.scores(score[begin:end].clone(), entries)
 
-    grown = grow(slots, stay, dropped, rows, slab)
+    grown = slots.spread(grow_largest(entries, stays, slabs()), structure)
     assert sum(shapes) == 16
     assert max(shapes) * 32 <= max(slab, 32 * slots.height)
-    whole = torch.cat([stay, grown])
-    check_mask(slots.mask(whole), pattern)
-    assert len(grown) == len(dropped)
-    assert not set(grown.tolist()) & set(stay.tolist())
+    whole = backend.mask(grown)
+    check_mask(whole, pattern)
+    # Which slots stay, by a sort of all.
+    ids, size = slots.kept(values, backend.coordinates(structure))
+    stay = slots.mask(ids[drop(size, len(ids) // 3)])
+    assert whole[stay].all()
     # The oracle: those that stay have infinite scores, and the pattern's own selection picks.
-    free = score.nan_to_num(nan=-1e300).masked_fill(slots.mask(stay), 1e200)
-    tiles = free.view(16 // slots.height, slots.height, 32 // slots.width, slots.width).sum((1, 3))
-    oracle = tiles.flatten()
-    if hasattr(pattern, "m"):
-        picked = oracle.view(-1, pattern.m).topk(pattern.n, dim=1).indices
-        picked += torch.arange(0, slots.count, pattern.m)[:, None]
-    else:
-        picked = oracle.topk(len(ids)).indices
-    assert sorted(whole.tolist()) == sorted(picked.flatten().tolist())
+    free = score.nan_to_num(nan=-1e300).masked_fill(stay, 1e200)
+    oracle = mask_from_score(free, pattern)
+    assert torch.equal(whole, oracle)

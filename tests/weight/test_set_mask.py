@@ -143,6 +143,21 @@ def test_a_pending_backward_pass_of_the_old_mask_fails() -> None:
             loss.backward()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_graph_of_the_last_loss_may_live_on(dtype: torch.dtype) -> None:
+    weight = SparseWeight.from_dense(torch.randn(SHAPE).to(dtype), "90%")
+    x = torch.randn(2, SHAPE[1]).to(dtype)
+    loss = gossamer.spmm(x, weight).sum()
+    loss.backward()
+    weight.set_mask(random_structure(SHAPE, "95%", 5), pattern="95%")
+    again = gossamer.spmm(x, weight).sum()
+    again.backward()
+    assert weight.values.grad is not None
+    assert weight.values.grad.shape == weight.values.shape
+    assert weight.values.dtype == dtype
+    assert loss.grad_fn is not None
+
+
 def bad(case: str) -> tuple[object, str | None, str]:
     """A mask, its pattern, and words of the refusal, for a weight of 90 %."""
     good = random_structure(SHAPE, "90%", 3)

@@ -110,14 +110,29 @@ py::array_t<std::int64_t> coordinates_of(const Layout& layout, py::handle indice
   return out;
 }
 
-py::tuple transpose_structure(const Layout& layout, py::handle indices, py::handle indptr) {
+// `indices` and `perm` of the transpose: arrays to overwrite, or None for new
+// ones.
+py::tuple transpose_structure(const Layout& layout, py::handle indices, py::handle indptr,
+                              py::object t_indices, py::object t_perm) {
   const Panels w = read_checked(layout, indices, indptr);
-  Transposed t;
+  if (t_indices.is_none()) t_indices = py::array_t<std::uint8_t>(static_cast<py::ssize_t>(w.nnz()));
+  if (t_perm.is_none()) t_perm = py::array_t<std::int32_t>(static_cast<py::ssize_t>(w.nnz()));
+  const Tensor ids = read_vector(t_indices, "indices of the transpose", Kind::u8, true);
+  const Tensor perm = read_vector(t_perm, "perm", Kind::i32, true);
+  require<ShapeError>(ids.shape[0] == w.nnz() && perm.shape[0] == w.nnz(),
+                      "indices of the transpose and perm must have " + std::to_string(w.nnz()) +
+                          " elements, got " + std::to_string(ids.shape[0]) + " and " +
+                          std::to_string(perm.shape[0]));
+  Encoded made;
   {
     const py::gil_scoped_release release;
-    t = transpose(w);
+    made = transposed_pointers(w);
+    transpose_into(w, made, static_cast<std::uint8_t*>(ids.data),
+                   static_cast<std::int32_t*>(perm.data));
   }
-  return to_python(std::move(t.structure)) + py::make_tuple(to_numpy(std::move(t.perm)));
+  const Panels& t = made.layout;
+  return py::make_tuple(Layout(t.rows, t.cols, t.vector, t.block_cols, t.n, t.m), t_indices,
+                        to_numpy(std::move(made.indptr)), t_perm);
 }
 
 }  // namespace

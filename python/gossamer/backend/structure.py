@@ -163,10 +163,17 @@ def mask(structure: Structure) -> torch.Tensor:
     return kept.view(layout.rows, layout.cols)
 
 
-def transpose(structure: Structure) -> Transposed:
-    """Return the structure of the transpose, one row per panel, and its permutation."""
+def transpose(structure: Structure, out: Transposed | None = None) -> Transposed:
+    """Return the structure of the transpose, one row per panel, and its permutation.
+
+    Args:
+        structure: Structure of W.
+        out: A transpose of as many values, whose indices and permutation are overwritten; None
+            makes new ones.
+    """
     given, ids, pointers = check_structure(structure)
-    return transposed_of(module_of(ids).products.transpose(given, ids, pointers))
+    arrays = (None, None) if out is None else (out.structure.indices, out.perm)
+    return transposed_of(module_of(ids).products.transpose(given, ids, pointers, *arrays))
 
 
 def transposed_of(arrays: tuple[Any, Any, Any, Any]) -> Transposed:

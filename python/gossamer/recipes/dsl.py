@@ -25,8 +25,7 @@ from gossamer.patterns import NM, GroupedNM, Pattern
 from gossamer.recipes.base.checks import check_share, refuse_patterns
 from gossamer.recipes.base.fixed import apply_mask, fixed_mask, zero_outside
 from gossamer.recipes.base.slots import Best, RowScores, Slots, candidates, drop
-from gossamer.recipes.rigl import RigL
-from gossamer.recipes.set import SLAB
+from gossamer.recipes.rigl import SLAB, RigL
 
 
 @dataclass(eq=False)

@@ -11,12 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from gossamer.backend import Structure
+from gossamer.backend.growth import grow_largest
 from gossamer.nn import SparseLinear
 from gossamer.recipes.base.capture import Capture
 from gossamer.recipes.base.slots import RowScores, Slots
 from gossamer.recipes.set import SET
+
+# Entries whose scores are in memory at a time: 4 MB in float32.
+SLAB = 1 << 20
 
 
 @dataclass(eq=False)
@@ -78,6 +83,15 @@ class RigL(SET):
         super().after_step(t)
         for capture in self.captures.values():
             capture.pairs.clear()
+
+    def grown(
+        self, t: int, index: int, name: str, slots: Slots, old: Structure, stays: Tensor
+    ) -> Structure | None:
+        """Return the structure with the grown slots; None if the layer had no gradient."""
+        if (scores := self.scores(t, index, name, slots)) is None:
+            return None
+        slabs = (slots.scores(scores(begin, end), old) for begin, end in slots.slabs(SLAB))
+        return grow_largest(old, stays, slabs)
 
     def scores(self, t: int, index: int, name: str, slots: Slots) -> RowScores | None:
         """Return the magnitudes of the dense gradient; None if the layer had none in this step."""

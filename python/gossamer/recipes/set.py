@@ -13,18 +13,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gossamer import backend
+from gossamer.backend import Structure
+from gossamer.backend.growth import drop, grow_random
 from gossamer.masks import Distribution
 from gossamer.nn import SparseLinear
 from gossamer.patterns import NM
 from gossamer.recipes.base.checks import check_count, check_share, refuse_grouped
-from gossamer.recipes.base.slots import RowScores, Slots, drop, grow
+from gossamer.recipes.base.slots import Slots
 from gossamer.recipes.base.updates import steps_between, steps_needed
 from gossamer.recipes.static import Static
 from gossamer.schedules import Cosine
-
-# Entries whose scores are in memory at a time: 4 MB in float32.
-SLAB = 1 << 20
 
 
 @dataclass(eq=False)
@@ -104,24 +102,29 @@ class SET(Static):
         """Drop and grow in one layer."""
         weight = layer.weight
         slots = Slots(weight.shape[0], weight.shape[1], weight.pattern)
-        if (scores := self.scores(t, index, name, slots)) is None:
-            return
-        ids, size = slots.kept(weight.values, backend.coordinates(weight.structure))
-        stays = drop(size, int(share * len(ids)))
-        stay, dropped = ids[stays], ids[~stays]
-        grown = grow(slots, stay, dropped, scores, SLAB)
-        if not torch.equal(grown.sort().values, dropped):
-            weight.set_mask(slots.mask(torch.cat([stay, grown])), self.optimizer)
+        old, values = slots.entries(weight.values, weight.structure)
+        stays = drop(old, values, int(share * len(old.indices)))
+        new = self.grown(t, index, name, slots, old, stays)
+        if new is not None and not _equal(new, old):
+            weight.set_mask(slots.spread(new, weight.structure), self.optimizer)
 
-    def scores(self, t: int, index: int, name: str, slots: Slots) -> RowScores | None:
-        """Return the scores by which a layer grows, by slabs of rows; None leaves it unchanged."""
-        generator = self.generator(t, index, self.seed)
+    def grown(
+        self, t: int, index: int, name: str, slots: Slots, old: Structure, stays: Tensor
+    ) -> Structure | None:
+        """Return the structure with as many grown slots as were dropped; None changes nothing.
 
-        def random(begin: int, end: int) -> Tensor:
-            # One number per slot, at its first entry: a sum would not be uniform.
-            drawn = torch.zeros(end - begin, slots.cols, dtype=torch.float64)
-            corner = drawn[:: slots.height, :: slots.width]
-            corner.copy_(torch.rand(corner.shape, generator=generator, dtype=torch.float64))
-            return drawn
+        Args:
+            t: the step.
+            index: number of the layer.
+            name: name of the layer.
+            slots: the slots of its weight.
+            old: a structure whose entries are the kept slots.
+            stays: bool [entries], the slots that stay.
+        """
+        return grow_random(old, stays, self.generator(t, index, self.seed).initial_seed())
 
-        return random
+
+def _equal(a: Structure, b: Structure) -> bool:
+    if a.indptr is not None and b.indptr is not None and not torch.equal(a.indptr, b.indptr):
+        return False
+    return torch.equal(a.indices, b.indices)

@@ -70,6 +70,10 @@ class Moving:
             return
         torch.autograd.graph.increment_version(parameter)
         parameter.grad = None
+        # By way of another dtype: a graph that is still alive, as that of the last loss, holds the
+        # node that adds up the gradient, and torch makes a new one only then.
+        other = torch.float64 if parameter.dtype == torch.float32 else torch.float32
+        parameter.data = parameter.new_empty(0, dtype=other)
         parameter.data = self.values
         parameter.grad = self._grad
         self._kept.update(self._fresh)

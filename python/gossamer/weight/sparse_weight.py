@@ -278,13 +278,16 @@ class SparseWeight(MatrixFace, nn.Module, Exchange):
         rule = replace(self._rule, layout=new.layout, pattern=pattern)
         rule.check_structure(new)
         moving = Moving(self.values, self.structure, new, optimizer)
-        transposed = rule.build(moving.values, new)
+        # A double-pruned transpose is chosen by the values, and may be refused.
+        transposed = rule.build(moving.values, new) if rule.is_chosen else None
 
         moving.apply()
         self.pattern, self.layout, self._rule = pattern, new.layout, rule
         self.layout_ints = tuple(new.layout.as_ints())
         self.descriptor.copy_(describe(pattern, new.layout))
         self._keep_positions(new)
+        if not rule.is_chosen:
+            transposed = rule.build(self.values, new, self._room(new.nnz))
         self._keep_transpose(transposed)
 
     def extra_repr(self) -> str:
@@ -336,6 +339,15 @@ class SparseWeight(MatrixFace, nn.Module, Exchange):
                     torch.autograd.graph.increment_version(own)
                 setattr(self, name, None if tensor is None else tensor.clone())
 
+    def _room(self, nnz: int) -> Transposed | None:
+        """Return the stored transpose to overwrite if it has so many values, else None."""
+        stored = self.transposed
+        if stored is None or stored.perm.numel() != nnz:
+            return None
+        # A pending backward pass of the old mask fails.
+        torch.autograd.graph.increment_version((stored.structure.indices, stored.perm))
+        return stored
+
     def _keep_transpose(self, packed: Transposed | None) -> None:
         """Store this transpose in the t_ buffers."""
         if packed is None:
@@ -349,7 +361,7 @@ class SparseWeight(MatrixFace, nn.Module, Exchange):
             fits = mine is not None and not mine.is_meta and mine.shape == tensor.shape
             if not fits or self._rule.is_chosen:
                 setattr(self, name, tensor)
-            else:
+            elif mine is not tensor:
                 mine.copy_(tensor)
         self._t_layout = structure.layout
         self.t_layout_ints = tuple(structure.layout.as_ints())

@@ -84,13 +84,18 @@ class TransposeRule:
         """The layout of the transpose: one row per panel, with row pointers."""
         return Layout(self.layout.cols, self.layout.rows, 1, 256)
 
-    def build(self, values: Tensor, structure: Structure) -> Transposed | None:
-        """Return the transpose to store for these values and this structure, or None."""
+    def build(
+        self, values: Tensor, structure: Structure, out: Transposed | None = None
+    ) -> Transposed | None:
+        """Return the transpose to store for these values and this structure, or None.
+
+        The arrays of `out`, a transpose of as many values, are overwritten if it is exact.
+        """
         if self.is_chosen:
             return double_prune(values, structure, self.layout.n, self.layout.m)
         if self.transpose == "none" or self.layout.vector > 1:
             return None
-        return backend.transpose(structure)
+        return backend.transpose(structure, out)
 
     def check_structure(self, structure: Structure, where: str = "") -> None:
         """Raise StructureError if a column group of a transposable mask keeps more than n."""

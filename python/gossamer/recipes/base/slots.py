@@ -15,6 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gossamer import backend
+from gossamer.backend import Structure
+from gossamer.backend.growth import spread_tiles
+from gossamer.masks.runs import repeat_lists
 from gossamer.patterns import NM, Pattern
 
 # Maps (first row, row after the last) to the scores [rows, cols] of those rows.
@@ -71,6 +75,45 @@ class Slots:
             ids = ids[:: self.height * self.width]
             return ids, size[order].view(-1, self.height * self.width).sum(1)
         return ids, size[order]
+
+    def entries(self, values: Tensor, structure: Structure) -> tuple[Structure, Tensor]:
+        """Return a structure whose entries are the kept slots, and what their magnitudes are of.
+
+        Args:
+            values: [nnz], the kept entries.
+            structure: their positions.
+        """
+        if not self._are_tiles(structure):
+            return structure, values
+        ids, size = self.kept(values, backend.coordinates(structure))
+        across = self.cols // self.width
+        counts = torch.bincount(ids // across, minlength=self.rows // self.height)
+        indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        group = (self.pattern.n, self.pattern.m) if isinstance(self.pattern, NM) else (0, 0)
+        grid, perm = backend.encode_csr((len(counts), across), indptr, ids % across, 1, *group)
+        return grid, size[perm]
+
+    def spread(self, entries: Structure, like: Structure) -> Structure:
+        """Return the structure of the weight from that of its slots.
+
+        Args:
+            entries: a structure whose entries are the kept slots.
+            like: a structure of the weight.
+        """
+        if not self._are_tiles(like):
+            return entries
+        if isinstance(self.pattern, NM):
+            return repeat_lists(entries, self.pattern)
+        return spread_tiles(entries, like.layout.vector, self.height, self.width)
+
+    def scores(self, slab: Tensor, entries: Structure) -> Tensor:
+        """Return the scores of a slab [rows, cols] in the rows and columns of `entries`."""
+        if (entries.layout.rows, entries.layout.cols) == (self.rows, self.cols):
+            return slab
+        return self.sums(slab).view(-1, entries.layout.cols)
+
+    def _are_tiles(self, structure: Structure) -> bool:
+        return (self.height, self.width) != (structure.layout.vector, 1)
 
     def mask(self, ids: Tensor) -> Tensor:
         """Return the bool mask [rows, cols] that keeps these slots."""
@@ -142,37 +185,6 @@ def drop(size: Tensor, count: int) -> Tensor:
     stays = torch.ones(len(size), dtype=torch.bool)
     stays[size.argsort(descending=True, stable=True)[len(size) - count :]] = False
     return stays
-
-
-def grow(slots: Slots, stay: Tensor, dropped: Tensor, scores: RowScores, slab: int) -> Tensor:
-    """Return the numbers of the slots to grow: as many as were dropped, with the highest scores.
-
-    Candidates are all slots that are not kept, so that a dropped one may come back. An N:M pattern
-    grows as many slots in each group of m as were dropped there, other patterns anywhere.
-
-    Args:
-        slots: the slots of the weight.
-        stay: int64, ascending: the kept slots.
-        dropped: int64: the dropped slots.
-        scores: returns the scores of a slab of rows; NaN ranks lowest.
-        slab: entries of a slab.
-    """
-    pattern = slots.pattern
-    best = Best(len(dropped))
-    found = []
-    if isinstance(pattern, NM):
-        lost = torch.bincount(dropped // pattern.m, minlength=slots.count // pattern.m)
-    for begin, end in slots.slabs(slab):
-        first, behind = slots.number(begin), slots.number(end)
-        score = candidates(slots, stay, scores(begin, end), first)
-        if not isinstance(pattern, NM):
-            best.offer(score, first)
-            continue
-        order = score.view(-1, pattern.m).argsort(dim=1, descending=True, stable=True)
-        takes = torch.arange(pattern.m) < lost[first // pattern.m : behind // pattern.m, None]
-        base = torch.arange(first, behind, pattern.m)[:, None]
-        found.append((order + base)[takes])
-    return torch.cat(found) if found else best.ids
 
 
 def candidates(slots: Slots, stay: Tensor, scores: Tensor, first: int) -> Tensor:
