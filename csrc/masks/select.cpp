@@ -53,8 +53,8 @@ Panels::Entries safe_entries(const Panels& w, std::int64_t total, std::int64_t b
 
 }  // namespace
 
-void select_nm(const Panels& w, DType dtype, const Matrix& weight, void* values,
-               std::uint8_t* indices) noexcept {
+void select_nm(const Panels& w, std::int64_t shared, DType dtype, const Matrix& weight,
+               void* values, std::uint8_t* indices) noexcept {
   if (w.rows == 0 || w.cols == 0) return;
   const SelectKernel kernel = masks_tables.active().select.select[static_cast<int>(dtype)];
   const auto rows_at = [&](std::int64_t row, std::int64_t block) noexcept {
@@ -63,13 +63,13 @@ void select_nm(const Panels& w, DType dtype, const Matrix& weight, void* values,
   const bool stream = w.nnz() * static_cast<std::int64_t>(itemsize(dtype)) >= past_caches;
   const auto select = [&](std::int64_t block, std::int64_t panel, std::int64_t count) noexcept {
     const std::int64_t first = w.entries(block, panel).begin;
-    kernel({rows_at(panel * w.vector, block), weight.row_stride, w.vector, count,
+    kernel({rows_at(panel * w.vector, block), weight.row_stride, w.vector, count, shared > 1,
             w.block_width(block), w.n, w.m, at(values, first * w.vector, dtype), indices + first,
             stream});
   };
   // A run of panels is taken block by block, so that what it writes lies in long pieces.
-  constexpr std::int64_t high = SelectUnit::max_panels;
-  const std::int64_t run = w.vector == 1 ? 4 * high : 2 * high;
+  const std::int64_t high = shared > 1 ? shared : SelectUnit::max_panels;
+  const std::int64_t run = shared > 1 ? shared : w.vector == 1 ? 4 * high : 2 * high;
   const std::int64_t blocks = w.blocks(), panels = w.panels();
   const int workers = w.rows * w.cols < serial ? 1 : max_threads();
   const std::int64_t budget = std::min(most_entries, w.rows * w.cols / (4 * workers));

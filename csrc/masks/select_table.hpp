@@ -13,7 +13,8 @@ struct SelectUnit {
   const void* rows = nullptr;  // first row, first column of the block
   std::int64_t row_stride = 0;
   std::int64_t vector = 1;
-  std::int64_t panels = 0;  // at most max_panels
+  std::int64_t panels = 0;  // at most max_panels, unless shared
+  bool shared = false;      // all panels keep the same columns, those with the largest sums
   std::int64_t width = 0;   // columns of the block: a multiple of m
   std::int64_t n = 0;
   std::int64_t m = 0;

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gossamer import backend
-from gossamer.errors import StructureError
+from gossamer.backend import masks as kernels
+from gossamer.errors import ArgumentError, StructureError
 from gossamer.masks import (
     check_mask,
     check_structure,
@@ -102,6 +103,24 @@ def test_packed_selection_overwrites_what_it_is_given(dtype: torch.dtype) -> Non
     mask = magnitude_mask(second, "2:4:v32")
     assert torch.equal(backend.mask(again[1]), mask)
     assert torch.equal(backend.scatter(values, again[1]), second * mask)
+
+
+def test_threads_do_not_change_a_packed_selection() -> None:
+    for shape in ((1024, 1040), (16, 70_000), (2048, 16)):
+        weight = torch.randn(shape)
+        mask = magnitude_mask(weight, "1:4:v16")
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            values, structure = select_nm(weight, "1:4:v16")
+            assert torch.equal(backend.mask(structure), mask)
+            assert torch.equal(backend.scatter(values, structure), weight * mask)
+
+
+@pytest.mark.parametrize(("shared", "vector"), [(0, 8), (-1, 8), (3, 8), (16, 8), (2, 4), (2, 1)])
+def test_panels_that_cannot_share_are_refused(shared: int, vector: int) -> None:
+    layout = backend.Layout(64, 16, vector, 256, 2, 4)
+    with pytest.raises(ArgumentError, match="a divisor of the panels of 8 rows"):
+        kernels.select_nm(torch.randn(64, 16), layout, None, shared)
 
 
 @given(

@@ -33,10 +33,14 @@ void check_length(const Tensor& t, const char* who, std::int64_t needed) {
       std::string(who) + " must be a contiguous vector of " + std::to_string(needed) + " elements");
 }
 
-void run_select(const Layout& layout, py::handle weight, py::handle values, py::handle indices) {
+void run_select(const Layout& layout, std::int64_t shared, py::handle weight, py::handle values,
+                py::handle indices) {
   adopt_torch_threads();
   const Panels& w = layout.panels;
   require<ArgumentError>(w.fixed_count(), "the layout has no n:m; a selection needs one");
+  require<ArgumentError>(shared == 1 || (shared > 1 && w.vector == 8 && w.panels() % shared == 0),
+                         "shared is " + std::to_string(shared) +
+                             "; 1 is needed, or a divisor of the panels of 8 rows");
   require<ShapeError>(w.nnz() <= std::numeric_limits<std::int32_t>::max(),
                       "the pattern keeps 2^31 entries or more; split the layer");
   const Tensor in = read_rows(weight, "weight", w);
@@ -48,7 +52,7 @@ void run_select(const Layout& layout, py::handle weight, py::handle values, py::
   check_length(ids, "indices", w.total_entries());
   const DType dtype = float_dtype(in, "weight");
   const py::gil_scoped_release release;
-  select_nm(w, dtype, in.matrix(), out.data, static_cast<std::uint8_t*>(ids.data));
+  select_nm(w, shared, dtype, in.matrix(), out.data, static_cast<std::uint8_t*>(ids.data));
 }
 
 void run_add_pruned(const Layout& layout, py::handle indices, py::handle indptr, py::handle out,

@@ -214,15 +214,17 @@ bool select_scores(const Scores<T>& scores, const SelectUnit& u) noexcept {
   return false;
 }
 
+// The sums of panel p lie at sums + p * stride; with a stride of 0 they are added to what is there.
 template <int V, class T>
-void sum_rows(const SelectUnit& u, double* __restrict sums) noexcept {
+void sum_rows(const SelectUnit& u, std::int64_t stride, double* __restrict sums) noexcept {
   for (std::int64_t p = 0; p < u.panels; ++p) {
     const T* rows = static_cast<const T*>(u.rows) + p * V * u.row_stride;
+    double* __restrict out = sums + p * stride;
     for (std::int64_t c = 0; c < u.width; ++c) {
-      double sum = magnitude(rows[c]);
+      double sum = stride == 0 ? out[c] + magnitude(rows[c]) : magnitude(rows[c]);
 #pragma GCC unroll 8
       for (std::int64_t v = 1; v < V; ++v) sum += magnitude(rows[v * u.row_stride + c]);
-      sums[p * select_columns + c] = sum;
+      out[c] = sum;
     }
   }
 }
@@ -248,8 +250,23 @@ void select_panels(const SelectUnit& u) noexcept {
     if (select_scores<T>({static_cast<const T*>(u.rows), u.row_stride}, u)) return;
   } else {
     alignas(64) double sums[select_keys];
-    sum_rows<V, T>(u, sums);
+    sum_rows<V, T>(u, select_columns, sums);
     select_scores<double>({sums, select_columns}, u);
+  }
+  pack<V, T>(u);
+}
+
+// One list of columns for all panels, written to each of them.
+template <int V, class T>
+void select_shared(const SelectUnit& u) noexcept {
+  alignas(64) double sums[select_columns] = {};
+  sum_rows<V, T>(u, 0, sums);
+  SelectUnit first = u;
+  first.panels = 1;
+  select_scores<double>({sums, select_columns}, first);
+  const std::int64_t count = u.width / u.m * u.n;
+  for (std::int64_t p = 1; p < u.panels; ++p) {
+    __builtin_memcpy(u.indices + p * count, u.indices, static_cast<std::size_t>(count));
   }
   pack<V, T>(u);
 }
@@ -268,7 +285,9 @@ void select_unit(const SelectUnit& u) noexcept {
       __builtin_prefetch(next + c, 0, 2);
     }
   }
-  if (u.vector == 1) {
+  if (u.shared) {
+    select_shared<8, T>(u);
+  } else if (u.vector == 1) {
     select_panels<1, T>(u);
   } else if (u.vector == 4) {
     select_panels<4, T>(u);

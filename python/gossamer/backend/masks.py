@@ -69,7 +69,10 @@ def draw_tiles(
 
 
 def select_nm(
-    weight: Tensor, layout: Layout, out: tuple[Tensor, Structure] | None = None
+    weight: Tensor,
+    layout: Layout,
+    out: tuple[Tensor, Structure] | None = None,
+    shared: int = 1,
 ) -> tuple[Tensor, Structure]:
     """Keep the n largest of each m entries of a weight, packed.
 
@@ -77,6 +80,7 @@ def select_nm(
         weight: [rows, cols], float32, float64 or bfloat16; the entries of a row are contiguous.
         layout: The N:M layout of the result.
         out: Values and structure of this layout to overwrite, or None.
+        shared: Consecutive panels of 8 rows that keep the same columns; they divide all panels.
 
     Returns:
         Values [nnz] and their structure, on the device of the weight.
@@ -87,7 +91,7 @@ def select_nm(
         values = weight.new_empty(entries * layout.vector)
         out = values, Structure(layout, weight.new_empty(entries, dtype=torch.uint8), None)
     values, structure = out
-    module_of(weight).masks.select(layout, weight, values.detach(), structure.indices)
+    module_of(weight).masks.select(layout, shared, weight, values.detach(), structure.indices)
     return out
 
 

@@ -10,14 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gossamer import backend
 from gossamer.backend import Layout, Structure, check_array
 from gossamer.backend import masks as kernels
-from gossamer.backend.arrays import FLOATS
 from gossamer.backend.structure import check_structure
 from gossamer.errors import ArgumentError, DTypeError, PatternError, ShapeError
-from gossamer.masks.runs import repeat_lists
-from gossamer.masks.score import slot_scores
 from gossamer.patterns import NM, parse_pattern
 
 __all__ = ["add_pruned_", "mask_difference", "select_nm"]
@@ -69,10 +65,8 @@ def select_nm(
     layout = Layout(rows, cols, parsed.panel, wide, parsed.n, parsed.m)
     if out is not None:
         _check_reusable(out, layout, weight)
-    if parsed.vector == parsed.panel:
-        values, structure = kernels.select_nm(weight, layout, out)
-    else:
-        values, structure = _select_runs(weight, parsed, layout, out)
+    shared = parsed.vector // parsed.panel
+    values, structure = kernels.select_nm(weight, layout, out, shared)
     torch.autograd.graph.increment_version(values)
     return values, structure
 
@@ -154,23 +148,6 @@ def mask_difference(a: Structure, b: Structure) -> int:
         2
     """
     return kernels.mask_difference(check_structure(a, "a"), check_structure(b, "b"))
-
-
-def _select_runs(
-    weight: Tensor, pattern: NM, layout: Layout, out: tuple[Tensor, Structure] | None
-) -> tuple[Tensor, Structure]:
-    """Select among the sums over the rows that share columns, whose lists are runs of panels."""
-    weight = check_array(weight.detach(), "weight", dtypes=FLOATS, device=True)
-    magnitudes = weight.abs()
-    sums = slot_scores(magnitudes if weight.dtype == torch.float64 else magnitudes.float(), pattern)
-    narrow = Layout(sums.shape[0], layout.cols, 1, layout.block_cols, layout.n, layout.m)
-    structure = repeat_lists(kernels.select_nm(sums, narrow)[1], pattern)
-    values: Tensor = backend.gather(weight, structure)
-    if out is None:
-        return values, structure
-    out[0].detach().copy_(values)
-    out[1].indices.copy_(structure.indices)
-    return out
 
 
 def _side_by_side(tensor: Tensor) -> Tensor:

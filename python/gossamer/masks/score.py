@@ -208,24 +208,17 @@ def allocate(
     return {name: 1.0 - kept for name, kept in density.items()}
 
 
-def slot_scores(score: torch.Tensor, pattern: Pattern) -> torch.Tensor:
-    """Return the sum of the scores of each tile, float64 [rows / high, cols / wide]."""
-    high, wide = pattern.tile
-    tiles = score.reshape(score.shape[0] // high, high, score.shape[1] // wide, wide)
-    # float64: sums of the same entries in another order stay equal, so ties are ties.
-    return tiles.sum(dim=(1, 3), dtype=torch.float64)
-
-
 def _mask(score: torch.Tensor, pattern: str | Pattern, who: str) -> torch.Tensor:
     pattern = parse_pattern(pattern)
     rows, cols = score.shape
     pattern.check_shape(rows, cols, who)
     high, wide = pattern.tile
     if high * wide > 1:
-        entries, score = score, slot_scores(score, pattern)
+        tiles = score.reshape(rows // high, high, cols // wide, wide)
+        # float64: sums of the same entries in another order stay equal, so ties are ties.
+        score = tiles.sum(dim=(1, 3), dtype=torch.float64)
         clash = torch.isnan(score)
         if bool(clash.any()):
-            tiles = entries.reshape(rows // high, high, cols // wide, wide)
             clash &= ~torch.isnan(tiles).any(dim=3).any(dim=1)
         if bool(clash.any()):
             row, col = _first(clash)
