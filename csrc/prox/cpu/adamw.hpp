@@ -55,7 +55,7 @@ void run_adamw(void* param, const void* grad, void* first, void* second, const A
 
 template <Penalty which, class T>
 constexpr AdamWKernel adamw_kernel() noexcept {
-  if constexpr (own_loop<which, T>() == nullptr) {
+  if constexpr (!has_own_loop<which, T>) {
     return run_adamw_pieces<which, T>;
   } else {
     return run_adamw<T, own_loop<which, T>()>;

@@ -7,6 +7,8 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
+#include <type_traits>
 
 #include "prox/table.hpp"
 #include "simd/math.hpp"
@@ -310,7 +312,7 @@ void run_transformed_l1(void* x, const ElementArgs& args, std::int64_t n) noexce
 // --8<-- [start:choice]
 // The loop of a penalty's own; null for those that are straight lines, see `pieces`.
 template <Penalty which, class T>
-constexpr ElementKernel own_loop() noexcept {
+constexpr auto own_loop() noexcept {
   if constexpr (which == Penalty::lp) {
     return run_lp<T>;
   } else if constexpr (which == Penalty::transformed_l1) {
@@ -323,9 +325,14 @@ constexpr ElementKernel own_loop() noexcept {
 }
 // --8<-- [end:choice]
 
+// By its type: under UBSan GCC takes no comparison of a function's address for a constant.
+template <Penalty which, class T>
+inline constexpr bool has_own_loop =
+    !std::is_same_v<decltype(own_loop<which, T>()), std::nullptr_t>;
+
 template <Penalty which, class T>
 constexpr ElementKernel element_kernel() noexcept {
-  if constexpr (own_loop<which, T>() == nullptr) {
+  if constexpr (!has_own_loop<which, T>) {
     return run_pieces<which, T>;
   } else {
     return own_loop<which, T>();
