@@ -41,6 +41,8 @@ NEUTRAL: dict[str, dict[str, Any]] = {
     "sparse-ift-factorized": {},
     "sparse-ift-doped": {},
 }
+# DistributedDataParallel fixes the number of values.
+RESIZED = ("gmp-sparse",)
 # Nothing is sparse in the end by design.
 DENSE_END = ("fst",)
 
@@ -232,7 +234,7 @@ def _rank(rank: int, address: str, out: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     found: dict[str, Any] = {}
-    for name in ALL:
+    for name in (name for name in ALL if name not in RESIZED):
         try:
             course = Course(name, wrap=nn.parallel.DistributedDataParallel)
             for t in range(STEPS):
@@ -256,7 +258,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / str(rank), weights_only=False) for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [name for name in ALL if name not in RESIZED])
 @pytest.mark.process
 def test_two_processes_have_the_same_masks_and_weights(
     name: str, ranks: list[dict[str, Any]]

@@ -27,6 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "set": {"every": 3},
     "rigl": {"every": 3},
     "gmp": {"every": 2},
+    "gmp-sparse": {"every": 2},
     "hypersparse": {"lam": 1e-3},
 }
 # --8<-- [end:options]

@@ -123,6 +123,7 @@ RECIPES: dict[str, Entry] = {
     "set": Entry(".set", "SET", ANYWHERE),
     "rigl": Entry(".rigl", "RigL", ANYWHERE),
     "gmp": Entry(".gmp", "GMP", ANYWHERE),
+    "gmp-sparse": Entry(".gmp", "GMP", ANYWHERE, {"dense_weight": False}),
     "imp": Entry(".imp", "IMP", ANYWHERE),
     "dsl": Entry(".dsl", "DSL", ANYWHERE),
     "autosparse": Entry(".autosparse", "AutoSparse", ANYWHERE),
