@@ -67,6 +67,9 @@ Bar find_bar(const K& key, std::int64_t entries, std::int64_t count, int workers
     const std::int64_t k = key(e);
     if (static_cast<std::size_t>(k >> shift) == bin) keys.push_back(k);
   }
+  // Another thread may have written into the values after they were counted.
+  left = std::min(left, static_cast<std::int64_t>(keys.size()));
+  if (left == 0) return {};
   const auto at = keys.begin() + (left - 1);
   std::nth_element(keys.begin(), at, keys.end());
   const std::int64_t bar = *at;
