@@ -143,11 +143,15 @@ void run_sddmm(SddmmArgs args, DType dtype, const Queue&) {
   const std::int64_t tile = kernel.chunk_rows(args);
   const std::size_t chunk_bytes = kernel.chunk_bytes(args);
 
-  // As many chunks at a time as fit in a part of the last-level cache: at least one.
-  constexpr std::size_t packed_budget = std::size_t{8} << 20;
+  // As many chunks at a time as stay near a core, but one for each thread that packs: what is
+  // packed lies in the second-level cache when it is read, and so does the memory of the chunks
+  // before.
+  constexpr std::size_t packed_budget = std::size_t{2} << 20;
+  const std::int64_t all_chunks = ceil_div(batch, tile);
   const auto affordable =
       static_cast<std::int64_t>(packed_budget / std::max<std::size_t>(chunk_bytes, 1));
-  const std::int64_t step = std::clamp<std::int64_t>(affordable, 1, ceil_div(batch, tile));
+  const std::int64_t step =
+      std::clamp(affordable, std::min<std::int64_t>(workers, all_chunks), all_chunks);
 
   const bool one_type = compute_itemsize(dtype) == itemsize(dtype);
   const bool lend = !one_type && batch > tile;

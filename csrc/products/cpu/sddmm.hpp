@@ -9,7 +9,8 @@
 // The length of a run is a choice between the tree, paid once a run, and the cache that holds x:
 //
 //   dense V = 1: runs of one tile, so that a block of x, or half of it (spmm.hpp), stays in the
-//                first-level cache: every load of x serves one product only.
+//                first-level cache: every load of x serves one product only. Not for pairs of
+//                bf16, whose tiles are too few products to pay for a tree.
 //   else:        long runs, x from the second-level cache. With V >= 4 a load serves V
 //                products; with few entries a row the fixed costs of a row outweigh the loads.
 #pragma once
@@ -24,7 +25,8 @@ inline constexpr std::int64_t long_run = sizeof(Packed<T>) == 2 ? 512 : 256;
 
 template <class T, int V>
 std::int64_t sddmm_run(const SddmmArgs& a) noexcept {
-  return V > 1 || is_sparse(a.weight) ? long_run<T> : tile_width<Compute<T>>;
+  const bool shortened = V == 1 && !is_sparse(a.weight) && sizeof(Packed<T>) > 2;
+  return shortened ? tile_width<Compute<T>> : long_run<T>;
 }
 
 // Where the sums of a run go.
