@@ -1,5 +1,9 @@
 #include "core/isa.hpp"
 
+#if defined(GOSSAMER_HAVE_NEONBF16)
+#include <sys/auxv.h>
+#endif
+
 #include <atomic>
 #include <cstdlib>
 
@@ -34,12 +38,26 @@ bool has_avx2() noexcept { return __builtin_cpu_supports("avx2") && __builtin_cp
 bool has_avx2() noexcept { return false; }
 #endif
 // --8<-- [end:detection]
+#if defined(GOSSAMER_HAVE_NEON)
+bool has_neon() noexcept { return true; }  // every 64-bit ARM processor has it
+#else
+bool has_neon() noexcept { return false; }
+#endif
+#if defined(GOSSAMER_HAVE_NEONBF16)
+bool has_neonbf16() noexcept {
+  constexpr unsigned long hwcap2_bf16 = 1UL << 14;  // Linux, Documentation/arch/arm64/elf_hwcaps
+  return (getauxval(AT_HWCAP2) & hwcap2_bf16) != 0;
+}
+#else
+bool has_neonbf16() noexcept { return false; }
+#endif
 
 // In the order of `enum class Isa`.
 // --8<-- [start:candidates]
 constexpr Candidate candidates[isa_count] = {
     {"avx512bf16", has_avx512bf16}, {"avx512", has_avx512}, {"avx2", has_avx2},
-    {"portable", always},           {"emulated", always},   {"reference", always},
+    {"neonbf16", has_neonbf16},     {"neon", has_neon},     {"portable", always},
+    {"emulated", always},           {"reference", always},
 };
 // --8<-- [end:candidates]
 

@@ -17,6 +17,8 @@ namespace gossamer {
 template <class Table>
 struct FurtherTables {
   const Table* avx512bf16 = nullptr;
+  const Table* neonbf16 = nullptr;
+  const Table* neon = nullptr;
   const Table* emulated = nullptr;
   const Table* reference = nullptr;
 };
@@ -39,7 +41,8 @@ struct Tables {
 template <class Table>
 constexpr Tables<Table> make_tables(const Table* avx512, const Table* avx2, const Table* portable,
                                     FurtherTables<Table> further = {}) {
-  return {{further.avx512bf16, avx512, avx2, portable, further.emulated, further.reference}};
+  return {{further.avx512bf16, avx512, avx2, further.neonbf16, further.neon, portable,
+           further.emulated, further.reference}};
 }
 
 }  // namespace gossamer
@@ -59,6 +62,16 @@ constexpr Tables<Table> make_tables(const Table* avx512, const Table* avx2, cons
 #define GOSSAMER_IF_AVX2(address) address
 #else
 #define GOSSAMER_IF_AVX2(address) nullptr
+#endif
+#if defined(GOSSAMER_HAVE_NEONBF16)
+#define GOSSAMER_IF_NEONBF16(address) address
+#else
+#define GOSSAMER_IF_NEONBF16(address) nullptr
+#endif
+#if defined(GOSSAMER_HAVE_NEON)
+#define GOSSAMER_IF_NEON(address) address
+#else
+#define GOSSAMER_IF_NEON(address) nullptr
 #endif
 
 // After the prefix may follow members of FurtherTables.

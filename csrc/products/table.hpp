@@ -68,11 +68,15 @@ struct ProductsTable {
 
 extern "C" {
 extern const ProductsTable gossamer_products_avx512bf16;
+extern const ProductsTable gossamer_products_neonbf16;
+extern const ProductsTable gossamer_products_neon;
 extern const ProductsTable gossamer_products_emulated;
 extern const ProductsTable gossamer_products_reference;
 }
 GOSSAMER_TABLES(ProductsTable, products_tables, gossamer_products,
                 .avx512bf16 = GOSSAMER_IF_AVX512BF16(&gossamer_products_avx512bf16),
+                .neonbf16 = GOSSAMER_IF_NEONBF16(&gossamer_products_neonbf16),
+                .neon = GOSSAMER_IF_NEON(&gossamer_products_neon),
                 .emulated = &gossamer_products_emulated, .reference = &gossamer_products_reference);
 
 }  // namespace gossamer

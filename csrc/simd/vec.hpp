@@ -17,6 +17,8 @@
 #include "simd/vec_avx512.hpp"
 #elif defined(GOSSAMER_ISA_AVX2)
 #include "simd/vec_avx2.hpp"
+#elif defined(GOSSAMER_ISA_NEON) || defined(GOSSAMER_ISA_NEONBF16)
+#include "simd/vec_neon.hpp"
 #elif defined(GOSSAMER_ISA_EMULATED)
 #define GOSSAMER_VECTOR_BYTES 64
 #include "simd/vec_array.hpp"

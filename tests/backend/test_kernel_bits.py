@@ -116,7 +116,7 @@ def test_numpy_strides(isa: str, verb: str, dtype: Any) -> None:
 @pytest.mark.slow
 def test_threads_change_no_bit(isa: str, layout: str, dtype: str, density: str) -> None:
     backend.use_isa(isa)
-    fast = isa in ("avx512", "avx2")
+    fast = isa in ("avx512", "avx2", "neon")
     weight = make_weight(520, 776, vector_of(layout), density, DTYPES[dtype])
     batches = (3, 8, 17, 64, 129, 300) if fast else (3, 17, 65)
     assert weight.structure.nnz * max(batches) > 2**18, "too little work to be shared"
@@ -269,8 +269,8 @@ def test_a_bad_value_stays_in_its_row(isa: str, layout: str, dtype: str) -> None
 
 
 def same_numbers(isa: str, result: torch.Tensor, wanted: torch.Tensor) -> bool:
-    """Equal numbers; vdpbf16ps may take subnormal ones for zero."""
-    if isa == "avx512bf16" and result.dtype == torch.bfloat16:
+    """Equal numbers; vdpbf16ps and bfdot may take subnormal ones for zero."""
+    if isa in ("avx512bf16", "neonbf16") and result.dtype == torch.bfloat16:
         tiny = torch.finfo(torch.bfloat16).tiny
         result, wanted = (x.masked_fill(x.abs() < tiny, 0.0) for x in (result, wanted))
     return torch.equal(result, wanted)

@@ -27,6 +27,8 @@ from support.kernel_cases import (
 )
 
 ISAS = backend.isas()
+# Tables of pairs of bfloat16, and those that they leave the rest to.
+PAIRS = {"avx512bf16": "avx512", "neonbf16": "neon"}
 SERVING = sorted(backend.info()["serving"])
 LAYOUTS = sorted({layout for _, layout, _ in SERVING})
 
@@ -206,8 +208,8 @@ def test_a_forced_table_serves_every_kernel() -> None:
         backend.use_isa(isa)
         assert backend.isa() == backend.info()["isa"] == isa
         serving = backend.info()["serving"]
-        if isa == "avx512bf16":  # has the products of bfloat16 alone
-            assert {serving[k] for k in serving if k[2] != "bfloat16"} == {"avx512"}
+        if isa in PAIRS:  # has the products of bfloat16 alone
+            assert {serving[k] for k in serving if k[2] != "bfloat16"} == {PAIRS[isa]}
             serving = {k: v for k, v in serving.items() if k[2] == "bfloat16"}
         assert set(serving.values()) == {isa}
     backend.use_isa(None)

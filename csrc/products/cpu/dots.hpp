@@ -24,13 +24,23 @@ namespace {
 template <int V>
 GOSSAMER_INLINE void pair_panel(const bf16* values, std::int64_t count, bf16* pairs) noexcept {
   constexpr std::int64_t all = 2 * Pairs::lanes;
-  const std::int64_t size = count * V;
-  std::int64_t i = 0;
-  for (; i + all <= size; i += all) {
-    Pairs::pair_entries<V>(Pairs::load(values + i)).store(pairs + i);
-  }
-  if (i < size) {
-    Pairs::pair_entries<V>(Pairs::load_n(values + i, static_cast<int>(size - i))).store(pairs + i);
+  if constexpr (V == all) {  // an entry fills a register
+    for (std::int64_t e = 0; e < count; e += 2) {
+      const Pairs a = Pairs::load(values + e * V);
+      const Pairs b = e + 1 < count ? Pairs::load(values + (e + 1) * V) : Pairs::zero();
+      zip_low(a, b).store(pairs + e * V);
+      zip_high(a, b).store(pairs + (e + 1) * V);
+    }
+  } else {
+    const std::int64_t size = count * V;
+    std::int64_t i = 0;
+    for (; i + all <= size; i += all) {
+      Pairs::pair_entries<V>(Pairs::load(values + i)).store(pairs + i);
+    }
+    if (i < size) {
+      Pairs::pair_entries<V>(Pairs::load_n(values + i, static_cast<int>(size - i)))
+          .store(pairs + i);
+    }
   }
 }
 

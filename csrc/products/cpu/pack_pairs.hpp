@@ -2,10 +2,10 @@
 //
 //   packed[c * ld + place] = X[first_row + b, first_col + c]       zero for b >= rows
 //
-// A register holds 32 rows of one column: row i at place 2i, row 16 + i at place 2i + 1. That is
-// how a transposition of 16 x 16 pairs leaves them, and nothing asks for another order: the
-// products zip two registers, so that their sums lie in the order of `row_of_sum`, and whoever
-// unpacks the sums writes each to its row.
+// A register holds 2 L rows of one column (L = Pairs::lanes, 16 or 4): row i at place 2i, row L + i
+// at place 2i + 1. That is how a transposition of L x L pairs leaves them, and nothing asks for
+// another order: the products zip two registers, so that their sums lie in the order of
+// `row_of_sum`, and whoever unpacks the sums writes each to its row.
 #pragma once
 
 #include "products/cpu/prefetch.hpp"
@@ -28,7 +28,7 @@ constexpr int row_of_sum(int place) noexcept {
   return row_of_place(place / (2 * lanes) * 2 * lanes + lane / 4 * 8 + high * 4 + lane % 4);
 }
 
-// `rows` batch rows of `cols` consecutive columns, 32 each if Full.
+// `rows` batch rows of `cols` consecutive columns, 2 L each if Full.
 template <bool Full>
 GOSSAMER_INLINE void pack_square(const bf16* src, std::int64_t row_stride, int rows, int cols,
                                  bf16* dst, std::int64_t ld) noexcept {
@@ -85,7 +85,7 @@ inline void pack_pairs(const Matrix& x, std::int64_t row, std::int64_t rows, std
   }
 }
 
-// The way back, from the sums of up to 32 rows and columns to bf16.
+// The way back, from the sums of up to 2 L rows and columns to bf16.
 template <bool Full>
 GOSSAMER_INLINE void unpack_square(const float* packed, std::int64_t ld, int rows, int cols,
                                    bf16* out, std::int64_t row_stride) noexcept {

@@ -23,7 +23,8 @@ constexpr SddmmKernel sddmm_kernel() {
 }
 
 #define GOSSAMER_ROW(make, T) {make<T, 1>(), make<T, 4>(), make<T, 8>()}
-#if defined(GOSSAMER_ISA_AVX512BF16)  // the rest is left to the table of AVX-512
+// Tables of pairs: the rest is left to the table that follows.
+#if defined(GOSSAMER_ISA_AVX512BF16) || defined(GOSSAMER_ISA_NEONBF16)
 #define GOSSAMER_VERB(make) {{}, {}, GOSSAMER_ROW(make, bf16)}
 #else
 #define GOSSAMER_VERB(make) \
