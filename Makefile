@@ -6,6 +6,7 @@
 #   make count    compare the instruction counts of the verbs with the committed ones; needs valgrind
 #   make docs     the documentation, built strictly into build/site: under a minute
 #   make bench    measure against torch and SparseProp
+#   make cross    compile the kernels for 64-bit ARM and check them under an emulator: 2 minutes
 #   make asan     the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make lint     linters and type checker alone
 #   make setup    the environment alone
@@ -23,11 +24,11 @@ COUNT_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-CPP := $(shell find csrc tests/counts -name '*.hpp' -o -name '*.cpp')
+CPP := $(shell find csrc tests/counts tests/cross -name '*.hpp' -o -name '*.cpp')
 ASAN := build/asan/venv
 PY_LIST := build/python-files
 
-.PHONY: demo announce-demo check test count docs bench asan lint setup clean always
+.PHONY: demo announce-demo check test count cross docs bench asan lint setup clean always
 .DELETE_ON_ERROR:
 
 # pytest keeps the tests that it compiled: compiling them all takes each worker 8 s.
@@ -53,6 +54,15 @@ test: lint
 count: setup
 	$(BIN)/cmake --build build/release --target gossamer_count
 	$(BIN)/python tests/counts/count.py build/release/gossamer_count $(COUNT_ARGS)
+
+# Needs Debian's packages g++-aarch64-linux-gnu and qemu-user. Names the tables that must be there:
+# an emulated processor without BF16 would check less.
+cross: $(VENV)/packages.stamp
+	@command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null \
+	    || { echo "make cross needs a cross compiler and an emulator: apt-get install g++-aarch64-linux-gnu qemu-user"; exit 1; }
+	$(BIN)/cmake --preset cross
+	$(BIN)/cmake --build --preset cross -j2
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/cross/gossamer_check neonbf16 neon portable
 
 # Not --quiet: strict counts the warnings that are logged.
 docs: $(VENV)/docs.stamp
