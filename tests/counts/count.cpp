@@ -122,7 +122,10 @@ int main() {
       const Encoded encoded =
           encode(mask_of(pattern, random).data(), rows, cols, pattern.vector, pattern.n, pattern.m);
       const Panels weight = view(encoded);
-      const Transposed transposed = transpose(weight);
+      Encoded transposed = transposed_pointers(weight);
+      transposed.indices.resize(static_cast<std::size_t>(weight.nnz()));
+      std::vector<std::int32_t> perm(transposed.indices.size());
+      transpose_into(weight, transposed, transposed.indices.data(), perm.data());
       const Buffer values(weight.nnz(), dtype, &random), bias(rows, dtype, &random);
       const Buffer x(batch * cols, dtype, &random), grad_output(batch * rows, dtype, &random);
       const Buffer y(batch * rows, dtype), grad_input(batch * cols, dtype);
@@ -137,7 +140,7 @@ int main() {
       run_spmm_t(spmm_t, dtype, {});
       finish_case("spmm_t", pattern.name, names[i]);
 
-      run_spmm_t_packed(spmm_t, view(transposed.structure), transposed.perm.data(), dtype, {});
+      run_spmm_t_packed(spmm_t, view(transposed), perm.data(), dtype, {});
       finish_case("spmm_t packed", pattern.name, names[i]);
 
       run_sddmm({grad_output.matrix(rows), x.matrix(cols), weight, sums.data()}, dtype, {});
