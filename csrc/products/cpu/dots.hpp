@@ -76,13 +76,11 @@ GOSSAMER_INLINE void dots_panel(const bf16* x, std::int64_t ld, const bf16* pair
   constexpr int wide = 2 * Pairs::lanes;
   R sums[V][2 * U];
   R odd[V][2 * U];
+  start.load(y, ld, sums);
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) {
 #pragma GCC unroll 8
-    for (int k = 0; k < 2 * U; ++k) {
-      sums[v][k] = start.load(v, y + v * ld + k * R::lanes);
-      odd[v][k] = R::zero();
-    }
+    for (int k = 0; k < 2 * U; ++k) odd[v][k] = R::zero();
   }
   const auto load = [&](std::int64_t e, Pairs(&a)[U]) noexcept __attribute__((always_inline)) {
     const bf16* from = x + indices[e] * ld;

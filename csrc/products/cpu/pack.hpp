@@ -50,10 +50,29 @@ struct Start {
   Start behind(std::int64_t rows) const noexcept {
     return {first, bias == nullptr ? nullptr : bias + rows};
   }
-  GOSSAMER_INLINE Vec<Compute<T>> load(int row, const Compute<T>* y) const noexcept {
+  GOSSAMER_INLINE Vec<Compute<T>> of_row(int row) const noexcept {
     using R = Vec<Compute<T>>;
-    if (!first) return R::load(y);
     return bias == nullptr ? R::zero() : R::set(widen(bias[row]));
+  }
+  // One branch for all sums: y [V][ld], N registers of each row.
+  template <int V, int N>
+  GOSSAMER_INLINE void load(const Compute<T>* y, std::int64_t ld,
+                            Vec<Compute<T>> (&sums)[V][N]) const noexcept {
+    using R = Vec<Compute<T>>;
+    if (first) {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const R value = of_row(v);
+#pragma GCC unroll 8
+        for (int k = 0; k < N; ++k) sums[v][k] = value;
+      }
+    } else {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+#pragma GCC unroll 8
+        for (int k = 0; k < N; ++k) sums[v][k] = R::load(y + v * ld + k * R::lanes);
+      }
+    }
   }
 };
 

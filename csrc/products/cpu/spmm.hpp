@@ -76,11 +76,7 @@ GOSSAMER_INLINE void accumulate_panel(const Compute<T>* x, std::int64_t ld, cons
   using R = Vec<C>;
   constexpr int lanes = R::lanes;
   R sums[V][NV];
-#pragma GCC unroll 8
-  for (int v = 0; v < V; ++v) {
-#pragma GCC unroll 8
-    for (int k = 0; k < NV; ++k) sums[v][k] = start.load(v, y + v * ld + k * lanes);
-  }
+  start.load(y, ld, sums);
   if constexpr (Split) {
     R odd[NV];
 #pragma GCC unroll 8
@@ -225,7 +221,7 @@ void spmm(const SpmmArgs& a, const Task& task, void* scratch) noexcept {
       const Start<T> start{true, bias == nullptr ? nullptr : bias + p * V};
       if (blocks == 0) {  // W has no columns: the bias alone
         for (std::int64_t i = 0; i < (last - p) * V * ld; i += R::lanes) {
-          start.load(static_cast<int>(i / ld), y + i).store(y + i);
+          start.of_row(static_cast<int>(i / ld)).store(y + i);
         }
       }
       for (std::int64_t k = 0; k < blocks; ++k) {
