@@ -9,6 +9,12 @@ namespace gossamer {
 
 int max_threads() noexcept;
 
+// For work on so many entries of a structure: below 2^15 waking other threads costs more than it
+// saves.
+inline int workers_for_entries(std::int64_t entries) noexcept {
+  return entries < (std::int64_t{1} << 15) ? 1 : max_threads();
+}
+
 // The file of the OpenMP runtime in use: torch's own copy, when torch was loaded first.
 const char* pool_library() noexcept;
 

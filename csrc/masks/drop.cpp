@@ -9,9 +9,8 @@
 namespace gossamer {
 namespace {
 
-// Entries a task, and entries below which waking other threads costs more than it saves.
+// Entries a task.
 constexpr std::int64_t chunk = 1 << 14;
-constexpr std::int64_t serial = 1 << 15;
 
 // The key of a magnitude: its bits as a double. The upper 16 of 64 bits hold the sign, which is 0,
 // the exponent and 4 bits of the mantissa: bins fine enough that one holds few entries.
@@ -82,7 +81,7 @@ template <class T, int V>
 void drop_smallest(const Panels& w, const void* values, std::int64_t count, std::uint8_t* stays) {
   const Keys<T, V> key(values);
   const std::int64_t entries = w.total_entries();
-  const int workers = entries < serial ? 1 : max_threads();
+  const int workers = workers_for_entries(entries);
   const Bar bar = find_bar(key, entries, count, workers);
   parallel_for(ceil_div(entries, chunk), workers, [&](std::int64_t task, int) noexcept {
     const std::int64_t last = std::min(entries, (task + 1) * chunk);

@@ -12,10 +12,8 @@
 namespace gossamer {
 namespace {
 
-// (block, panel) cells a task, and entries below which waking other threads costs more than it
-// saves.
+// (block, panel) cells a task.
 constexpr std::int64_t cells_per_task = 512;
-constexpr std::int64_t serial_entries = 1 << 15;
 
 __extension__ using Wide = unsigned __int128;
 
@@ -48,7 +46,7 @@ constexpr std::uint64_t dealing = std::numeric_limits<std::uint64_t>::max();
 template <class F>
 void for_each_cell(const Panels& w, F&& f) noexcept {
   const std::int64_t cells = w.blocks() * w.panels();
-  const int workers = w.entry_count < serial_entries ? 1 : max_threads();
+  const int workers = workers_for_entries(w.entry_count);
   parallel_for(ceil_div(cells, cells_per_task), workers, [&](std::int64_t task, int) noexcept {
     const std::int64_t last = std::min(cells, (task + 1) * cells_per_task);
     for (std::int64_t cell = task * cells_per_task; cell < last; ++cell) {

@@ -9,11 +9,9 @@
 namespace gossamer {
 namespace {
 
-// Cells (a panel of a block) and entries a task, and entries below which waking other threads costs
-// more than it saves.
+// Cells (a panel of a block) and entries a task.
 constexpr std::int64_t cell_chunk = 512;
 constexpr std::int64_t entry_chunk = 1 << 14;
-constexpr std::int64_t serial = 1 << 15;
 
 // Whole words of T, so that V values of 2, 4 or 8 bytes are loads and stores of a fixed size.
 template <class T, int V>
@@ -50,7 +48,7 @@ void match(const Panels& from, const Panels& to, std::int32_t* origins) {
           std::to_string(to.cols) + ", vector " + std::to_string(to.vector) + ", blocks of " +
           std::to_string(to.block_cols) + "; entries can only stay where all of them agree");
   const std::int64_t cells = to.blocks() * to.panels();
-  const int workers = from.entry_count + to.entry_count < serial ? 1 : max_threads();
+  const int workers = workers_for_entries(from.entry_count + to.entry_count);
   parallel_for(ceil_div(cells, cell_chunk), workers, [&](std::int64_t task, int) noexcept {
     // One slot per column id, so that neither list is searched and no branch depends on the ids.
     std::int32_t at[Panels::max_block_cols];
@@ -75,7 +73,7 @@ void move(const Move& a) noexcept {
     std::fill_n(static_cast<unsigned char*>(a.out), bytes, static_cast<unsigned char>(0));
     return;
   }
-  const int workers = a.to_entries < serial ? 1 : max_threads();
+  const int workers = workers_for_entries(a.to_entries);
   parallel_for(ceil_div(a.to_entries, entry_chunk), workers, [&](std::int64_t task, int) noexcept {
     const std::int64_t begin = task * entry_chunk;
     const std::int64_t end = std::min(a.to_entries, begin + entry_chunk);

@@ -11,8 +11,6 @@
 namespace gossamer {
 namespace {
 
-// Entries below which waking other threads costs more than it saves.
-constexpr std::int64_t serial = 1 << 15;
 constexpr std::int64_t max_entries = std::numeric_limits<std::int32_t>::max();
 
 std::string str(std::int64_t x) { return std::to_string(x); }
@@ -239,13 +237,13 @@ void scatter(const Panels& w, const void* values, void* dense, std::size_t items
 
 namespace {
 
-// The transpose by a counting sort of (row block, column). A task is a row
-// block of one block of columns, whose cells of the result lie side by side:
-// f(task's first pointer, block, first panel, panel after the last).
+// The transpose by a counting sort of (row block, column). A task is a row block of one block of
+// columns, whose cells of the result lie side by side: f(task's first pointer, block, first panel,
+// panel after the last).
 template <class Pointer, class F>
 void for_each_part(const Panels& w, const Panels& t, Pointer* indptr, F&& f) noexcept {
   const std::int64_t panels = t.block_cols / w.vector;
-  const int workers = w.entry_count < serial ? 1 : max_threads();
+  const int workers = workers_for_entries(w.entry_count);
   parallel_for(t.blocks() * w.blocks(), workers, [&](std::int64_t task, int) noexcept {
     const std::int64_t rows = task / w.blocks(), block = task % w.blocks();
     f(indptr + rows * t.rows + block * w.block_cols, block, rows * panels,
