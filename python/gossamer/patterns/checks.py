@@ -5,7 +5,6 @@ from __future__ import annotations
 import numbers
 import operator
 from decimal import Decimal
-from typing import Protocol
 
 from gossamer.errors import DTypeError, PatternError, ShapeError
 
@@ -16,11 +15,20 @@ MAX_M = 64
 MAX_CHUNK = 2**15
 
 
-class _Vector(Protocol):
-    """A pattern whose rows share columns."""
+class Vectored:
+    """Base of the patterns whose `vector` rows share one list of columns."""
+
+    vector: int
 
     @property
-    def vector(self) -> int: ...
+    def tile(self) -> tuple[int, int]:
+        """Rows and columns of the tiles that are kept or dropped as one."""
+        return self.vector, 1
+
+    @property
+    def panel(self) -> int:
+        """Rows of a panel in storage; a vector above 8 is a run of panels of 8 rows."""
+        return panel_for(self.vector)
 
 
 def check_sizes(rows: int, cols: int, who: str) -> tuple[int, int]:
@@ -68,7 +76,7 @@ def check_vector(vector: int, who: str) -> None:
         )
 
 
-def check_rows(rows: int, pattern: _Vector, fitting: object, who: str) -> None:
+def check_rows(rows: int, pattern: Vectored, fitting: object, who: str) -> None:
     """Raise PatternError, which names a fitting pattern, unless rows are whole panels."""
     if rows % pattern.vector:
         raise misfit(who, "out_features", rows, pattern.vector, pattern, fitting)

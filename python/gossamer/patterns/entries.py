@@ -6,6 +6,7 @@ from typing import NoReturn
 
 from gossamer.errors import PatternError
 from gossamer.patterns.checks import (
+    Vectored,
     as_integer,
     check_rows,
     check_sizes,
@@ -21,7 +22,7 @@ from gossamer.patterns.checks import (
 
 # --8<-- [start:pattern]
 @dataclass(frozen=True)
-class Unstructured:
+class Unstructured(Vectored):
     """Keep the best entries of the whole weight.
 
     Args:
@@ -68,16 +69,6 @@ class Unstructured:
         """Kept share of the entries, 1 - sparsity."""
         return 1.0 - self.sparsity
 
-    @property
-    def tile(self) -> tuple[int, int]:
-        """Rows and columns of the tiles that are kept or dropped as one."""
-        return self.vector, 1
-
-    @property
-    def panel(self) -> int:
-        """Rows of a panel in storage; a vector above 8 is a run of panels of 8 rows."""
-        return panel_for(self.vector)
-
     def check_shape(self, rows: int, cols: int, who: str = "weight") -> None:
         """Raise PatternError unless rows % vector == 0."""
         rows, cols = check_sizes(rows, cols, who)
@@ -92,7 +83,7 @@ class Unstructured:
 
 
 @dataclass(frozen=True)
-class Nonzeros:
+class Nonzeros(Vectored):
     """Keep the entries of a dense weight that are not zero: a model that was pruned elsewhere.
 
     `SparseWeight.from_dense`, `SparseLinear.from_dense`, `sparsify` and `magnitude_mask` take it.
@@ -129,16 +120,6 @@ class Nonzeros:
     def sparsity(self) -> float:
         """Not known without a weight: raises PatternError."""
         self._refuse("sparsity")
-
-    @property
-    def tile(self) -> tuple[int, int]:
-        """Rows and columns of the tiles that are kept or dropped as one."""
-        return self.vector, 1
-
-    @property
-    def panel(self) -> int:
-        """Rows of a panel in storage; a vector above 8 is a run of panels of 8 rows."""
-        return panel_for(self.vector)
 
     def check_shape(self, rows: int, cols: int, who: str = "weight") -> None:
         """Raise PatternError unless rows % vector == 0."""

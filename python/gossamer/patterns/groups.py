@@ -7,12 +7,12 @@ from gossamer.errors import PatternError
 from gossamer.patterns.checks import (
     MAX_CHUNK,
     MAX_M,
+    Vectored,
     as_integer,
     check_rows,
     check_sizes,
     check_vector,
     misfit,
-    panel_for,
     vector_for,
     vector_text,
 )
@@ -37,7 +37,7 @@ class _OfGroups:
 
 
 @dataclass(frozen=True)
-class NM(_OfGroups):
+class NM(_OfGroups, Vectored):
     """Keep exactly n of every m consecutive columns of a row.
 
     Args:
@@ -73,16 +73,6 @@ class NM(_OfGroups):
 
     def __str__(self) -> str:
         return f"{self.n}:{self.m}{vector_text(self.vector)}"
-
-    @property
-    def tile(self) -> tuple[int, int]:
-        """Rows and columns of the tiles that are kept or dropped as one."""
-        return self.vector, 1
-
-    @property
-    def panel(self) -> int:
-        """Rows of a panel in storage; a vector above 8 is a run of panels of 8 rows."""
-        return panel_for(self.vector)
 
     def check_shape(self, rows: int, cols: int, who: str = "weight") -> None:
         """Raise PatternError unless cols % m == 0 and rows % vector == 0.
