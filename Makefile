@@ -134,7 +134,7 @@ $(ASAN)/build.stamp: $(VENV)/build.stamp
 # The linker's and allocator's leaks of Python itself are not ours: detect_leaks=0.
 asan: $(ASAN)/build.stamp
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
-	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
+	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc OMP_WAIT_POLICY=passive \
 	$(ASAN)/bin/python -m pytest $(PYTEST_ARGS)
 
 clean:

@@ -144,8 +144,8 @@ def honest_notes(machine: dict[str, Any]) -> list[str]:
     if wider_than_mkl(machine):
         notes.append(
             "MKL runs 256-bit (AVX2) code on this AMD processor, Gossamer runs 512-bit: part of "
-            "every ratio to nn.Linear, and most of what lies beyond 1/density, comes from the "
-            "wider vectors. `--isa avx2` compares at equal width."
+            "every float32 ratio to nn.Linear, and most of what lies beyond 1/density, comes from "
+            "the wider vectors. `--isa avx2` compares at equal width."
         )
     elif wide_cpu and _is_amd(machine) and machine["isa"] == "avx2":
         notes.append(
