@@ -225,6 +225,25 @@ def test_a_state_dict_makes_another_layer_the_same(name: str) -> None:
             assert mine.is_dense_now == theirs.is_dense_now
 
 
+@pytest.mark.parametrize("lead", [(), (4,), (2, 3), (2, 1, 3)])
+@pytest.mark.parametrize("name", EVERY)
+def test_in_place_operations_work_behind_every_layer(name: str, lead: tuple[int, ...]) -> None:
+    layer, x = made(name), torch.randn(*lead, IN, dtype=torch.float64)
+    (wanted,) = torch.autograd.grad(F.relu(layer(x)[..., 1:] + 1).sum(), used_parameter(layer))
+    layer = made(name)  # again: a sampled gradient is another one at the next call
+    y = layer(x)
+    y += 1
+    y[..., 0] = 0
+    y = nn.ReLU(inplace=True)(y)
+    (found,) = torch.autograd.grad(y.sum(), used_parameter(layer))
+    torch.testing.assert_close(found, wanted)
+
+
+def used_parameter(layer: nn.Module) -> nn.Parameter:
+    """A parameter that the output depends on."""
+    return layer.entries if isinstance(layer, MaskedLayer) else next(layer.parameters())
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_the_input_can_be_given_by_keyword(name: str) -> None:
     layer = made(name)

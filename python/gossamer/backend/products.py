@@ -11,7 +11,13 @@ from gossamer.backend.structure import Structure, Transposed, check_structure
 from gossamer.errors import DTypeError
 
 
-def spmm(x: Array, values: Array, structure: Structure, bias: Array | None = None) -> Array:
+def spmm(
+    x: Array,
+    values: Array,
+    structure: Structure,
+    bias: Array | None = None,
+    out: Array | None = None,
+) -> Array:
     """Compute `Y = X W^T + bias`.
 
     Args:
@@ -19,6 +25,7 @@ def spmm(x: Array, values: Array, structure: Structure, bias: Array | None = Non
         values: [nnz], contiguous, dtype of x.
         structure: Structure of W.
         bias: [rows], dtype of x, or None.
+        out: [batch, rows] to write, of the dtype and device of x; None makes a new one.
 
     Returns:
         [batch, rows], of the dtype, device and library of x.
@@ -29,14 +36,18 @@ def spmm(x: Array, values: Array, structure: Structure, bias: Array | None = Non
     """
     # --8<-- [start:function]
     layout, indices, indptr = check_structure(structure)
-    y = empty((rows_of(x), layout.rows), x)
+    y = empty((rows_of(x), layout.rows), x) if out is None else out
     module_of(x).products.spmm(x, values, layout, indices, indptr, bias, y)
     return y
     # --8<-- [end:function]
 
 
 def spmm_t(
-    grad_output: Array, values: Array, structure: Structure, transposed: Transposed | None = None
+    grad_output: Array,
+    values: Array,
+    structure: Structure,
+    transposed: Transposed | None = None,
+    out: Array | None = None,
 ) -> Array:
     """Compute `dX = dY W`.
 
@@ -47,6 +58,7 @@ def spmm_t(
         transposed: `gossamer.backend.transpose` of the structure: the product then gathers with
             it, which is faster. None scatters from the structure itself. Entries that it lacks are
             left out of the product.
+        out: [batch, cols] to write, of the dtype and device of grad_output; None makes a new one.
 
     Returns:
         [batch, cols], of the dtype, device and library of grad_output.
@@ -55,7 +67,7 @@ def spmm_t(
         ShapeError, DTypeError, DeviceError, StructureError: As `spmm`.
     """
     layout, indices, indptr = check_structure(structure)
-    grad_input = empty((rows_of(grad_output), layout.cols), grad_output)
+    grad_input = empty((rows_of(grad_output), layout.cols), grad_output) if out is None else out
     core = module_of(grad_output).products
     if transposed is None:
         core.spmm_t(grad_output, values, layout, indices, indptr, grad_input)

@@ -52,7 +52,8 @@ class _Selected(Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, values: Tensor, indices: Tensor
     ) -> Tensor:
         ctx.save_for_backward(x, weight, indices)
-        return values.view_as(values)
+        # A copy: autograd forbids in-place operations on a view that a node returns.
+        return values.clone()
 
     @staticmethod
     @once_differentiable

@@ -7,7 +7,8 @@
 The gradients of each verb are the other two verbs, so derivatives of any order exist. A transpose
 that lacks entries (of a double-pruned weight) serves only dX = dY W^{R,C} of spmm. Calls under
 torch.compile take the registered ops of `gossamer.ops.library` instead. The leading dimensions are
-flattened inside the node, so each call makes one autograd node.
+flattened inside the node, so each call makes one autograd node; its output is made in its last
+shape, because autograd forbids in-place operations on a view that a node returns.
 """
 
 from __future__ import annotations
@@ -77,8 +78,9 @@ def sddmm(
 def run_spmm(x: Tensor, values: Tensor, structure: Structure, bias: Tensor | None = None) -> Tensor:
     """Y = X W^T + b of x [..., cols]."""
     b = None if bias is None else bias.contiguous()
-    y: Tensor = products.spmm(flatten(x), values.contiguous(), structure, b)
-    return unflatten(y, x)
+    y = x.new_empty((*x.shape[:-1], structure.layout.rows))
+    products.spmm(flatten(x), values.contiguous(), structure, b, flatten(y))
+    return y
 
 
 def run_spmm_t(
@@ -88,8 +90,9 @@ def run_spmm_t(
     transposed: Transposed | None = None,
 ) -> Tensor:
     """G W of grad_output [..., rows]."""
-    y: Tensor = products.spmm_t(flatten(grad_output), values.contiguous(), structure, transposed)
-    return unflatten(y, grad_output)
+    y = grad_output.new_empty((*grad_output.shape[:-1], structure.layout.cols))
+    products.spmm_t(flatten(grad_output), values.contiguous(), structure, transposed, flatten(y))
+    return y
 
 
 def run_sddmm(grad_output: Tensor, x: Tensor, structure: Structure) -> Tensor:

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn import functional as F
 
 from gossamer.backend import Structure
 from gossamer.ops import autograd
@@ -70,7 +69,13 @@ class SoftlyMasked(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, used: Tensor) -> Tensor:
         """Y = X W~^T + b, dense."""
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, used)
-        return F.linear(x, used.to(x.dtype), bias)
+        # F.linear may return a view, and autograd forbids in-place operations on one.
+        y = x.new_empty((*x.shape[:-1], used.shape[0]))
+        flat, weight, out = autograd.flatten(x), used.to(x.dtype).t(), autograd.flatten(y)
+        torch.mm(flat, weight, out=out) if bias is None else torch.addmm(
+            bias, flat, weight, out=out
+        )
+        return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
