@@ -73,6 +73,10 @@ def train(
         int | None, typer.Option(help="MLPs per block, in runs named …+topk or …+sinkhorn.")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    scale_lr: Annotated[
+        float | None,
+        typer.Option(help="Exponent e: a sparse weight learns at the rate lr * density^-e."),
+    ] = None,
     penalty: Annotated[
         str | None,
         typer.Option(help="Penalty on the linear layers, by ProxAdamW: l1, lp, mcp, wgsef …"),
@@ -133,8 +137,8 @@ def train(
     given: dict[str, Any] = {
         "runs": runs and tuple(runs), "exclude": tuple(exclude) if exclude else None,
         "steps": steps, "batch": batch, "context": context, "width": width, "depth": depth,
-        "heads": heads, "experts": experts, "lr": lr, "penalty": penalty, "lam": lam, "k": k,
-        "p": p, "penalty_groups": penalty_groups,
+        "heads": heads, "experts": experts, "lr": lr, "scale_lr": scale_lr, "penalty": penalty,
+        "lam": lam, "k": k, "p": p, "penalty_groups": penalty_groups,
         "recipe_options": tuple(recipe_option) if recipe_option else None, "seed": seed,
         "threads": threads, "dtype": dtype, "level": level,
         "data": None if data is None else str(data.resolve()),

@@ -97,6 +97,7 @@ class Course:
         attach: bool = True,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
         pattern: str | None = None,
+        scale_lr: float = 0.0,
         **options: Any,
     ) -> None:
         self.recipe: Recipe = make(
@@ -109,7 +110,7 @@ class Course:
             self.model = self.recipe.prepare(network(seed), exclude=["4"])
         self.steps = steps
         self.optimizer = torch.optim.AdamW(
-            self.recipe.parameters(self.model), lr=1e-2, weight_decay=0.01
+            self.recipe.parameters(self.model, scale_lr), lr=1e-2, weight_decay=0.01
         )
         self.outer = wrap(self.model) if wrap is not None else self.model
         if attach:

@@ -1,7 +1,7 @@
-"""parameter_groups(): weight decay per parameter, and a warning when sparse values have none.
+"""parameter_groups(): weight decay and learning rate per parameter, and a warning about decay.
 
 The values of a sparse weight are a vector. Code that sorts parameters by their number of dimensions
-mistakes them for biases and gives them no decay.
+mistakes them for biases and gives them no decay: then the first step warns.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gossamer.nn.layers.base import MaskedLayer
+from gossamer.nn.lr_scaling import exponent_of, scaled_groups
 from gossamer.weight.sparse_weight import SparseWeight, alive_weights
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
@@ -23,21 +24,39 @@ _CHECKED: WeakSet[torch.optim.Optimizer] = WeakSet()
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, undecayed: tuple[type[nn.Module], ...] = ()
+    model: nn.Module,
+    weight_decay: float = 0.0,
+    undecayed: tuple[type[nn.Module], ...] = (),
+    scale_lr: bool | float = False,
 ) -> list[dict[str, Any]]:
-    """Split the parameters of a model into those with weight decay and those without.
+    """Split the parameters of a model by weight decay and, on request, by learning rate.
 
     Tensors of two or more dimensions, the values of sparse weights and the dense weights of masked
     layers decay. Biases, the parameters of normalisation layers, other vectors and scalars, and
     the learned thresholds of masked layers do not.
 
+    With `scale_lr` each weight with a mask has a group of its own, and learns at the rate
+    lr * density^-exponent: the fewer inputs an output sums, the larger the steps that move it as
+    far. The optimizer's `lr` remains the one to set and to schedule, for all groups alike. The
+    factor is applied during the step only and stands in the group as "lr_factor"; a recipe that
+    prunes keeps it up to date. Weight decay is multiplied by the learning rate, as ever.
+
     Args:
         model: any module.
-        weight_decay: weight decay of the first group.
+        weight_decay: weight decay of the parameters that decay.
         undecayed: module classes whose own parameters do not decay either, such as `nn.Embedding`.
+        scale_lr: the exponent, at least 0; False is 0 and changes nothing, True is 0.5, and
+            1.0 is the published one.
 
     Returns:
-        At most two groups for an optimizer, in the model's order; an empty group is left out.
+        Groups for an optimizer, in the model's order; an empty group is left out.
+
+    Raises:
+        ArgumentError: `scale_lr` is negative or not finite.
+
+    Reference:
+        Dey et al. 2024, "Sparse maximal update parameterization: A holistic approach to sparse
+        training dynamics".
 
     Example:
         >>> from gossamer import SparseLinear
@@ -46,6 +65,9 @@ def parameter_groups(
         ...     print(group["weight_decay"], [tuple(p.shape) for p in group["params"]])
         0.1 [(32,)]
         0.0 [(8,), (8,), (8,)]
+        >>> groups = parameter_groups(model, weight_decay=0.1, scale_lr=1.0)
+        >>> [group.get("lr_factor") for group in groups]
+        [2.0, None]
     """
     decayed: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
@@ -57,7 +79,8 @@ def parameter_groups(
                 wanted = not isinstance(module, undecayed) and _decays(module, name, parameter)
                 (decayed if wanted else rest).append(parameter)
     groups = [(decayed, weight_decay), (rest, 0.0)]
-    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+    split = [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+    return scaled_groups(split, model, exponent_of(scale_lr, "parameter_groups"))
 
 
 def _decays(module: nn.Module, name: str, parameter: nn.Parameter) -> bool:

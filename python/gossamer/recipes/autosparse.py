@@ -9,7 +9,6 @@ pruned weights have no gradient and the mask settles.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -66,8 +65,8 @@ class AutoSparse(Recipe):
         """A layer with learnable thresholds."""
         return ThresholdLinear.from_dense(linear, pattern, self.initial_threshold, self.scope)
 
-    def parameters(self, model: nn.Module) -> Iterable[Any]:
-        """Return two groups: all other parameters, and the thresholds without weight decay."""
+    def groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Two groups: all other parameters, and the thresholds without weight decay."""
         own = thresholds(model)
         ids = {id(p) for p in own}
         rest = [p for p in model.parameters() if id(p) not in ids]

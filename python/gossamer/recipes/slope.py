@@ -7,7 +7,7 @@ repeated every `every` steps. For the last share of the steps each layer has a l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gossamer.errors import RecipeError
 from gossamer.nn.layers.adapted import AdaptedLinear, for_inference
 from gossamer.nn.layers.linear import SparseLinear
+from gossamer.nn.lr_scaling import unscaled_lr
 from gossamer.nn.surgery import replace_modules
 from gossamer.patterns import NM, Pattern
 from gossamer.recipes.base.checks import check_count, check_number
@@ -112,9 +113,9 @@ class SLoPe(Recipe):
             )
         return layer
 
-    def parameters(self, model: nn.Module) -> Iterable[Any]:
-        """Return the parameters of a prepared model, and an empty group for the adapters."""
-        groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
+    def groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Parameters of a prepared model, and an empty group for the adapters."""
+        groups = super().groups(model)
         if self.adapter_rank:
             groups.append(
                 {"params": [], "weight_decay": self.adapter_weight_decay, _RESERVED: True}
@@ -199,7 +200,7 @@ class SLoPe(Recipe):
                 group["params"].extend(fresh)
                 return
         like = next(g for g in self.optimizer.param_groups if any(p is values for p in g["params"]))
-        added = {"lr": like["lr"], "weight_decay": self.adapter_weight_decay}
+        added = {"lr": unscaled_lr(like), "weight_decay": self.adapter_weight_decay}
         if "initial_lr" in like:
             added["initial_lr"] = like["initial_lr"]
         self.optimizer.add_param_group({"params": fresh, **added})

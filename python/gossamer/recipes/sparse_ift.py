@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import nn
 
@@ -128,6 +128,10 @@ class SparseIFT(Recipe):
             note = f"left dense, because they are in no pair: {', '.join(left)}"
             warnings.warn(note, UserWarning, stacklevel=2)
         return super().prepare(model, list(self._hidden), exclude, rescale)
+
+    def parameters(self, model: nn.Module, scale_lr: bool | float = False) -> list[dict[str, Any]]:
+        """Return the parameters: an output sums as many inputs as before, so no rate is scaled."""
+        return super().parameters(model)
 
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
         """Build the sparse layers of the same cost."""

@@ -15,6 +15,7 @@ from gossamer.errors import (
     PatternError,
     RecipeError,
 )
+from gossamer.nn.lr_scaling import exponent_of
 from gossamer.prox import PenaltyError
 from gossamer.train.penalty import PenaltyOptions
 from gossamer.train.spec import DENSE, RunSpec
@@ -41,6 +42,8 @@ class TrainConfig:
         heads: attention heads per block.
         experts: MLPs per block in the runs that have a router.
         lr: peak learning rate.
+        scale_lr: exponent of the density in the learning rate of a weight with a mask, as
+            `scale_lr` of `gossamer.parameter_groups`; 0 gives all weights one rate.
         seed: seed of the initial weights and of the order of the data.
         threads: number of torch's threads; None keeps torch's choice.
         dtype: `"float32"`, or `"bfloat16"` for autocast.
@@ -70,6 +73,7 @@ class TrainConfig:
     heads: int = 8
     experts: int = 8
     lr: float = 1e-3
+    scale_lr: float = 0.0
     seed: int = 0
     threads: int | None = None
     dtype: str = "float32"
@@ -99,6 +103,7 @@ class TrainConfig:
             raise ArgumentError(
                 f"train got lr={self.lr}; it must be a positive number, such as 1e-3"
             )
+        exponent_of(self.scale_lr, "train")
         if self.dtype not in DTYPES:
             raise DTypeError(f"train got dtype={self.dtype!r}; choose one of {sorted(DTYPES)}")
         if self.level not in ("byte", "char"):

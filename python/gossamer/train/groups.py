@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -45,7 +45,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
 
 
-def recipe_groups(recipe: Recipe, model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def recipe_groups(
+    recipe: Recipe, model: nn.Module, weight_decay: float, scale_lr: float = 0.0
+) -> list[dict[str, Any]]:
     """Return the recipe's parameter groups, each split by weight decay.
 
     A group keeps a weight decay that the recipe sets.
@@ -54,6 +56,7 @@ def recipe_groups(recipe: Recipe, model: nn.Module, weight_decay: float) -> list
         recipe: recipe of the model.
         model: model prepared by the recipe.
         weight_decay: weight decay of matrices and the values of sparse weights.
+        scale_lr: exponent of the density in the learning rate of a weight with a mask.
 
     Returns:
         Groups for an optimizer.
@@ -64,15 +67,11 @@ def recipe_groups(recipe: Recipe, model: nn.Module, weight_decay: float) -> list
         if group["weight_decay"] == 0.0
         for parameter in group["params"]
     }
-    given = list(recipe.parameters(model))
-    own = [group for group in given if isinstance(group, Mapping)]
-    loose = [parameter for parameter in given if not isinstance(parameter, Mapping)]
     split: list[dict[str, Any]] = []
-    for group in [*([{"params": loose}] if loose else []), *own]:
+    for group in recipe.parameters(model, scale_lr):
         parameters = group["params"]
-        parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
         if "weight_decay" in group:
-            split.append({**group, "params": parameters})
+            split.append(group)
             continue
         for decay in (weight_decay, 0.0):
             part = [p for p in parameters if (id(p) in exempt) == (decay == 0.0)]

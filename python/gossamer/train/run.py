@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from gossamer.errors import GossamerError
+from gossamer.nn.lr_scaling import scaled_groups
 from gossamer.optim import ProxAdamW
 from gossamer.train.config import DTYPES, TrainConfig
 from gossamer.train.groups import follow_groups, parameter_groups, penalised_groups, recipe_groups
@@ -76,10 +77,11 @@ class Run:
         if self.recipe is None:
             self.model = build_model(sizes, spec.pattern, config.exclude)
             groups = parameter_groups(self.model, WEIGHT_DECAY)
+            groups = scaled_groups(groups, self.model, config.scale_lr)
         else:
             self.model = GPT(sizes)
             self.recipe.prepare(self.model, exclude=config.exclude, rescale=True)
-            groups = recipe_groups(self.recipe, self.model, WEIGHT_DECAY)
+            groups = recipe_groups(self.recipe, self.model, WEIGHT_DECAY, config.scale_lr)
         self.optimizer: torch.optim.AdamW
         if config.penalty is None:
             self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=BETAS, fused=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar, get_args
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from gossamer.errors import PatternError, RecipeError
 from gossamer.masks import Distribution
 from gossamer.nn import MaskedLayer
+from gossamer.nn.lr_scaling import exponent_of, follow_density, scaled_groups
 from gossamer.nn.sites import Globs
 from gossamer.nn.surgery import replace_linears, replace_modules
 from gossamer.patterns import NM, GroupedNM, Nonzeros, Pattern, as_integer, parse_pattern
@@ -110,6 +111,10 @@ class Recipe(ABC):
     def after_step(self, t: int) -> None:  # noqa: B027
         """Called after the optimizer's step t, without autograd."""
 
+    def groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Parameter groups of a prepared model, with what the recipe sets of them."""
+        return [{"params": list(model.parameters())}]
+
     def minimum_steps(self) -> int:
         """Smallest number of steps that the schedule fits into."""
         return 1
@@ -160,9 +165,14 @@ class Recipe(ABC):
         distribution = self.distribution or self.usual_distribution()
         return replace_linears(model, make, self.pattern, include, exclude, distribution)
 
-    def parameters(self, model: nn.Module) -> Iterable[Any]:
-        """Return the parameters of a prepared model, or parameter groups, for an optimizer."""
-        return list(model.parameters())
+    def parameters(self, model: nn.Module, scale_lr: bool | float = False) -> list[dict[str, Any]]:
+        """Return the parameter groups of a prepared model, for an optimizer.
+
+        With `scale_lr` the rate of each weight with a mask follows its density, also while the
+        recipe prunes: see `gossamer.parameter_groups`.
+        """
+        exponent = exponent_of(scale_lr, f"{type(self).__name__}.parameters")
+        return scaled_groups(self.groups(model), model, exponent)
 
     def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int) -> None:
         """Follow the optimizer's steps from now on.
@@ -197,6 +207,7 @@ class Recipe(ABC):
         except BaseException:
             self._forget()
             raise
+        follow_density(optimizer, layers.values())
         self._handles = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
@@ -284,7 +295,7 @@ class Recipe(ABC):
                 yield index, name, layer
 
     def lr_of(self, parameter: nn.Parameter) -> float:
-        """Return the learning rate of a parameter at this step."""
+        """Return the learning rate of a parameter at this step, with its factor."""
         groups = self.optimizer.param_groups if self.optimizer is not None else []
         for group in groups:
             if any(p is parameter for p in group["params"]):
@@ -385,4 +396,5 @@ class Recipe(ABC):
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         with torch.no_grad():
             self.after_step(self.step)
+        follow_density(optimizer, self.layers.values())
         self.step += 1
