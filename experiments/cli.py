@@ -109,6 +109,10 @@ def compare_recipes(
         Path | None, typer.Option(help="File or folder of text; default: Python's own library.")
     ] = None,
     jobs: Annotated[int, typer.Option(help="Trainings at a time, one thread each.")] = 2,
+    scale_lr: Annotated[
+        float | None,
+        typer.Option(help="Also train at the rate lr * density^-e; this is e."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
         "runs", "compare-recipes"
     ),
@@ -128,7 +132,49 @@ def compare_recipes(
         sparsities=numbers(densities, "densities"),
         seeds=seeds,
         jobs=jobs,
+        scale_lr=[] if scale_lr is None else [scale_lr],
         overwrite=overwrite,
     )
     if code:
+        raise typer.Exit(code)
+
+
+Seeds = Annotated[int, typer.Option(help="Trainings of each, from seed 0.")]
+Jobs = Annotated[int, typer.Option(help="Trainings at a time, one thread each.")]
+Steps = Annotated[int, typer.Option(help="Of each training.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Drop what the folder holds.")]
+
+
+@app.command()
+def learning_rate(
+    steps: Steps = 300,
+    seeds: Seeds = 2,
+    jobs: Jobs = 1,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
+        "runs", "learning-rate"
+    ),
+    overwrite: Overwrite = False,
+) -> None:
+    """How the learning rate of a sparse layer should follow its density."""
+    from experiments.learning_rate.study import study
+    from experiments.learning_rate.training import PLAN
+
+    plan = replace(PLAN, steps=steps)
+    if code := study(out, plan, seeds=seeds, jobs=jobs, overwrite=overwrite):
+        raise typer.Exit(code)
+
+
+@app.command()
+def width_cost(
+    steps: Steps = 300,
+    seeds: Seeds = 2,
+    jobs: Jobs = 1,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs", "width-cost"),
+    overwrite: Overwrite = False,
+) -> None:
+    """What rows that share their columns, and whole blocks, cost in accuracy."""
+    from experiments.width_cost.study import study
+    from experiments.width_cost.training import Plan
+
+    if code := study(out, Plan(steps=steps), seeds=seeds, jobs=jobs, overwrite=overwrite):
         raise typer.Exit(code)

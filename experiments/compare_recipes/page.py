@@ -30,19 +30,21 @@ def page(rows: Sequence[Row], header: Row) -> Page:
     return Page(tables, describe(rows, header), "\n".join(sentences(rows)))
 
 
-def ranking(rows: Iterable[Row], sparsity: int) -> Ranking:
+def ranking(rows: Iterable[Row], sparsity: int, scale_lr: float = 0.0) -> Ranking:
     """Trainings of one sparsity by recipe, dense among them, those of lowest loss first.
 
     Args:
         rows: of all trainings.
         sparsity: in percent.
+        scale_lr: exponent of the density in the learning rate of their sparse layers.
 
     Returns:
         Recipe -> one row per seed; recipes without any finished training are left out.
     """
     found: Ranking = {}
     for row in rows:
-        if row["sparsity"] in (0, sparsity) and "val_loss" in row:
+        wanted = row["sparsity"] in (0, sparsity) and row.get("scale_lr", 0.0) == scale_lr
+        if wanted and "val_loss" in row:
             found.setdefault(row["recipe"], []).append(row)
     return dict(sorted(found.items(), key=lambda item: loss_of(item[1])[0]))
 
@@ -72,6 +74,7 @@ def describe(rows: Sequence[Row], header: Row) -> list[str]:
         "validation loss: in nats a byte, of what the recipe leaves in the end; step: of its own "
         "beside a dense one, in turn, on one thread, over a whole schedule; state: parameters, "
         "gradients, moments, structure and the recipe's own tensors, at the last step",
+        "scale_lr e: the same, with a learning rate of the sparse layers of lr * density^-e",
         "flips: share of the mask that is another ten steps later, on average; density: entries of "
         "the linear layers that are not 0 in the finished model",
     ]
@@ -80,6 +83,8 @@ def describe(rows: Sequence[Row], header: Row) -> list[str]:
         if "error" in row:
             part = "timing" if "timing" in row else f"seed {row['seed']}"
             who = f"{row['recipe']} at {row['sparsity']} %"
+            if row.get("scale_lr"):
+                who += f", scale_lr {row['scale_lr']:g}"
             failed.setdefault((who, row["error"]), []).append(part)
     return lines + [
         f"FAILED: {who}, {', '.join(parts)}: {why}" for (who, why), parts in failed.items()
@@ -167,14 +172,17 @@ def _table(sparsity: int, rows: Sequence[Row]) -> Grid:
     }
     dense = found.get(DENSE)
     dense_bytes = dense[0]["state_bytes"] if dense else None
+    exponents = sorted({row["scale_lr"] for row in rows if row.get("scale_lr")})
+    scaled = [ranking(rows, sparsity, exponent) for exponent in exponents]
     lines = []
     for recipe, own in found.items():
-        (mean, deviation), state = loss_of(own), fmean(row["state_bytes"] for row in own)
+        mean, state = loss_of(own)[0], fmean(row["state_bytes"] for row in own)
         step = 1.0 if recipe == DENSE else at.get((recipe, sparsity))
         texts = [
             recipe,
             own[0]["pattern"],
-            f"{mean:.4f} ± {deviation:.4f}",
+            _mean_and_deviation(own),
+            *[_mean_and_deviation(other.get(recipe)) for other in scaled],
             "–" if dense is None else f"{mean - loss_of(dense)[0]:+.4f}",
             "–" if step is None else f"{step:.2f}×",
             f"{state / 1e6:.2f} MB" + (f" ({state / dense_bytes:.2f}×)" if dense_bytes else ""),
@@ -182,12 +190,24 @@ def _table(sparsity: int, rows: Sequence[Row]) -> Grid:
             f"{fmean(row['density'] for row in own):.1%}",
         ]
         lines.append([Cell(text) for text in texts])
-    failed = {r["recipe"] for r in rows if r["sparsity"] == sparsity and "error" in r}
+    failed = {
+        r["recipe"]
+        for r in rows
+        if r["sparsity"] == sparsity and "error" in r and not r.get("scale_lr")
+    }
     lines += [
-        [Cell(recipe), Cell("failed"), *[Cell("–")] * 6] for recipe in sorted(failed - set(found))
+        [Cell(recipe), Cell("failed"), *[Cell("–")] * (6 + len(exponents))]
+        for recipe in sorted(failed - set(found))
     ]
     headings = [
-        "recipe", "pattern", "validation loss", "to dense", "step, of dense", "training state",
-        "flips", "density",
+        "recipe", "pattern", "validation loss", *[f"scale_lr {e:g}" for e in exponents],
+        "to dense", "step, of dense", "training state", "flips", "density",
     ]  # fmt: skip
     return Grid(f"{sparsity} % dropped", headings, lines)
+
+
+def _mean_and_deviation(rows: Sequence[Row] | None) -> str:
+    if not rows:
+        return "–"
+    mean, deviation = loss_of(rows)
+    return f"{mean:.4f} ± {deviation:.4f}"

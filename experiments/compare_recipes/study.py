@@ -8,18 +8,15 @@ made again.
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from bench.harness import machine
-from bench.harness.results import write_text
+from bench.harness.rows import Row, Work, collect
 from bench.harness.run import INTERRUPTED
 from bench.harness.tables import publish
 from experiments.compare_recipes.page import page, plot
@@ -27,16 +24,14 @@ from experiments.compare_recipes.training import (
     DENSE,
     FIELDS,
     PLAN,
-    Row,
     Training,
-    become_worker,
     fingerprint,
     measure,
     time_step,
 )
-from gossamer import ArgumentError, CheckpointError, RecipeError
+from gossamer import ArgumentError, RecipeError
 from gossamer.recipes import RECIPES, entry
-from gossamer.train import TrainConfig, read_metrics
+from gossamer.train import TrainConfig
 
 SCHEMA = 1
 NAME = "compare-recipes"
@@ -51,6 +46,7 @@ def compare(
     sparsities: Sequence[int] = SPARSITIES,
     seeds: int = 3,
     jobs: int = 2,
+    scale_lr: Sequence[float] = (),
     overwrite: bool = False,
     console: Console | None = None,
 ) -> int:
@@ -63,6 +59,8 @@ def compare(
         sparsities: of 50, 75 and 90 percent.
         seeds: trainings of each recipe and sparsity, from seed 0.
         jobs: trainings at the same time, each on one thread; 1 trains in this process.
+        scale_lr: exponents of the density in the learning rate; every recipe is trained with each
+            of them as well.
         overwrite: drop what the folder holds.
         console: where to print; standard output by default.
 
@@ -85,23 +83,21 @@ def compare(
                 "percent that are dropped"
             )
     path = out / f"{NAME}.jsonl"
-    rows = _begin(path, plan, overwrite)
     grid = trainings(names, sparsities, range(seeds))
-    timed = trainings(names, sparsities, range(1))
-    done = {_key(row) for row in rows if "error" not in row}
-    plans = [
-        (measure, [c for c in grid if _key(c.row) not in done], jobs),
-        (time_step, [c for c in timed if _key(c.row | {"timing": True}) not in done], 1),
+    scaled = [
+        replace(one, scale_lr=exponent)
+        for exponent in dict.fromkeys(scale_lr)
+        for one in grid
+        if exponent and one.recipe != DENSE
     ]
-    stopped = False
-    try:
-        for work, missing, workers in plans:
-            for row in _rows(work, plan, missing, workers):
-                rows = [r for r in rows if _key(r) != _key(row)] + [row]
-                _append(path, row)
-                console.print(_words(row), highlight=False, soft_wrap=True)
-    except KeyboardInterrupt:
-        stopped = True
+    timed = [replace(one, timing=True) for one in trainings(names, sparsities, range(1))]
+    works = [
+        Work(partial(measure, plan), [*grid, *scaled], jobs),
+        Work(partial(time_step, plan), timed, 1),
+    ]
+    rows, stopped = collect(
+        path, _header(plan), works, _key, _words, overwrite=overwrite, console=console
+    )
     wanted = {(c.recipe, c.sparsity) for c in grid}
     shown = [r for r in rows if (r["recipe"], r["sparsity"]) in wanted and r["seed"] < seeds]
     written = [publish(page(shown, _header(plan)), path, console)]
@@ -139,43 +135,10 @@ def _known(name: str) -> str:
     return next(known for known, other in RECIPES.items() if other is one)
 
 
-def _rows(
-    work: Callable[[TrainConfig, Training], Row],
-    plan: TrainConfig,
-    missing: Sequence[Training],
-    jobs: int,
-) -> Iterator[Row]:
-    if jobs == 1:
-        for one in missing:
-            yield work(plan, one)
-        return
-    waiting = list(missing)
-    alone: list[Training] = []  # they ran when a process died: each runs alone, to find which
-    while waiting or alone:
-        batch, workers = (alone[:1], 1) if alone else (waiting, jobs)
-        running: dict[Future[Row], Training] = {}
-        with ProcessPoolExecutor(workers, get_context("spawn"), become_worker) as pool:
-            try:
-                while batch or running:
-                    while batch and len(running) < workers:
-                        running[pool.submit(work, plan, batch[0])] = batch[0]
-                        del batch[0]
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        row = future.result()
-                        del running[future]
-                        yield row
-                if workers == 1:
-                    del alone[0]
-            except BrokenProcessPool:
-                if workers == 1:
-                    one = alone.pop(0)
-                    yield one.row | {"error": "its process died"}
-                else:
-                    alone = list(running.values())
-
-
 def _words(row: Row) -> str:
     who = f"{row['recipe']} {row['sparsity']} % seed {row['seed']}"
+    if row.get("scale_lr"):
+        who += f" scale_lr {row['scale_lr']:g}"
     if "error" in row:
         return f"{who}: FAILED, {row['error']}"
     if "timing" in row:
@@ -183,8 +146,9 @@ def _words(row: Row) -> str:
     return f"{who}: validation loss {row['val_loss']:.4f}"
 
 
-def _key(row: Row) -> tuple[str, int, int, bool]:
-    return row["recipe"], row["sparsity"], row["seed"], row.get("timing", False)
+def _key(row: Row) -> tuple[str, int, int, float, bool]:
+    exponent = row.get("scale_lr", 0.0)
+    return row["recipe"], row["sparsity"], row["seed"], exponent, row.get("timing", False)
 
 
 def _header(plan: TrainConfig) -> Row:
@@ -194,30 +158,6 @@ def _header(plan: TrainConfig) -> Row:
         "text": fingerprint(plan),
         "versions": machine.versions(()), "cpu": machine.cpu_name(),
     }  # fmt: skip
-
-
-def _begin(path: Path, plan: TrainConfig, overwrite: bool) -> list[Row]:
-    """The rows of an earlier call, or a new file."""
-    header = _header(plan)
-    rows: list[Row] = []
-    if path.exists() and not overwrite:
-        earlier, *rows = read_metrics(path) or [{}]
-        for name, mine in header.items():
-            if earlier.get(name) != mine:
-                raise CheckpointError(
-                    f"{path} has {name} {earlier.get(name)}, this call {mine}; use the same, or "
-                    "start again with --overwrite or another --out"
-                )
-    text = "".join(json.dumps(row) + "\n" for row in [header, *rows])
-    write_text(path, text)
-    return rows
-
-
-def _append(path: Path, row: Row) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def numbers(text: str, what: str) -> list[int]:

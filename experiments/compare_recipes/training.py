@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import statistics
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bench.harness.rows import Row
 from gossamer import GossamerError, timing
 from gossamer.nn import MaskedLayer
 from gossamer.recipes import entry
@@ -24,9 +23,6 @@ WATCHED = 10  # steps between two looks at the masks
 # Steps of the training in which the time of a step is measured, all parts of a schedule in it.
 TIMED = 24
 WARM = 2
-
-Row = dict[str, Any]
-
 
 # What every recipe trains; the width is a multiple of 40, so that 1:10 fits with 4 heads.
 PLAN = TrainConfig(
@@ -59,11 +55,15 @@ class Training:
         recipe: its name, or "dense".
         sparsity: in percent; 0 for dense.
         seed: of weights and data order.
+        scale_lr: exponent of the density in the learning rate of the sparse layers.
+        timing: whether the time of a step is measured, and not the loss.
     """
 
     recipe: str
     sparsity: int
     seed: int
+    scale_lr: float = 0.0
+    timing: bool = False
 
     @property
     def run(self) -> str:
@@ -74,8 +74,11 @@ class Training:
 
     @property
     def row(self) -> Row:
-        """The columns that name this training."""
-        return {"recipe": self.recipe, "sparsity": self.sparsity, "seed": self.seed}
+        """The columns that name this training; the last two only where they are set."""
+        named: Row = {"recipe": self.recipe, "sparsity": self.sparsity, "seed": self.seed}
+        if self.scale_lr:
+            named["scale_lr"] = self.scale_lr
+        return named | {"timing": True} if self.timing else named
 
 
 def measure(plan: TrainConfig, training: Training) -> Row:
@@ -123,15 +126,9 @@ def time_step(plan: TrainConfig, training: Training) -> Row:
                 for name in timing.rotation(list(runs), step):
                     runs[name].step(*windows.batch(step))
     except Exception as error:
-        return training.row | {"timing": True, "error": f"{type(error).__name__}: {error}"[:500]}
+        return training.row | {"error": f"{type(error).__name__}: {error}"[:500]}
     seconds, dense = (statistics.fmean(runs[n].step_seconds[WARM:]) for n in (training.run, DENSE))
-    return training.row | {"timing": True, "step_seconds": seconds, "dense_seconds": dense}
-
-
-def become_worker() -> None:
-    """Make a process fit for `measure`: one thread; signals are left to its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
+    return training.row | {"step_seconds": seconds, "dense_seconds": dense}
 
 
 def fingerprint(plan: TrainConfig) -> str:
@@ -146,7 +143,8 @@ def _corpus(data: str | None, context: int) -> Corpus:
 
 def _trained(plan: TrainConfig, training: Training) -> Row:
     corpus = _corpus(plan.data, plan.context)
-    run = Run(training.run, config_of(plan, training.run, training.seed), corpus.vocabulary)
+    config = config_of(plan, training.run, training.seed)
+    run = Run(training.run, replace(config, scale_lr=training.scale_lr), corpus.vocabulary)
     windows = Windows(corpus.train, plan.context, plan.batch, training.seed)
     layers = {} if run.recipe is None else run.recipe.layers
     before = masks(layers)

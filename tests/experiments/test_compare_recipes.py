@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from bench.harness.rows import work_off
 from experiments.compare_recipes import study, training
 from experiments.compare_recipes.page import sentences
 from experiments.compare_recipes.study import NAME, compare, numbers, trainings
@@ -79,6 +81,20 @@ def test_rows_say_what_was_trained(tmp_path: Path) -> None:
     assert "±" in table
     assert (tmp_path / f"{NAME}.png").stat().st_size > 5_000
     assert "best is" in told
+
+
+def test_a_scaled_rate_is_a_column_beside_the_plain_one(tmp_path: Path) -> None:
+    call(tmp_path, recipes=["static"])
+    before = rows_of(tmp_path)
+    call(tmp_path, recipes=["static"], scale_lr=[1.0])
+    *same, scaled = rows_of(tmp_path)
+    assert same == before
+    assert scaled["scale_lr"] == 1.0
+    plain = next(r for r in before if r["recipe"] == "static" and "val_loss" in r)
+    assert scaled["val_loss"] != plain["val_loss"]
+    table = (tmp_path / f"{NAME}.md").read_text()
+    assert "| validation loss | scale_lr 1 |" in table
+    assert f"| {plain['val_loss']:.4f} ± 0.0000 | {scaled['val_loss']:.4f} ± 0.0000 |" in table
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +166,7 @@ def test_a_recipe_that_fails_is_told_and_the_rest_goes_on(
 
 def test_a_process_that_dies_takes_nobody_with_it() -> None:
     missing = [Training("dense", 0, seed) for seed in range(4)]
-    rows = list(study._rows(dying, TINY, missing, 2))
+    rows = list(work_off(partial(dying, TINY), missing, 2))
     assert sorted((r["seed"], r.get("error", "")) for r in rows) == [
         (0, ""), (1, "its process died"), (2, ""), (3, "")
     ]  # fmt: skip

@@ -3,8 +3,7 @@
 A group of such a weight holds the factor. Hooks of torch multiply the group's learning rate by it
 for the time of a step only, so that schedulers, loggers and state dicts see the rate without it.
 
-Dey et al. 2024, "Sparse maximal update parameterization" (exponent 1, for widths that a small
-model stands for).
+Dey et al. 2024, "Sparse maximal update parameterization": exponent 1.
 """
 
 from __future__ import annotations
@@ -24,26 +23,21 @@ from gossamer.errors import ArgumentError
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.weight.sparse_weight import SparseWeight
 
-__all__ = ["EXPONENT", "exponent_of", "follow_density", "scaled_groups", "unscaled_lr"]
-
-# What scale_lr=True means; measured by `python -m experiments learning-rate`.
-EXPONENT = 0.5
+__all__ = ["exponent_of", "follow_density", "scaled_groups", "unscaled_lr"]
 
 _FACTOR, _EXPONENT, _UNSCALED = "lr_factor", "lr_exponent", "unscaled_lr"
 
 
-def exponent_of(scale_lr: bool | float, who: str) -> float:
-    """Return the exponent that an argument scale_lr stands for.
+def exponent_of(scale_lr: float, who: str) -> float:
+    """Return the exponent that an argument scale_lr stands for; True is 1.
 
     Raises:
-        ArgumentError: it is neither a bool nor a finite number of at least 0.
+        ArgumentError: it is not a finite number of at least 0.
     """
-    if isinstance(scale_lr, bool):
-        return EXPONENT if scale_lr else 0.0
     if not isinstance(scale_lr, int | float) or not (math.isfinite(scale_lr) and scale_lr >= 0):
         raise ArgumentError(
-            f"{who} got scale_lr={scale_lr!r:.40}; it is True, False, or the exponent of the "
-            "density, at least 0: choose 0.5, or 1.0 as published"
+            f"{who} got scale_lr={scale_lr!r:.40}; it is the exponent of the density, at least 0: "
+            "choose True, which is 1, or False"
         )
     return float(scale_lr)
 

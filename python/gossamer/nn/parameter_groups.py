@@ -27,7 +27,7 @@ def parameter_groups(
     model: nn.Module,
     weight_decay: float = 0.0,
     undecayed: tuple[type[nn.Module], ...] = (),
-    scale_lr: bool | float = False,
+    scale_lr: float = False,
 ) -> list[dict[str, Any]]:
     """Split the parameters of a model by weight decay and, on request, by learning rate.
 
@@ -45,8 +45,7 @@ def parameter_groups(
         model: any module.
         weight_decay: weight decay of the parameters that decay.
         undecayed: module classes whose own parameters do not decay either, such as `nn.Embedding`.
-        scale_lr: the exponent, at least 0; False is 0 and changes nothing, True is 0.5, and
-            1.0 is the published one.
+        scale_lr: the exponent, at least 0: True is 1, as published; False is 0 and changes nothing.
 
     Returns:
         Groups for an optimizer, in the model's order; an empty group is left out.
@@ -65,7 +64,7 @@ def parameter_groups(
         ...     print(group["weight_decay"], [tuple(p.shape) for p in group["params"]])
         0.1 [(32,)]
         0.0 [(8,), (8,), (8,)]
-        >>> groups = parameter_groups(model, weight_decay=0.1, scale_lr=1.0)
+        >>> groups = parameter_groups(model, weight_decay=0.1, scale_lr=True)
         >>> [group.get("lr_factor") for group in groups]
         [2.0, None]
     """

@@ -129,7 +129,7 @@ class SparseIFT(Recipe):
             warnings.warn(note, UserWarning, stacklevel=2)
         return super().prepare(model, list(self._hidden), exclude, rescale)
 
-    def parameters(self, model: nn.Module, scale_lr: bool | float = False) -> list[dict[str, Any]]:
+    def parameters(self, model: nn.Module, scale_lr: float = False) -> list[dict[str, Any]]:
         """Return the parameters: an output sums as many inputs as before, so no rate is scaled."""
         return super().parameters(model)
 

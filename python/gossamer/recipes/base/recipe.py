@@ -165,7 +165,7 @@ class Recipe(ABC):
         distribution = self.distribution or self.usual_distribution()
         return replace_linears(model, make, self.pattern, include, exclude, distribution)
 
-    def parameters(self, model: nn.Module, scale_lr: bool | float = False) -> list[dict[str, Any]]:
+    def parameters(self, model: nn.Module, scale_lr: float = False) -> list[dict[str, Any]]:
         """Return the parameter groups of a prepared model, for an optimizer.
 
         With `scale_lr` the rate of each weight with a mask follows its density, also while the

@@ -1,0 +1,1 @@
+"""The learning rate of sparse layers, over densities."""

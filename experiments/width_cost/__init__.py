@@ -1,0 +1,1 @@
+"""What rows that share their columns, and whole blocks, cost in accuracy."""
