@@ -115,7 +115,7 @@ def test_an_attached_model_can_be_copied_and_pickled():
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301
         twin(torch.randn(2, 32).double()).sum().backward()
         assert len(twin[0]._forward_hooks) == 1
-    assert all(not capture.pairs for capture in recipe.captures.values())
+    assert all(not capture.pairs and not capture.coming for capture in recipe.captures.values())
     recipe.detach()
     assert not model[0]._forward_hooks
 

@@ -78,11 +78,16 @@ class RigL(SET):
             rows, cols = layer.weight.shape
             yield name, layer, layer.weight.values, (rows, cols)
 
+    def before_step(self, t: int) -> None:
+        """Keep what belongs to the gradients that are there now."""
+        for capture in self.captures.values():
+            capture.settle()
+
     def after_step(self, t: int) -> None:
         """Move the masks, and drop what was captured in the step."""
         super().after_step(t)
         for capture in self.captures.values():
-            capture.pairs.clear()
+            capture.clear()
 
     def grown(
         self, t: int, index: int, name: str, slots: Slots, old: Structure, stays: Tensor

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 from gossamer.errors import RecipeError
@@ -124,6 +125,12 @@ class SLoPe(Recipe):
 
     def start(self) -> None:
         """Choose the double-pruned entries from the initial weights."""
+        if self.adapter_rank and isinstance(self.optimizer, torch.optim.LBFGS):
+            raise RecipeError(
+                f"SLoPe got adapter_rank={self.adapter_rank} and L-BFGS, which has one group of "
+                "parameters; adapters come later and need their own: choose adapter_rank=0, or an "
+                "optimizer that takes groups"
+            )
         self._refresh()
         if self.insertion == 0:
             self._insert()

@@ -49,8 +49,8 @@ class SRSTE(STE):
         check_number(self.decay, "SRSTE got decay")
 
     def before_step(self, t: int) -> None:
-        """Decay the entries that the last forward pass masked."""
-        if not self.decay:
+        """Decay the entries that the last forward pass masked, once per step."""
+        if not self.decay or self.evaluation:
             return
         for _, _, layer in self.of_type(MaskedLinear):
             weight = layer.weight

@@ -42,6 +42,7 @@ class Moving:
         self._resized = new.nnz != old.nnz
         _check_whole(values, old, self._resized)
         self._parameter, self._vector = values, old.layout.vector
+        self._optimizer = optimizer
         self._kept = {} if optimizer is None else optimizer.state.get(values, {})
         self._state = _elementwise(self._kept, values)
         self._origins = backend.match(old, new)
@@ -60,6 +61,7 @@ class Moving:
 
     def apply(self) -> None:
         """Move the values, their gradient and the state; a pending backward pass will fail."""
+        forget_joint_state(self._optimizer)
         parameter = self._parameter
         if not self._resized:
             # copy_ raises the version counters.
@@ -83,6 +85,20 @@ class Moving:
         if out is None:
             out = source.new_empty(self._origins.numel() * self._vector)
         return backend.move(self._origins, self._vector, source, out)
+
+
+def forget_joint_state(optimizer: torch.optim.Optimizer | None) -> None:
+    """Clear the state that an optimizer keeps for all parameters together.
+
+    L-BFGS has vectors over all entries of all parameters. What they hold for entries that moved or
+    were dropped would come back in its next direction, so its memory begins anew.
+
+    Args:
+        optimizer: any optimizer, or None; all but L-BFGS keep their state.
+    """
+    if isinstance(optimizer, torch.optim.LBFGS):
+        optimizer.state.clear()
+        optimizer._numel_cache = None
 
 
 def _check_whole(values: nn.Parameter, structure: Structure, resized: bool) -> None:

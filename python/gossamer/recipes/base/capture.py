@@ -1,7 +1,8 @@
 """Capture: inputs and output gradients of a layer in one step, for slabs of its dense gradient.
 
 dW[rows] = sum over calls of dY[:, rows]^T X. Inputs and output gradients are kept for the calls of
-one step only, and only one slab of rows of the dense gradient exists at a time.
+one evaluation of the gradients only, and only one slab of rows of the dense gradient exists at a
+time.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ class Capture:
             belong to an abandoned step and are dropped.
         shape: (rows, cols) of the dense gradient.
         wanted: returns whether to capture in this step.
+
+    Attributes:
+        coming: pairs of gradients that are not complete yet.
+        pairs: those of this step's gradients, since `settle`.
     """
 
     def __init__(
@@ -36,6 +41,7 @@ class Capture:
         self.parameter = parameter
         self.shape = shape
         self.wanted = wanted
+        self.coming: list[tuple[Tensor, Tensor]] = []
         self.pairs: list[tuple[Tensor, Tensor]] = []
 
     def __call__(
@@ -47,12 +53,20 @@ class Capture:
         gradient = self.parameter.grad
         if gradient is None or not gradient.any():
             # The pairs belong to an abandoned step.
-            self.pairs.clear()
+            self.coming.clear()
         x = (args[0] if args else kwargs["input"]).detach()
-        y.register_hook(lambda g: self.pairs.append((x, g.detach())))  # type: ignore[no-untyped-call]
+        y.register_hook(lambda g: self.coming.append((x, g.detach())))  # type: ignore[no-untyped-call]
 
     def __reduce__(self) -> Any:
         return Capture, (None, self.shape, _never)
+
+    def settle(self) -> None:
+        """Take what was captured since the last call for the gradients of this step."""
+        self.pairs, self.coming = self.coming, []
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self.pairs, self.coming = [], []
 
     def scores(self, average: Callable[[Tensor], Tensor]) -> RowScores | None:
         """Return the magnitudes of the dense gradient, by slabs of rows.

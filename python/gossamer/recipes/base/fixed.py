@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gossamer.masks import magnitude_mask
 from gossamer.nn import MaskedLinear
 from gossamer.patterns import NM, GroupedNM, Pattern
+from gossamer.weight.moving import forget_joint_state
 
 __all__ = ["apply_mask", "fixed_mask", "prune_to", "with_sparsity", "zero_outside"]
 
@@ -94,6 +95,7 @@ def zero_outside(
         mask: bool [rows, cols], True = kept.
         optimizer: the optimizer that holds the weight, or None.
     """
+    forget_joint_state(optimizer)
     state = optimizer.state.get(weight, {}) if optimizer is not None else {}
     for tensor in (weight.detach(), weight.grad, *state.values()):
         if isinstance(tensor, Tensor) and tensor.shape == mask.shape:

@@ -2,8 +2,8 @@
 
 A recipe is a dataclass of hyper-parameters with three hooks: `layer` replaces a linear layer,
 `before_step` runs before a step of the optimizer (gradients are there), `after_step` after it. It
-is attached through torch's optimizer hooks: the optimizer is not wrapped, so schedulers, clipping
-and gradient scaling work unchanged.
+is attached through torch's optimizer hooks (`base.steps`): the optimizer is not wrapped, so
+schedulers, clipping, closures and gradient scaling work unchanged.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from gossamer.nn.surgery import replace_linears, replace_modules
 from gossamer.patterns import NM, GroupedNM, Nonzeros, Pattern, as_integer, parse_pattern
 from gossamer.recipes.base.checks import check_choice, check_fields
 from gossamer.recipes.base.identity import describe, difference, identity, recipe_id
+from gossamer.recipes.base.steps import follow, unwrapped
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -84,6 +85,7 @@ class Recipe(ABC):
         self.state: dict[str, Any] = {}
         self.layers: dict[str, nn.Module] = {}
         self.step = 0
+        self.evaluation = 0
         self.total_steps = 0
         self.optimizer: torch.optim.Optimizer | None = None
         self._group: Any = None
@@ -106,7 +108,11 @@ class Recipe(ABC):
         """Called once by `attach`, when `layers`, `optimizer` and `total_steps` are set."""
 
     def before_step(self, t: int) -> None:  # noqa: B027
-        """Called before the optimizer's step t, counted from 0, without autograd."""
+        """Called when the gradients of the optimizer's step t are there, without autograd.
+
+        An optimizer that calls its closure several times per step (L-BFGS) has new gradients each
+        time, and this is called after each; `self.evaluation` counts the calls from 0.
+        """
 
     def after_step(self, t: int) -> None:  # noqa: B027
         """Called after the optimizer's step t, without autograd."""
@@ -179,8 +185,9 @@ class Recipe(ABC):
 
         Args:
             model: the prepared model, or the DistributedDataParallel around it.
-            optimizer: an optimizer that holds the parameters of the prepared layers; call its
-                `step` without a closure.
+            optimizer: an optimizer that holds the parameters of the prepared layers, or a
+                trainer's wrapper around it. If its `step` gets a closure, as trainers give it, the
+                recipe acts after the closure has run.
             total_steps: number of steps of the whole training.
 
         Raises:
@@ -189,6 +196,7 @@ class Recipe(ABC):
                 training; nothing changes.
         """
         total_steps = as_integer(total_steps, f"{type(self).__name__}.attach got total_steps")
+        optimizer = unwrapped(optimizer)
         group = getattr(model, "process_group", None)
         inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
         layers = dict(self._made_here(inner))
@@ -208,10 +216,7 @@ class Recipe(ABC):
             self._forget()
             raise
         follow_density(optimizer, layers.values())
-        self._handles = [
-            optimizer.register_step_pre_hook(self._before),
-            optimizer.register_step_post_hook(self._after),
-        ]
+        self._handles = follow(optimizer, self._before, self._after)
         for layer in layers.values():
             _ATTACHED[layer] = self
 
@@ -384,17 +389,12 @@ class Recipe(ABC):
     def _forget(self) -> None:
         self.layers, self.optimizer, self._handles, self._group = {}, None, [], None
 
-    def _before(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if any(callable(a) for a in (*args, *kwargs.values())):
-            raise RecipeError(
-                f"step() was called with a closure; {type(self).__name__} needs the gradients "
-                "before the step: call backward() and then step() without one"
-            )
-        with torch.no_grad():
-            self.before_step(self.step)
+    def _before(self, evaluation: int) -> None:
+        self.evaluation = evaluation
+        self.before_step(self.step)
 
-    def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        with torch.no_grad():
-            self.after_step(self.step)
-        follow_density(optimizer, self.layers.values())
+    def _after(self) -> None:
+        self.after_step(self.step)
+        if self.optimizer is not None:
+            follow_density(self.optimizer, self.layers.values())
         self.step += 1
