@@ -23,7 +23,7 @@ from gossamer.recipes import SRSTE, Recipe, Static
 from gossamer.train import GPT, Corpus, GPTConfig, Windows, load_corpus, spaced_windows
 
 BYTES = 4  # that a token's input sums
-VALIDATION_TOKENS = 16_384
+VALIDATION_TOKENS = 8_192
 WEIGHT_DECAY, BETAS, CLIP = 0.1, (0.9, 0.95), 1.0
 RECIPES = ("static", "srste")
 
@@ -44,7 +44,7 @@ class Plan:
     """
 
     steps: int = 300
-    batch: int = 8
+    batch: int = 4
     context: int = 32
     width: int = 512
     depth: int = 1

@@ -19,6 +19,14 @@ def test_the_sparsify_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture
     assert all(type(module).__name__ != "SparseLinear" for module in names["model"])
 
 
+def test_the_example_of_parameter_groups_runs(tmp_path: Path) -> None:
+    names = run_fence("docs/guides/sparsify.md", "groups.py", tmp_path)
+
+    factors = [group.get("lr_factor") for group in names["optimizer"].param_groups]
+    assert factors == [None, pytest.approx(10.0, rel=0.01), None]
+    assert {group["lr"] for group in names["optimizer"].param_groups} == {0.0}
+
+
 def test_the_exchange_example_runs(tmp_path: Path) -> None:
     names = run_fence("docs/guides/sparsify.md", "exchange.py", tmp_path)
 

@@ -161,3 +161,37 @@ def test_the_command_line_trains_by_a_recipe(tmp_path: Path) -> None:
     assert result.exit_code == 2
     result = CliRunner().invoke(app, ["train", "--recipe", "slip", *tiny])
     assert isinstance(result.exception, GossamerError)
+
+
+def test_scaled_rates_reach_every_sparse_weight_and_survive_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(
+        SMALL, runs=("dense", "75%", "gmp-sparse@75%"), scale_lr=1.0, data=TEXT, eval_every=4
+    )
+    factors = {
+        name: [group.get("lr_factor") for group in Run(name, config, 256).optimizer.param_groups]
+        for name in config.runs
+    }
+    assert factors["dense"] == [None] * 2
+    assert factors["75%"] == [4.0] * 4 + [None]
+    assert factors["gmp-sparse@75%"] == [None] + [1.0] * 4
+    whole = tmp_path / "whole"
+    assert not train(config, whole, console=QUIET).interrupted
+    state = load_checkpoint(whole / CHECKPOINT)["runs"]["gmp-sparse@75%"]["optimizer"]
+    assert [group.get("lr_factor") for group in state["param_groups"]] == [None] + [4.0] * 4
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 7, "75%")
+        assert train(config, out, console=QUIET).interrupted
+    assert resumed_config(out) == config
+    train(resumed_config(out), out, resume=True, console=QUIET)
+    assert fingerprint(out) == fingerprint(whole)
+
+
+def test_a_scaled_rate_is_an_option_of_the_command(tmp_path: Path) -> None:
+    options = ["--pattern", "75%", "--steps", "1", "--width", "32", "--depth", "1", "--batch", "1"]
+    given = [*options, "--heads", "2", "--context", "8", "--data", TEXT, "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, ["train", *given, "--scale-lr", "0.5"])
+    assert result.exit_code == 0, result.output
+    assert resumed_config(tmp_path).scale_lr == 0.5
