@@ -20,6 +20,7 @@ PYTHON_LAYERS = [
     {"backend"},
     {"weight", "masks", "prox", "ot"},
     {"ops"},
+    {"activations"},
     {"nn", "codes"},
     {"optim"},
     {"pruning"},
@@ -36,7 +37,8 @@ PYTHON_NEIGHBOURS = {
     ("timing", "errors"),
     ("weight", "masks"),
 }
-CPP_LAYERS = ["core", "simd", "layouts", "products", "transport", "prox", "codes", "masks", "bind"]
+CPP_LAYERS = ["core", "simd", "layouts", "products"]
+CPP_LAYERS += ["transport", "prox", "codes", "masks", "activations", "bind"]
 # The package that speaks to the compiled modules, and their own types; every other one goes
 # through it.
 CORE_IMPORTERS = {"backend", "_core"}

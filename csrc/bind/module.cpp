@@ -54,6 +54,8 @@ void register_topics(py::module_& m) {
   register_path_norm(prox);
   auto codes = m.def_submodule("codes", "Sparse codes.");
   register_codes(codes);
+  auto activations = m.def_submodule("activations", "Sparse activations.");
+  register_activations(activations);
   auto transport = m.def_submodule("transport", "Optimal transport.");
   register_transport(transport);
   register_semidual(transport);

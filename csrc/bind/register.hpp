@@ -1,5 +1,5 @@
 // Each binding source adds its functions to the submodule of its topic: gossamer._core.products,
-// .masks, .prox, .codes, .transport.
+// .masks, .prox, .codes, .activations, .transport.
 //
 // bind/ is the only place that sees Python, and makes every check that memory safety needs: a
 // kernel called from here cannot leave its arguments.
@@ -28,6 +28,8 @@ void register_groups(pybind11::module_& prox);
 void register_path_norm(pybind11::module_& prox);
 
 void register_codes(pybind11::module_& codes);
+
+void register_activations(pybind11::module_& activations);
 
 void register_transport(pybind11::module_& transport);
 void register_semidual(pybind11::module_& transport);

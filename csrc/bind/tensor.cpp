@@ -195,6 +195,22 @@ Tensor read_vector(py::handle object, const char* who, Kind kind, bool writable)
   return t;
 }
 
+std::string shape_of(std::int64_t rows, std::int64_t cols) {
+  return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "]";
+}
+
+Tensor read_block(py::handle object, const char* who, Kind kind, std::int64_t rows,
+                  std::int64_t cols, bool writable) {
+  const Tensor t = read_matrix(object, who, writable);
+  require<DTypeError>(t.kind == kind, std::string(who) + " has dtype " + t.dtype() + "; " +
+                                          name_of(kind) + " is needed, as in the other arguments");
+  require<ShapeError>(t.shape[0] == rows && t.shape[1] == cols,
+                      std::string(who) + " has shape " + shape_of(t.shape[0], t.shape[1]) + "; " +
+                          shape_of(rows, cols) + " is needed");
+  require<ShapeError>(t.contiguous(), std::string(who) + " must be contiguous: call .contiguous()");
+  return t;
+}
+
 DType float_dtype(const Tensor& t, const char* who) {
   switch (t.kind) {
     case Kind::f32: return DType::f32;

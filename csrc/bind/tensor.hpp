@@ -47,6 +47,11 @@ Tensor read_tensor(pybind11::handle object, const char* who, bool writable = fal
 Tensor read_matrix(pybind11::handle object, const char* who, bool writable = false);
 Tensor read_vector(pybind11::handle object, const char* who, Kind kind, bool writable = false);
 
+// A contiguous matrix of a known shape and dtype.
+std::string shape_of(std::int64_t rows, std::int64_t cols);
+Tensor read_block(pybind11::handle object, const char* who, Kind kind, std::int64_t rows,
+                  std::int64_t cols, bool writable = false);
+
 // The floating dtype that a kernel can take. Throws DTypeError.
 DType float_dtype(const Tensor& tensor, const char* who);
 

@@ -26,8 +26,15 @@ bool has_avx512() noexcept {
 #else
 bool has_avx512() noexcept { return false; }
 #endif
+#if defined(GOSSAMER_HAVE_AVX512VNNI)
+bool has_avx512vnni() noexcept { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+#else
+bool has_avx512vnni() noexcept { return false; }
+#endif
 #if defined(GOSSAMER_HAVE_AVX512BF16)
-bool has_avx512bf16() noexcept { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+bool has_avx512bf16() noexcept {
+  return has_avx512vnni() && __builtin_cpu_supports("avx512bf16");  // no processor has it alone
+}
 #else
 bool has_avx512bf16() noexcept { return false; }
 #endif
@@ -55,9 +62,9 @@ bool has_neonbf16() noexcept { return false; }
 // In the order of `enum class Isa`.
 // --8<-- [start:candidates]
 constexpr Candidate candidates[isa_count] = {
-    {"avx512bf16", has_avx512bf16}, {"avx512", has_avx512}, {"avx2", has_avx2},
-    {"neonbf16", has_neonbf16},     {"neon", has_neon},     {"portable", always},
-    {"emulated", always},           {"reference", always},
+    {"avx512bf16", has_avx512bf16}, {"avx512vnni", has_avx512vnni}, {"avx512", has_avx512},
+    {"avx2", has_avx2},             {"neonbf16", has_neonbf16},     {"neon", has_neon},
+    {"portable", always},           {"emulated", always},           {"reference", always},
 };
 // --8<-- [end:candidates]
 

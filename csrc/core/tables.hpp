@@ -17,6 +17,7 @@ namespace gossamer {
 template <class Table>
 struct FurtherTables {
   const Table* avx512bf16 = nullptr;
+  const Table* avx512vnni = nullptr;
   const Table* neonbf16 = nullptr;
   const Table* neon = nullptr;
   const Table* emulated = nullptr;
@@ -41,8 +42,8 @@ struct Tables {
 template <class Table>
 constexpr Tables<Table> make_tables(const Table* avx512, const Table* avx2, const Table* portable,
                                     FurtherTables<Table> further = {}) {
-  return {{further.avx512bf16, avx512, avx2, further.neonbf16, further.neon, portable,
-           further.emulated, further.reference}};
+  return {{further.avx512bf16, further.avx512vnni, avx512, avx2, further.neonbf16, further.neon,
+           portable, further.emulated, further.reference}};
 }
 
 }  // namespace gossamer
@@ -57,6 +58,11 @@ constexpr Tables<Table> make_tables(const Table* avx512, const Table* avx2, cons
 #define GOSSAMER_IF_AVX512BF16(address) address
 #else
 #define GOSSAMER_IF_AVX512BF16(address) nullptr
+#endif
+#if defined(GOSSAMER_HAVE_AVX512VNNI)
+#define GOSSAMER_IF_AVX512VNNI(address) address
+#else
+#define GOSSAMER_IF_AVX512VNNI(address) nullptr
 #endif
 #if defined(GOSSAMER_HAVE_AVX2)
 #define GOSSAMER_IF_AVX2(address) address

@@ -30,6 +30,11 @@ GOSSAMER_INLINE void narrow(float x, float& out) noexcept { out = x; }
 GOSSAMER_INLINE void narrow(double x, double& out) noexcept { out = x; }
 GOSSAMER_INLINE void narrow(float x, bf16& out) noexcept { out = round_bf16(x); }
 
+template <class T>
+inline constexpr T largest_finite = T(3.4028234663852886e38);  // the largest finite number
+template <>
+inline constexpr double largest_finite<double> = 1.7976931348623157e308;
+
 // ---- numbers as signed integers: magnitudes are in the order
 // of the integers.
 

@@ -2,7 +2,8 @@
 //
 //   Vec<C>::lanes            elements in a register        load, store, load_n, store_n
 //   zero, set                a constant in all lanes       load_bf16, store_bf16 (and their _n)
-//   add, fma                 a + b, a * b + c              widen, narrow: one value (bits.hpp)
+//   add, mul, fma            a + b, a * b, a * b + c       widen, narrow: one value (bits.hpp)
+//   outside(v, low, high)    bit i: v[i] is below low, above high, or NaN
 //   sums(acc)                lane i = sum of acc[i]        transpose(rows): lanes x lanes, in place
 //   spread<V>(x, ids)        lane i = x[ids[i / V]]
 //
@@ -13,7 +14,8 @@
 #include "simd/bits.hpp"
 
 // --8<-- [start:choice]
-#if defined(GOSSAMER_ISA_AVX512) || defined(GOSSAMER_ISA_AVX512BF16)
+#if defined(GOSSAMER_ISA_AVX512) || defined(GOSSAMER_ISA_AVX512VNNI) || \
+    defined(GOSSAMER_ISA_AVX512BF16)
 #include "simd/vec_avx512.hpp"
 #elif defined(GOSSAMER_ISA_AVX2)
 #include "simd/vec_avx2.hpp"

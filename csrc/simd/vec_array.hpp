@@ -51,9 +51,20 @@ struct Vec {
     for (int i = 0; i < lanes; ++i) a.r[i] += b.r[i];
     return a;
   }
+  friend GOSSAMER_INLINE Vec mul(Vec a, Vec b) noexcept {
+    for (int i = 0; i < lanes; ++i) a.r[i] *= b.r[i];
+    return a;
+  }
   friend GOSSAMER_INLINE Vec fma(Vec a, Vec b, Vec c) noexcept {
     for (int i = 0; i < lanes; ++i) c.r[i] += a.r[i] * b.r[i];
     return c;
+  }
+  friend GOSSAMER_INLINE unsigned outside(Vec v, Vec low, Vec high) noexcept {
+    unsigned bits = 0;
+    for (int i = 0; i < lanes; ++i) {
+      bits |= (v.r[i] >= low.r[i] && v.r[i] <= high.r[i] ? 0u : 1u) << i;
+    }
+    return bits;
   }
   static GOSSAMER_INLINE Vec sums(const Vec (&a)[lanes]) noexcept {
     Vec out = zero();

@@ -53,8 +53,14 @@ struct Vec<float> {
     return {_mm256_set_m128(_mm_set1_ps(x[ids[1]]), _mm_set1_ps(x[ids[0]]))};
   }
   friend GOSSAMER_INLINE Vec add(Vec a, Vec b) noexcept { return {_mm256_add_ps(a.r, b.r)}; }
+  friend GOSSAMER_INLINE Vec mul(Vec a, Vec b) noexcept { return {_mm256_mul_ps(a.r, b.r)}; }
   friend GOSSAMER_INLINE Vec fma(Vec a, Vec b, Vec c) noexcept {
     return {_mm256_fmadd_ps(a.r, b.r, c.r)};
+  }
+  friend GOSSAMER_INLINE unsigned outside(Vec v, Vec low, Vec high) noexcept {
+    const auto below = _mm256_cmp_ps(v.r, low.r, _CMP_NGE_UQ);
+    const auto above = _mm256_cmp_ps(v.r, high.r, _CMP_NLE_UQ);
+    return static_cast<unsigned>(_mm256_movemask_ps(_mm256_or_ps(below, above)));
   }
 
   static GOSSAMER_INLINE Vec sums(const Vec (&a)[8]) noexcept {
@@ -119,8 +125,14 @@ struct Vec<double> {
     return set(x[ids[0]]);
   }
   friend GOSSAMER_INLINE Vec add(Vec a, Vec b) noexcept { return {_mm256_add_pd(a.r, b.r)}; }
+  friend GOSSAMER_INLINE Vec mul(Vec a, Vec b) noexcept { return {_mm256_mul_pd(a.r, b.r)}; }
   friend GOSSAMER_INLINE Vec fma(Vec a, Vec b, Vec c) noexcept {
     return {_mm256_fmadd_pd(a.r, b.r, c.r)};
+  }
+  friend GOSSAMER_INLINE unsigned outside(Vec v, Vec low, Vec high) noexcept {
+    const auto below = _mm256_cmp_pd(v.r, low.r, _CMP_NGE_UQ);
+    const auto above = _mm256_cmp_pd(v.r, high.r, _CMP_NLE_UQ);
+    return static_cast<unsigned>(_mm256_movemask_pd(_mm256_or_pd(below, above)));
   }
 
   static GOSSAMER_INLINE Vec sums(const Vec (&a)[4]) noexcept {

@@ -55,6 +55,11 @@ struct Vec<float> {
     return {r};
   }
   friend GOSSAMER_INLINE Vec add(Vec a, Vec b) noexcept { return {_mm512_add_ps(a.r, b.r)}; }
+  friend GOSSAMER_INLINE Vec mul(Vec a, Vec b) noexcept { return {_mm512_mul_ps(a.r, b.r)}; }
+  friend GOSSAMER_INLINE unsigned outside(Vec v, Vec low, Vec high) noexcept {
+    return static_cast<unsigned>(_mm512_cmp_ps_mask(v.r, low.r, _CMP_NGE_UQ)) |
+           static_cast<unsigned>(_mm512_cmp_ps_mask(v.r, high.r, _CMP_NLE_UQ));
+  }
   friend GOSSAMER_INLINE Vec fma(Vec a, Vec b, Vec c) noexcept {
     return {_mm512_fmadd_ps(a.r, b.r, c.r)};
   }
@@ -137,6 +142,11 @@ struct Vec<double> {
     return {r};
   }
   friend GOSSAMER_INLINE Vec add(Vec a, Vec b) noexcept { return {_mm512_add_pd(a.r, b.r)}; }
+  friend GOSSAMER_INLINE Vec mul(Vec a, Vec b) noexcept { return {_mm512_mul_pd(a.r, b.r)}; }
+  friend GOSSAMER_INLINE unsigned outside(Vec v, Vec low, Vec high) noexcept {
+    return static_cast<unsigned>(_mm512_cmp_pd_mask(v.r, low.r, _CMP_NGE_UQ)) |
+           static_cast<unsigned>(_mm512_cmp_pd_mask(v.r, high.r, _CMP_NLE_UQ));
+  }
   friend GOSSAMER_INLINE Vec fma(Vec a, Vec b, Vec c) noexcept {
     return {_mm512_fmadd_pd(a.r, b.r, c.r)};
   }

@@ -50,8 +50,14 @@ struct Vec<float> {
     return set(x[ids[0]]);
   }
   friend GOSSAMER_INLINE Vec add(Vec a, Vec b) noexcept { return {vaddq_f32(a.r, b.r)}; }
+  friend GOSSAMER_INLINE Vec mul(Vec a, Vec b) noexcept { return {vmulq_f32(a.r, b.r)}; }
   friend GOSSAMER_INLINE Vec fma(Vec a, Vec b, Vec c) noexcept {
     return {vfmaq_f32(c.r, a.r, b.r)};
+  }
+  friend GOSSAMER_INLINE unsigned outside(Vec v, Vec low, Vec high) noexcept {
+    const uint32x4_t inside = vandq_u32(vcgeq_f32(v.r, low.r), vcleq_f32(v.r, high.r));
+    const uint32x4_t lane = {1, 2, 4, 8};
+    return vaddvq_u32(vbicq_u32(lane, inside));
   }
 
   static GOSSAMER_INLINE Vec sums(const Vec (&a)[4]) noexcept {
@@ -96,8 +102,14 @@ struct Vec<double> {
     return set(x[ids[0]]);
   }
   friend GOSSAMER_INLINE Vec add(Vec a, Vec b) noexcept { return {vaddq_f64(a.r, b.r)}; }
+  friend GOSSAMER_INLINE Vec mul(Vec a, Vec b) noexcept { return {vmulq_f64(a.r, b.r)}; }
   friend GOSSAMER_INLINE Vec fma(Vec a, Vec b, Vec c) noexcept {
     return {vfmaq_f64(c.r, a.r, b.r)};
+  }
+  friend GOSSAMER_INLINE unsigned outside(Vec v, Vec low, Vec high) noexcept {
+    const uint64x2_t inside = vandq_u64(vcgeq_f64(v.r, low.r), vcleq_f64(v.r, high.r));
+    const uint64x2_t lane = {1, 2};
+    return static_cast<unsigned>(vaddvq_u64(vbicq_u64(lane, inside)));
   }
 
   static GOSSAMER_INLINE Vec sums(const Vec (&a)[2]) noexcept {

@@ -16,23 +16,6 @@ namespace {
 
 constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();
 
-std::string shape_of(std::int64_t rows, std::int64_t cols) {
-  return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "]";
-}
-
-// A contiguous float32 or float64 matrix of a known shape.
-Tensor read_block(py::handle object, const char* who, Kind kind, std::int64_t rows,
-                  std::int64_t cols, bool writable = false) {
-  const Tensor t = read_matrix(object, who, writable);
-  require<DTypeError>(t.kind == kind, std::string(who) + " has dtype " + t.dtype() + "; " +
-                                          name_of(kind) + " is needed, as in the other arguments");
-  require<ShapeError>(t.shape[0] == rows && t.shape[1] == cols,
-                      std::string(who) + " has shape " + shape_of(t.shape[0], t.shape[1]) + "; " +
-                          shape_of(rows, cols) + " is needed");
-  require<ShapeError>(t.contiguous(), std::string(who) + " must be contiguous: call .contiguous()");
-  return t;
-}
-
 Kind float_kind(const Tensor& t, const char* who) {
   require<DTypeError>(t.kind == Kind::f32 || t.kind == Kind::f64,
                       std::string(who) + " has dtype " + t.dtype() +

@@ -1,5 +1,6 @@
 """Layers, and the surgery that inserts them into a model and removes them again."""
 
+from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.adapted import AdaptedLinear, LowRankAdapter
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.layers.linear import SparseLinear
@@ -10,6 +11,7 @@ from gossamer.nn.summary import Summary, summary
 from gossamer.nn.surgery import densify, sparsify
 
 __all__ = [
+    "ActivationSparseFFN",
     "AdaptedLinear",
     "LowRankAdapter",
     "MaskedLayer",
