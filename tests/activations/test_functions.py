@@ -123,11 +123,13 @@ def test_only_what_needs_a_gradient_gets_one() -> None:
     x.requires_grad_()
     y, _ = sparse_feed_forward(x, weights, Options())
     y.sum().backward()  # a gradient of stride 0
-    assert x.grad is not None and weights.gate.grad is None
+    assert x.grad is not None
+    assert weights.gate.grad is None
     weights.down.requires_grad_()
     y, _ = sparse_feed_forward(x.detach(), weights, Options())
     y.sum().backward()
-    assert weights.down.grad is not None and weights.gate.grad is None
+    assert weights.down.grad is not None
+    assert weights.gate.grad is None
 
 
 # ---- the layer ----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The feed-forward network of sparse activations in float64, and inputs with a wanted live share."""
+"""The feed-forward network of sparse activations by its formula, and inputs of a live share."""
 
 import torch
 from torch import Tensor

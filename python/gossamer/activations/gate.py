@@ -30,7 +30,7 @@ class LiveGate(NamedTuple):
 
     pairs: Pairs
     values: Tensor
-    """[count]: the gates, in the dtype of the sums."""
+    """[nnz]: the gates, in the dtype of the sums."""
     screened: int
     """Pairs whose gate was computed after the int8 screen, 0 for the float32 form."""
 

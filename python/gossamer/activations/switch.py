@@ -134,14 +134,14 @@ def _measure(batch: int, weights: Weights, with_gradients: bool) -> Costs:
             for live in (few, many)
         ]
     with torch.no_grad():
-        gate = _seconds(lambda: float_gate(x.detach(), own.gate, own.gate_bias, few.pairs.count))
+        gate = _seconds(lambda: float_gate(x.detach(), own.gate, own.gate_bias, few.pairs.nnz))
         refine = _seconds(lambda: kernels.sample(many.pairs, x.detach(), own.gate))
         int8 = None
         if dtype != torch.float64 and _has_fast_int8():
             int8 = _seconds(lambda: _screen(x.detach(), own))
-    pair = max(0.0, (times[1] - times[0]) / (many.pairs.count - few.pairs.count))
-    fixed = max(0.0, times[0] - pair * few.pairs.count)
-    return Costs(dense, gate, int8, refine / many.pairs.count, fixed, pair)
+    pair = max(0.0, (times[1] - times[0]) / (many.pairs.nnz - few.pairs.nnz))
+    fixed = max(0.0, times[0] - pair * few.pairs.nnz)
+    return Costs(dense, gate, int8, refine / many.pairs.nnz, fixed, pair)
 
 
 def _has_fast_int8() -> bool:

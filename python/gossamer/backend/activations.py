@@ -25,7 +25,7 @@ class Pairs(NamedTuple):
     indptr: Tensor
     """int64 [tiles * neurons + 1]."""
     tokens: Tensor
-    """int32 [count]: the token of each pair."""
+    """int32 [nnz]: the token of each pair."""
     neurons: int
     batch: int
     """Tokens in all."""
@@ -33,7 +33,7 @@ class Pairs(NamedTuple):
     """Tokens of a tile; the last one may have fewer."""
 
     @property
-    def count(self) -> int:
+    def nnz(self) -> int:
         """The number of live pairs."""
         return len(self.tokens)
 
@@ -56,8 +56,8 @@ class QuantizedTokens(NamedTuple):
     """uint8 [blocks of 64 tokens, 64 * d rounded up to 4]."""
     stats: Tensor
     """float32 [3, 64 * blocks]: scales, norms of the rounded tokens, norms of the difference."""
-    count: int
-    """Tokens; the last block may have fewer than 64."""
+    tokens: int
+    """How many; the last block may have fewer than 64."""
 
 
 def sums_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -122,7 +122,7 @@ def screen(
     """
     bits = x.q.new_empty(len(weight.q), len(x.q), dtype=torch.int64)
     end: int = module_of(bits).activations.screen(
-        x.q, x.stats, *weight, bias, x.count, slack, bits, indptr
+        x.q, x.stats, *weight, bias, x.tokens, slack, bits, indptr
     )
     return bits, end
 
@@ -139,7 +139,7 @@ def expand(bits: Tensor, first_token: int, indptr: Tensor, tokens: Tensor) -> No
 
 
 def keep(pairs: Pairs, gate: Tensor) -> tuple[Pairs, Tensor]:
-    """Return the pairs whose gate [count] is live, and their gates."""
+    """Return the pairs whose gate [nnz] is live, and their gates."""
     indptr, tokens = torch.empty_like(pairs.indptr), torch.empty_like(pairs.tokens)
     kept = torch.empty_like(gate)
     count = module_of(gate).activations.keep(*pairs, gate, indptr, tokens, kept)
@@ -147,7 +147,7 @@ def keep(pairs: Pairs, gate: Tensor) -> tuple[Pairs, Tensor]:
 
 
 def sample(pairs: Pairs, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return <x[token], weight[neuron]> + bias[neuron] at the pairs: [count].
+    """Return <x[token], weight[neuron]> + bias[neuron] at the pairs: [nnz].
 
     Args:
         pairs: Live pairs.
@@ -155,7 +155,7 @@ def sample(pairs: Pairs, x: Tensor, weight: Tensor, bias: Tensor | None = None) 
         weight: [neurons, d], contiguous, of the same dtype.
         bias: [neurons] in the dtype of the sums, or None.
     """
-    out = x.new_empty(pairs.count, dtype=sums_dtype(x.dtype))
+    out = x.new_empty(pairs.nnz, dtype=sums_dtype(x.dtype))
     module_of(x).activations.sample(*pairs, x, weight, bias, out)
     return out
 
@@ -172,7 +172,7 @@ def scatter(
     Args:
         pairs: Live pairs.
         weight: [neurons, d], contiguous.
-        a: [count] in the dtype of the sums.
+        a: [nnz] in the dtype of the sums.
         weight2: A second weight, or None.
         b: Its factors.
 
@@ -199,16 +199,16 @@ def accumulate(
         pairs: Live pairs.
         x: [batch, d], contiguous.
         grad_output: [batch, d], contiguous.
-        a: [count], factors of x for the first gradient.
-        b: [count], factors of x for the second, or None.
-        c: [count], factors of grad_output for the third.
+        a: [nnz], factors of x for the first gradient.
+        b: [nnz], factors of x for the second, or None.
+        c: [nnz], factors of grad_output for the third.
         out: Three matrices [neurons, d], contiguous; the second is None if b is.
     """
     module_of(x).activations.accumulate(*pairs, x, grad_output, a, b, c, *out)
 
 
 def sum_neurons(pairs: Pairs, values: Tensor) -> Tensor:
-    """Return the sums of values [count] over each neuron's pairs: [neurons]."""
+    """Return the sums of values [nnz] over each neuron's pairs: [neurons]."""
     out = values.new_empty(pairs.neurons)
     module_of(values).activations.sum_neurons(*pairs, values, out)
     return out

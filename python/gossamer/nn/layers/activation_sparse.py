@@ -156,12 +156,13 @@ class ActivationSparseFFN(nn.Module):
             ShapeError: a size does not fit the gate's.
         """
         hidden, d = weights.gate.shape
-        sizes = Weights((hidden, d), (hidden, d), (hidden, d), (hidden,), (hidden,), (d,))  # type: ignore[arg-type]
+        sizes = [[hidden, d]] * 3 + [[hidden], [hidden], [d]]
         for name, parameter, size in zip(Weights._fields, weights, sizes, strict=True):
-            if parameter is not None and tuple(parameter.shape) != size:
+            shape = size if parameter is None else list(parameter.shape)
+            if shape != size:
                 raise ShapeError(
-                    f"{name} has shape {list(parameter.shape)}; {list(size)} is needed beside a "  # type: ignore[call-overload]
-                    f"gate of shape {[hidden, d]}"
+                    f"{name} has shape {shape}; {size} is needed beside a gate of shape "
+                    f"{[hidden, d]}"
                 )
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
@@ -236,15 +237,16 @@ class ActivationSparseFFN(nn.Module):
         x = input.reshape(-1, self.d)
         if is_autocast(x):
             x, *matrices = autocast(x, *weights[:3])
-            weights = Weights(*matrices, *weights[3:])
+            weights = weights._replace(**dict(zip(Weights._fields, matrices, strict=False)))
         if x.dtype != weights.gate.dtype:
             raise DTypeError(
                 f"ActivationSparseFFN got an input of dtype {x.dtype} and has weights of dtype "
                 f"{weights.gate.dtype}; convert one of them"
             )
-        return self._run(x, weights).view(input.shape)
+        y: Tensor = self._run(x, weights)
+        return y.view(input.shape)
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _run(self, x: Tensor, weights: Weights) -> Tensor:
         learns = torch.is_grad_enabled() and (
             x.requires_grad or any(w is not None and w.requires_grad for w in weights)
@@ -266,7 +268,7 @@ class ActivationSparseFFN(nn.Module):
                     self._live = _mean(self._live, float((h != 0).count_nonzero()) / pairs)
             return y
         y, counts = sparse_feed_forward(x, weights, options)
-        self._count(counts, pairs, x, weights)
+        self._count(counts, pairs)
         return y
 
     def _choose(self, x: Tensor, weights: Weights, learns: bool) -> Form:
@@ -294,8 +296,8 @@ class ActivationSparseFFN(nn.Module):
         self._screened = _mean(self._screened, screened / (len(x) * self.hidden))
 
     @torch.no_grad()
-    def _count(self, counts: Counts, pairs: int, x: Tensor, weights: Weights) -> None:
-        self._live = _mean(self._live, counts.pairs.count / pairs)
+    def _count(self, counts: Counts, pairs: int) -> None:
+        self._live = _mean(self._live, counts.pairs.nnz / pairs)
         if counts.screened:
             self._screened = _mean(self._screened, counts.screened / pairs)
         if self.training:
