@@ -11,6 +11,7 @@ TYPE_CHECKING = False  # as a plain name: `typing` takes most of the import
 
 if TYPE_CHECKING:
     from gossamer import (
+        activations,
         backend,
         codes,
         masks,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 
 # Where each name lives. A module's own name stands for the module.
 _HOMES = {
+    "activations": ("activations",),
     "backend": ("backend", "info", "isa", "isas", "use_isa"),
     "codes": ("codes",),
     "errors": (
@@ -130,6 +132,7 @@ __all__ = [
     "SparseWeight",
     "StructureError",
     "Unstructured",
+    "activations",
     "backend",
     "codes",
     "densify",
