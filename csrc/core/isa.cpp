@@ -62,9 +62,11 @@ bool has_neonbf16() noexcept { return false; }
 // In the order of `enum class Isa`.
 // --8<-- [start:candidates]
 constexpr Candidate candidates[isa_count] = {
-    {"avx512bf16", has_avx512bf16}, {"avx512vnni", has_avx512vnni}, {"avx512", has_avx512},
-    {"avx2", has_avx2},             {"neonbf16", has_neonbf16},     {"neon", has_neon},
-    {"portable", always},           {"emulated", always},           {"reference", always},
+    {"avx512bf16", has_avx512bf16}, {"avx512vnni", has_avx512vnni},
+    {"avx512", has_avx512},         {"avx2", has_avx2},
+    {"neonbf16", has_neonbf16},     {"neon", has_neon},
+    {"portable", always},           {"emulated", always},
+    {"reference", always},
 };
 // --8<-- [end:candidates]
 
