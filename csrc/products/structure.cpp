@@ -63,21 +63,44 @@ void require_few_entries(std::int64_t entries, std::int64_t vector) {
   }
 }
 
+namespace {
+
 void check_indptr(const Panels& w) {
   const std::int64_t entries = w.entry_count;
+  // Texts are made when something is wrong: this runs at every call.
   if (w.fixed_count()) {
-    require<StructureError>(entries == w.total_entries(),
-                            "indices has " + str(entries) + " entries; " + str(w.n) + ":" +
-                                str(w.m) + " on " + str(w.rows) + " x " + str(w.cols) + " needs " +
-                                str(w.total_entries()) + ": build the weight again from a mask");
-    return;
+    if (entries == w.total_entries()) return;
+    throw StructureError("indices has " + str(entries) + " entries; " + str(w.n) + ":" + str(w.m) +
+                         " on " + str(w.rows) + " x " + str(w.cols) + " needs " +
+                         str(w.total_entries()) + ": build the weight again from a mask");
   }
   const std::int64_t last = w.blocks() * w.panels();
   bool rises = w.indptr[0] == 0 && w.indptr[last] == entries;
   for (std::int64_t i = 0; i < last; ++i) rises &= w.indptr[i] <= w.indptr[i + 1];
-  require<StructureError>(rises,
-                          "indptr does not rise from 0 to the number of entries (" + str(entries) +
-                              "): it was changed or damaged; load or build the weight again");
+  if (rises) return;
+  throw StructureError("indptr does not rise from 0 to the number of entries (" + str(entries) +
+                       "): it was changed or damaged; load or build the weight again");
+}
+
+// Ids of [begin, end) are below `width`. A byte is below 256 anyway.
+void check_ids(const Panels& w, std::int64_t begin, std::int64_t end, std::int64_t width) {
+  if (width >= Panels::max_block_cols) return;
+  std::uint8_t most = 0;
+  for (std::int64_t e = begin; e < end; ++e) most = std::max(most, w.indices[e]);
+  if (begin >= end || most < width) return;
+  throw StructureError("index " + str(most) + " is out of range; column ids of a block of " +
+                       str(width) + " columns are below " + str(width) +
+                       ": it was changed or damaged; load or build the weight again");
+}
+
+}  // namespace
+
+void check_bounds(const Panels& w) {
+  check_indptr(w);
+  if (w.blocks() == 0 || w.panels() == 0) return;
+  const std::int64_t last = w.entries(w.blocks() - 1, 0).begin;
+  check_ids(w, 0, last, w.block_cols);
+  check_ids(w, last, w.entry_count, w.block_width(w.blocks() - 1));
 }
 
 namespace {
@@ -98,7 +121,7 @@ void refuse_entry(const Panels& w, std::int64_t k, std::int64_t p, int id, int p
 }  // namespace
 
 void check_structure(const Panels& w) {
-  check_indptr(w);
+  check_bounds(w);
   for (std::int64_t k = 0; k < w.blocks(); ++k) {
     const std::int64_t width = w.block_width(k);
     for (std::int64_t p = 0; p < w.panels(); ++p) {

@@ -22,11 +22,13 @@ void check_layout(const Panels& layout);
 // Throws ShapeError if panels of V rows with so many entries have 2^31 values or more.
 void require_few_entries(std::int64_t entries, std::int64_t vector);
 
-// indptr: first 0, never falling, last = entry_count. O(blocks * panels): every verb calls it, so
-// that memory safety rests on no earlier check. Throws StructureError.
-void check_indptr(const Panels& layout);
+// indptr: first 0, never falling, last = entry_count; ids are inside their block. Every verb calls
+// it, so that whatever the bytes are, no kernel leaves its memory or reads scratch that was never
+// written. O(blocks * panels), and a maximum over the ids of blocks of fewer than 256 columns: any
+// byte is inside a full one. Throws StructureError.
+void check_bounds(const Panels& layout);
 
-// All of it: check_indptr, and column ids that rise inside their block, n in every group of m.
+// All of it: check_bounds, and column ids that rise inside their block, n in every group of m.
 void check_structure(const Panels& layout);
 
 // Every tile of `rows x cols` entries is kept or dropped as one. The structure was checked, its V

@@ -13,6 +13,7 @@ from gossamer import backend
 from gossamer.backend import Layout, Structure
 from gossamer.errors import ShapeError, StructureError
 from support import SUPPORT
+from support.grids import covering
 from support.kernel_cases import make_mask, weight_of_mask
 
 COLS = 300  # two blocks, the last of 44 columns
@@ -101,7 +102,7 @@ GROUP_DAMAGE: dict[str, tuple[Callable[[Structure], Structure], str]] = {
     "more rows": (lambda s: with_layout(s, rows=s.layout.rows + s.layout.vector), "needs"),
     "more columns": (lambda s: with_layout(s, cols=COLS + 4), "needs"),
     "called 1:4": (lambda s: with_layout(s, n=1), "needs"),
-    "called 3:6": (lambda s: with_layout(s, n=3, m=6, block_cols=252), "does not"),
+    "called 3:6": (lambda s: with_layout(s, n=3, m=6, block_cols=252), "out of range"),
     "called 1:2": (lambda s: with_layout(s, n=1, m=2), "does not keep 1"),
 }
 
@@ -207,6 +208,47 @@ def test_a_damaged_permutation_reads_inside_the_values() -> None:
         # All values are equal, so a read inside them gives the right sum all the same.
         result = backend.spmm_t(g, values, s, backend.Transposed(turned, damaged))
         assert torch.equal(result, backend.spmm_t(g, values, s))
+
+
+@pytest.mark.parametrize(
+    ("vector", "dtype", "isa"),
+    covering([1, 4, 8], [torch.float32, torch.float64, torch.bfloat16], backend.isas()),
+)
+def test_nothing_unwritten_reaches_a_result(vector: int, dtype: torch.dtype, isa: str) -> None:
+    """Whatever the ids, a product with zeros is zero, or refused: scratch memory is never read
+    before it is written.
+    """
+    backend.use_isa(isa)
+    generator = torch.Generator().manual_seed(0)
+    rows, refused = 3 * vector, 0
+    # Columns in one narrow block, in a full one, in full ones of 255, in a full and a narrow one.
+    for cols, n, m in ((64, 2, 4), (256, 2, 4), (510, 1, 3), (300, 2, 4), (300, 0, 0), (7, 0, 0)):
+        kept = torch.arange(cols) % m < n if m else torch.arange(cols) % 3 == 0
+        sound = backend.encode(kept.expand(rows, -1), vector, n, m)
+        values = torch.ones(sound.nnz, dtype=dtype)
+        for batch in (1, 5, 33):
+            zeros = torch.zeros(batch, cols, dtype=dtype), torch.zeros(batch, rows, dtype=dtype)
+            junk = torch.full((33, 512), 1e30, dtype=dtype)
+            wide = backend.encode(torch.ones(8, 512, dtype=torch.bool), 1)
+            narrowest = min(cols, (cols - 1) % sound.layout.block_cols + 1)
+            for top in (narrowest, 256):
+                ids = torch.randint(top, sound.indices.shape, generator=generator)
+                ids[-1] = top - 1
+                s = sound._replace(indices=ids.to(torch.uint8))
+                try:
+                    for verb, operands in (
+                        (backend.spmm, (zeros[0], values)),
+                        (backend.spmm_t, (zeros[1], values)),
+                        (backend.sddmm, (zeros[1], torch.ones_like(zeros[0]))),
+                        (backend.sddmm, (torch.ones_like(zeros[1]), zeros[0])),
+                    ):
+                        # What lies in scratch memory before.
+                        backend.spmm(junk, torch.ones(wide.nnz, dtype=dtype), wide)
+                        backend.sddmm(junk[:, :8], junk, wide)
+                        assert not verb(*operands, s).any()
+                except StructureError:
+                    refused += 1
+    assert refused == 15, "ids up to 255 are refused except where a block has 256 columns"
 
 
 GARBAGE = 600

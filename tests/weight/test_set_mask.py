@@ -172,7 +172,7 @@ def bad(case: str) -> tuple[object, str | None, str]:
         "another pattern": (random_structure(SHAPE, "90%:v4", 1), None, "vector=4"),
         "other panels": (random_structure(SHAPE, "90%:v4", 1), "90%:v4", "vector 4"),
         "another shape": (random_structure((32, 320), "90%", 1), None, "32x320"),
-        "damaged": (good._replace(indices=good.indices.flip(0)), None, "rise"),
+        "damaged": (good._replace(indices=good.indices.flip(0)), None, "out of range"),
         "no N:M": (good, "2:4", "not pattern 2:4"),
         "N:M that does not fit": (good, "2:7", "multiple of 7"),
         "twice": ((same, twice), None, rf"entries 4 and 7 are both at \[{rows[4]}, {cols[4]}\]"),

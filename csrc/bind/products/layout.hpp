@@ -14,7 +14,7 @@ struct Layout {
          std::int64_t n, std::int64_t m);
 };
 
-// The panels with their pointers and their number of entries, after check_indptr.
+// The panels with their pointers and their number of entries, after check_bounds.
 Panels read_panels(const Layout& layout, pybind11::handle indices, pybind11::handle indptr);
 
 }  // namespace gossamer

@@ -39,7 +39,7 @@ Panels read_panels(const Layout& layout, py::handle indices, py::handle indptr) 
     w.indptr = static_cast<const std::int32_t*>(pointers.data);
   }
   w.entry_count = ids.shape[0];
-  check_indptr(w);
+  check_bounds(w);
   return w;
 }
 

@@ -23,6 +23,7 @@ from gossamer.errors import DTypeError
 from gossamer.ops.autocast import autocast, without_autocast
 from gossamer.ops.autograd import flatten, pruned_values, refuse_vmap, unflatten
 from gossamer.weight import SparseWeight
+from gossamer.weight.guard import check_written
 
 _STRUCTURE = (
     "Tensor indices, Tensor? indptr, int[] layout, "
@@ -88,12 +89,14 @@ def _without_transpose(p: _Parts) -> _Parts:
 
 
 def _structure(p: _Parts) -> Structure:
+    check_written(p.indices)
     return Structure(Layout(*p.layout), p.indices, p.indptr)
 
 
 def _transposed(p: _Parts) -> Transposed | None:
     if p.t_indices is None or p.t_perm is None:
         return None
+    check_written(p.t_indices)
     return Transposed(Structure(Layout(*p.t_layout), p.t_indices, p.t_indptr), p.t_perm)
 
 

@@ -16,19 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from gossamer import backend
-from gossamer.backend import Layout, Structure, Transposed
+from gossamer.backend import Structure
 from gossamer.errors import PatternError
 from gossamer.masks import check_mask, magnitude_mask, mask_from_score
 from gossamer.patterns import Nonzeros, Pattern, Unstructured, parse_pattern
+from gossamer.weight.buffers import StructureBuffers
 from gossamer.weight.checks import check_dense, check_dtype, check_like
-from gossamer.weight.descriptor import describe, group_of
+from gossamer.weight.descriptor import group_of
 from gossamer.weight.exchange import Exchange
 from gossamer.weight.matrix_face import MatrixFace
 from gossamer.weight.moving import Moving
 from gossamer.weight.positions import Positions, check_fit, structure_of
 from gossamer.weight.state import check_state
-from gossamer.weight.transpose import DTYPES as T_DTYPES
-from gossamer.weight.transpose import NAMES as T_NAMES
 from gossamer.weight.transpose import Backward, Transpose, TransposeRule
 
 __all__ = ["SparseWeight"]
@@ -36,7 +35,7 @@ __all__ = ["SparseWeight"]
 _ALIVE: WeakSet[SparseWeight] = WeakSet()
 
 
-class SparseWeight(MatrixFace, nn.Module, Exchange):
+class SparseWeight(MatrixFace, StructureBuffers, Exchange):
     """A sparse matrix [rows, cols] whose kept entries are trained.
 
     `values` is the trainable `nn.Parameter` [nnz]; `structure` gives the position of each value.
@@ -69,14 +68,6 @@ class SparseWeight(MatrixFace, nn.Module, Exchange):
         [[0.0, -3.0, 2.0, 0.0]]
     """
 
-    values: nn.Parameter
-    indices: Tensor
-    indptr: Tensor | None
-    descriptor: Tensor
-    t_indices: Tensor | None
-    t_indptr: Tensor | None
-    t_perm: Tensor | None
-
     def __init__(
         self,
         values: Tensor,
@@ -90,20 +81,9 @@ class SparseWeight(MatrixFace, nn.Module, Exchange):
         pattern = parse_pattern(pattern)
         check_fit(structure, pattern, values.numel())
         layout = structure.layout
-        self.pattern = pattern
-        self.layout = layout
-        self.layout_ints = tuple(layout.as_ints())
         self.shape = torch.Size((layout.rows, layout.cols))
         self.values = nn.Parameter(values.detach())
-        self.register_buffer("indices", structure.indices)
-        self.register_buffer("indptr", structure.indptr)
-        self.register_buffer("descriptor", describe(pattern, layout))
-        self._rule = TransposeRule(transpose, backward, layout, pattern)
-        self._t_layout: Layout | None = None
-        self.t_layout_ints: tuple[int, ...] = ()
-        for name in T_NAMES:
-            self.register_buffer(name, None, persistent=self._rule.is_chosen)
-        self._pack_transpose()
+        self._register(structure, pattern, TransposeRule(transpose, backward, layout, pattern))
         _ALIVE.add(self)
 
     @classmethod
@@ -165,13 +145,6 @@ class SparseWeight(MatrixFace, nn.Module, Exchange):
         return cls(backend.gather(dense, structure), structure, pattern, transpose, backward)
 
     @property
-    def structure(self) -> Structure:
-        """The positions of the values, over the live buffers."""
-        # From the dict: a buffer's attribute look-up takes 0.5 us, and every product comes here.
-        buffers = self._buffers
-        return Structure(self.layout, buffers["indices"], buffers["indptr"])
-
-    @property
     def nnz(self) -> int:
         """The number of kept entries."""
         return self.values.numel()
@@ -200,28 +173,6 @@ class SparseWeight(MatrixFace, nn.Module, Exchange):
     def backward(self) -> Backward:
         """How the input gradient is computed: "exact", "double_pruned" or "transposable"."""
         return self._rule.backward
-
-    @property
-    def transposed(self) -> Transposed | None:
-        """The structure of the transpose and the order of the values in it, or None.
-
-        In a double-pruned weight it lacks the entries that the second pruning drops.
-        """
-        if self._t_layout is None:
-            return None
-        buffers = self._buffers
-        structure = Structure(self._t_layout, buffers["t_indices"], buffers["t_indptr"])
-        return Transposed(structure, buffers["t_perm"])
-
-    @torch.no_grad()
-    def refresh_transpose(self) -> None:
-        """Select the entries of a double-pruned transpose again, by the present values.
-
-        It has no effect if `backward` is "exact" or "transposable". A pending backward pass keeps
-        the transpose of its forward pass.
-        """
-        if self._rule.is_chosen and not self.values.is_meta:
-            self._keep_transpose(self._rule.build(self.values, self.structure))
 
     def mask(self) -> Tensor:
         """Return the mask as a bool tensor [rows, cols], True = kept."""
@@ -284,7 +235,6 @@ class SparseWeight(MatrixFace, nn.Module, Exchange):
         moving.apply()
         self.pattern, self.layout, self._rule = pattern, new.layout, rule
         self.layout_ints = tuple(new.layout.as_ints())
-        self.descriptor.copy_(describe(pattern, new.layout))
         self._keep_positions(new)
         if not rule.is_chosen:
             transposed = rule.build(self.values, new, self._room(new.nnz))
@@ -307,80 +257,19 @@ class SparseWeight(MatrixFace, nn.Module, Exchange):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self.pattern = pattern
         self._rule = replace(self._rule, pattern=pattern)
-        if not kept:
+        if prefix + "indices" in state_dict or prefix + "indptr" in state_dict:
+            self._seal()
+        if kept:
+            self._seal_transpose(checksum=True)
+        elif self._is_intact():
             self._pack_transpose()
 
     def check_state(self, state_dict: Mapping[str, Any], prefix: str = "") -> Pattern:
         """Return the pattern of a state dict's tensors; StructureError unless they fit."""
         return check_state(self, self._rule, state_dict, prefix)
 
-    def _pack_transpose(self) -> None:
-        """Build the t_ buffers from valid values and structure."""
-        structure = self.structure
-        if structure.indices.is_meta:
-            return
-        self._rule.check_structure(structure)
-        self._keep_transpose(self._rule.build(self.values.detach(), structure))
-
-    def _keep_positions(self, structure: Structure) -> None:
-        """Store the positions of a new mask in the buffers; a pending backward pass will fail."""
-        fresh = {"indices": structure.indices, "indptr": structure.indptr}
-        mine = {name: self._buffers[name] for name in fresh}
-        fit = all(
-            (a is None and b is None) or (a is not None and b is not None and a.shape == b.shape)
-            for a, b in zip(mine.values(), fresh.values(), strict=True)
-        )
-        for name, tensor in fresh.items():
-            own = mine[name]
-            if fit and own is not None and tensor is not None:
-                own.copy_(tensor)
-            elif not fit:
-                if own is not None:
-                    torch.autograd.graph.increment_version(own)
-                setattr(self, name, None if tensor is None else tensor.clone())
-
-    def _room(self, nnz: int) -> Transposed | None:
-        """Return the stored transpose to overwrite if it has so many values, else None."""
-        stored = self.transposed
-        if stored is None or stored.perm.numel() != nnz:
-            return None
-        # A pending backward pass of the old mask fails.
-        torch.autograd.graph.increment_version((stored.structure.indices, stored.perm))
-        return stored
-
-    def _keep_transpose(self, packed: Transposed | None) -> None:
-        """Store this transpose in the t_ buffers."""
-        if packed is None:
-            return
-        structure, perm = packed
-        fresh = dict(zip(T_NAMES, (structure.indices, structure.indptr, perm), strict=True))
-        for name, tensor in fresh.items():
-            mine = getattr(self, name)
-            # A pending backward pass may still use the buffers of a double-pruned transpose:
-            # replace them, do not overwrite.
-            fits = mine is not None and not mine.is_meta and mine.shape == tensor.shape
-            if not fits or self._rule.is_chosen:
-                setattr(self, name, tensor)
-            elif mine is not tensor:
-                mine.copy_(tensor)
-        self._t_layout = structure.layout
-        self.t_layout_ints = tuple(structure.layout.as_ints())
-
-    def _make_room(self, state: Mapping[str, Any], prefix: str) -> bool:
-        """Resize the t_ buffers to those of a state dict; return False when it has none."""
-        if not self._rule.is_chosen or prefix + "t_perm" not in state:
-            return False
-        for name, dtype in zip(T_NAMES, T_DTYPES, strict=True):
-            shape = state[prefix + name].shape
-            mine = getattr(self, name)
-            if mine is None or mine.shape != shape:
-                setattr(self, name, torch.empty(shape, dtype=dtype, device=self.values.device))
-        self._t_layout = self._rule.transposed_layout
-        self.t_layout_ints = tuple(self._t_layout.as_ints())
-        return True
-
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        super().__setstate__(state)
         _ALIVE.add(self)
 
 

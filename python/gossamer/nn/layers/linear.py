@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +31,8 @@ class SparseLinear(MaskedLayer):
         out_features: size of an output row.
         bias: whether to learn an additive bias [out_features].
         device: device of the tensors; the kernels run on the CPU. On "meta" the tensors are empty
-            until a state dict is loaded with `assign=True`.
+            until a state dict is loaded with `assign=True`, or `to_empty` and `reset_parameters`
+            draw the layer anew.
         dtype: float32, float64 or bfloat16; None is torch's default dtype.
         pattern: pattern of the mask, such as "2:4", "2:4:v4", "90%" or "block 16x16 75%".
         transpose: "packed" or "none", see `gossamer.weight.SparseWeight`.
@@ -213,17 +214,16 @@ class SparseLinear(MaskedLayer):
     def to_inference(self, transpose: Transpose = "packed") -> SparseLinear:
         """Return a copy with an exact backward pass."""
         old = self.weight
-        weight = SparseWeight(old.values.clone(), old.structure, old.pattern, transpose)
+        structure = copy.deepcopy(old.structure)
+        weight = SparseWeight(old.values.clone(), structure, old.pattern, transpose)
         weight.values.requires_grad_(old.values.requires_grad)
         return SparseLinear.of_parts(weight, copy_parameter(self.bias)).train(self.training)
 
     def reset_parameters(self) -> None:
-        """Draw values and bias again; the mask does not change."""
-        fan_in = max(self.in_features * self.weight.density, 1.0)
-        bound = 1.0 / math.sqrt(fan_in)
-        nn.init.uniform_(self.weight.values, -bound, bound)
-        self.weight.refresh_transpose()
+        """Draw values and bias again; the mask changes only if it was lost, as by `to_empty`."""
+        self.weight.reset_parameters()
         if self.bias is not None:
+            bound = self.weight.initial_bound
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has

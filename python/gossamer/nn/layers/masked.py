@@ -9,6 +9,7 @@ and dW may be a dense product: `SparseLinear` is the layer that stores the kept 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from gossamer.ops.autocast import autocast, is_autocast
 from gossamer.patterns import NM, Pattern, parse_pattern
 from gossamer.weight import SparseWeight, check_dense
 from gossamer.weight.descriptor import describe, group_of, pattern_of
+from gossamer.weight.guard import Guard
 
 Gradient = Literal["dense", "kept"]
 _STRUCTURE = ("indices", "indptr", "descriptor")
@@ -87,6 +89,7 @@ class MaskedLinear(MaskedLayer):
         self.register_buffer("masked_weight_share", torch.zeros((), dtype=torch.float64))
         for name in _STRUCTURE:
             self.register_buffer(name, None)
+        self._guard = Guard(self)
         self.set_pattern(pattern)
         self.target = self._pattern if target is None else parse_pattern(target)
 
@@ -274,7 +277,7 @@ class MaskedLinear(MaskedLayer):
             self.set_pattern(pattern or self.target)
         with torch.no_grad():
             values, structure = self.pack()
-        weight = SparseWeight(values.clone(), structure, self._pattern)
+        weight = SparseWeight(values.clone(), copy.deepcopy(structure), self._pattern)
         layer = SparseLinear.of_parts(weight, copy_parameter(self.bias))
         return layer.train(self.training)
 
@@ -288,8 +291,22 @@ class MaskedLinear(MaskedLayer):
 
     @property
     def _fixed(self) -> Structure:
-        """The structure of the last selected or set mask, also while the layer is dense."""
-        return Structure(self._layout, self.indices, self.indptr)
+        """The structure of the last selected or set mask, also while the layer is dense.
+
+        Raises:
+            StructureError: the buffers of a fixed mask were written over.
+        """
+        structure, guard = Structure(self._layout, self.indices, self.indptr), self._guard
+        if not self.reselect_each_forward and not guard.holds(*structure[1:]):
+            advice = "set the mask again with set_mask or set_pattern"
+            guard.check(structure, "indices", advice, *structure[1:])
+            self.descriptor = describe(self._pattern, self._layout)  # averaged like the others
+        return structure
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        # A layer that an earlier version has written has none.
+        self.__dict__.setdefault("_guard", Guard(self)).own(self)
 
     def _select(self, weight: Tensor) -> tuple[Tensor, Structure]:
         """Select the largest magnitudes; return them and their structure."""
@@ -306,6 +323,8 @@ class MaskedLinear(MaskedLayer):
             self._layout: Layout = structure.layout
             self.descriptor = describe(pattern, structure.layout)
         self.indices, self.indptr = structure.indices, structure.indptr
+        # A mask that is selected again in each forward pass needs no checksum.
+        self._guard.keep(structure, *structure[1:], checksum=not self.reselect_each_forward)
         self._transposed: Transposed | None = None
         if not self.reselect_each_forward and structure.layout.vector == 1:
             self._transposed = backend.transpose(structure)
