@@ -1,17 +1,19 @@
 // The cost of a transport problem: a matrix in memory, or two clouds of points from which its rows
 // are computed when they are needed, so that n x m numbers are never stored.
 //
-//   dense    C[i, j] = data[i * stride + j]                     float32 or float64
+//   dense    C[i, j] = data[i * stride + j]                     float32 or float64; infinite: a
+//                                                               forbidden pair, without mass
 //   points   C[i, j] = metric(x[i, :], y[:, j])                 x [n, d], y transposed [d, m]
 //
 // All arithmetic is in float64; a float32 cost is widened as it is read.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 namespace gossamer {
 
-enum class CostKind { dense_f64, dense_f32, sqeuclidean, l1, cosine };
+enum class CostKind { dense_f64, dense_f32, sqeuclidean, euclidean, l1, cosine };
 
 struct Cost {
   CostKind kind;
@@ -32,11 +34,11 @@ inline double cost_at(const Cost& c, std::int64_t i, std::int64_t j) noexcept {
   double sum = c.kind == CostKind::cosine ? 1.0 : 0.0;
   for (std::int64_t f = 0; f < c.d; ++f) {
     const double x = c.x[i * c.d + f], y = c.y[f * c.m + j];
-    sum += c.kind == CostKind::sqeuclidean ? (x - y) * (x - y)
-           : c.kind == CostKind::l1        ? (x > y ? x - y : y - x)
-                                           : -x * y;
+    sum += c.kind == CostKind::l1       ? (x > y ? x - y : y - x)
+           : c.kind == CostKind::cosine ? -x * y
+                                        : (x - y) * (x - y);
   }
-  return sum;
+  return c.kind == CostKind::euclidean ? std::sqrt(sum) : sum;
 }
 
 // Rows of costs at kept entries only: the entries that screening left (State::screen).

@@ -45,6 +45,7 @@ class Newton {
     bool fresh = true;
     for (;;) {
       read_plan(stage);
+      s_.outcome.history.add(s_.error);
       if (s_.error <= stage.tol) {
         if (!s_.screened()) return true;
         s_.unscreen();  // what was left out is checked before it is believed

@@ -77,30 +77,29 @@ bool run_sinkhorn(State& s, const SolveOptions& options, bool may_give_up) {
   const double patience = stored ? 200.0 : 60.0;  // sweeps that cost about what Newton does
   Forecast forecast;
   const auto done = [&] {
-    if (s.error <= options.tol) return true;
+    s.outcome.history.add(s.error);
+    if (s.error < options.tol) return true;
     if (!std::isfinite(s.error) || s.outcome.sweeps >= options.max_iter) return true;
     forecast.add(s.error);
     return may_give_up && forecast.ready() && forecast.sweeps_left(options.tol) > patience;
   };
   // The error of a sweep is that of the potentials before it, so the first one tells nothing.
   s.sweep(options.omega);
-  if (stored) {
-    bool ended = false;
-    while (!ended) {
-      StoredKernel kernel(s);
-      bool safe = true;
-      while (safe && !ended) {
-        safe = kernel.sweep();
-        ended = done();
-      }
-      kernel.write_back();
+  bool ended = s.outcome.sweeps >= options.max_iter;
+  while (!ended && stored) {
+    StoredKernel kernel(s);
+    bool safe = true;
+    while (safe && !ended) {
+      safe = kernel.sweep();
+      ended = done();
     }
-  } else {
-    do {
-      s.sweep(options.omega);
-    } while (!done());
+    kernel.write_back();
   }
-  if (s.error > options.tol) return false;
+  while (!ended) {
+    s.sweep(options.omega);
+    ended = done();
+  }
+  if (!(s.error < options.tol)) return false;
   s.runner.sums({s.inv_reg, s.u.data(), s.v.data(), s.r.data(), nullptr}, s.c);
   s.error = s.residual();
   return s.error <= options.tol;

@@ -33,10 +33,30 @@ struct Problem {
 
 struct SolveOptions {
   Method method = Method::automatic;
-  double tol = 1e-9;  // L1 error of both marginals
+  double tol = 1e-9;  // L1 error of both marginals; 0 for sinkhorn: exactly max_iter sweeps
   std::int64_t max_iter = 10000;
   double omega = 1.0;  // over-relaxation of sinkhorn, in (0, 2)
   bool warm = false;   // u and v hold a start
+};
+
+// The error after every `stride` iterations: whenever the room is full, every second one goes.
+class History {
+ public:
+  void add(double error) {
+    if (count_++ % stride_ != 0) return;
+    if (errors_.size() == room) {
+      for (std::size_t k = 0; 2 * k < room; ++k) errors_[k] = errors_[2 * k];
+      errors_.resize(room / 2);
+      stride_ *= 2;
+    }
+    errors_.push_back(error);
+  }
+  const std::vector<double>& errors() const noexcept { return errors_; }
+
+ private:
+  static constexpr std::size_t room = 64;
+  std::vector<double> errors_;
+  std::int64_t count_ = 0, stride_ = 1;
 };
 
 struct Outcome {
@@ -45,6 +65,7 @@ struct Outcome {
   std::int64_t sweeps = 0, newton = 0, cg = 0;
   double passes = 0.0;
   double error = 0.0;
+  History history;  // of the errors
 };
 
 // u [n] and v [m], the potentials over reg, are read when warm and written. Throws std::bad_alloc.

@@ -13,6 +13,7 @@ __all__ = [
     "DataError",
     "DeviceError",
     "GossamerError",
+    "NotOffered",
     "PatternError",
     "PenaltyError",
     "ProblemError",
@@ -50,6 +51,10 @@ class PenaltyError(ArgumentError):
 
 class ProblemError(ArgumentError):
     """A transport problem that cannot be solved: a marginal, a cost or an option out of range."""
+
+
+class NotOffered(ProblemError, NotImplementedError):  # noqa: N818
+    """A problem that another library solves, and that its drop-in functions here do not."""
 
 
 class DTypeError(GossamerError, TypeError):

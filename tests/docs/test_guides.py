@@ -49,6 +49,14 @@ def test_the_transport_example_runs(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert ((names["few"].plan > 0).sum(0) <= 8).all()
 
 
+def test_the_pot_example_runs(tmp_path: Path) -> None:
+    names = run_fence("docs/guides/pot.md", "pot.py", tmp_path)
+
+    assert names["plan"].sum() == pytest.approx(1)
+    assert names["few"].sum() < 1
+    assert names["value"] > 0
+
+
 def test_the_recipe_example_runs(tmp_path: Path) -> None:
     names = run_fence("docs/guides/recipes.md", "recipes.py", tmp_path)
 

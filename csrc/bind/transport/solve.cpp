@@ -10,6 +10,7 @@
 #include "transport/passes.hpp"
 
 #include <pybind11/numpy.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <atomic>
@@ -47,6 +48,7 @@ Cost read_cost(const py::tuple& spec) {
     require<ShapeError>(x.contiguous() && y.contiguous() && x.shape[1] == y.shape[0],
                         "points must be contiguous, x [n, d] and y transposed [d, m]");
     cost.kind = kind == "sqeuclidean" ? CostKind::sqeuclidean
+                : kind == "euclidean" ? CostKind::euclidean
                 : kind == "l1"        ? CostKind::l1
                                       : CostKind::cosine;
     cost.n = x.shape[0];
@@ -78,7 +80,7 @@ py::tuple report(const Outcome& o) {
   static constexpr const char* statuses[] = {"converged", "max_iter", "stalled"};
   static constexpr const char* methods[] = {"auto", "sinkhorn", "newton", "published"};
   return py::make_tuple(statuses[static_cast<int>(o.status)], methods[static_cast<int>(o.method)],
-                        o.sweeps, o.newton, o.cg, o.passes, o.error);
+                        o.sweeps, o.newton, o.cg, o.passes, o.error, o.history.errors());
 }
 
 // `items` problems of one size: C is [items * n, m], a and u [items * n], b and v [items * m].

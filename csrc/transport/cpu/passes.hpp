@@ -31,16 +31,19 @@ GOSSAMER_INLINE void point_row(const Cost& c, std::int64_t i, double* __restrict
   for (std::int64_t f = 0; f < c.d; ++f) {
     const double x = c.x[i * c.d + f];
     const double* y = c.y + f * m;
-    if (c.kind == CostKind::sqeuclidean) {
-#pragma omp simd
-      for (std::int64_t j = 0; j < m; ++j) out[j] += (x - y[j]) * (x - y[j]);
-    } else if (c.kind == CostKind::l1) {
+    if (c.kind == CostKind::l1) {
 #pragma omp simd
       for (std::int64_t j = 0; j < m; ++j) out[j] += __builtin_fabs(x - y[j]);
-    } else {
+    } else if (c.kind == CostKind::cosine) {
 #pragma omp simd
       for (std::int64_t j = 0; j < m; ++j) out[j] -= x * y[j];
+    } else {
+#pragma omp simd
+      for (std::int64_t j = 0; j < m; ++j) out[j] += (x - y[j]) * (x - y[j]);
     }
+  }
+  if (c.kind == CostKind::euclidean) {
+    for (std::int64_t j = 0; j < m; ++j) out[j] = std::sqrt(out[j]);
   }
 }
 
@@ -75,6 +78,13 @@ GOSSAMER_INLINE void each_row(const SparseCost& c, RowRange rows, const double* 
     for (std::int64_t k = 0; k < size; ++k) buffer[k] = v[cols[k]];
     body(i, Row<double>{c.costs + begin, buffer, cols, size});
   }
+}
+
+// An infinite cost forbids a pair. The loops may give it exp_clamped's smallest number, which
+// changes no sum; what leaves a pass gives it nothing.
+template <class T>
+GOSSAMER_INLINE bool allowed(T cost) noexcept {
+  return cost < std::numeric_limits<T>::infinity();
 }
 
 // ---- the steps of a pass -----------------------------------------------------------------------
@@ -116,7 +126,9 @@ GOSSAMER_INLINE double cost_of(const Row<T>& row, const double* e) noexcept {
   const std::int64_t size = row.size;
   double sum = 0.0;
 #pragma omp simd reduction(+ : sum)
-  for (std::int64_t k = 0; k < size; ++k) sum += static_cast<double>(costs[k]) * e[k];
+  for (std::int64_t k = 0; k < size; ++k) {
+    sum += allowed(costs[k]) ? static_cast<double>(costs[k]) * e[k] : 0.0;
+  }
   return sum;
 }
 
@@ -188,7 +200,7 @@ std::int64_t emit(const C& c, const EmitArgs& a, std::int64_t which, double* col
       const std::int64_t j = row.cols != nullptr ? row.cols[k] : k;
       kept[count] = static_cast<std::int32_t>(j);
       values[count] = a.keep == Keep::plan ? e[k] : static_cast<double>(row.costs[k]);
-      count += e[k] >= scale * a.sqrt_b[j] && e[k] >= a.absolute;
+      count += e[k] >= scale * a.sqrt_b[j] && e[k] >= a.absolute && allowed(row.costs[k]);
     }
   });
   return count;
@@ -206,8 +218,11 @@ void kernel_sweep(const KernelArgs& a, std::int64_t m, RowRange rows, double* co
 
 void write_plan(const Cost& c, double inv_reg, const double* u, const double* v, RowRange rows,
                 double* scratch, double* plan) noexcept {
-  each_row(c, rows, v, scratch,
-           [&](std::int64_t i, const auto& row) { exp_row(row, u[i], inv_reg, plan + i * c.m); });
+  each_row(c, rows, v, scratch, [&](std::int64_t i, const auto& row) {
+    double* e = plan + i * c.m;
+    exp_row(row, u[i], inv_reg, e);
+    for (std::int64_t k = 0; k < row.size; ++k) e[k] = allowed(row.costs[k]) ? e[k] : 0.0;
+  });
 }
 
 }  // namespace

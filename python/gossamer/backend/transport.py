@@ -15,7 +15,7 @@ from gossamer.backend.arrays import tensor_of
 from gossamer.backend.registry import module_of
 
 CostArguments = tuple[Any, ...]
-SolveReport = tuple[str, str, int, int, int, float, float]
+SolveReport = tuple[str, str, int, int, int, float, float, list[float]]
 ColumnPlan = tuple[Tensor, Tensor, Tensor]
 
 
@@ -46,7 +46,7 @@ def solve(
         scales: [items], ranges of the costs, where annealing starts.
         rho: Strengths of the marginal penalties; infinite for exact marginals.
         method: "auto", "sinkhorn", "newton" or "published".
-        tol: L1 error of both marginals at which to stop.
+        tol: L1 error of both marginals at which to stop; 0 with "sinkhorn": after max_iter sweeps.
         max_iter: Cap on sweeps and Newton steps together.
         omega: Over-relaxation of Sinkhorn's updates.
         warm: Whether u and v hold a start.
@@ -55,7 +55,7 @@ def solve(
 
     Returns:
         Per problem: status, method that ended, sweeps, Newton steps, conjugate-gradient
-        iterations, passes and error.
+        iterations, passes, error, and the errors of at most 64 evenly spaced iterations.
     """
     reports: list[SolveReport] = module_of(a).transport.solve(
         cost, items, a, b, regs, scales, *rho, method, tol, max_iter, omega, warm, u, v

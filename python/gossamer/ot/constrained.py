@@ -190,7 +190,9 @@ def sparsity_constrained(
             f"M has shape {list(problem.cost.shape)}; one cost matrix [rows, cols] is needed: "
             "call once per problem of a batch"
         )
-    check_values(problem.cost, None, "", problem.a, problem.b, problem.reg, problem.rho)
+    check_values(
+        problem.cost, None, "", problem.a, problem.b, problem.reg, problem.rho, infinite=False
+    )
     cost, rows, cols = problem.cost[0], problem.a[0], problem.b[0]
     solution = solve(cost, rows, cols, k, gamma, method=method, max_iter=max_iter, tol=tol)
     plan = solution.plan

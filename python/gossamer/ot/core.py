@@ -27,7 +27,7 @@ class Points(NamedTuple):
     Attributes:
         x: float64 [rows, d].
         y: float64 [cols, d].
-        metric: "sqeuclidean", "l1" or "cosine" (one minus the cosine of the angle).
+        metric: "sqeuclidean", "euclidean", "l1" or "cosine" (one minus the cosine of the angle).
     """
 
     x: Tensor
@@ -45,7 +45,8 @@ class Options:
 
     Attributes:
         method: "auto", "sinkhorn", "newton", or "published" (the algorithm of Tang et al. 2024).
-        tol: L1 error of both marginals at which the solver stops.
+        tol: L1 error of both marginals at which the solver stops; 0 for "sinkhorn" alone: after
+            exactly max_iter sweeps.
         max_iter: cap on sweeps plus Newton steps.
         omega: over-relaxation of Sinkhorn's updates, in (0, 2).
     """
@@ -57,6 +58,7 @@ class Options:
 
 
 DEFAULT = Options()
+HISTORY = 65  # most entries of `Solution.errors`
 
 
 class Solution(NamedTuple):
@@ -72,6 +74,7 @@ class Solution(NamedTuple):
         passes: number of exponentials computed, in units of rows * cols.
         error: L1 error of both marginals.
         method: "sinkhorn" or "newton", the one that ran last.
+        errors: the error of up to 64 evenly spaced iterations, then `error`.
     """
 
     f: Tensor
@@ -83,6 +86,7 @@ class Solution(NamedTuple):
     passes: float
     error: float
     method: str
+    errors: Sequence[float] = ()
 
 
 class LinearReport(NamedTuple):
@@ -130,13 +134,23 @@ def _spec(cost: Cost) -> tuple[Any, ...]:
 def _spread(cost: Cost) -> float:
     """An upper bound of the range of the costs, at which annealing starts."""
     if not isinstance(cost, Points):
-        low, high = torch.aminmax(cost.detach())
-        return float(high) - float(low)
+        return finite_spread(cost)
     if cost.metric == "cosine":
         return 2.0
     points = torch.cat([cost.x.detach(), cost.y.detach()])
     ranges = points.amax(0) - points.amin(0)
-    return float((ranges**2).sum() if cost.metric == "sqeuclidean" else ranges.sum())
+    if cost.metric == "l1":
+        return float(ranges.sum())
+    return float((ranges**2).sum() if cost.metric == "sqeuclidean" else ranges.norm())
+
+
+def finite_spread(cost: Tensor) -> float:
+    """The range max - min of the costs that are not infinite."""
+    low, high = (float(v) for v in torch.aminmax(cost.detach()))
+    if high < math.inf:
+        return high - low
+    finite = cost.detach()[cost < math.inf]
+    return float(finite.max()) - low if len(finite) else 0.0
 
 
 def solve_dual(
@@ -174,7 +188,8 @@ def solve_dual(
             p if keep is None else p[keep] for p, keep in zip(warm, (rows, cols), strict=True)
         )
     # Newton eliminates the columns and solves for the rows: the rows are the smaller side.
-    swapped = alive_a.shape[0] > alive_b.shape[0]
+    # Sinkhorn's sweeps begin with the rows: a caller may count on it.
+    swapped = alive_a.shape[0] > alive_b.shape[0] and options.method != "sinkhorn"
     if swapped:
         kept, alive_a, alive_b = _transposed(kept), alive_b, alive_a
         start = None if start is None else (start[1], start[0])
@@ -217,7 +232,7 @@ def solve_dual_batch(
     """
     size, rows, cols = costs.shape
     alive = bool((a > 0).all()) and bool((b > 0).all())
-    if not alive or rows > cols or size <= 1:
+    if not alive or size <= 1 or (rows > cols and options.method != "sinkhorn"):
         return [
             solve_dual(
                 costs[k],
@@ -234,6 +249,8 @@ def solve_dual_batch(
     # aminmax along dimensions is several times slower than amin plus amax.
     low, high = costs.detach().amin((1, 2)), costs.detach().amax((1, 2))
     spreads = (high.double() - low.double()).tolist()
+    if math.inf in spreads:
+        spreads = [finite_spread(cost) for cost in costs]
     return _solve(flat, size, a, b, reg, spreads, options, rho, warm)
 
 
@@ -273,8 +290,8 @@ def _solve(
     )
     f, g = u * reg[:, None], v * reg[:, None]
     return [
-        Solution(f[k], g[k], status, sweeps, newton, cg, passes, error, ended)
-        for k, (status, ended, sweeps, newton, cg, passes, error) in enumerate(reports)
+        Solution(f[k], g[k], status, sweeps, newton, cg, passes, error, ended, [*errors, error])
+        for k, (status, ended, sweeps, newton, cg, passes, error, errors) in enumerate(reports)
     ]
 
 

@@ -97,6 +97,8 @@ def _potentials_cpu(
             s.passes,
             s.error,
             s.method == "newton",
+            *s.errors,
+            *[-1.0] * (core.HISTORY - len(s.errors)),  # no error: a NaN equals nothing
         )
         for s in solved
     ]
@@ -151,7 +153,8 @@ def _fill(
             c = pairwise(left[empty], right[full], metric)
         r = float(reg[i])
         damp = 1.0 if rho == math.inf else rho / (rho + r)
-        f[i, empty] = -damp * r * torch.logsumexp((g[i, full] - c) / r, 1)
+        log_sum = torch.logsumexp((g[i, full] - c) / r, 1)
+        f[i, empty] = torch.where(log_sum > -math.inf, -damp * r * log_sum, 0.0)
     return f
 
 
@@ -168,7 +171,7 @@ def _report(solved: list[core.Solution], options: core.Options) -> None:
         advice = "raise max_iter, use method='newton', raise reg or loosen tol"
     else:
         what = "the error stopped falling (the limit of float64's precision)"
-        advice = "loosen tol, raise reg or rescale the cost"
+        advice = "loosen tol, raise reg, rescale the cost, or make fewer costs infinite"
     warn(
         f"transport did not converge: {many}marginal error {worst.error:.3g}, tol is "
         f"{options.tol:g}; "
@@ -179,7 +182,7 @@ def _report(solved: list[core.Solution], options: core.Options) -> None:
 def _potentials_fake(
     cost: Tensor, y: Tensor | None, metric: str, a: Tensor, b: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(a), torch.empty_like(b), a.new_empty(a.shape[0], 7)
+    return torch.empty_like(a), torch.empty_like(b), a.new_empty(a.shape[0], 7 + core.HISTORY)
 
 
 def _potentials_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -38,7 +38,7 @@ def loss(
         a: weights of x, >= 0, [rows] or [B, rows]; None is uniform with sum 1.
         b: weights of y, of the same mass, [cols] or [B, cols]; None is uniform with sum 1.
         reg: regularisation strength > 0, in the unit of the metric.
-        metric: "sqeuclidean", "l1" or "cosine".
+        metric: "sqeuclidean", "euclidean", "l1" or "cosine".
         debias: False returns V(x, y) alone.
         method: the algorithm; see `gossamer.ot.solve`.
         max_iter: cap on sweeps plus Newton steps; None is 10,000.

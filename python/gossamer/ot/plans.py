@@ -5,6 +5,7 @@ Every tensor has a leading batch dimension.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -33,14 +34,28 @@ def masked(potential: Tensor, weights: Tensor) -> Tensor:
 
 
 def log_plan(cost: Tensor, reg: Tensor, f: Tensor, g: Tensor) -> Tensor:
-    """(f + g - C) / reg [B, rows, cols], the logarithm of the plan; f and g come from `masked`."""
-    return (f[:, :, None] + g[:, None, :] - cost) / reg[:, None, None]
+    """(f + g - C) / reg [B, rows, cols], the logarithm of the plan; f and g come from `masked`.
+
+    At infinite costs it is a number whose exponential is exactly 0: 0 * infinity would be NaN.
+    """
+    forbidden = cost == math.inf
+    logs = (f[:, :, None] + g[:, None, :] - cost.masked_fill(forbidden, 0.0)) / reg[:, None, None]
+    return logs.masked_fill(forbidden, _ABSENT)
+
+
+def linear_cost(plan: Tensor, cost: Tensor) -> Tensor:
+    """The sum of plan * cost [B]; a pair of infinite cost has no mass and costs nothing."""
+    return (plan * cost.masked_fill(cost == math.inf, 0.0)).sum((1, 2))
 
 
 def pairwise(x: Tensor, y: Tensor, metric: str) -> Tensor:
     """The cost matrix of points [..., rows, d] and [..., cols, d], twice differentiable."""
     if metric == "l1":
         return (x.unsqueeze(-2) - y.unsqueeze(-3)).abs().sum(-1)
+    if metric == "euclidean":
+        # By differences: a distance has half the digits of its square. Its gradient at 0 is 0.
+        far = (x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1)
+        return torch.where(far > 0, torch.where(far > 0, far, 1.0).sqrt(), 0.0)
     if metric == "cosine":
         return 1 - unit(x) @ unit(y).mT
     # Centre first: the squares cancel least for points around 0.
@@ -48,6 +63,11 @@ def pairwise(x: Tensor, y: Tensor, metric: str) -> Tensor:
     x, y = x - centre, y - centre
     squares = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2)
     return squares - 2 * (x @ y.mT)
+
+
+def wide(metric: str) -> bool:
+    """Whether `pairwise` stores a number per pair and coordinate."""
+    return metric in ("l1", "euclidean")
 
 
 def unit(x: Tensor) -> Tensor:

@@ -20,9 +20,10 @@ from torch import Tensor
 from gossamer.backend import check_array
 from gossamer.backend.arrays import WIDE_FLOATS
 from gossamer.errors import DTypeError, ProblemError, ShapeError
-from gossamer.ot.core import Options
+from gossamer.ot.core import Options, finite_spread
 
-METRICS = {"sqeuclidean": "sqeuclidean", "l1": "l1", "cityblock": "l1", "cosine": "cosine"}
+METRICS = {name: name for name in ("sqeuclidean", "euclidean", "l1", "cosine")}
+METRICS["cityblock"] = "l1"
 METHODS = ("auto", "sinkhorn", "newton", "published")
 REGULARIZERS = ("KL", "entropy")
 # Relative: float32 weights of a large problem sum to 1 within 1e-7.
@@ -170,8 +171,12 @@ def settings(
         checked_real(omega, "omega"),
         checked_real(ridge, "ridge"),
     )
-    if not 0 < tol < math.inf:
+    if not 0 <= tol < math.inf:
         raise ProblemError(f"tol is {tol}; a positive number is needed")
+    if tol == 0 and method != "sinkhorn":
+        raise ProblemError(
+            f"tol is 0 with method {method!r}; only method='sinkhorn' takes a fixed number of steps"
+        )
     if not 1 <= omega < 2:
         raise ProblemError(f"omega is {omega}; over-relaxation needs 1 <= omega < 2")
     if omega != 1 and method != "sinkhorn":
@@ -202,14 +207,17 @@ def check_values(
     reg: Tensor,
     rho: tuple[float, float],
     warm: tuple[Tensor | None, Tensor | None] = (None, None),
+    infinite: bool = True,
 ) -> None:
-    """Raise on invalid values.
+    """Raise on invalid values; `infinite` says whether costs of a matrix may be plus infinity.
 
     Raises:
         ProblemError: the message names the argument and the first invalid entry.
     """
     name = "x" if y is not None else f"{metric} cost of x and y: entry " if metric else "M"
-    spread = _check_finite(cost, name)
+    spread = _check_finite(cost, name, forbidden=infinite and y is None and not metric)
+    forbidden = spread == math.inf
+    spread = finite_spread(cost) if forbidden else spread
     if y is not None:
         _check_finite(y, "y")
     _check_finite(reg, "reg")
@@ -235,6 +243,8 @@ def check_values(
             raise ProblemError(f"{name}{at} is {_first(weights < 0, weights)}; mass must be >= 0")
         if bool((weights.sum(1) <= 0).any()):
             raise ProblemError(f"{name} has no mass; at least one entry must be positive")
+    if forbidden:
+        _check_partners(cost, a, b)
     for name, start in zip(("potentials_init[0]", "potentials_init[1]"), warm, strict=True):
         if start is not None:
             _check_finite(start, name)
@@ -346,13 +356,34 @@ def _warm(problem: Problem, start: Any) -> tuple[Tensor, Tensor] | None:
     return ready[0], ready[1]
 
 
-def _check_finite(t: Tensor, name: str) -> float:
-    """The range max - min; raises ProblemError on NaN or infinity, in one pass."""
+def _check_finite(t: Tensor, name: str, forbidden: bool = False) -> float:
+    """The range max - min; raises ProblemError on NaN and on infinity.
+
+    With `forbidden` entries may be plus infinity; then the range is infinite.
+    """
     low, high = (float(v) for v in torch.aminmax(t.detach()))
     if math.isfinite(low) and math.isfinite(high):
         return high - low
     bad = ~torch.isfinite(t)
+    if forbidden:
+        bad &= t != math.inf
+        if not bool(bad.any()):
+            return math.inf
     raise ProblemError(f"{name}{_where(bad)} is {_first(bad, t)}; finite numbers are needed")
+
+
+def _check_partners(cost: Tensor, a: Tensor, b: Tensor) -> None:
+    allowed = cost < math.inf
+    for name, w, line, partners in (
+        ("a", a, "row", (allowed & (b > 0)[:, None, :]).any(2)),
+        ("b", b, "column", (allowed & (a > 0)[:, :, None]).any(1)),
+    ):
+        alone = (w > 0) & ~partners
+        if bool(alone.any()):
+            raise ProblemError(
+                f"{name}{_where(alone)} is {_first(alone, w)}, and every cost of that {line} of M "
+                "is infinite, so its mass cannot go anywhere: allow a pair, or set the mass to 0"
+            )
 
 
 def _first(bad: Tensor, t: Tensor) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 from gossamer.errors import DTypeError, ProblemError, ShapeError
 from gossamer.ot import core
 from gossamer.ot.gradients import STATUSES, solve_laplacian
-from gossamer.ot.plans import core_cost, log_plan, masked, pairwise
+from gossamer.ot.plans import core_cost, linear_cost, log_plan, masked, pairwise
 from gossamer.ot.problem import Problem, checked_real
 
 
@@ -47,7 +47,7 @@ class OTResult:
 
     def _linear(self) -> Any:
         if self._f.requires_grad and self._problem.y is None:
-            return self._out((self._plan * self._problem.cost).sum((1, 2)))
+            return self._out(linear_cost(self._plan, self._problem.cost))
         linear = torch.stack([part[2] for part in self._sums])
         if self._f.requires_grad:
             # A backward must raise the lazy cost's error, not silently return zeros.
@@ -197,11 +197,16 @@ class OTResult:
         return self._each(5, float)
 
     @property
+    def errors(self) -> Any:
+        """The error of up to 64 evenly spaced iterations, then `marginal_error`; a list."""
+        return self._each(slice(7, None), lambda row: [error for error in row if error != -1.0])
+
+    @property
     def log(self) -> Any:
         """The solver's statistics: method, sweeps, newton, cg and passes over the cost matrix."""
         names = ("sweeps", "newton", "cg", "passes")
         return self._each(
-            slice(1, None),
+            slice(1, 7),
             lambda row: {
                 "method": "newton" if row[5] else "sinkhorn",
                 **{name: int(count) for name, count in zip(names, row, strict=False)},

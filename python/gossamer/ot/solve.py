@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gossamer.errors import ProblemError
 from gossamer.ot import value as value_op  # noqa: F401  (registers torch.ops.gossamer.ot_value)
-from gossamer.ot.plans import pairwise
+from gossamer.ot.plans import pairwise, wide
 from gossamer.ot.problem import (
     Problem,
     Settings,
@@ -46,6 +46,7 @@ def solve(
 
     Args:
         M: cost matrix [rows, cols] or a batch [B, rows, cols], float32 or float64, torch or NumPy.
+            An infinite cost forbids a pair: the plan has no mass there.
         a: weights of the rows, >= 0, [rows] or [B, rows]; None is uniform with sum 1. The plan is
             0 in rows of weight 0.
         b: weights of the columns, of the same mass as a, [cols] or [B, cols]; None is uniform with
@@ -58,7 +59,8 @@ def solve(
         unbalanced_type: "KL".
         method: "auto", "sinkhorn", "newton" (sparse Newton), or "published" (as first published).
         max_iter: cap on sweeps plus Newton steps; None is 10,000.
-        tol: L1 error of the marginals at which the solver stops.
+        tol: L1 error of the marginals at which the solver stops. With method="sinkhorn" it may be
+            0: the solver stops after exactly max_iter sweeps, each the rows first.
         potentials_init: a pair (f, g) to start from, such as another result's `potentials`.
         grad: "implicit" (gradients of any order, by implicit differentiation) or "detach" (none).
         omega: over-relaxation in [1, 2), for method="sinkhorn" only.
@@ -116,7 +118,7 @@ def solve_sample(
         a: weights of x, as in `solve`.
         b: weights of y, as in `solve`.
         reg: regularisation strength > 0 in the unit of the metric.
-        metric: "sqeuclidean", "l1" ("cityblock") or "cosine".
+        metric: "sqeuclidean", "euclidean", "l1" ("cityblock") or "cosine".
         reg_type: as in `solve`, and so are the arguments up to `ridge`.
         unbalanced: weight of the marginals' penalty, or None for exact marginals.
         unbalanced_type: "KL".
@@ -223,7 +225,7 @@ def as_dense(problem: Problem, lazy: bool | None) -> Problem:
     x, y = problem.cost, problem.y
     if y is None:
         return problem
-    width = x.shape[2] if problem.metric == "l1" else 1  # what `pairwise` stores per entry
+    width = x.shape[2] if wide(problem.metric) else 1  # what `pairwise` stores per entry
     if lazy is None:
         lazy = x.shape[0] * x.shape[1] * y.shape[1] * width > DENSE_ENTRIES
     return problem if lazy else replace(problem, cost=pairwise(x, y, problem.metric), y=None)

@@ -26,7 +26,16 @@ from torch import Tensor
 
 from gossamer.errors import GossamerError
 from gossamer.ot import core
-from gossamer.ot.plans import core_cost, log_plan, masked, pairwise, register, unit
+from gossamer.ot.plans import (
+    core_cost,
+    linear_cost,
+    log_plan,
+    masked,
+    pairwise,
+    register,
+    unit,
+    wide,
+)
 
 # Entries of a tile of a lazy cost: 8 MiB.
 _TILE = 2**20
@@ -92,7 +101,7 @@ def _value_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
             plan = log_plan(cost, reg, f_plan, g_plan).exp()
             grad_cost = grad[:, None, None] * plan
             if need_reg:
-                sums = (plan.sum(2), plan.sum(1), (plan * cost).sum((1, 2)))
+                sums = (plan.sum(2), plan.sum(1), linear_cost(plan, cost))
         else:
             by_x, by_y, *sums = torch.ops.gossamer.ot_lazy_gradient(
                 cost, y, ctx.metric, reg, f_plan, g_plan
@@ -128,7 +137,7 @@ def _lazy_cpu(
     by_x, by_y = torch.empty_like(x), torch.zeros_like(y)
     rows, cols, linear = torch.empty_like(f), torch.zeros_like(g), torch.zeros_like(reg)
     for i in range(len(x)):
-        for tile in _tiles(x.shape[1], y.shape[1] * (x.shape[2] if metric == "l1" else 1)):
+        for tile in _tiles(x.shape[1], y.shape[1] * (x.shape[2] if wide(metric) else 1)):
             cost = pairwise(x[i, tile], y[i], metric)
             plan = ((f[i, tile, None] + g[i] - cost) / reg[i]).exp()
             rows[i, tile] = plan.sum(1)
@@ -150,6 +159,11 @@ def _pull(plan: Tensor, x: Tensor, y: Tensor, metric: str) -> tuple[Tensor, Tens
     if metric == "l1":
         signs = (x[:, None] - y).sign() * plan[:, :, None]
         return signs.sum(1), -signs.sum(0)
+    if metric == "euclidean":
+        gaps = x[:, None] - y
+        far = torch.linalg.vector_norm(gaps, dim=-1)
+        pulled = gaps * torch.where(far > 0, plan / torch.where(far > 0, far, 1.0), 0.0)[:, :, None]
+        return pulled.sum(1), -pulled.sum(0)
     if metric == "cosine":
         ux, uy = unit(x), unit(y)
         by_x, by_y = -(plan @ uy), -(plan.T @ ux)
