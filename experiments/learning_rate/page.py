@@ -33,12 +33,12 @@ def page(rows: Sequence[Row], header: Row) -> Page:
         f"{plan['steps']} steps of {plan['batch'] * plan['context']} tokens "
         f"{'of the source of Python' if plan['data'] is None else ''}; random masks that never "
         "move; the variance of initial values is the dense one's over the density",
-        "validation loss in nats per byte, the mean of as many seeds as in brackets where not all "
-        f"{seeds} are there; bold: the lowest of its density",
+        f"validation loss in nats per byte, {_seeds(seeds)}; bold: the lowest of its row",
         "rate: the peak learning rate of everything else; sparse weights learn at rate * "
         "density^-exponent",
     ]
-    return Page([_table(rows, seeds)], lines, "\n".join(sentences(rows)))
+    tables = [_by_density(rows, seeds), _by_variance(rows, seeds)]
+    return Page([table for table in tables if table.rows], lines, "\n".join(sentences(rows)))
 
 
 def means(rows: Iterable[Row]) -> dict[tuple[int, float, float], list[float]]:
@@ -130,25 +130,51 @@ def plot(rows: Sequence[Row], path: Path) -> bool:
     return True
 
 
-def _table(rows: Sequence[Row], seeds: int) -> Grid:
+def _seeds(count: int) -> str:
+    if count == 1:
+        return "one seed"
+    return f"the mean of {count} seeds, or of as many as in brackets"
+
+
+def _by_density(rows: Sequence[Row], seeds: int) -> Grid:
     found = means(rows)
-    rates = sorted({rate for _, _, rate in found})
-    exponents = sorted({e for _, e, _ in found})
-    columns = [(exponent, rate) for exponent in exponents for rate in rates]
+    columns = sorted({(exponent, rate) for _, exponent, rate in found})
     lines = []
     for sparsity in sorted({s for s, _, _ in found}):
         own = {key[1:]: losses for key, losses in found.items() if key[0] == sparsity}
-        lowest = min(map(fmean, own.values()))
-        texts = []
-        for column in columns:
-            losses = own.get(column)
-            text = "–"
-            if losses:
-                mean = fmean(losses)
-                text = "diverged" if mean == DIVERGED else f"{mean:.4f}"
-                text = f"**{text}**" if mean == lowest else text
-                text += "" if len(losses) == seeds else f" ({len(losses)})"
-            texts.append(text)
-        lines.append([Cell(f"{100 - sparsity} %" if sparsity else "dense"), *map(Cell, texts)])
+        name = f"{100 - sparsity} %" if sparsity else "dense"
+        lines.append([Cell(name), *_cells([own.get(column) for column in columns], seeds)])
     headings = ["density", *[f"e = {e:g}, rate {rate:g}" for e, rate in columns]]
     return Grid("Validation loss by exponent e and rate", headings, lines)
+
+
+def _by_variance(rows: Sequence[Row], seeds: int) -> Grid:
+    """Initial values of other variances; they were trained at one density and exponent."""
+    other = [row for row in rows if row["init"] != 1.0]
+    kinds = {(row["sparsity"], row["exponent"]) for row in other}
+    beside = [row for row in rows if (row["sparsity"], row["exponent"]) in kinds]
+    rates = sorted({row["lr"] for row in beside})
+    lines = []
+    for init in sorted({row["init"] for row in beside}):
+        at: list[list[float] | None] = [
+            [r.get("val_loss", DIVERGED) for r in beside if (r["init"], r["lr"]) == (init, rate)]
+            for rate in rates
+        ]
+        lines.append([Cell(f"{init:g}"), *_cells(at, seeds)])
+    where = ", ".join(f"{100 - sparsity} %, e = {e:g}" for sparsity, e in sorted(kinds))
+    title = f"At {where}: the variance of initial values is the dense one's * density^-i"
+    return Grid(title, ["i", *[f"rate {rate:g}" for rate in rates]], lines)
+
+
+def _cells(found: Sequence[list[float] | None], seeds: int) -> list[Cell]:
+    averages = [fmean(losses) if losses else None for losses in found]
+    lowest = min((a for a in averages if a is not None), default=None)
+    cells = []
+    for losses, average in zip(found, averages, strict=True):
+        text = "–"
+        if losses and average is not None:
+            text = "diverged" if average == DIVERGED else f"{average:.4f}"
+            text = f"**{text}**" if average == lowest else text
+            text += "" if len(losses) == seeds else f" ({len(losses)})"
+        cells.append(Cell(text))
+    return cells

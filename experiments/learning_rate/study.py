@@ -26,7 +26,7 @@ NAME = "learning-rate"
 SPARSITIES = (90, 75, 50, 95, 98)
 LRS = (1.5e-3, 3e-3, 6e-3)
 EXPONENTS = (0.0, 0.5, 1.0)
-# The variance of the initial values is told apart at one density.
+# Initial variances of other exponents than 1, told apart at one density, at rates of exponent 1.
 INIT_SPARSITY, INITS = 90, (0.0, 0.5)
 
 
@@ -101,12 +101,14 @@ def trainings(
     """
     sparsities, lrs, exponents = list(sparsities), list(lrs), list(exponents)
     found: list[Training] = []
+    inits = INITS if INIT_SPARSITY in sparsities else ()
     for seed in seeds:
         found += [Training(0, lr, 0.0, 1.0, seed) for lr in lrs]
         for sparsity in sparsities:
             found += [
                 Training(sparsity, lr, exponent, 1.0, seed) for exponent in exponents for lr in lrs
             ]
+        found += [Training(INIT_SPARSITY, lr, 1.0, init, seed) for init in inits for lr in lrs]
     return found
 
 

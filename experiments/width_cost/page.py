@@ -29,14 +29,15 @@ def page(rows: Sequence[Row], header: Row) -> Page:
         The page.
     """
     plan, versions = header["plan"], header["versions"]
+    text = " of the source of Python" if plan["data"] is None else ""
     rates = {kind: chosen[0]["lr"] for kind, chosen in by_kind(rows).items()}
     lines = [
         f"{header['cpu']}, one thread per training; "
         + ", ".join(f"{who} {number}" for who, number in versions.items()),
-        f"GPT of width {plan['width']}, depth {plan['depth']}, byte level, input of the last four "
-        f"bytes, {plan['steps']} steps of {plan['batch'] * plan['context']} tokens "
-        f"{'of the source of Python' if plan['data'] is None else ''}; every pattern sees the same "
-        "batches from the same dense weights",
+        f"residual network of {plan['depth']} blocks of two {plan['width']} x {plan['width']} "
+        f"matrices that predicts a byte from the last eight, {plan['steps']} steps of "
+        f"{plan['batch'] * plan['context']} bytes{text}; every pattern sees the same batches from "
+        "the same dense weights",
         "validation loss in nats per byte, one number per seed; static: random masks; SR-STE: "
         "masks that follow a dense weight",
         "dead: share of the input columns that no row of a matrix keeps; moved: share of the kept "

@@ -27,7 +27,7 @@ GROUPS = {50: "2:4", 75: "1:4"}
 SPARSITIES = (75, 50)
 VECTORS = (1, 4, 8, 16, 32, 64, 128)
 BLOCKS = (16, 32, 64, 128)
-LRS = (2.5e-4, 5e-4, 1e-3)
+LRS = (2e-3, 4e-3, 8e-3)
 TUNED_AT = 4
 
 
@@ -66,9 +66,10 @@ def study(
         ArgumentError: an option is out of range.
     """
     console, plan = console or Console(), plan or Plan()
-    for name, value in (("seeds", seeds), ("jobs", jobs)):
-        if value < 1:
-            raise ArgumentError(f"width-cost got {name}={value}; it must be at least 1")
+    # A shorter schedule has no step of warm-up.
+    for name, value, least in (("seeds", seeds, 1), ("jobs", jobs, 1), ("steps", plan.steps, 12)):
+        if value < least:
+            raise ArgumentError(f"width-cost got {name}={value}; it must be at least {least}")
     path = out / f"{NAME}.jsonl"
     header: Row = {
         "schema": SCHEMA, "plan": plan.row, "text": corpus_of(plan).fingerprint,

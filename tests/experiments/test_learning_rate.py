@@ -33,14 +33,16 @@ def call(out: Path, **options: Any) -> list[dict[str, Any]]:
 
 def test_a_file_is_continued_and_a_part_of_it_is_a_page(tmp_path: Path) -> None:
     rows = call(tmp_path)
-    assert [(row["sparsity"], row["exponent"]) for row in rows] == [(0, 0.0), (90, 0.0), (90, 1.0)]
+    kinds = [(row["sparsity"], row["exponent"], row["init"]) for row in rows]
+    assert kinds == [(0, 0, 1), (90, 0, 1), (90, 1, 1), (90, 1, 0), (90, 1, 0.5)]
     assert rows[1]["val_loss"] != rows[2]["val_loss"]
     more = call(tmp_path, lrs=[1e-3, 2e-3])
-    assert more[:3] == rows
-    assert len(more) == 6
+    assert more[:5] == rows
+    assert len(more) == 10
     table = (tmp_path / f"{NAME}.md").read_text()
     assert "| 10 % |" in table
     assert "e = 1, rate 0.002" in table
+    assert "At 10 %, e = 1: the variance" in table
     assert (tmp_path / f"{NAME}.png").stat().st_size > 5_000
 
 
@@ -73,4 +75,4 @@ def test_a_training_that_diverges_is_a_row() -> None:
 def test_options_are_checked(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="seeds=0"):
         study(tmp_path, TINY, seeds=0)
-    assert len(trainings((90, 50), (1e-3, 2e-3), (0.0, 1.0), range(2))) == 2 * (2 + 2 * 4)
+    assert len(trainings((90, 50), (1e-3, 2e-3), (0.0, 1.0), range(2))) == 2 * (2 + 2 * 4 + 4)
