@@ -11,7 +11,7 @@ from rich.console import Console
 from bench.harness.front import new_app
 from bench.harness.run import INTERRUPTED, Options
 
-TOPICS = ("layers", "transport", "prox", "masks", "codes", "recipes")
+TOPICS = ("layers", "activations", "transport", "prox", "masks", "codes", "recipes")
 # Groups of the layers' jobs; the other topics are one group.
 GROUPS = ("calls", "state", "decoding", "train", "layers", "verbs", "bfloat16")
 

@@ -22,7 +22,7 @@ from gossamer.backend.activations import Pairs, QuantizedRows
 GateForm: TypeAlias = Literal["float32", "int8"]
 
 _TILE = 1024  # tokens whose panels fit the second-level cache
-_BLOCK = 512  # neurons of a block of the float32 gate
+_BLOCK = 1 << 18  # gates of a block: they are read while they are in the cache
 
 
 class LiveGate(NamedTuple):
@@ -56,18 +56,19 @@ def float_gate(x: Tensor, weight: Tensor, bias: Tensor | None, expected: int = 0
     capacity = max(expected + expected // 4, 4096)
     tokens = torch.empty(capacity, dtype=torch.int32)
     values = torch.empty(capacity, dtype=kernels.sums_dtype(x.dtype))
-    scratch = x.new_empty(min(_BLOCK, neurons) * min(tile, batch))
+    height = min(neurons, max(1, _BLOCK // min(tile, batch)))
+    scratch = x.new_empty(height * min(tile, batch))
     column = None if bias is None else bias.to(x.dtype).unsqueeze(1)
     row = end = 0
     for start in starts:
         part = x[start : start + tile].t()
-        for k in range(0, neurons, _BLOCK):
-            rows = weight[k : k + _BLOCK]
+        for k in range(0, neurons, height):
+            rows = weight[k : k + height]
             block = scratch[: len(rows) * part.shape[1]].view(len(rows), part.shape[1])
             if column is None:
                 torch.mm(rows, part, out=block)
             else:
-                torch.addmm(column[k : k + _BLOCK], rows, part, out=block)
+                torch.addmm(column[k : k + height], rows, part, out=block)
             places = indptr[row : row + len(rows) + 1]
             stop = kernels.compact(block, start, places, tokens, values)
             if stop > len(tokens):

@@ -137,15 +137,11 @@ def _measure(batch: int, weights: Weights, with_gradients: bool) -> Costs:
         gate = _seconds(lambda: float_gate(x.detach(), own.gate, own.gate_bias, few.pairs.nnz))
         refine = _seconds(lambda: kernels.sample(many.pairs, x.detach(), own.gate))
         int8 = None
-        if dtype != torch.float64 and _has_fast_int8():
+        if dtype != torch.float64 and kernels.has_fast_int8():
             int8 = _seconds(lambda: _screen(x.detach(), own))
     pair = max(0.0, (times[1] - times[0]) / (many.pairs.nnz - few.pairs.nnz))
     fixed = max(0.0, times[0] - pair * few.pairs.nnz)
     return Costs(dense, gate, int8, refine / many.pairs.nnz, fixed, pair)
-
-
-def _has_fast_int8() -> bool:
-    return kernels.screen_table() == "avx512vnni"
 
 
 def _screen(x: torch.Tensor, weights: Weights) -> None:

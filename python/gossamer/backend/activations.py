@@ -133,6 +133,11 @@ def screen_table() -> str:
     return name
 
 
+def has_fast_int8() -> bool:
+    """Return whether the table in use multiplies int8 by instructions of its own."""
+    return screen_table() == "avx512vnni"
+
+
 def expand(bits: Tensor, first_token: int, indptr: Tensor, tokens: Tensor) -> None:
     """Write the tokens of live bits to their places in `tokens`."""
     module_of(bits).activations.expand(bits, first_token, indptr, tokens)
@@ -221,6 +226,7 @@ __all__ = [
     "accumulate",
     "compact",
     "expand",
+    "has_fast_int8",
     "keep",
     "quantize_rows",
     "quantize_tokens",
