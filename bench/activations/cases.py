@@ -164,7 +164,8 @@ class Block(nn.Module):
         y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(y.transpose(1, 2).reshape(x.shape))
         # Joins both parts' graphs without changing the share.
-        return x + self.ffn(into + 0.0 * self.norms[1](x))
+        out: Tensor = x + self.ffn(into + 0.0 * self.norms[1](x))
+        return out
 
 
 def layers(weights: Weights, dtype: torch.dtype) -> Iterator[tuple[str, ActivationSparseFFN]]:

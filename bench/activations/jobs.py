@@ -1,6 +1,6 @@
 """The jobs: a step of training, a block's step, and a call that decodes, each beside torch's."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -24,7 +24,9 @@ FLOAT32_BOUNDS = {0.01: 10, 0.05: 5, 0.1: 3, 0.2: 2} if has_fast_int8() else {0.
 BFLOAT16_BOUNDS = {0.01: 5, 0.05: 2.5} if has_fast_int8() else {}
 
 
-def _bars(topic: str, rival: str, bounds: dict[float, float], dtype: str = "float32") -> list[Bar]:
+def _bars(
+    topic: str, rival: str, bounds: Mapping[float, float], dtype: str = "float32"
+) -> list[Bar]:
     return [
         Bar(topic, (rival,), bound, patterns=(f"{100 * share:g}% *",), dtype=dtype,
             words=f"{bound:g} times the dense network in {dtype}")

@@ -132,6 +132,23 @@ def test_only_what_needs_a_gradient_gets_one() -> None:
     assert weights.gate.grad is None
 
 
+def test_what_is_kept_for_backward() -> None:
+    x, weights = make(512, 64, 2048, 0.01, dtype=torch.float32)
+    kept: dict[int, int] = {}
+
+    def note(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return t
+
+    x.requires_grad_()
+    own = {t.untyped_storage().data_ptr() for t in (x, *weights) if t is not None}
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        sparse_feed_forward(x, weights, Options())
+    dense = 3 * 512 * 2048 * 4  # g, u and h
+    assert sum(size for at, size in kept.items() if at not in own) <= dense / 50
+
+
 # ---- the layer ----------------------------------------------------------------------------------
 
 

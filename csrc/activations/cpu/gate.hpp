@@ -48,12 +48,34 @@ RowStats quantize(const T* v, std::int64_t d, std::int8_t* q) noexcept {
 constexpr float norm_margin = 1.0001f;
 constexpr float sum_margin = 0x1p-20f;
 
+constexpr int parts = static_cast<int>(word_tokens) / Ints::lanes;
+
+// The live bits of one row and block, from the sums of its int8 products.
+inline std::uint64_t screen_row(const ScreenArgs& args, std::int64_t token, std::int64_t row,
+                                const Ints (&sums)[parts]) noexcept {
+  using V = Vec<float>;
+  const V low = V::set(-largest_finite<float>), high = V::zero();
+  const RowStats& stats = args.w_stats[row];
+  const V scale = V::set(stats.scale);
+  const V bias = V::set(args.bias == nullptr ? 0.0f : args.bias[row]);
+  const V norm = V::set(stats.norm * args.slack * norm_margin);
+  const V error = V::set(stats.error * args.slack * norm_margin + stats.norm * sum_margin);
+  std::uint64_t word = 0;
+  for (int i = 0; i < parts; ++i) {
+    const std::int64_t t = token + i * Ints::lanes;
+    const V product =
+        mul(floats(sums[i], -128 * args.w_sums[row]), mul(scale, V::load(args.x_scale + t)));
+    const V bound = fma(V::load(args.x_error + t), norm, mul(V::load(args.x_rounded + t), error));
+    word |= static_cast<std::uint64_t>(outside(add(add(product, bias), bound), low, high))
+            << (i * Ints::lanes);
+  }
+  return word;
+}
+
 template <int R>
 GOSSAMER_INLINE void screen_rows(const ScreenArgs& args, std::int64_t block, std::int64_t blocks,
                                  std::int64_t row, std::uint64_t mask,
                                  std::uint64_t* bits) noexcept {
-  using V = Vec<float>;
-  constexpr int parts = static_cast<int>(word_tokens) / Ints::lanes;
   Ints acc[R][parts];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
@@ -73,26 +95,15 @@ GOSSAMER_INLINE void screen_rows(const ScreenArgs& args, std::int64_t block, std
       for (int i = 0; i < parts; ++i) acc[r][i] = dot(acc[r][i], tokens[i], weight);
     }
   }
-  const V low = V::set(-largest_finite<float>), high = V::zero();
-  const std::int64_t token = block * word_tokens;
+  Ints sums[R][parts];  // a copy, because `acc` stays in registers only if nothing else indexes it
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    const RowStats& stats = args.w_stats[row + r];
-    const V scale = V::set(stats.scale);
-    const V bias = V::set(args.bias == nullptr ? 0.0f : args.bias[row + r]);
-    const V norm = V::set(stats.norm * args.slack * norm_margin);
-    const V error = V::set(stats.error * args.slack * norm_margin + stats.norm * sum_margin);
-    std::uint64_t word = 0;
 #pragma GCC unroll 4
-    for (int i = 0; i < parts; ++i) {
-      const std::int64_t t = token + i * Ints::lanes;
-      const V product = mul(floats(acc[r][i], -128 * args.w_sums[row + r]),
-                            mul(scale, V::load(args.x_scale + t)));
-      const V bound = fma(V::load(args.x_error + t), norm, mul(V::load(args.x_rounded + t), error));
-      word |= static_cast<std::uint64_t>(outside(add(add(product, bias), bound), low, high))
-              << (i * Ints::lanes);
-    }
-    bits[(row + r) * blocks + block] = word & mask;
+    for (int i = 0; i < parts; ++i) sums[r][i] = acc[r][i];
+  }
+  for (int r = 0; r < R; ++r) {
+    bits[(row + r) * blocks + block] =
+        screen_row(args, block * word_tokens, row + r, sums[r]) & mask;
   }
 }
 
