@@ -48,11 +48,11 @@ RowStats quantize(const T* v, std::int64_t d, std::int8_t* q) noexcept {
 constexpr float norm_margin = 1.0001f;
 constexpr float sum_margin = 0x1p-20f;
 
-constexpr int parts = static_cast<int>(word_tokens) / Ints::lanes;
+constexpr int word_parts = static_cast<int>(word_tokens) / Ints::lanes;
 
 // The live bits of one row and block, from the sums of its int8 products.
 inline std::uint64_t screen_row(const ScreenArgs& args, std::int64_t token, std::int64_t row,
-                                const Ints (&sums)[parts]) noexcept {
+                                const Ints (&sums)[word_parts]) noexcept {
   using V = Vec<float>;
   const V low = V::set(-largest_finite<float>), high = V::zero();
   const RowStats& stats = args.w_stats[row];
@@ -61,7 +61,7 @@ inline std::uint64_t screen_row(const ScreenArgs& args, std::int64_t token, std:
   const V norm = V::set(stats.norm * args.slack * norm_margin);
   const V error = V::set(stats.error * args.slack * norm_margin + stats.norm * sum_margin);
   std::uint64_t word = 0;
-  for (int i = 0; i < parts; ++i) {
+  for (int i = 0; i < word_parts; ++i) {
     const std::int64_t t = token + i * Ints::lanes;
     const V product =
         mul(floats(sums[i], -128 * args.w_sums[row]), mul(scale, V::load(args.x_scale + t)));
@@ -76,30 +76,31 @@ template <int R>
 GOSSAMER_INLINE void screen_rows(const ScreenArgs& args, std::int64_t block, std::int64_t blocks,
                                  std::int64_t row, std::uint64_t mask,
                                  std::uint64_t* bits) noexcept {
-  Ints acc[R][parts];
+  Ints acc[R][word_parts];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int i = 0; i < parts; ++i) acc[r][i] = Ints::zero();
+    for (int i = 0; i < word_parts; ++i) acc[r][i] = Ints::zero();
   }
   const std::uint8_t* x = args.x + block * args.quads * (4 * word_tokens);
   const std::int8_t* w = args.w + row * args.quads * 4;
   for (std::int64_t quad = 0; quad < args.quads; ++quad, x += 4 * word_tokens, w += 4) {
-    Bytes tokens[parts];
+    Bytes tokens[word_parts];
 #pragma GCC unroll 4
-    for (int i = 0; i < parts; ++i) tokens[i] = Bytes::load(x + i * 4 * Ints::lanes);
+    for (int i = 0; i < word_parts; ++i) tokens[i] = Bytes::load(x + i * 4 * Ints::lanes);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const Bytes weight = Bytes::set(w + r * args.quads * 4);
 #pragma GCC unroll 4
-      for (int i = 0; i < parts; ++i) acc[r][i] = dot(acc[r][i], tokens[i], weight);
+      for (int i = 0; i < word_parts; ++i) acc[r][i] = dot(acc[r][i], tokens[i], weight);
     }
   }
-  Ints sums[R][parts];  // a copy, because `acc` stays in registers only if nothing else indexes it
+  Ints sums[R][word_parts];  // a copy, because `acc` stays in registers only if nothing else
+                             // indexes it
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int i = 0; i < parts; ++i) sums[r][i] = acc[r][i];
+    for (int i = 0; i < word_parts; ++i) sums[r][i] = acc[r][i];
   }
   for (int r = 0; r < R; ++r) {
     bits[(row + r) * blocks + block] =
