@@ -11,9 +11,14 @@ from rich.console import Console
 from bench.harness.front import new_app
 from bench.harness.run import INTERRUPTED, Options
 
-TOPICS = ("layers", "activations", "transport", "prox", "masks", "codes", "recipes")
-# Groups of the layers' jobs; the other topics are one group.
-GROUPS = ("calls", "state", "decoding", "train", "layers", "verbs", "bfloat16")
+TOPICS = ("layers", "models", "activations", "transport", "prox", "masks", "codes", "recipes")
+# Groups of jobs; a topic that is not listed is one group.
+GROUPS = {
+    "layers": ("calls", "state", "decoding", "train", "layers", "verbs", "bfloat16"),
+    "masks": ("select", "tiles", "making", "changing"),
+}
+_PARTS = tuple(group for groups in GROUPS.values() for group in groups)
+_PARTS_HELP = "; ".join(f"{topic}: {', '.join(groups)}" for topic, groups in GROUPS.items())
 
 app = new_app("Measure Gossamer beside its rivals.")
 
@@ -35,7 +40,7 @@ def bench(
     ] = None,
     isa: Annotated[str | None, typer.Option(help="Force an instruction set, such as avx2.")] = None,
     only: Annotated[
-        str | None, typer.Option(help=f"Parts of layers, with commas: {', '.join(GROUPS)}.")
+        str | None, typer.Option(help=f"Parts of topics, with commas. {_PARTS_HELP}.")
     ] = None,
     resume: Annotated[
         bool,
@@ -51,10 +56,10 @@ def bench(
         quick=quick,
         threads=() if threads is None else _counts(threads),
         isa=isa,
-        only=() if only is None else _chosen(only.split(","), GROUPS),
+        only=() if only is None else _chosen(only.split(","), _PARTS),
         resume=resume,
     )
-    chosen = _chosen(topics or (["layers"] if only else TOPICS), TOPICS)
+    chosen = _chosen(topics or _topics_of(options.only), TOPICS)
     status = 0
     for name in chosen:
         status = max(status, runner(name)(options, Console()))
@@ -75,6 +80,12 @@ def runner(topic: str) -> Callable[[Options, Console], int]:
     """
     run: Callable[[Options, Console], int] = import_module(f"bench.{topic}").run
     return run
+
+
+def _topics_of(groups: tuple[str, ...]) -> tuple[str, ...]:
+    """The topics of groups; all topics for none."""
+    found = tuple(topic for topic, own in GROUPS.items() if set(own) & set(groups))
+    return found if groups else TOPICS
 
 
 def _counts(text: str) -> tuple[int, ...]:

@@ -56,13 +56,12 @@ class Columns {
     }
   }
 
-  // Adds `count` of the columns first .. first + width - 1 that are not there, uniformly.
-  void add_random(Stream& stream, std::int64_t first, std::int64_t width,
-                  std::int64_t count) noexcept {
+  // Adds `count` of the columns 0 .. width - 1 that are not there, uniformly.
+  void add_random(Stream& stream, std::int64_t width, std::int64_t count) noexcept {
     if (count <= 0) return;
     std::uint8_t ids[Panels::max_block_cols];
     std::int64_t free = 0;
-    for (std::int64_t id = first; id < first + width; ++id) {
+    for (std::int64_t id = 0; id < width; ++id) {
       ids[free] = static_cast<std::uint8_t>(id);
       free += !has(id);
     }
@@ -76,6 +75,32 @@ class Columns {
  private:
   std::uint64_t words_[Panels::max_block_cols / 64] = {};
 };
+
+// Of the n entries of a group of m <= 64 columns from `first` on, writes those that stay and as
+// many others in place of the rest, uniformly. A group is a word of bits, so most of them take no
+// loop.
+inline void regrow(const std::uint8_t* ids, const std::uint8_t* stays, std::int64_t first,
+                   std::int64_t n, std::int64_t m, Stream& stream, std::uint8_t* out) noexcept {
+  std::uint64_t kept = 0;
+  std::int64_t lost = n;
+  for (std::int64_t i = 0; i < n; ++i) {
+    kept |= std::uint64_t{stays[i]} << ((ids[i] - first) & 63);
+    lost -= stays[i];
+  }
+  std::uint64_t free = ~kept & (~std::uint64_t{0} >> (64 - m));
+  for (std::int64_t left = m - n + lost; lost > 0 && free != 0; --lost, --left) {
+    std::uint64_t from = free;
+    for (auto skip = stream.below(static_cast<std::uint64_t>(left)); skip > 0; --skip) {
+      from &= from - 1;
+    }
+    const std::uint64_t grown = from & (~from + 1);
+    kept |= grown;
+    free ^= grown;
+  }
+  for (std::int64_t i = 0; i < n && kept != 0; ++i, kept &= kept - 1) {
+    out[i] = static_cast<std::uint8_t>(first + std::countr_zero(kept));
+  }
+}
 
 // The keys of a slab's scores: bits of magnitudes in double.
 template <class T, bool one>
@@ -115,13 +140,13 @@ Encoded grow_random(const Panels& w, const std::uint8_t* stays, std::uint64_t se
   const std::int64_t entries = w.total_entries();
   out.indices.resize(static_cast<std::size_t>(entries));
   if (w.fixed_count()) {
+    std::uint8_t* const ids = out.indices.data();
     for_each_cell(w, seed, [&](std::int64_t k, std::int64_t p, Stream stream) noexcept {
-      Columns kept = Columns::staying(w, stays, k, p);
-      for (std::int64_t first = 0; first < w.block_width(k); first += w.m) {
-        kept.add_random(stream, first, w.m, w.n - kept.count(first, w.m));
+      const std::int64_t n = w.n, m = w.m, width = w.block_width(k);
+      std::int64_t e = w.entries(k, p).begin;
+      for (std::int64_t first = 0; first < width; first += m, e += n) {
+        regrow(w.indices + e, stays + e, first, n, m, stream, ids + e);
       }
-      const auto [begin, count] = w.entries(k, p);
-      kept.write(out.indices.data() + begin, count);
     });
     return out;
   }
@@ -149,7 +174,7 @@ Encoded grow_random(const Panels& w, const std::uint8_t* stays, std::uint64_t se
   for_each_cell(w, seed, [&](std::int64_t k, std::int64_t p, Stream stream) noexcept {
     const std::int32_t* at = out.indptr.data() + k * w.panels() + p;
     Columns kept = Columns::staying(w, stays, k, p);
-    kept.add_random(stream, 0, w.block_width(k), at[1] - at[0] - kept.count());
+    kept.add_random(stream, w.block_width(k), at[1] - at[0] - kept.count());
     kept.write(out.indices.data() + at[0], at[1] - at[0]);
   });
   return out;

@@ -1,6 +1,7 @@
 """The bench's harness: files of results, plans, runs and options. No test depends on a time."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import gossamer
+from bench import cli
 from bench.cli import GROUPS, TOPICS, app, runner
 from bench.harness import plan as planning
 from bench.harness import run
@@ -21,6 +23,8 @@ from bench.harness.run import Options, run_topic
 from bench.layers import TOPIC
 from bench.layers.bars import BOTH, FORWARD
 from bench.layers.cases import FULL, NN_LINEAR, QUICK
+from bench.masks import TOPIC as MASKS
+from bench.models import TOPIC as MODELS
 from bench.prox import TOPIC as PROX
 from bench.transport import TOPIC as TRANSPORT
 from gossamer.errors import ArgumentError, CheckpointError, GossamerError
@@ -156,8 +160,23 @@ def test_bad_options(options: list[str]) -> None:
     assert "Usage: python -m bench" in done.output
 
 
-def test_the_groups_of_layers_are_those_of_the_command_line() -> None:
-    assert TOPIC.groups == GROUPS
+@pytest.mark.parametrize("topic", GROUPS)
+def test_the_groups_of_a_topic_are_those_of_the_command_line(topic: str) -> None:
+    assert runner(topic).args[0].groups == GROUPS[topic]
+
+
+def test_only_some_groups_run_their_topics(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, tuple[str, ...]]] = []
+
+    def fake(topic: str) -> Callable[[Options, Console], int]:
+        return lambda options, _: ran.append((topic, options.only)) or 0
+
+    monkeypatch.setattr(cli, "runner", fake)
+    assert CliRunner().invoke(app, ["--only", "making,changing"]).exit_code == 0
+    assert ran == [("masks", ("making", "changing"))]
+    ran.clear()
+    assert CliRunner().invoke(app, []).exit_code == 0
+    assert [topic for topic, _ in ran] == list(TOPICS)
 
 
 @pytest.mark.parametrize("topic", TOPICS)
@@ -174,5 +193,7 @@ def test_more_threads_than_cores() -> None:
 def test_results_of_earlier_runs_are_read(path: Path) -> None:
     found = Results.load(path)
     assert found.records
-    topic = next(t for t in (TRANSPORT, PROX, TOPIC) if found.path.stem.endswith(t.suffix))
+    topic = next(
+        t for t in (TRANSPORT, PROX, MASKS, MODELS, TOPIC) if found.path.stem.endswith(t.suffix)
+    )
     assert topic.page(found).tables

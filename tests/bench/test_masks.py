@@ -96,12 +96,27 @@ def test_changes_of_masks_are_checked_and_judged(monkeypatch: pytest.MonkeyPatch
     records = [r for job in changes.jobs(tiny) for r in job.run([])]
     kinds = (changes.SET_UPDATE, changes.RIGL_UPDATE)
     names = [(kind, p) for kind in kinds for p in changes.PATTERNS]
+    steps = (changes.SET_STEPS, changes.RIGL_STEPS)
+    names += [(kind, p) for p in changes.CYCLED for kind in steps]
     names += [(changes.MOVE, p) for p in changes.MOVED]
     assert [(r.topic, r.pattern) for r in records] == names
     assert len(verdicts(records, BARS)) == len(records)
     monkeypatch.setattr(changes.SET, "update", lambda *_: None)
     with pytest.raises(WrongResultError, match="a wrong update"):
         changes.verify(changes.Updated(changes.SET, "90%", 64))
+    with pytest.raises(WrongResultError, match="did not move"):
+        next(job for job in changes.jobs(tiny) if changes.SET_STEPS in job.keys[0]).run([])
+
+
+def test_every_update_of_the_bench_moves_the_mask() -> None:
+    """A seed that repeats would grow again what was dropped, and nothing would be timed."""
+    for kind in (changes.SET, changes.RigL):
+        one = changes.Updated(kind, "2:4", 64)
+        for _ in range(4):
+            before = one.weight.mask()
+            one.prepare()
+            one.update()
+            assert not torch.equal(before, one.weight.mask())
 
 
 @pytest.mark.slow

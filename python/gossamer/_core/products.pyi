@@ -1,5 +1,6 @@
 """Layouts and the three verbs."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,10 +40,17 @@ def encode_csr(
 def decode_csr(
     layout: Layout, indices: Any, indptr: Any, /
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], _Pointers]: ...
-def match(
-    a: Layout, a_indices: Any, a_indptr: Any, b: Layout, b_indices: Any, b_indptr: Any, /
-) -> _Pointers: ...
-def move(origins: Any, vector: int, values: Any, out: Any, /) -> None: ...
+def move(
+    a: Layout,
+    a_indices: Any,
+    a_indptr: Any,
+    b: Layout,
+    b_indices: Any,
+    b_indptr: Any,
+    values: Sequence[Any],
+    out: Sequence[Any],
+    /,
+) -> None: ...
 def check_structure(layout: Layout, indices: Any, indptr: Any, /) -> None: ...
 def check_tiles(layout: Layout, indices: Any, indptr: Any, rows: int, cols: int, /) -> None: ...
 def gather(dense: Any, layout: Layout, indices: Any, indptr: Any, values: Any, /) -> None: ...

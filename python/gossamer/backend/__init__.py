@@ -6,7 +6,7 @@ structure are here; the other topics are `backend.masks`, `.prox`, `.codes` and 
 """
 
 from gossamer.backend.arrays import check_array
-from gossamer.backend.change import match, move
+from gossamer.backend.change import move
 from gossamer.backend.csr import Csr, decode_csr, encode_csr, expand_tiles
 from gossamer.backend.products import sddmm, spmm, spmm_t
 from gossamer.backend.registry import devices, register, unregister
@@ -43,7 +43,6 @@ __all__ = [
     "isa",
     "isas",
     "mask",
-    "match",
     "move",
     "register",
     "scatter",

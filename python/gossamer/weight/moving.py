@@ -24,9 +24,6 @@ class Moving:
         new: the structure after the move.
         optimizer: the optimizer of `values`, or None.
 
-    Attributes:
-        values: [nnz of new], the moved values.
-
     Raises:
         DTypeError: the values are sharded, or a state tensor has a dtype that cannot move.
         ShapeError: the structures differ in rows, columns, vector or width of blocks.
@@ -39,52 +36,51 @@ class Moving:
         new: Structure,
         optimizer: torch.optim.Optimizer | None,
     ) -> None:
-        self._resized = new.nnz != old.nnz
-        _check_whole(values, old, self._resized)
-        self._parameter, self._vector = values, old.layout.vector
-        self._optimizer = optimizer
+        self._old, self._new, self._optimizer = old, new, optimizer
+        _check_whole(values, old, new.nnz != old.nnz)
+        self._parameter = values
         self._kept = {} if optimizer is None else optimizer.state.get(values, {})
-        self._state = _elementwise(self._kept, values)
-        self._origins = backend.match(old, new)
-        self.values = self._moved(values)
-        # What may lack memory happens here. Numbers of one dtype take turns in a scratch tensor,
-        # except where they become the new tensors.
-        others = [t for t in (values.grad, *self._state.values()) if t is not None]
-        self._scratch = {self.values.dtype: self.values}
-        if not self._resized:
-            for tensor in others:
-                if tensor.dtype not in self._scratch:
-                    self._scratch[tensor.dtype] = tensor.new_empty(new.nnz)
-        else:
-            self._fresh = {name: self._moved(t) for name, t in self._state.items()}
-            self._grad = None if values.grad is None else self._moved(values.grad)
+        state = _elementwise(self._kept, values)
+        grads = [] if values.grad is None else [values.grad]
+        self._names = list(state)
+        self._tensors = [values, *state.values(), *grads]
+        # Copies of those that are not contiguous.
+        self._sources = [tensor.detach().contiguous() for tensor in self._tensors]
+        # In place where the number of entries stays: no other memory is needed then.
+        self._fresh = None if new.nnz == old.nnz else self._moved(self._sources)
+
+    def values(self) -> Tensor:
+        """Return the moved values, [nnz of new]."""
+        return self._fresh[0] if self._fresh else self._moved(self._sources[:1])[0]
 
     def apply(self) -> None:
         """Move the values, their gradient and the state; a pending backward pass will fail."""
+        if self._fresh is None:
+            backend.move(self._old, self._new, self._sources)
         forget_joint_state(self._optimizer)
         parameter = self._parameter
-        if not self._resized:
-            # copy_ raises the version counters.
-            parameter.copy_(self.values)
-            for tensor in (parameter.grad, *self._state.values()):
-                if tensor is not None:
-                    tensor.copy_(self._moved(tensor, self._scratch[tensor.dtype]))
+        if self._fresh is None:
+            for tensor, source in zip(self._tensors, self._sources, strict=True):
+                if source.data_ptr() != tensor.data_ptr():
+                    tensor.copy_(source)
+            torch.autograd.graph.increment_version(self._tensors)
             return
         torch.autograd.graph.increment_version(parameter)
+        has_grad = parameter.grad is not None
         parameter.grad = None
         # By way of another dtype: a graph that is still alive, as that of the last loss, holds the
         # node that adds up the gradient, and torch makes a new one only then.
         other = torch.float64 if parameter.dtype == torch.float32 else torch.float32
         parameter.data = parameter.new_empty(0, dtype=other)
-        parameter.data = self.values
-        parameter.grad = self._grad
-        self._kept.update(self._fresh)
+        parameter.data = self._fresh[0]
+        if has_grad:
+            parameter.grad = self._fresh[-1]
+        self._kept.update(zip(self._names, self._fresh[1:], strict=False))
 
-    def _moved(self, tensor: Tensor, out: Tensor | None = None) -> Tensor:
-        source = tensor.detach().contiguous()
-        if out is None:
-            out = source.new_empty(self._origins.numel() * self._vector)
-        return backend.move(self._origins, self._vector, source, out)
+    def _moved(self, sources: list[Tensor]) -> list[Tensor]:
+        out = [source.new_empty(self._new.nnz) for source in sources]
+        backend.move(self._old, self._new, sources, out)
+        return out
 
 
 def forget_joint_state(optimizer: torch.optim.Optimizer | None) -> None:

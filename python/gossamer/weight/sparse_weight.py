@@ -230,7 +230,7 @@ class SparseWeight(MatrixFace, StructureBuffers, Exchange):
         rule.check_structure(new)
         moving = Moving(self.values, self.structure, new, optimizer)
         # A double-pruned transpose is chosen by the values, and may be refused.
-        transposed = rule.build(moving.values, new) if rule.is_chosen else None
+        transposed = rule.build(moving.values(), new) if rule.is_chosen else None
 
         moving.apply()
         self.pattern, self.layout, self._rule = pattern, new.layout, rule
