@@ -211,7 +211,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_a_damaged_structure_touches_no_other_memory() -> None:
-    old, new = (random_structure((8, 300), "50%", seed) for seed in (1, 2))
+    old, new = (random_structure((8, 512), "50%", seed) for seed in (1, 2))
     values = numbered(old)
     crowded = old.indptr.clone()
     crowded[1:-1] = crowded[-1]
