@@ -3,12 +3,14 @@
 Heavy imports stand inside the commands, so that `--help` answers at once.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from gossamer.errors import GossamerError
 
@@ -30,9 +32,9 @@ def run() -> None:
     try:
         app()
     except GossamerError as error:
-        Console(stderr=True).print(
-            f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True
-        )
+        what = str(error).encode("utf-8", "replace").decode()
+        said = Text.assemble(("error:", "bold red"), " ", what)
+        Console(stderr=True).print(said, soft_wrap=True)
         sys.exit(1)
 
 
@@ -141,7 +143,7 @@ def train(
         "lam": lam, "k": k, "p": p, "penalty_groups": penalty_groups,
         "recipe_options": tuple(recipe_option) if recipe_option else None, "seed": seed,
         "threads": threads, "dtype": dtype, "level": level,
-        "data": None if data is None else str(data.resolve()),
+        "data": None if data is None else os.path.realpath(data),
         "eval_every": eval_every, "checkpoint_every": checkpoint_every,
     }  # fmt: skip
     wanted = {name: value for name, value in given.items() if value is not None}
@@ -150,13 +152,11 @@ def train(
     else:
         config = (DEMO if demo else TrainConfig()).with_options(**wanted)
     result = run_training(config, folder, resume=resume, overwrite=overwrite)
+    if result.output_error is not None:
+        sys.exit(f"error: standard output cannot be written: {result.output_error}")
     if result.interrupted:
         typer.echo(
             f"stopped after step {result.step} of {config.steps}; continue with: "
             f"gossamer train --resume --out {folder}"
         )
         raise typer.Exit(INTERRUPTED)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")

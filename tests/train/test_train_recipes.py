@@ -15,6 +15,7 @@ from gossamer.errors import CheckpointError, GossamerError, PatternError, Recipe
 from gossamer.recipes import RigL, SLoPe
 from gossamer.train import Run, RunSpec, load_checkpoint, read_metrics, save_checkpoint, train
 from gossamer.train.checkpoint import CHECKPOINT
+from gossamer.train.folder import LOCK
 from gossamer.train.groups import recipe_groups
 from gossamer.train.metrics import METRICS
 from gossamer.train.plot import PICTURE
@@ -125,6 +126,7 @@ def test_another_recipe_or_pattern_does_not_resume(tmp_path: Path, finished: Pat
     with pytest.raises(CheckpointError, match=r"'SET\(\)'"):
         train(SMALL, tmp_path, resume=True, console=QUIET)
     (tmp_path / CHECKPOINT).write_bytes(before[CHECKPOINT])
+    (tmp_path / LOCK).unlink()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

@@ -94,11 +94,11 @@ class TrainConfig:
             )
         sizes = ("steps", "batch", "context", "width", "depth", "heads", "experts", "eval_every")
         for name in sizes:
-            _at_least(name, getattr(self, name), 1)
-        for name in ("seed", "checkpoint_every"):
-            _at_least(name, getattr(self, name), 0)
+            _check_range(name, getattr(self, name), 1)
+        _check_range("checkpoint_every", self.checkpoint_every, 0)
+        _check_range("seed", self.seed, 0, 2**63 - 1)
         if self.threads is not None:
-            _at_least("threads", self.threads, 1)
+            _check_range("threads", self.threads, 1)
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ArgumentError(
                 f"train got lr={self.lr}; it must be a positive number, such as 1e-3"
@@ -178,9 +178,11 @@ class TrainConfig:
         return self.from_options(**self.options() | options)
 
 
-def _at_least(name: str, value: int, least: int) -> None:
+def _check_range(name: str, value: int, least: int, most: int = 2**31 - 1) -> None:
     if value < least:
         raise ArgumentError(f"train got {name}={value}; it must be at least {least}")
+    if value > most:
+        raise ArgumentError(f"train got {name}={value!s:.40}; it must be at most {most}")
 
 
 # Dense, N:M and unstructured side by side, in about four minutes on two cores. A wide model spends

@@ -6,9 +6,10 @@ function of (seed, i), so the step alone determines a run's position in the data
 """
 
 import hashlib
+import os
 import sysconfig
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,12 @@ class Corpus:
     fingerprint: str
 
 
-def load_corpus(path: str | Path | None = None, level: str = "byte", context: int = 1) -> Corpus:
+def load_corpus(
+    path: str | Path | None = None,
+    level: str = "byte",
+    context: int = 1,
+    leave_out: Collection[Path] = (),
+) -> Corpus:
     """Read a corpus and split it into a training and a validation part.
 
     One file in twenty (by size) is for validation, selected by a checksum of its path; of a single
@@ -55,13 +61,14 @@ def load_corpus(path: str | Path | None = None, level: str = "byte", context: in
             `*.py` files of Python's standard library without its tests.
         level: `"byte"` or `"char"`.
         context: tokens per window; each part must hold at least one window.
+        leave_out: files that are no text, although they are in the folder.
 
     Returns:
         The corpus.
 
     Raises:
-        DataError: the path is missing or unreadable, holds no text, is not UTF-8 at char level,
-            is too short for `context`, or the level is unknown.
+        DataError: the path is missing, unreadable, or a pipe or device; it holds no text, is not
+            UTF-8 at char level, is too short for `context`, or the level is unknown.
 
     Example:
         >>> corpus = load_corpus(context=128)
@@ -72,7 +79,8 @@ def load_corpus(path: str | Path | None = None, level: str = "byte", context: in
         raise DataError(f"level is {level!r}; it must be 'byte' or 'char'")
     root = Path(sysconfig.get_path("stdlib")) if path is None else Path(path)
     name = "Python standard library" if path is None else str(path)
-    texts = {file: content for file, content in _read(root, stdlib=path is None) if content}
+    left = {Path(os.path.realpath(file)) for file in leave_out}
+    texts = {file: content for file, content in _read(root, left, stdlib=path is None) if content}
     if not texts:
         raise DataError(
             f"{name} holds no text: every file is empty or hidden, or there is none; "
@@ -95,15 +103,20 @@ def load_corpus(path: str | Path | None = None, level: str = "byte", context: in
     return corpus
 
 
-def _read(root: Path, stdlib: bool) -> Iterator[tuple[Path, bytes]]:
+def _read(root: Path, left: set[Path], stdlib: bool) -> Iterator[tuple[Path, bytes]]:
     try:
         if root.is_dir():
             files = sorted(
                 (file for file in root.rglob("*.py" if stdlib else "*") if file.is_file()),
                 key=lambda file: file.relative_to(root).as_posix(),
             )
-        elif root.exists():
+        elif root.is_file():
             files = [root]
+        elif root.exists():
+            raise DataError(
+                f"{root} is a pipe or a device, which can be read once at most; give --data a file "
+                "or folder of text"
+            )
         else:
             raise DataError(f"{root} does not exist; give --data a file or folder of text")
         for file in files:
@@ -111,6 +124,8 @@ def _read(root: Path, stdlib: bool) -> Iterator[tuple[Path, bytes]]:
             if any(part.startswith(".") for part in parts):
                 continue
             if stdlib and not STDLIB_SKIPPED.isdisjoint(parts):
+                continue
+            if left and Path(os.path.realpath(file)) in left:
                 continue
             content = file.read_bytes()
             if stdlib and not _is_utf8(content):

@@ -1,16 +1,21 @@
 """metrics.jsonl: one JSON object per step and run, appended during training."""
 
+import errno
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from gossamer.errors import CheckpointError
 from gossamer.train.checkpoint import write_atomically
 
 METRICS = "metrics.jsonl"  # file name in the folder of a training
+# What every row has.
+ROW = {"run", "step", "loss", "val_loss", "seconds", "tokens_per_second", "lr"}
 Row = dict[str, Any]
 
 
@@ -19,37 +24,50 @@ class MetricsFile:
 
     Args:
         path: the file.
-        keep_until: number of steps whose rows are kept; a resumed run writes later ones again. 0
-            starts an empty file.
+        rows: rows with which it begins; see `rows_until`.
 
     Raises:
-        CheckpointError: the file to continue is missing, or damaged up to that step.
         OSError: the file cannot be written.
     """
 
-    def __init__(self, path: Path, keep_until: int = 0) -> None:
+    def __init__(self, path: Path, rows: Sequence[Row] = ()) -> None:
         self.path = path
-        rows = (
-            [row for row in read_metrics(path) if row["step"] <= keep_until] if keep_until else []
-        )
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-        self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
+        text = _lines(rows)
+        write_atomically(path, lambda temporary: temporary.write_bytes(text))
+        self._file: FileIO = path.open("ab", buffering=0)
+        self.unsafe: list[Row] = []  # rows that may not be on the disk yet
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Write one row: `run, step, loss, val_loss, seconds, tokens_per_second, lr`.
+    def append(self, rows: Sequence[Row]) -> None:
+        """Write the rows of a step: `run, step, loss, val_loss, seconds, tokens_per_second, lr`.
 
         A router adds `expert_load`, the share of tokens per expert, one list per block. A row with
         `val_loss` also has `val_expert_load` with a router; `density, kept_groups, groups` of the
         penalised weights with a penalty; and with a recipe `masks`, the result of
         `Diagnostics.measure` with flips since the last evaluation.
+
+        Raises:
+            OSError: they cannot be written whole; the file keeps the steps before.
         """
-        self._file.write(json.dumps(row) + "\n")
+        self.unsafe += rows
+        text = _lines(rows)
+        size = self._file.seek(0, os.SEEK_END)
+        try:
+            written = self._file.write(text)
+            if written != len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        except OSError:
+            with suppress(OSError):
+                self._file.truncate(size)
+            raise
 
     def sync(self) -> None:
-        """Wait until all rows are on the disk."""
-        self._file.flush()
+        """Wait until all rows are on the disk.
+
+        Raises:
+            OSError: they cannot be written.
+        """
         os.fsync(self._file.fileno())
+        self.unsafe.clear()
 
     def __enter__(self) -> "MetricsFile":
         return self
@@ -61,6 +79,52 @@ class MetricsFile:
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
+
+
+def rows_until(
+    path: Path, step: int, runs: Sequence[str], unwritten: Sequence[Row] = ()
+) -> list[Row]:
+    """The checked rows of the finished steps of a training that continues.
+
+    Args:
+        path: the metrics file.
+        step: number of finished steps.
+        runs: names of the runs, in the order of their rows.
+        unwritten: last rows that a checkpoint holds, because the file could not be written.
+
+    Returns:
+        One row per step and run, in order.
+
+    Raises:
+        CheckpointError: the file is missing, or a row is missing, damaged, doubled or misplaced.
+    """
+    first = unwritten[0]["step"] if unwritten else step + 1
+    # Whatever follows those rows is written anew.
+    rows = [*read_metrics(path, (first - 1) * len(runs)), *unwritten]
+    wanted = [(number, run) for number in range(1, step + 1) for run in runs]
+    for place, (row, (number, run)) in enumerate(zip(rows, wanted, strict=False), 1):
+        if (row["step"], row["run"]) != (number, run) or not _is_whole(row):
+            raise CheckpointError(
+                f"metrics {path}: row {place} is not the whole row of step {number} and run {run} "
+                f"but has step {row['step']} and run {row['run']!r:.40}; the file was altered: use "
+                "another copy"
+            )
+    if len(rows) != len(wanted):
+        raise CheckpointError(
+            f"metrics {path} has {len(rows)} rows up to step {step}, needed are {len(wanted)}; the "
+            "file was altered: use another copy"
+        )
+    return rows
+
+
+def _is_whole(row: Row) -> bool:
+    numbers = [row.get(name) for name in ROW - {"run"} if name != "val_loss"]
+    numbers += [] if row.get("val_loss", "") is None else [row.get("val_loss")]
+    return all(isinstance(x, int | float) and not isinstance(x, bool) for x in numbers)
+
+
+def _lines(rows: Sequence[Row]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 def busiest(load: Sequence[Sequence[float]]) -> float:
@@ -79,11 +143,12 @@ def busiest(load: Sequence[Sequence[float]]) -> float:
     return sum(max(shares) * len(shares) for shares in load) / len(load)
 
 
-def read_metrics(path: str | Path) -> list[Row]:
+def read_metrics(path: str | Path, limit: int | None = None) -> list[Row]:
     """Read a metrics file.
 
     Args:
         path: the file.
+        limit: most rows to read; None reads all.
 
     Returns:
         The rows. An incomplete last line, as left by a killed process, is skipped.
@@ -92,9 +157,16 @@ def read_metrics(path: str | Path) -> list[Row]:
         CheckpointError: the file is missing, or another line is damaged.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in lines]
-    except (OSError, ValueError) as error:
+        lines = Path(path).read_bytes().split(b"\n")[:-1][:limit]
+        rows = [json.loads(line) for line in lines]
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"metrics {path} cannot be read ({error}); the file must be beside the checkpoint"
         ) from error
+    for place, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or type(row.get("step")) is not int or "run" not in row:
+            raise CheckpointError(
+                f"metrics {path}: row {place} has no step and run; the file was altered: use "
+                "another copy"
+            )
+    return rows

@@ -1,12 +1,10 @@
 """The picture of a training: loss over steps and over seconds, one colour per run."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
+from gossamer.train.agg import Axes, Figure, FigureCanvasAgg
 from gossamer.train.metrics import Row
 
 PICTURE = "loss.png"  # file name in the folder of a training
@@ -21,7 +19,7 @@ def plot(rows: Sequence[Row], path: str | Path, title: str = "") -> None:
     Args:
         rows: rows of metrics, of any number of runs.
         path: the PNG file to write.
-        title: title of the picture.
+        title: title of the picture, plain text: a $ starts no formula.
 
     Raises:
         OSError: the file cannot be written.
@@ -44,7 +42,8 @@ def plot(rows: Sequence[Row], path: str | Path, title: str = "") -> None:
     left.set_ylim(*_limits(rows))
     right.legend(title="validation (line with dots), train (thin)", frameon=False)
     if title:
-        figure.suptitle(title, fontsize=13, fontweight="bold")
+        plain = title.encode("utf-8", "replace").decode()  # a file's name may be no text
+        figure.suptitle(plain, fontsize=13, fontweight="bold", parse_math=False)
     canvas.print_png(str(path))  # type: ignore[no-untyped-call]
 
 
@@ -106,15 +105,24 @@ def _smooth(values: Sequence[float]) -> list[float]:
     keep = 1 - 1 / max(1.0, min(20.0, len(values) / 20))
     smoothed, total, weight = [], 0.0, 0.0
     for value in values:
+        if not math.isfinite(value):  # a gap, which must not swallow the rest of the line
+            smoothed.append(math.nan)
+            continue
         total, weight = keep * total + value, keep * weight + 1
         smoothed.append(total / weight)
     return smoothed
 
 
 def _limits(rows: Sequence[Row]) -> tuple[float, float]:
-    losses = sorted(row["loss"] for row in rows)
+    losses = sorted(_finite(row["loss"] for row in rows))
     losses = losses[: max(1, round(SHOWN * len(losses)))]
-    losses += [row["val_loss"] for row in rows if row["val_loss"] is not None]
+    losses += _finite(row["val_loss"] for row in rows)
+    if not losses:
+        return 0.0, 1.0
     low, high = min(losses), max(losses)
     margin = 0.05 * (high - low) or 0.1
     return low - margin, high + margin
+
+
+def _finite(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None and math.isfinite(value)]

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from gossamer.train.output import Output
 from gossamer.train.penalty import Kept
 
 
@@ -65,7 +66,7 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
     dense_bytes = next((s.state_bytes for s in summaries if s.run == "dense"), None)
     for s in summaries:
         table.add_row(
-            s.run,
+            Text(s.run),
             f"{s.step_seconds * 1e3:.1f}",
             f"{s.tokens_per_second:,.0f}",
             "–" if s.val_loss is None else f"{s.val_loss:.4f}",
@@ -87,21 +88,21 @@ class Reporter(AbstractContextManager["Reporter"]):
     """Show the progress of a training: a bar on a terminal, occasional lines elsewhere.
 
     Args:
-        console: console for the output.
+        output: where it is shown.
         steps: number of steps of the training.
         first: number of steps finished before.
     """
 
-    def __init__(self, console: Console, steps: int, first: int = 0) -> None:
-        self.console, self.steps = console, steps
+    def __init__(self, output: Output, steps: int, first: int = 0) -> None:
+        self.output, self.steps = output, steps
         self._progress = Progress(
             TextColumn("[bold]step"),
             MofNCompleteColumn(),
             BarColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.description}"),
-            console=console,
-            disable=not console.is_terminal,
+            TextColumn("{task.description}", markup=False),
+            console=output.console,
+            disable=not output.console.is_terminal,
         )
         self._task = self._progress.add_task("", total=steps, completed=first)
 
@@ -113,9 +114,7 @@ class Reporter(AbstractContextManager["Reporter"]):
     def evaluated(self, step: int, val_losses: Mapping[str, float]) -> None:
         """Print the validation loss of each run."""
         text = "   ".join(f"{name} {loss:.4f}" for name, loss in val_losses.items())
-        self.console.print(
-            f"step {step}/{self.steps}   validation loss: {text}", highlight=False, soft_wrap=True
-        )
+        self.output.say(f"step {step}/{self.steps}   validation loss: {text}")
 
     def __enter__(self) -> "Reporter":
         self._progress.start()

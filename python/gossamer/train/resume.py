@@ -13,6 +13,7 @@ from gossamer.train.checkpoint import CHECKPOINT, load_checkpoint, restore
 from gossamer.train.config import TrainConfig
 from gossamer.train.data import Corpus
 from gossamer.train.groups import follow_groups
+from gossamer.train.metrics import Row
 from gossamer.train.run import Run
 
 # A resumed training may differ in these options: they do not change what is computed.
@@ -47,7 +48,11 @@ def resumed_config(out: str | Path, **wanted: Any) -> TrainConfig:
 
 
 def training_state(
-    config: TrainConfig, corpus: Corpus, runs: Sequence[Run], step: int
+    config: TrainConfig,
+    corpus: Corpus,
+    runs: Sequence[Run],
+    step: int,
+    unwritten: Sequence[Row] = (),
 ) -> dict[str, Any]:
     """Collect the state of a training for a checkpoint.
 
@@ -56,6 +61,7 @@ def training_state(
         corpus: text of the training; the checkpoint stores its fingerprint.
         runs: runs of the training.
         step: number of finished steps.
+        unwritten: last rows of the metrics, if their file could not be written.
 
     Returns:
         The state, as `save_checkpoint` takes it.
@@ -66,10 +72,13 @@ def training_state(
         "step": step,
         "rng": torch.get_rng_state(),
         "runs": {run.name: run.state() for run in runs},
+        "rows": list(unwritten),
     }
 
 
-def restore_training(path: Path, config: TrainConfig, corpus: Corpus, runs: Sequence[Run]) -> int:
+def restore_training(
+    path: Path, config: TrainConfig, corpus: Corpus, runs: Sequence[Run]
+) -> tuple[int, list[Row]]:
     """Load a checkpoint into new runs.
 
     Args:
@@ -80,7 +89,7 @@ def restore_training(path: Path, config: TrainConfig, corpus: Corpus, runs: Sequ
         runs: new runs; after an error they are not usable.
 
     Returns:
-        The number of finished steps.
+        The number of finished steps, and the rows of the metrics that their file lacks.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or belongs to another training.
@@ -103,7 +112,7 @@ def restore_training(path: Path, config: TrainConfig, corpus: Corpus, runs: Sequ
         seconds: Tensor = state["runs"][run.name]["step_seconds"]
         run.step_seconds, run.seconds = seconds.tolist(), float(seconds.sum())
     torch.set_rng_state(state["rng"])
-    return int(state["step"])
+    return int(state["step"]), list(state.get("rows", []))
 
 
 def _stored_config(path: Path, state: dict[str, Any]) -> TrainConfig:

@@ -5,10 +5,12 @@ one step, in an order that changes from round to round. Each run has a clock of 
 other load on the machine affects all runs alike.
 """
 
+from __future__ import annotations
+
 import signal
 import statistics
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,11 +25,14 @@ from gossamer.timing import rotation, threads
 from gossamer.train.checkpoint import CHECKPOINT, save_checkpoint, write_atomically
 from gossamer.train.config import TrainConfig
 from gossamer.train.data import Windows, load_corpus, spaced_windows
-from gossamer.train.metrics import METRICS, MetricsFile, Row, busiest, read_metrics
+from gossamer.train.folder import held, sweep, written_by_trainings
+from gossamer.train.metrics import METRICS, MetricsFile, Row, busiest, read_metrics, rows_until
+from gossamer.train.output import Output
 from gossamer.train.plot import PICTURE, plot
 from gossamer.train.report import Reporter, Summary, summary_table
 from gossamer.train.resume import restore_training, training_state
 from gossamer.train.run import Run
+from gossamer.train.size import check_memory, check_threads
 from gossamer.train.spec import DENSE
 
 VALIDATION_TOKENS = 16_384
@@ -42,12 +47,14 @@ class Result:
         step: number of finished steps.
         interrupted: whether a signal ended the training early; it can then be resumed.
         out: folder of checkpoint, metrics and picture.
+        output_error: why the output could not be written; None if it could.
     """
 
     summaries: list[Summary]
     step: int
     interrupted: bool
     out: Path
+    output_error: str | None = None
 
 
 def train(
@@ -80,28 +87,47 @@ def train(
         GossamerError: a pattern or size does not fit, `out` cannot be written, or a loss is not
             finite.
     """
-    console = console or Console()
+    output = Output(console)
     out = Path(out)
-    if not (resume or overwrite) and (out / CHECKPOINT).exists():
-        raise CheckpointError(
-            f"{out} holds the checkpoint of another training; continue it with --resume, replace "
-            "it with --overwrite, or choose another --out"
-        )
-    with threads(config.threads), _stop_on_signals() as stop:
+    check_threads(config.threads)
+    with held(out), threads(config.threads), _stop_on_signals() as stop:
+        if not (resume or overwrite) and (out / CHECKPOINT).exists():
+            raise CheckpointError(
+                f"{out} holds the checkpoint of another training; continue it with --resume, "
+                "replace it with --overwrite, or choose another --out"
+            )
         session = Session(config, out)
         if resume:
             session.resume()
         with session.open_metrics() as metrics:
-            _say(console, session.description)
-            with Reporter(console, config.steps, session.done) as reporter:
+            output.say(session.description)
+            with Reporter(output, config.steps, session.done) as reporter:
                 session.run(stop, metrics, reporter)
-    rows = read_metrics(out / METRICS)
-    summaries = session.summaries(rows)
-    if rows:
+        # The work is done and saved: nothing below may lose it.
+        summaries = _present(session, output)
+    return Result(summaries, session.done, session.done < config.steps, out, output.error)
+
+
+def _present(session: Session, output: Output) -> list[Summary]:
+    """Draw the picture and print the table; what fails is said in a line."""
+    out = session.out
+    try:
+        rows = read_metrics(out / METRICS)
+        summaries = session.summaries(rows)
+    except (GossamerError, KeyError, TypeError, ValueError) as error:
+        output.say(f"warning: there is no table and no picture: {error}")
+        return []
+    if not rows:
+        return []
+    files = [out / METRICS, out / CHECKPOINT]
+    try:
         write_atomically(out / PICTURE, lambda temporary: plot(rows, temporary, session.title))
-        console.print(summary_table(summaries))
-        _say(console, f"{out / METRICS}   {out / PICTURE}   {out / CHECKPOINT}")
-    return Result(summaries, session.done, session.done < config.steps, out)
+        files.insert(1, out / PICTURE)
+    except Exception as error:  # whatever matplotlib makes of fonts, settings and disks
+        output.say(f"warning: the picture {out / PICTURE} was not written: {error}")
+    output.say(summary_table(summaries))
+    output.say("   ".join(map(str, files)))
+    return summaries
 
 
 class Session:
@@ -119,9 +145,12 @@ class Session:
     def __init__(self, config: TrainConfig, out: Path) -> None:
         self.config = config
         self.out = out
-        self.corpus = load_corpus(config.data, config.level, config.context)
+        own = written_by_trainings(config.data, out)
+        self.corpus = load_corpus(config.data, config.level, config.context, own)
+        check_memory(config, self.corpus.vocabulary)
         self.runs = [Run(name, config, self.corpus.vocabulary) for name in config.runs]
-        self.done = 0  # finished steps
+        self.done = self.saved = 0  # finished steps, and those in the checkpoint
+        self._rows: list[Row] = []  # of the finished steps of a training that continues
 
     @property
     def title(self) -> str:
@@ -144,7 +173,10 @@ class Session:
             CheckpointError: there is no checkpoint, or it belongs to another training.
         """
         path = self.out / CHECKPOINT
-        self.done = restore_training(path, self.config, self.corpus, self.runs)
+        self.done, unwritten = restore_training(path, self.config, self.corpus, self.runs)
+        self.saved = self.done
+        if self.done:
+            self._rows = rows_until(self.out / METRICS, self.done, self.config.runs, unwritten)
 
     def open_metrics(self) -> MetricsFile:
         """Open the metrics file, and delete the files of an earlier training in the folder.
@@ -153,10 +185,10 @@ class Session:
             GossamerError: the folder cannot be written.
         """
         try:
-            self.out.mkdir(parents=True, exist_ok=True)
+            sweep(self.out)
             if not self.done:
                 (self.out / CHECKPOINT).unlink(missing_ok=True)
-            return MetricsFile(self.out / METRICS, keep_until=self.done)
+            return MetricsFile(self.out / METRICS, self._rows)
         except OSError as error:
             raise GossamerError(
                 f"--out {self.out} cannot be written: {error.strerror}; choose another folder"
@@ -169,12 +201,15 @@ class Session:
             stop: event that ends the training after the step in progress.
             metrics: file for the metrics.
             reporter: display of the progress.
+
+        Raises:
+            GossamerError: a loss is not finite, or a file cannot be written; then a checkpoint
+                holds the steps so far, unless it cannot be written either.
         """
         config = self.config
         windows = Windows(self.corpus.train, config.context, config.batch, config.seed)
         count = VALIDATION_TOKENS // config.context
         held_out = spaced_windows(self.corpus.validation, config.context, count)
-        saved = self.done
         while self.done < config.steps and not stop.is_set():
             step = self.done + 1
             batch = windows.batch(self.done)
@@ -186,14 +221,32 @@ class Session:
             if evaluated:
                 val_losses = {run.name: run.evaluate(*held_out) for run in self.runs}
                 reporter.evaluated(step, val_losses)
-            for run in self.runs:
-                metrics.append(_row(run, step, losses, val_losses, lrs))
             self.done = step
+            with self._rescued(metrics):
+                metrics.append([_row(run, step, losses, val_losses, lrs) for run in self.runs])
+                if evaluated:
+                    metrics.sync()
             if config.checkpoint_every and step % config.checkpoint_every == 0:
                 self._save(metrics)
-                saved = step
-        if self.done > saved or not self.done:
+        if self.done > self.saved or not self.done:
             self._save(metrics)
+
+    @contextmanager
+    def _rescued(self, metrics: MetricsFile) -> Iterator[None]:
+        """Save the training when its metrics cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            what = f"metrics {metrics.path} cannot be written: {error.strerror}"
+            try:
+                self._save_state(metrics.unsafe)
+            except GossamerError as second:
+                last = f"step {self.saved}" if self.saved else "none"
+                raise GossamerError(f"{what}; {second}; the last checkpoint: {last}") from error
+            raise GossamerError(
+                f"{what}; a checkpoint holds all {self.done} steps: free space, then continue with "
+                "--resume"
+            ) from error
 
     def _take_turns(self, batch: tuple[Tensor, Tensor], watched: bool) -> dict[str, float]:
         """Take one step of each run; return the losses in the order of the configuration."""
@@ -203,9 +256,14 @@ class Session:
         return {name: losses[name] for name in self.config.runs}
 
     def _save(self, metrics: MetricsFile) -> None:
-        metrics.sync()  # rows first: a checkpoint must not be ahead of its metrics
-        state = training_state(self.config, self.corpus, self.runs, self.done)
+        with self._rescued(metrics):
+            metrics.sync()  # rows first: a checkpoint must not be ahead of its metrics
+        self._save_state()
+
+    def _save_state(self, unwritten: Sequence[Row] = ()) -> None:
+        state = training_state(self.config, self.corpus, self.runs, self.done, unwritten)
         save_checkpoint(self.out / CHECKPOINT, state)
+        self.saved = self.done
 
     def summaries(self, rows: list[Row]) -> list[Summary]:
         """Summarise each run.
@@ -270,10 +328,6 @@ def _row(
     if run.name in val_losses and run.masks is not None:
         row["masks"] = run.masks.measure()
     return row
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True)
 
 
 @contextmanager

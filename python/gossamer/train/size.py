@@ -1,15 +1,64 @@
-"""Size of a model in training: its density, and the bytes of its training state."""
+"""Size of a model in training: its density, its bytes, and whether a machine can hold it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gossamer.errors import ArgumentError
 from gossamer.nn import MaskedLayer, summary
 from gossamer.recipes import Recipe
+from gossamer.train.config import TrainConfig
+from gossamer.train.model import GPTConfig, dense_parameters
+from gossamer.train.spec import RunSpec
+
+
+def check_memory(config: TrainConfig, vocabulary: int) -> None:
+    """Refuse a training that this machine's memory cannot hold.
+
+    The count is from below: one dense model, and of one step the tokens, the logits and four
+    activations per block.
+
+    Args:
+        config: configuration of the training.
+        vocabulary: number of tokens.
+
+    Raises:
+        ArgumentError: the training needs more memory than there is.
+    """
+    routers = [r for name in config.runs if (r := RunSpec.parse(name).router) is not None]
+    sizes = GPTConfig(
+        vocabulary, config.context, config.width, config.depth, config.heads,
+        experts=config.experts if routers else 1, router=routers[0] if routers else None,
+    )  # fmt: skip
+    tokens = config.tokens_per_step
+    needed = 4 * dense_parameters(sizes)
+    needed += tokens * (16 + 8 * vocabulary + 16 * config.width * config.depth)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise ArgumentError(
+            f"train got batch={config.batch}, context={config.context}, width={config.width}, "
+            f"depth={config.depth}, which need more than {needed / 1e9:,.0f} GB; this machine has "
+            f"{memory / 1e9:,.0f} GB: lower --batch, --context, --width or --depth"
+        )
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse more threads than a machine starts without harm.
+
+    Raises:
+        ArgumentError: there are more than four for each processor, and more than 16.
+    """
+    most = max(16, 4 * (os.cpu_count() or 1))
+    if threads is not None and threads > most:
+        raise ArgumentError(
+            f"train got threads={threads}; this machine has {os.cpu_count()} processors: choose "
+            f"--threads up to {most}"
+        )
 
 
 def density_of(model: nn.Module, recipe: Recipe, dense: int) -> float:
