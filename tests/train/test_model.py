@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from gossamer.errors import ArgumentError, ShapeError
+from gossamer.nn import SparseLinear
 from gossamer.train import GPT, GPTConfig
 from gossamer.train.groups import parameter_groups
 
@@ -32,8 +33,7 @@ def test_the_head_is_the_token_embedding() -> None:
 def test_parameters_decay_by_kind_and_not_by_rank() -> None:
     model = GPT(SIZES)
     model.blocks[0].mlp.up = nn.Linear(16, 64)  # with a bias
-    model.extra = nn.Module()
-    model.extra.values = nn.Parameter(torch.ones(3))
+    model.extra = SparseLinear(16, 16, pattern="2:4")  # its values are a vector
     decaying, rest = parameter_groups(model, 0.1)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     listed = [id(p) for group in (decaying, rest) for p in group["params"]]  # type: ignore[attr-defined]

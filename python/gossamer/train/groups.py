@@ -9,40 +9,32 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from gossamer.nn import MaskedLayer
+from gossamer.nn import parameter_groups as nn_groups
 from gossamer.nn.sites import covers
 from gossamer.prox import Penalty
 from gossamer.recipes import Recipe
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split parameters into those with weight decay and those without, for an optimizer.
+def parameter_groups(
+    model: nn.Module, weight_decay: float, scale_lr: float = 0.0
+) -> list[dict[str, Any]]:
+    """Split the parameters of a GPT by weight decay and learning rate, for an optimizer.
 
-    Matrices and the values of sparse weights decay; norm gains, biases and embeddings do not. The
-    values are 1-D, so their rank does not distinguish them from a bias.
+    As `gossamer.parameter_groups`, but embeddings do not decay either.
 
     Args:
         model: any module.
-        weight_decay: weight decay of the first group.
+        weight_decay: weight decay of the parameters that decay.
+        scale_lr: exponent of the density in the learning rate of a weight with a mask.
 
     Returns:
-        Two groups for `torch.optim`, in the model's order of parameters.
+        Groups for `torch.optim`, in the model's order of parameters.
 
     Example:
         >>> [len(group["params"]) for group in parameter_groups(nn.Linear(2, 2), 0.1)]
         [1, 1]
     """
-    decaying: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    seen: set[int] = set()
-    for module in model.modules():
-        exempt = isinstance(module, nn.LayerNorm | nn.Embedding)
-        for name, parameter in module.named_parameters(recurse=False):
-            if id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            (rest if exempt or name == "bias" else decaying).append(parameter)
-    groups = [(decaying, weight_decay), (rest, 0.0)]
-    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+    return nn_groups(model, weight_decay, undecayed=(nn.Embedding,), scale_lr=scale_lr)
 
 
 def recipe_groups(

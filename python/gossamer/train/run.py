@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from gossamer.errors import GossamerError
-from gossamer.nn.lr_scaling import scaled_groups
 from gossamer.optim import ProxAdamW
 from gossamer.train.config import DTYPES, TrainConfig
 from gossamer.train.groups import follow_groups, parameter_groups, penalised_groups, recipe_groups
@@ -76,8 +75,7 @@ class Run:
         self.recipe = spec.make_recipe(config.seed, config.recipe_options)
         if self.recipe is None:
             self.model = build_model(sizes, spec.pattern, config.exclude)
-            groups = parameter_groups(self.model, WEIGHT_DECAY)
-            groups = scaled_groups(groups, self.model, config.scale_lr)
+            groups = parameter_groups(self.model, WEIGHT_DECAY, config.scale_lr)
         else:
             self.model = GPT(sizes)
             self.recipe.prepare(self.model, exclude=config.exclude, rescale=True)
