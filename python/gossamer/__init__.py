@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         ShapeError,
         StructureError,
     )
-    from gossamer.nn import SparseLinear, densify, sparsify
+    from gossamer.nn import SparseLinear, densify, sparsify, sparsify_activations
     from gossamer.nn.parameter_groups import parameter_groups
     from gossamer.nn.summary import summary
     from gossamer.ops import sddmm, spmm, spmm_t
@@ -84,7 +84,15 @@ _HOMES = {
         "ShapeError",
         "StructureError",
     ),
-    "nn": ("nn", "SparseLinear", "densify", "parameter_groups", "sparsify", "summary"),
+    "nn": (
+        "nn",
+        "SparseLinear",
+        "densify",
+        "parameter_groups",
+        "sparsify",
+        "sparsify_activations",
+        "summary",
+    ),
     "ops": ("ops", "sddmm", "spmm", "spmm_t"),
     "optim": ("optim",),
     "ot": ("ot",),
@@ -156,6 +164,7 @@ __all__ = [
     "sddmm",
     "shrink",
     "sparsify",
+    "sparsify_activations",
     "spmm",
     "spmm_t",
     "summary",

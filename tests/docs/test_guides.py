@@ -41,6 +41,17 @@ def test_the_finetune_example_runs(tmp_path: Path) -> None:
     assert names["tuned"] < 0.5 * names["pruned"]
 
 
+def test_the_sparse_activations_example_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    names = run_fence("docs/guides/sparse-activations.md", "sparsify_activations.py", tmp_path)
+
+    assert "% live" in capsys.readouterr().out
+    assert type(names["model"].model.layers[0].mlp).__name__ == "LlamaMLP"
+
+
 def test_the_transport_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = run_fence("docs/guides/transport.md", "transport.py", tmp_path)
 

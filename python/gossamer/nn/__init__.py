@@ -1,5 +1,6 @@
 """Layers, and the surgery that inserts them into a model and removes them again."""
 
+from gossamer.nn.activation_surgery import sparsify_activations
 from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.adapted import AdaptedLinear, LowRankAdapter
 from gossamer.nn.layers.base import MaskedLayer
@@ -24,5 +25,6 @@ __all__ = [
     "densify",
     "parameter_groups",
     "sparsify",
+    "sparsify_activations",
     "summary",
 ]

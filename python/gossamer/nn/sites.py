@@ -11,11 +11,14 @@ from torch import nn
 
 from gossamer.errors import PatternError
 from gossamer.masks import Distribution, allocate, magnitude_mask
+from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.linear import dense_weight, is_conv1d
 from gossamer.patterns import NM, GroupedNM, Nonzeros, Pattern, parse_pattern
 from gossamer.weight import check_dense
 
 Globs: TypeAlias = str | Sequence[str]
+
+_SHOWN = 3  # names in a note on many layers
 
 
 @dataclass
@@ -57,19 +60,16 @@ def find_sites(
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(id(module), []).append(name)
         modules[id(module)] = module
-    everything = [name for aliases in names.values() for name in aliases]
-    for what, globs in (("include", include), ("exclude", exclude), ("overrides", list(rules))):
-        for glob in globs:
-            if not any(fnmatchcase(name, glob) for name in everything):
-                linear = [n[0] for k, n in names.items() if is_dense_linear(modules[k])]
-                raise PatternError(
-                    f"{what}={glob!r} matches no module of the model; its linear layers are "
-                    f"{', '.join(linear) or 'none'}: correct the glob or drop it"
-                )
+    linear = [n[0] for k, n in names.items() if is_dense_linear(modules[k])]
+    globs = {"include": include, "exclude": exclude, "overrides": list(rules)}
+    check_globs(model, globs, "linear layers", linear)
     sites, notes = [], []
+    sparse_activations = []
+    networks = set(ActivationSparseFFN.find_in(model).values())
     for key, aliases in names.items():
         module = modules[key]
-        if not isinstance(module, nn.Linear) and not is_conv1d(module):
+        is_network = module in networks
+        if not is_network and not isinstance(module, nn.Linear) and not is_conv1d(module):
             continue
         if any(covers(glob, name) for glob in exclude for name in aliases):
             continue
@@ -79,6 +79,9 @@ def find_sites(
         chosen = pattern if rule is None else rules[rule]
         if chosen is None:
             continue
+        if is_network:
+            sparse_activations.append(aliases[0])
+            continue
         if not is_dense_linear(module):
             notes.append(
                 f"{aliases[0]} ({type(module).__name__}; only nn.Linear itself and Conv1D can be "
@@ -86,7 +89,33 @@ def find_sites(
             )
             continue
         sites.append(Site(module, aliases, chosen, rule is not None))
+    if sparse_activations:
+        notes.append(f"{listed(sparse_activations)} (ActivationSparseFFN; its weights stay dense)")
     return sites, notes
+
+
+def check_globs(
+    model: nn.Module, globs: Mapping[str, Sequence[str]], kind: str, names: Sequence[str]
+) -> None:
+    """Check that each glob matches a module.
+
+    Args:
+        model: the model.
+        globs: globs by the argument that they were given in.
+        kind: what the globs choose from.
+        names: the names of these.
+
+    Raises:
+        PatternError: a glob matches nothing.
+    """
+    everything = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    for what, given in globs.items():
+        for glob in given:
+            if not any(fnmatchcase(name, glob) for name in everything):
+                raise PatternError(
+                    f"{what}={glob!r} matches no module of the model; its {kind} are "
+                    f"{', '.join(names) or 'none'}: correct the glob or drop it"
+                )
 
 
 def drop_shared_with_others(model: nn.Module, sites: list[Site]) -> list[str]:
@@ -174,6 +203,12 @@ def tied_groups(sites: list[Site]) -> dict[int, tuple[Site, list[Site]]]:
     for site in sites:
         groups.setdefault(id(site.source), (site, []))[1].append(site)
     return groups
+
+
+def listed(names: list[str]) -> str:
+    """Return the first names and how many more there are, for a message."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def as_globs(globs: Globs) -> Sequence[str]:

@@ -7,11 +7,13 @@ dense column is the same model with dense weights.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.tables import text_table
 from gossamer.weight import SparseWeight
@@ -31,6 +33,9 @@ class LayerSummary:
         gradient: bytes of the gradients.
         optimizer: bytes of the optimizer's state.
         dense: bytes of parameters, gradients and optimizer state of the dense module.
+        form: how an `ActivationSparseFFN` was computed last, None for other modules.
+        live_share: its running share of live activations, NaN before the first call, None for
+            other modules.
     """
 
     name: str
@@ -42,6 +47,8 @@ class LayerSummary:
     gradient: int
     optimizer: int
     dense: int
+    form: str | None = None
+    live_share: float | None = None
 
     @property
     def total(self) -> int:
@@ -79,7 +86,7 @@ class Summary:
         rows = [
             (
                 layer.name or f"({layer.kind})",
-                layer.pattern or "dense",
+                layer.pattern or _activations(layer) or "dense",
                 f"{layer.density:.4g}",
                 *_cells(layer),
             )
@@ -160,6 +167,7 @@ def _count(
         gradient += parameter.nbytes * trained
         state += parameter.numel() * per_entry + rest
         dense += entries * (parameter.itemsize * (1 + trained) + per_entry) + rest
+    network = ActivationSparseFFN.find_in(module).get("")
     return LayerSummary(
         name,
         type(module).__name__,
@@ -170,6 +178,8 @@ def _count(
         gradient,
         state,
         dense,
+        None if network is None else network.form,
+        None if network is None else network.live_share,
     )
 
 
@@ -185,6 +195,14 @@ def _state_bytes(
             else:
                 rest += tensor.nbytes
     return per_entry, rest
+
+
+def _activations(layer: LayerSummary) -> str:
+    """Return how a layer with sparse activations is computed, "" for other layers."""
+    if layer.live_share is None:
+        return ""
+    share = "" if math.isnan(layer.live_share) else f", {100 * layer.live_share:.3g} % live"
+    return f"activations{share}" + (f", {layer.form}" if layer.form else "")
 
 
 def _cells(layer: LayerSummary) -> list[str]:

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from gossamer.errors import GossamerError, PatternError
 from gossamer.masks import Distribution, random_mask
+from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.layers.linear import SparseLinear, dense_weight
+from gossamer.nn.layers.origin import check_absorbed, put_back_absorbed
 from gossamer.nn.sites import (
     Globs,
     Site,
@@ -185,7 +187,9 @@ def densify(model: nn.Module) -> nn.Module:
 
     Layers that share a `SparseWeight` share one Parameter afterwards. A swapped `Conv1D` becomes an
     `nn.Linear`. A recipe's layer keeps the weight that its forward pass uses; a layer of several
-    sparse layers keeps its form, with dense parts.
+    sparse layers keeps its form, with dense parts. What `sparsify_activations` replaced is
+    restored, with its classes and the names of its parameters; an activation that it changed stays
+    ReLU.
 
     Args:
         model: any module; if it is a layer with a mask itself, use the returned module.
@@ -193,13 +197,24 @@ def densify(model: nn.Module) -> nn.Module:
     Returns:
         The model.
 
+    Raises:
+        PatternError: the layers of one feed-forward network are not all in the model.
+
     Example:
         >>> import torch
         >>> densify(SparseLinear(8, 4, pattern="2:4"))
         Linear(in_features=8, out_features=4, bias=True)
     """
     weights: dict[nn.Module, nn.Parameter] = {}
+    transposed: dict[int, nn.Parameter] = {}
     layers: dict[int, nn.Module] = {}
+    networks = ActivationSparseFFN.find_in(model)
+    for name, network in networks.items():
+        check_absorbed(model, name, network.origin)
+    for network in networks.values():
+        if network.origin is not None:
+            layers[id(network)] = network.origin.restore(network.weights, transposed)
+            _adopt(layers[id(network)], network)
     for module in model.modules():
         if isinstance(module, MaskedLayer):
             linear = module.to_dense()
@@ -207,7 +222,9 @@ def densify(model: nn.Module) -> nn.Module:
             linear.bias = module.bias  # type: ignore[assignment]
             _adopt(linear, module)
             layers[id(module)] = linear
-    return _swap(model, layers)
+    model = _swap(model, layers)
+    put_back_absorbed(model)
+    return model
 
 
 def _checked_sites(
@@ -285,7 +302,8 @@ def _leave_fast_paths(model: nn.Module) -> None:
     In inference they pass raw weights to a fused dense kernel, unless these attributes forbid it.
     """
     for module in model.modules():
-        if any(isinstance(child, MaskedLayer) for child in module.modules()):
+        sparse = any(isinstance(child, MaskedLayer) for child in module.modules())
+        if sparse or ActivationSparseFFN.find_in(module):
             if isinstance(module, nn.TransformerEncoderLayer):
                 module.activation_relu_or_gelu = 0
             elif isinstance(module, nn.TransformerEncoder):

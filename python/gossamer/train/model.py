@@ -90,11 +90,12 @@ class MLP(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.up = nn.Linear(config.width, 4 * config.width, bias=False)
+        self.activation = nn.GELU()
         self.down = nn.Linear(4 * config.width, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each position independently."""
-        return self.down(F.gelu(self.up(x)))  # type: ignore[no-any-return]
+        return self.down(self.activation(self.up(x)))  # type: ignore[no-any-return]
 
 
 class Mixture(nn.Module):

@@ -21,6 +21,7 @@ from gossamer.activations import (
 from gossamer.activations.switch import Form
 from gossamer.backend import activations as kernels
 from gossamer.errors import ArgumentError, DTypeError, ShapeError
+from gossamer.nn.layers.origin import Origin
 from gossamer.ops.autocast import autocast, is_autocast
 from gossamer.patterns import as_integer
 
@@ -129,11 +130,14 @@ class ActivationSparseFFN(nn.Module):
     def _set_up(self) -> None:
         self.penalty = 0.0
         """Strength of the L1 penalty on h; `recipes.ActivationL1` sets it."""
+        self.origin: Origin | None = None
+        """What `sparsify_activations` replaced by this layer."""
         self._memory = GradientMemory()
         self._live: float | None = None  # running shares of live and screened pairs
         self._screened: float | None = None
         self._silent: Tensor | None = None  # [hidden] steps since a neuron was last alive
         self._calls = 0
+        self._form: Form | None = None
 
     @classmethod
     def of_parts(
@@ -174,6 +178,11 @@ class ActivationSparseFFN(nn.Module):
         layer._set_up()
         return layer
 
+    @classmethod
+    def find_in(cls, model: nn.Module) -> dict[str, ActivationSparseFFN]:
+        """Return the layers of this class in a model, by name."""
+        return {name: m for name, m in model.named_modules() if isinstance(m, cls)}
+
     @property
     def gate_form(self) -> Gate:
         """How the gate is computed: "auto", "dense", "float32" or "int8"."""
@@ -200,6 +209,11 @@ class ActivationSparseFFN(nn.Module):
     def weights(self) -> Weights:
         """The Parameters."""
         return Weights(self.gate, self.up, self.down, self.gate_bias, self.up_bias, self.down_bias)
+
+    @property
+    def form(self) -> Form | None:
+        """How the last call was computed, None before the first."""
+        return self._form
 
     @property
     def live_share(self) -> float:
@@ -251,7 +265,7 @@ class ActivationSparseFFN(nn.Module):
         learns = torch.is_grad_enabled() and (
             x.requires_grad or any(w is not None and w.requires_grad for w in weights)
         )
-        form = self._choose(x, weights, learns)
+        form = self._form = self._choose(x, weights, learns)
         pairs = len(x) * self.hidden
         options = Options(
             self.activation,
