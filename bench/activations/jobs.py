@@ -54,8 +54,8 @@ def training(plan: Plan[Scope]) -> Iterator[Job]:
 
 
 def block(plan: Plan[Scope]) -> Iterator[Job]:
-    """One job per share and number of threads."""
-    for live in plan.scope.live:
+    """One job per share and number of threads: Zipf's pairs, as trained networks have them."""
+    for live in (Live(0.01, True), Live(0.05, True)):
         for threads in plan.threads:
             key = (BLOCK_STEP, str(plan.scope.block), str(live), "float32", threads)
             yield _job(BLOCK, key, partial(_block, plan, key, live))
