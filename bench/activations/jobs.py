@@ -10,7 +10,7 @@ from bench.activations.cases import Block, Dense, Live, Scope, Size, layers, pro
 from bench.harness.bars import Bar
 from bench.harness.plan import Job, Plan, time_together
 from bench.harness.record import GOSSAMER, Key, Record
-from gossamer.backend.activations import has_fast_int8
+from gossamer.activations import has_fast_int8
 from gossamer.nn import ActivationSparseFFN
 
 TRAINING, BLOCK, DECODING = "training", "block", "decoding"

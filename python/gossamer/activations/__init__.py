@@ -14,6 +14,7 @@ from gossamer.activations.functions import (
 from gossamer.activations.gate import GateForm, LiveGate, float_gate, int8_gate
 from gossamer.activations.memory import GradientMemory
 from gossamer.activations.switch import Costs, costs_of
+from gossamer.backend.activations import has_fast_int8
 
 __all__ = [
     "Activation",
@@ -27,6 +28,7 @@ __all__ = [
     "costs_of",
     "dense_feed_forward",
     "float_gate",
+    "has_fast_int8",
     "int8_gate",
     "sparse_feed_forward",
 ]
