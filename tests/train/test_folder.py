@@ -30,11 +30,11 @@ def test_a_second_training_is_refused_whatever_it_wants(
     take = Run.step
 
     def step(run: Run, *batch: Any) -> float:
+        monkeypatch.setattr(Run, "step", take)
         for how in ({}, {"overwrite": True}, {"resume": True}):
             with pytest.raises(CheckpointError, match="another training is writing into"):
                 train(SHORT, tmp_path, console=QUIET, **how)
             refused.append(how)
-        monkeypatch.setattr(Run, "step", take)
         return take(run, *batch)
 
     monkeypatch.setattr(Run, "step", step)
