@@ -15,6 +15,8 @@ from torch.autograd import Function
 
 import gossamer
 from gossamer import SparseWeight, codes
+from gossamer.activations.functions import Options, Weights, _Penalized, sparse_feed_forward
+from gossamer.activations.memory import GradientMemory
 from gossamer.nn import MaskedLinear
 from gossamer.nn.layers.threshold import ThresholdLinear
 from gossamer.ot import sparsity_constrained
@@ -79,6 +81,17 @@ def shrunk(lead: tuple[int, ...]) -> Case:
     return gossamer.prox.L1(0.1).prox(x), x
 
 
+def alive(network: Callable[..., tuple[Tensor, object]]) -> Case:
+    gate, up, down = (draw(8, 12).requires_grad_() for _ in range(3))
+    options = Options("relu", "float32", 1.0, 0.1, 0, GradientMemory())
+    weights = Weights(gate, up, down, None, None, None)
+    return network(draw(5, 12), weights, options)[0], gate
+
+
+def penalized(x: Tensor, weights: Weights, options: Options) -> tuple[Tensor, object]:
+    return _Penalized.apply(x @ weights.gate.T, options.penalty), None
+
+
 # By the Function: what it returns for an input with these leading dimensions, where it has some,
 # and a leaf of its graph.
 CASES: dict[str, Callable[[tuple[int, ...]], Case]] = {
@@ -93,6 +106,8 @@ CASES: dict[str, Callable[[tuple[int, ...]], Case]] = {
     "_Decode": lambda lead: coded("decode"),
     "_PrefixErrors": lambda lead: coded("prefix"),
     "_Prox": shrunk,
+    "_FeedForward": lambda lead: alive(sparse_feed_forward),
+    "_Penalized": lambda lead: alive(penalized),
     "_Value": lambda lead: transported(),
 }
 # Its gradient is a function of its output, as that of tanh: torch says so.

@@ -1,6 +1,7 @@
 """The registered ops: opcheck, torch.compile, torch.export, fake and meta tensors."""
 
 import io
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -197,10 +198,23 @@ def test_shapes_without_data() -> None:
         assert real(mode.from_tensor(torch.randn(2, 12))).shape == (2, 7)
 
 
-def test_vmap_of_the_ops_is_refused() -> None:
+def test_vmap_of_the_ops() -> None:
     weight, structure = parts("2:4")
-    x = torch.randn(2, 3, 12, dtype=torch.float64)
-    with pytest.raises(gossamer.GossamerError, match="vmap"):
-        torch.func.vmap(
-            lambda x: torch.ops.gossamer.spmm(x, weight.values.detach(), *structure, None)
-        )(x)
+    ops, rows, cols = torch.ops.gossamer, *weight.shape
+    x, g = (torch.randn(3, 2, n, dtype=torch.float64) for n in (cols, rows))
+    values = torch.randn(2, weight.nnz, dtype=torch.float64)
+    bias = torch.randn(2, rows, dtype=torch.float64)
+
+    def each(op: Callable[..., Tensor], *args: Tensor) -> Tensor:
+        return torch.stack([op(*(t[i] for t in args)) for i in range(2)])
+
+    x, g = x.movedim(1, 0), g.movedim(1, 0)
+    calls: list[tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = [
+        (lambda x: ops.spmm(x, weight.values, *structure, None), (x,)),
+        (lambda x, v, b: ops.spmm(x, v, *structure, b), (x, values, bias)),
+        (lambda g: ops.spmm_t(g, weight.values, *structure), (g,)),
+        (lambda g, v: ops.spmm_t(g, v, *structure), (g, values)),
+        (lambda g, x: ops.sddmm(g, x, *structure), (g, x)),
+    ]
+    for call, args in calls:
+        torch.testing.assert_close(torch.func.vmap(call)(*args), each(call, *args))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from gossamer import SparseLinear, SparseWeight
 from gossamer.weight.transpose import TransposeRule
@@ -49,3 +50,33 @@ def test_the_transpose_is_a_rule_beside_the_weight(weight: SparseWeight) -> None
     assert built is not None
     assert torch.equal(built.perm, weight.transposed.perm)
     assert set(weight.state_dict()) == {"values", "indices", "descriptor"}
+
+
+INITIALISERS = [
+    nn.init.uniform_, nn.init.normal_, nn.init.ones_, nn.init.zeros_,
+    nn.init.xavier_uniform_, nn.init.xavier_normal_, nn.init.kaiming_uniform_,
+    nn.init.kaiming_normal_,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("initialise", INITIALISERS, ids=lambda f: f.__name__)
+def test_initialisers_act_on_the_values(initialise) -> None:
+    weight = SparseWeight.from_dense(torch.randn(256, 128), "2:4")
+    mask, parameter = weight.mask(), weight.values
+    assert initialise(weight) is weight
+    assert weight.values is parameter
+    assert torch.equal(weight.mask(), mask)
+    dense = initialise(torch.empty(256, 128))
+    kept = weight.values.detach()
+    torch.testing.assert_close(kept.std(), dense.std(), rtol=0.05, atol=1e-8)
+    torch.testing.assert_close(kept.abs().max(), dense.abs().max(), rtol=0.5, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["orthogonal_", "eye_", "dirac_", "sparse_", "trunc_normal_"])
+def test_initialisers_that_need_a_tensor_are_refused(name: str, weight: SparseWeight) -> None:
+    before = weight.values.detach().clone()
+    with pytest.raises(AttributeError, match=r"which this initialiser needs.*from_dense"):
+        getattr(nn.init, name)(weight, *([0.1] if name == "sparse_" else []))
+    assert torch.equal(weight.values, before)
+    with pytest.raises(AttributeError, match="mul_"):
+        weight.mul_(torch.ones(8, 12))

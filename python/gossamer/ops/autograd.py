@@ -20,10 +20,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from gossamer.backend import Structure, Transposed, products
-from gossamer.errors import GossamerError
-
-# Private, but what torch.autograd.Function.apply itself asks on every call.
-transforming = torch._C._are_functorch_transforms_active
+from gossamer.ops.batching import batched
+from gossamer.ops.recording import differentiating_forward, recorded, transforming
 
 
 def spmm(
@@ -34,13 +32,15 @@ def spmm(
     transposed: Transposed | None = None,
 ) -> Tensor:
     """Map x [..., cols] to [..., rows]; make an autograd node only if an input needs a gradient."""
-    if transforming():
+    if recorded(x):
+        return _recorded_spmm(x, values, structure, bias, transposed)
+    if transforming() or differentiating_forward():
         return _apply(_SpmmTransformed, x, values, structure, bias, transposed)
     if torch.is_grad_enabled() and (
         values.requires_grad or x.requires_grad or (bias is not None and bias.requires_grad)
     ):
         return _apply(_Spmm, x, values, structure, bias, transposed)
-    return run_spmm(x, values, structure, bias)
+    return _run_spmm(x, values, structure, bias)
 
 
 def spmm_t(
@@ -50,11 +50,13 @@ def spmm_t(
     transposed: Transposed | None = None,
 ) -> Tensor:
     """Map grad_output [..., rows] to [..., cols]."""
-    if transforming():
+    if recorded(grad_output):
+        return _recorded_spmm_t(grad_output, values, structure, transposed)
+    if transforming() or differentiating_forward():
         return _apply(_SpmmTTransformed, grad_output, values, structure, transposed)
     if torch.is_grad_enabled() and (values.requires_grad or grad_output.requires_grad):
         return _apply(_SpmmT, grad_output, values, structure, transposed)
-    return run_spmm_t(grad_output, values, structure, transposed)
+    return _run_spmm_t(grad_output, values, structure, transposed)
 
 
 def sddmm(
@@ -64,23 +66,23 @@ def sddmm(
     transposed: Transposed | None = None,
 ) -> Tensor:
     """Map grad_output [..., rows] and x [..., cols] to [nnz]."""
-    if transforming():
+    if recorded(grad_output) or recorded(x):
+        return _recorded_sddmm(grad_output, x, structure, transposed)
+    if transforming() or differentiating_forward():
         return _apply(_SddmmTransformed, grad_output, x, structure, transposed)
     if torch.is_grad_enabled() and (grad_output.requires_grad or x.requires_grad):
         return _apply(_Sddmm, grad_output, x, structure, transposed)
-    return run_sddmm(grad_output, x, structure)
+    return _run_sddmm(grad_output, x, structure)
 
 
-# The kernels with leading dimensions, without autograd. Matrices are passed with their own strides.
-# Vectors must be contiguous: an upstream gradient of sddmm may have stride 0.
+# The products with leading dimensions, without autograd.
 
 
 def run_spmm(x: Tensor, values: Tensor, structure: Structure, bias: Tensor | None = None) -> Tensor:
     """Y = X W^T + b of x [..., cols]."""
-    b = None if bias is None else bias.contiguous()
-    y = x.new_empty((*x.shape[:-1], structure.layout.rows))
-    products.spmm(flatten(x), values.contiguous(), structure, b, flatten(y))
-    return y
+    if recorded(x):
+        return _recorded_spmm(x, values, structure, bias, None)
+    return _run_spmm(x, values, structure, bias)
 
 
 def run_spmm_t(
@@ -90,15 +92,79 @@ def run_spmm_t(
     transposed: Transposed | None = None,
 ) -> Tensor:
     """G W of grad_output [..., rows]."""
+    if recorded(grad_output):
+        return _recorded_spmm_t(grad_output, values, structure, transposed)
+    return _run_spmm_t(grad_output, values, structure, transposed)
+
+
+def run_sddmm(grad_output: Tensor, x: Tensor, structure: Structure) -> Tensor:
+    """G^T X at the kept entries."""
+    if recorded(grad_output):
+        return _recorded_sddmm(grad_output, x, structure, None)
+    return _run_sddmm(grad_output, x, structure)
+
+
+# By the kernels. Matrices are passed with their own strides. Vectors must be contiguous: an
+# upstream gradient of sddmm may have stride 0.
+
+
+def _run_spmm(x: Tensor, values: Tensor, structure: Structure, bias: Tensor | None) -> Tensor:
+    b = None if bias is None else bias.contiguous()
+    y = x.new_empty((*x.shape[:-1], structure.layout.rows))
+    products.spmm(flatten(x), values.contiguous(), structure, b, flatten(y))
+    return y
+
+
+def _run_spmm_t(
+    grad_output: Tensor, values: Tensor, structure: Structure, transposed: Transposed | None
+) -> Tensor:
     y = grad_output.new_empty((*grad_output.shape[:-1], structure.layout.cols))
     products.spmm_t(flatten(grad_output), values.contiguous(), structure, transposed, flatten(y))
     return y
 
 
-def run_sddmm(grad_output: Tensor, x: Tensor, structure: Structure) -> Tensor:
-    """G^T X at the kept entries."""
+def _run_sddmm(grad_output: Tensor, x: Tensor, structure: Structure) -> Tensor:
     grad: Tensor = products.sddmm(flatten(grad_output), flatten(x), structure)
     return grad
+
+
+# By the registered operators, while somebody looks on.
+
+
+def _recorded_spmm(
+    x: Tensor,
+    values: Tensor,
+    structure: Structure,
+    bias: Tensor | None,
+    transposed: Transposed | None,
+) -> Tensor:
+    parts = parts_of(structure, transposed)
+    return unflatten(torch.ops.gossamer.spmm(flatten(x), values, *parts, bias), x)
+
+
+def _recorded_spmm_t(
+    grad_output: Tensor, values: Tensor, structure: Structure, transposed: Transposed | None
+) -> Tensor:
+    parts = parts_of(structure, transposed)
+    y = torch.ops.gossamer.spmm_t(flatten(grad_output), values, *parts)
+    return unflatten(y, grad_output)
+
+
+def _recorded_sddmm(
+    grad_output: Tensor, x: Tensor, structure: Structure, transposed: Transposed | None
+) -> Tensor:
+    parts = parts_of(structure, transposed)
+    grad: Tensor = torch.ops.gossamer.sddmm(flatten(grad_output), flatten(x), *parts)
+    return grad
+
+
+def parts_of(structure: Structure, transposed: Transposed | None) -> tuple[Any, ...]:
+    """The structure as the registered operators take it."""
+    own = (structure.indices, structure.indptr, structure.layout.as_ints())
+    if transposed is None:
+        return (*own, None, None, (), None)
+    turned, perm = transposed
+    return (*own, turned.indices, turned.indptr, turned.layout.as_ints(), perm)
 
 
 def is_pruned(transposed: Transposed | None, nnz: int) -> bool:
@@ -122,14 +188,6 @@ def flatten(x: Tensor) -> Tensor:
 def unflatten(y: Tensor, like: Tensor) -> Tensor:
     """[batch, n] to [..., n] with the leading dimensions of `like`."""
     return y if like.dim() == 2 else y.view(*like.shape[:-1], y.shape[1])
-
-
-def refuse_vmap(name: str) -> GossamerError:
-    """The error of a call under vmap."""
-    return GossamerError(
-        f"gossamer.{name} was called under vmap, for which it has no rule; every leading "
-        "dimension is a batch already: call it on the whole tensor, or loop"
-    )
 
 
 def _apply(function: type[Function], *args: Any) -> Tensor:
@@ -162,7 +220,7 @@ class _Spmm(Function):
         transposed: Transposed | None,
     ) -> Tensor:
         _save(ctx, x, values, structure, transposed)
-        return run_spmm(x, values, structure, bias)
+        return _run_spmm(x, values, structure, bias)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -194,7 +252,7 @@ class _SpmmT(Function):
         transposed: Transposed | None,
     ) -> Tensor:
         _save(ctx, g, values, structure, transposed)
-        return run_spmm_t(g, values, structure, transposed)
+        return _run_spmm_t(g, values, structure, transposed)
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
@@ -215,7 +273,7 @@ class _Sddmm(Function):
         ctx: Any, g: Tensor, x: Tensor, structure: Structure, transposed: Transposed | None
     ) -> Tensor:
         _save(ctx, g, x, structure, transposed)
-        return run_sddmm(g, x, structure)
+        return _run_sddmm(g, x, structure)
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
@@ -230,46 +288,109 @@ class _Sddmm(Function):
         )
 
 
-# torch.func (grad, vjp, jacrev) needs a separate setup_context, which costs several microseconds
-# per call, so only calls under a transform use these classes.
+# torch.func and forward-mode derivatives need a separate setup_context, which costs several
+# microseconds per call, so only calls under a transform use these classes. A verb is linear in each
+# operand: its forward derivative is a sum of the same verb.
+
+
+def _sum(*terms: Tensor | None) -> Tensor | None:
+    """The sum of the terms that are there."""
+    there = [term for term in terms if term is not None]
+    return sum(there[1:], there[0]) if there else None
 
 
 class _SpmmTransformed(_Spmm):
     forward = staticmethod(  # type: ignore[assignment]
-        lambda x, values, structure, bias, transposed: run_spmm(x, values, structure, bias)
+        lambda x, values, structure, bias, transposed: _run_spmm(x, values, structure, bias)
     )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, values, structure, _, transposed = inputs
         _save(ctx, x, values, structure, transposed)
+        ctx.save_for_forward(x, values)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        raise refuse_vmap("spmm")
+        x, values, structure, bias, transposed = args
+        return batched(
+            "spmm",
+            lambda x, values, bias: spmm(x, values, structure, bias, transposed),
+            info.batch_size,
+            (x, values, bias),
+            (in_dims[0], in_dims[1], in_dims[3]),
+            (in_dims[2], in_dims[4]),
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        (x, values), (dx, dvalues, _, dbias, _) = ctx.saved_tensors, tangents
+        structure, transposed = ctx.structure, ctx.transposed
+        by_x = None if dx is None else spmm(dx, values, structure, None, transposed)
+        by_values = None if dvalues is None else spmm(x, dvalues, structure, None, transposed)
+        product = _sum(by_x, by_values)
+        if dbias is not None and product is None:
+            return dbias.expand(*x.shape[:-1], -1).clone()
+        return _sum(product, dbias)
 
 
 class _SpmmTTransformed(_SpmmT):
-    forward = staticmethod(run_spmm_t)  # type: ignore[assignment]
+    forward = staticmethod(_run_spmm_t)  # type: ignore[assignment]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _save(ctx, *inputs)
+        ctx.save_for_forward(*inputs[:2])
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        raise refuse_vmap("spmm_t")
+        g, values, structure, transposed = args
+        return batched(
+            "spmm_t",
+            lambda g, values, _: spmm_t(g, values, structure, transposed),
+            info.batch_size,
+            (g, values, None),
+            (*in_dims[:2], None),
+            in_dims[2:],
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        (g, values), (dg, dvalues, _, _) = ctx.saved_tensors, tangents
+        structure, transposed = ctx.structure, ctx.transposed
+        return _sum(
+            None if dg is None else spmm_t(dg, values, structure, transposed),
+            None if dvalues is None else spmm_t(g, dvalues, structure, transposed),
+        )
 
 
 class _SddmmTransformed(_Sddmm):
     forward = staticmethod(  # type: ignore[assignment]
-        lambda g, x, structure, transposed: run_sddmm(g, x, structure)
+        lambda g, x, structure, transposed: _run_sddmm(g, x, structure)
     )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _save(ctx, *inputs)
+        ctx.save_for_forward(*inputs[:2])
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        raise refuse_vmap("sddmm")
+        g, x, structure, transposed = args
+        return batched(
+            "sddmm",
+            lambda g, x, _: sddmm(g, x, structure, transposed),
+            info.batch_size,
+            (g, x, None),
+            (*in_dims[:2], None),
+            in_dims[2:],
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        (g, x), (dg, dx, _, _) = ctx.saved_tensors, tangents
+        structure, transposed = ctx.structure, ctx.transposed
+        return _sum(
+            None if dg is None else sddmm(dg, x, structure, transposed),
+            None if dx is None else sddmm(g, dx, structure, transposed),
+        )

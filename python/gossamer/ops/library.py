@@ -6,8 +6,8 @@ structure is passed as plain tensors and integers, always in the order
     indices, indptr, layout, t_indices, t_indptr, t_layout, t_perm
 
 Each op has one kernel for every device (the backend chooses the compiled module), a fake kernel
-(shapes only), an autograd rule made of the other two ops, an autocast rule, and a vmap rule that
-raises an error.
+(shapes only), an autograd rule made of the other two ops, an autocast rule, a vmap rule, and a
+formula for FLOP counters.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from gossamer.backend import Layout, Structure, Transposed, products
 from gossamer.errors import DTypeError
 from gossamer.ops.autocast import autocast, without_autocast
-from gossamer.ops.autograd import flatten, pruned_values, refuse_vmap, unflatten
+from gossamer.ops.autograd import flatten, pruned_values, unflatten
+from gossamer.ops.batching import batched
 from gossamer.weight import SparseWeight
 from gossamer.weight.guard import check_written
 
@@ -246,28 +248,59 @@ def _autocast_rule(name: str, device: str) -> Callable[..., Tensor]:
     return rule
 
 
-def _vmap_refusal(name: str) -> Callable[..., Any]:
-    def refuse(info: Any, in_dims: Any, *args: Any) -> Any:
-        raise refuse_vmap(name)
+def _vmap_rule(name: str) -> Callable[..., Any]:
+    """The rule of `batched` for an operator, whose operands are matrices."""
+    at_bias = len(_Parts._fields) + 2
 
-    return refuse
+    def rule(info: Any, in_dims: Any, a: Tensor, b: Tensor, *rest: Any) -> tuple[Tensor, int]:
+        parts, bias = rest[: len(_Parts._fields)], rest[len(_Parts._fields) :]
+        op = getattr(torch.ops.gossamer, name)
+
+        def call(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+            with_bias = (bias,) if name == "spmm" else ()
+            if name == "sddmm":
+                return op(a, b, *parts)  # type: ignore[no-any-return]
+            return unflatten(op(flatten(a), b, *parts, *with_bias), a)
+
+        operands = (a, b, bias[0] if bias else None)
+        dims = (in_dims[0], in_dims[1], in_dims[at_bias] if bias else None)
+        return batched(name, call, info.batch_size, operands, dims, in_dims[2:at_bias])
+
+    return rule
+
+
+# FLOPs by the convention of torch: two per multiply-add, none for the bias.
+
+
+def _spmm_flops(x: Sequence[int], values: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * x[0] * values[0]
+
+
+def _spmm_t_flops(g: Sequence[int], values: Sequence[int], *parts: Any, **_: Any) -> int:
+    perm = parts[-1]  # a pruned transpose has fewer entries than the weight
+    return 2 * g[0] * (values[0] if perm is None else perm[0])
+
+
+def _sddmm_flops(g: Sequence[int], *rest: Any, out_shape: Sequence[int], **_: Any) -> int:
+    return 2 * g[0] * out_shape[0]
 
 
 def _register() -> None:
     rules: dict[str, tuple[Callable[..., Any], ...]] = {
-        "spmm": (_spmm, _spmm_fake, _spmm_context, _spmm_backward),
-        "spmm_t": (_spmm_t, _spmm_t_fake, _spmm_t_context, _spmm_t_backward),
-        "sddmm": (_sddmm, _sddmm_fake, _sddmm_context, _sddmm_backward),
+        "spmm": (_spmm, _spmm_fake, _spmm_context, _spmm_backward, _spmm_flops),
+        "spmm_t": (_spmm_t, _spmm_t_fake, _spmm_t_context, _spmm_t_backward, _spmm_t_flops),
+        "sddmm": (_sddmm, _sddmm_fake, _sddmm_context, _sddmm_backward, _sddmm_flops),
     }
     impl: Callable[..., object] = _LIBRARY.impl
-    for name, (kernel, fake, context, backward) in rules.items():
+    for name, (kernel, fake, context, backward, flops) in rules.items():
         op = f"gossamer::{name}"
         impl(name, kernel, "CompositeExplicitAutograd")
         torch.library.register_fake(op, fake, lib=_LIBRARY)
         torch.library.register_autograd(op, backward, setup_context=context, lib=_LIBRARY)
         for device in ("cpu", "cuda"):
             impl(name, _autocast_rule(name, device), f"Autocast{device.upper()}")
-        torch.library.register_vmap(op, _vmap_refusal(name), lib=_LIBRARY)
+        torch.library.register_vmap(op, _vmap_rule(name), lib=_LIBRARY)
+        register_flop_formula(getattr(torch.ops.gossamer, name))(flops)
 
 
 _register()

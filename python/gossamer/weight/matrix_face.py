@@ -15,7 +15,9 @@ class MatrixFace:
 
     Assignments `requires_grad = …` and `grad = None` apply to the values. Reading `data` or `grad`
     raises an error, because in-place changes of a dense copy would be lost; so does any other
-    assignment, because the weight cannot hold the entries of a dense tensor.
+    assignment, because the weight cannot hold the entries of a dense tensor. The initialisers of
+    `torch.nn.init` act on the values, with the fans of the dense matrix; those that need a tensor
+    are refused.
     """
 
     values: nn.Parameter
@@ -31,6 +33,11 @@ class MatrixFace:
     def device(self) -> torch.device:
         """The device of the values."""
         return self.values.device
+
+    @property
+    def is_meta(self) -> bool:
+        """Whether the values have no memory."""
+        return self.values.is_meta
 
     @property
     def ndim(self) -> int:
@@ -52,6 +59,54 @@ class MatrixFace:
     def is_floating_point(self) -> bool:
         """Return True: the values are floating-point numbers."""
         return True
+
+    def ndimension(self) -> int:
+        """Not available: `nn.init.orthogonal_`, `eye_`, `dirac_` and `sparse_` ask it first."""
+        raise self._no_initialiser("ndimension")
+
+    def new_tensor(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Not available: `nn.init.trunc_normal_` asks it first."""
+        raise self._no_initialiser("new_tensor")
+
+    def _no_initialiser(self, what: str) -> AttributeError:
+        return AttributeError(
+            f"SparseWeight.{what} is not available: a weight of pattern {self.pattern} is no "
+            "tensor, which this initialiser needs; pass weight.values to trunc_normal_, and fill a "
+            "dense matrix for orthogonal_, eye_, dirac_ and sparse_: SparseWeight.from_dense("
+            "matrix, weight.pattern, weight.mask()); .dim() is 2"
+        )
+
+    # What the initialisers of torch.nn.init call, on the values.
+
+    def uniform_(self, *args: Any, **kwargs: Any) -> MatrixFace:
+        """Draw the values from a uniform law, as `torch.Tensor.uniform_`."""
+        return self._on_values("uniform_", *args, **kwargs)
+
+    def normal_(self, *args: Any, **kwargs: Any) -> MatrixFace:
+        """Draw the values from a normal law, as `torch.Tensor.normal_`."""
+        return self._on_values("normal_", *args, **kwargs)
+
+    def fill_(self, value: float) -> MatrixFace:
+        """Set all values to a number."""
+        return self._on_values("fill_", value)
+
+    def zero_(self) -> MatrixFace:
+        """Set all values to 0."""
+        return self._on_values("zero_")
+
+    def mul_(self, other: float) -> MatrixFace:
+        """Multiply the values by a number."""
+        return self._on_values("mul_", other)
+
+    def add_(self, other: float) -> MatrixFace:
+        """Add a number to the values."""
+        return self._on_values("add_", other)
+
+    def _on_values(self, name: str, *args: Any, **kwargs: Any) -> MatrixFace:
+        if any(isinstance(arg, Tensor) and arg.dim() for arg in args):
+            raise self._refuse(name)
+        getattr(self.values, name)(*args, **kwargs)
+        return self
 
     @property
     def requires_grad(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from types import FrameType
 
 from torch import nn
@@ -17,7 +18,9 @@ def describe(module: nn.Module) -> str:
         >>> describe(nn.ReLU(inplace=True))
         'ReLU(inplace=True)'
     """
-    what = f"{type(module).__name__}({module.extra_repr()})"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch.jit.trace, which an error stops anyway
+        what = f"{type(module).__name__}({module.extra_repr()})"
     frame: FrameType | None = sys._getframe(1)
     callers = []
     while frame is not None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gossamer.errors import PatternError
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.layers.linear import SparseLinear
+from gossamer.ops.recording import SYMBOLIC
 from gossamer.patterns import as_integer
 from gossamer.weight import SparseWeight, Transpose
 
@@ -150,6 +151,8 @@ class AdaptedLinear(SparseLinear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has
         """Map input [..., in_features] to [..., out_features]."""
         y = super().forward(input)
+        if type(y) is SYMBOLIC:  # the whole layer is one node
+            return y
         return y if self.adapter is None else self.adapter(input, y)
 
     @property

@@ -13,6 +13,7 @@ from gossamer.backend import Structure
 from gossamer.errors import DTypeError, ShapeError
 from gossamer.masks import random_structure
 from gossamer.nn.layers.base import MaskedLayer, copy_parameter
+from gossamer.ops.recording import SYMBOLIC, as_leaf
 from gossamer.ops.verbs import spmm
 from gossamer.patterns import Pattern, as_integer, parse_pattern
 from gossamer.weight import Backward, SparseWeight, Transpose, check_dtype
@@ -228,6 +229,8 @@ class SparseLinear(MaskedLayer):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has
         """Map input [..., in_features] to [..., out_features]."""
+        if type(input) is SYMBOLIC:
+            return as_leaf(self, input)  # type: ignore[no-any-return]
         return spmm(input, self.weight, self.bias)
 
     def _load_from_state_dict(

@@ -27,6 +27,7 @@ from gossamer.nn.layers.linear import SparseLinear, dense_weight
 from gossamer.nn.layers.straight_through import Masked, SoftlyMasked
 from gossamer.ops import autograd
 from gossamer.ops.autocast import autocast, is_autocast
+from gossamer.ops.recording import SYMBOLIC, as_leaf, refuse_recorders
 from gossamer.patterns import NM, Pattern, parse_pattern
 from gossamer.weight import SparseWeight, check_dense
 from gossamer.weight.descriptor import describe, group_of, pattern_of
@@ -231,6 +232,8 @@ class MaskedLinear(MaskedLayer):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has
         """Map input [..., in_features] to [..., out_features]."""
+        if type(input) is SYMBOLIC:
+            return as_leaf(self, input)  # type: ignore[no-any-return]
         self.check_input(input)
         x, bias, mixed = input, self.bias, is_autocast(input)
         share = self.masked_weight_share.item()
@@ -247,7 +250,8 @@ class MaskedLinear(MaskedLayer):
         return Masked.apply(x, self.weight, bias, values, structure, self)  # type: ignore[no-any-return, no-untyped-call]
 
     def check_input(self, x: Tensor) -> None:
-        """Raise ShapeError unless x is [..., in_features]."""
+        """Raise ShapeError unless x is [..., in_features]; GossamerError for a recorder of it."""
+        refuse_recorders(self, "use to_sparse(), or the model that recipe.finish gives")
         if x.shape[-1:] != (self.in_features,):
             raise ShapeError(
                 f"x has shape {tuple(x.shape)}; its last size must be {self.in_features}, the "
@@ -262,7 +266,7 @@ class MaskedLinear(MaskedLayer):
     def weight_gradient(self, grad_output: Tensor, x: Tensor, structure: Structure) -> Tensor:
         """Return dW [out_features, in_features] for dY [batch, out_features] and x [batch, in]."""
         if self.gradient == "kept":
-            at_kept = backend.sddmm(grad_output, x, structure)
+            at_kept = autograd.run_sddmm(grad_output, x, structure)
             kept: Tensor = backend.scatter(at_kept, structure)
             return kept
         return grad_output.t() @ x

@@ -19,6 +19,7 @@ from gossamer.masks import mask_from_score
 from gossamer.nn.layers.masked import MaskedLinear
 from gossamer.ops import autograd
 from gossamer.ops.autocast import autocast, is_autocast
+from gossamer.ops.recording import SYMBOLIC
 from gossamer.patterns import Pattern, Unstructured
 
 
@@ -96,9 +97,11 @@ class ThresholdLinear(MaskedLinear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has
         """Map input [..., in_features] to [..., out_features]."""
-        if self.is_dense_now:
+        if type(input) is SYMBOLIC:
             return super().forward(input)
         self.check_input(input)
+        if self.is_dense_now:
+            return super().forward(input)
         x, bias = input, self.bias
         values, structure = self.pack()
         if is_autocast(x):
@@ -147,7 +150,7 @@ class _Thresholded(Function):
                 alive = ~(weight.abs() <= threshold.sigmoid())
                 dweight.mul_(torch.where(alive, 1.0, ctx.alpha))
             else:
-                at_kept = backend.sddmm(flat, rows, structure)
+                at_kept = autograd.run_sddmm(flat, rows, structure)
                 dweight = backend.scatter(at_kept, structure).to(weight.dtype)
             dthreshold = torch.zeros_like(threshold)
             if not ctx.projected:
