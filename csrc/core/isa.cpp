@@ -1,5 +1,9 @@
 #include "core/isa.hpp"
 
+#if defined(GOSSAMER_HAVE_AMX)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #if defined(GOSSAMER_HAVE_NEONBF16)
 #include <sys/auxv.h>
 #endif
@@ -38,6 +42,22 @@ bool has_avx512bf16() noexcept {
 #else
 bool has_avx512bf16() noexcept { return false; }
 #endif
+#if defined(GOSSAMER_HAVE_AMX)
+// The tiles are 8 KB more that Linux must save of each thread, so that it wants to be asked once a
+// process; it refuses, for example, where a thread's stack for signals is too small for them.
+bool may_use_tiles() noexcept {
+  constexpr long req_xcomp_perm = 0x1023, xtiledata = 18;  // Linux, Documentation/arch/x86/xstate
+  static const bool permitted = syscall(SYS_arch_prctl, req_xcomp_perm, xtiledata) == 0;
+  return permitted;
+}
+// The compiler's functions ask the processor (CPUID) and whether the system saves tiles (XCR0).
+bool has_amx() noexcept {
+  return has_avx512bf16() && __builtin_cpu_supports("amx-tile") &&
+         __builtin_cpu_supports("amx-bf16") && may_use_tiles();
+}
+#else
+bool has_amx() noexcept { return false; }
+#endif
 // --8<-- [start:detection]
 #if defined(GOSSAMER_HAVE_AVX2)
 bool has_avx2() noexcept { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
@@ -62,10 +82,15 @@ bool has_neonbf16() noexcept { return false; }
 // In the order of `enum class Isa`.
 // --8<-- [start:candidates]
 constexpr Candidate candidates[isa_count] = {
-    {"avx512bf16", has_avx512bf16}, {"avx512vnni", has_avx512vnni},
-    {"avx512", has_avx512},         {"avx2", has_avx2},
-    {"neonbf16", has_neonbf16},     {"neon", has_neon},
-    {"portable", always},           {"emulated", always},
+    {"amx", has_amx},
+    {"avx512bf16", has_avx512bf16},
+    {"avx512vnni", has_avx512vnni},
+    {"avx512", has_avx512},
+    {"avx2", has_avx2},
+    {"neonbf16", has_neonbf16},
+    {"neon", has_neon},
+    {"portable", always},
+    {"emulated", always},
     {"reference", always},
 };
 // --8<-- [end:candidates]

@@ -7,13 +7,14 @@
 
 namespace gossamer {
 
-// Best first. `avx512bf16` and `neonbf16` have the products of bf16 alone, `avx512vnni` has the
-// sparse activations alone, and they leave the rest to the next one. `neon` has the products alone:
-// on ARM the compiler makes NEON of the plain loops of `portable`. `emulated` and `reference` run
-// everywhere and serve only when asked for by name: `emulated` has the shape of AVX-512 in plain
-// C++, `reference` is every formula once.
+// Best first. `amx` has the products of bf16 in runs of panels alone, `avx512bf16` and `neonbf16`
+// those of bf16, `avx512vnni` the sparse activations; they leave the rest to the next one. `neon`
+// has the products alone: on ARM the compiler makes NEON of the plain loops of `portable`.
+// `emulated` and `reference` run everywhere and serve only when asked for by name: `emulated` has
+// the shape of AVX-512 in plain C++, `reference` is every formula once.
 // --8<-- [start:isas]
 enum class Isa : int {
+  amx,
   avx512bf16,
   avx512vnni,
   avx512,
@@ -24,7 +25,7 @@ enum class Isa : int {
   emulated,
   reference
 };
-inline constexpr int isa_count = 9;
+inline constexpr int isa_count = 10;
 // --8<-- [end:isas]
 
 // Those that this build has tables for and this processor can run, best first.

@@ -16,6 +16,7 @@ namespace gossamer {
 // Tables that few topics have; plain loops, which the compiler turns into vectors, need none.
 template <class Table>
 struct FurtherTables {
+  const Table* amx = nullptr;
   const Table* avx512bf16 = nullptr;
   const Table* avx512vnni = nullptr;
   const Table* neonbf16 = nullptr;
@@ -42,8 +43,8 @@ struct Tables {
 template <class Table>
 constexpr Tables<Table> make_tables(const Table* avx512, const Table* avx2, const Table* portable,
                                     FurtherTables<Table> further = {}) {
-  return {{further.avx512bf16, further.avx512vnni, avx512, avx2, further.neonbf16, further.neon,
-           portable, further.emulated, further.reference}};
+  return {{further.amx, further.avx512bf16, further.avx512vnni, avx512, avx2, further.neonbf16,
+           further.neon, portable, further.emulated, further.reference}};
 }
 
 }  // namespace gossamer
@@ -53,6 +54,11 @@ constexpr Tables<Table> make_tables(const Table* avx512, const Table* avx2, cons
 #define GOSSAMER_IF_AVX512(address) address
 #else
 #define GOSSAMER_IF_AVX512(address) nullptr
+#endif
+#if defined(GOSSAMER_HAVE_AMX)
+#define GOSSAMER_IF_AMX(address) address
+#else
+#define GOSSAMER_IF_AMX(address) nullptr
 #endif
 #if defined(GOSSAMER_HAVE_AVX512BF16)
 #define GOSSAMER_IF_AVX512BF16(address) address

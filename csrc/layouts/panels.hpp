@@ -15,6 +15,8 @@
 //   Order: block, panel, entry (column ascending), row in the panel. It is the order in which the
 //   kernels stream the weight.
 //
+//   A pattern of more than 8 rows is a run of panels with equal lists: nothing in memory says so.
+//
 //   N:M keeps n of every m columns, so each (block, panel) has a count known without looking it up.
 //   Otherwise (n = m = 0) indptr [blocks * panels + 1] holds the first entry of each.
 // --8<-- [end:drawing]
@@ -35,6 +37,8 @@ struct Panels {
   const std::int32_t* indptr = nullptr;   // [blocks * panels + 1], or null for N:M
   // The size of `indices`, set when they are read: `indptr` may lie in the memory of a device.
   std::int64_t entry_count = 0;
+  // Consecutive panels that have equal lists, where a driver has looked (products/runs.hpp).
+  std::int64_t run = 1;
 
   static constexpr std::int64_t max_block_cols = 256;
 
@@ -44,6 +48,7 @@ struct Panels {
   };
 
   constexpr std::int64_t panels() const noexcept { return rows / vector; }
+  constexpr std::int64_t runs() const noexcept { return panels() / run; }
   constexpr std::int64_t blocks() const noexcept { return ceil_div(cols, block_cols); }
   constexpr std::int64_t block_width(std::int64_t block) const noexcept {
     const std::int64_t left = cols - block * block_cols;

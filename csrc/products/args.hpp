@@ -12,6 +12,14 @@
 
 namespace gossamer {
 
+// What a driver lends kernels of runs of panels: read by all tasks.
+struct Prepared {
+  // [runs + 1]: entries in the lists of the runs before, where the list of a run is that of one of
+  // its panels, all blocks together.
+  const std::int64_t* starts = nullptr;
+  const void* values = nullptr;  // as Kernel::prepare has left them
+};
+
 // --8<-- [start:args]
 struct SpmmArgs {
   Matrix x;            // [batch, cols]
@@ -19,6 +27,7 @@ struct SpmmArgs {
   Panels weight;
   const void* bias;  // [rows], contiguous, or null
   Matrix y;          // [batch, rows], written
+  Prepared prepared = {};
 };
 // --8<-- [end:args]
 
@@ -27,6 +36,7 @@ struct SpmmTArgs {
   const void* values;  // [nnz]
   Panels weight;
   Matrix grad_input;  // [batch, cols], written
+  Prepared prepared = {};
 };
 
 struct SddmmArgs {

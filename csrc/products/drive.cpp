@@ -6,6 +6,7 @@
 #include "core/parallel.hpp"
 #include "core/workspace.hpp"
 #include "products/dispatch.hpp"
+#include "products/runs.hpp"
 #include "simd/bits.hpp"
 
 namespace gossamer {
@@ -46,6 +47,46 @@ void run_tiles(const Kernel<Args>& kernel, const Args& args, std::int64_t batch,
   });
 }
 
+// Batches of so few rows have kernels of their own at V = 8, bound by reading the weight once.
+constexpr std::int64_t few_rows = 8;
+
+// The kernel of a verb: that of runs of panels where there is one and the panels have equal lists.
+// Leaves w.run as the kernel wants it.
+template <class Find>
+const auto& kernel_for(const Find& find, DType dtype, std::int64_t batch, int workers, Panels& w) {
+  const auto& of_panels = find({dtype, vector_index(w.vector)}, nullptr);
+  const auto& of_runs = find({dtype, run_index}, nullptr);
+  w.run = 1;
+  if (w.vector != vectors[run_index - 1] || of_runs.run == of_panels.run || batch <= few_rows) {
+    return of_panels;
+  }
+  std::byte* found = Workspace::get(static_cast<std::size_t>(w.blocks()) * sizeof(std::int64_t));
+  w.run = find_run(w, reinterpret_cast<std::int64_t*>(found), workers);
+  return w.run > 1 ? of_runs : of_panels;
+}
+
+// Prepares the values if the kernel asks for it, and runs its tasks. `units`: see Task.
+template <class Args>
+void run_kernel(const Kernel<Args>& kernel, Args& args, std::int64_t batch, std::int64_t units,
+                int workers) {
+  const Panels& w = args.weight;
+  const bool prepares = kernel.prepare != nullptr;
+  const std::size_t starts =
+      prepares ? slice(static_cast<std::size_t>(w.runs() + 1) * sizeof(std::int64_t)) : 0;
+  const std::size_t values = prepares ? slice(kernel.prepared_bytes(args)) : 0;
+  std::byte* memory = Workspace::get(
+      starts + values + slice(kernel.scratch(args)) * static_cast<std::size_t>(workers));
+  if (prepares) {
+    auto* first = reinterpret_cast<std::int64_t*>(memory);
+    list_starts(w, first);
+    args.prepared = {first, memory + starts};
+    parallel_for(w.runs(), workers, [&](std::int64_t run, int) noexcept {
+      kernel.prepare(args, run, memory + starts);
+    });
+  }
+  run_tiles(kernel, args, batch, units, workers, memory + starts + values);
+}
+
 // Elements a task copies or converts at once.
 constexpr std::int64_t piece = 1 << 15;
 
@@ -81,29 +122,25 @@ struct TrimOnExit {
 }  // namespace
 
 // --8<-- [start:drive]
-void run_spmm(const SpmmArgs& args, DType dtype, const Queue&) {
+void run_spmm(SpmmArgs args, DType dtype, const Queue&) {
   const std::int64_t batch = args.x.rows;
-  const Panels& w = args.weight;
+  Panels& w = args.weight;
   if (batch == 0 || w.rows == 0) return;
   const TrimOnExit trim;
-  const auto& kernel = find_spmm({dtype, vector_index(w.vector)});
   const int workers = workers_for(w, batch);
-  std::byte* scratch =
-      Workspace::get(slice(kernel.scratch(args)) * static_cast<std::size_t>(workers));
-  run_tiles(kernel, args, batch, w.panels(), workers, scratch);
+  const auto& kernel = kernel_for(find_spmm, dtype, batch, workers, w);
+  run_kernel(kernel, args, batch, w.runs(), workers);
 }
 // --8<-- [end:drive]
 
-void run_spmm_t(const SpmmTArgs& args, DType dtype, const Queue&) {
+void run_spmm_t(SpmmTArgs args, DType dtype, const Queue&) {
   const std::int64_t batch = args.grad_output.rows;
-  const Panels& w = args.weight;
+  Panels& w = args.weight;
   if (batch == 0 || w.cols == 0) return;
   const TrimOnExit trim;
-  const auto& kernel = find_spmm_t({dtype, vector_index(w.vector)});
   const int workers = workers_for(w, batch);
-  std::byte* scratch =
-      Workspace::get(slice(kernel.scratch(args)) * static_cast<std::size_t>(workers));
-  run_tiles(kernel, args, batch, w.blocks(), workers, scratch);
+  const auto& kernel = kernel_for(find_spmm_t, dtype, batch, workers, w);
+  run_kernel(kernel, args, batch, w.blocks(), workers);
 }
 
 void run_spmm_t_packed(const SpmmTArgs& args, const Panels& transposed, const std::int32_t* perm,
@@ -130,7 +167,7 @@ void run_spmm_t_packed(const SpmmTArgs& args, const Panels& transposed, const st
 
 void run_sddmm(SddmmArgs args, DType dtype, const Queue&) {
   const std::int64_t batch = args.x.rows;
-  const Panels& w = args.weight;
+  Panels& w = args.weight;
   const std::int64_t nnz = w.nnz();
   if (nnz == 0) return;
   if (batch == 0) {
@@ -138,8 +175,8 @@ void run_sddmm(SddmmArgs args, DType dtype, const Queue&) {
     return;
   }
   const TrimOnExit trim;
-  const auto& kernel = find_sddmm({dtype, vector_index(w.vector)});
   const int workers = workers_for(w, batch);
+  const auto& kernel = kernel_for(find_sddmm, dtype, batch, workers, w);
   const std::int64_t tile = kernel.chunk_rows(args);
   const std::size_t chunk_bytes = kernel.chunk_bytes(args);
 
@@ -161,8 +198,7 @@ void run_sddmm(SddmmArgs args, DType dtype, const Queue&) {
   args.sums = one_type ? args.grad_values : lend ? packed + packed_bytes : nullptr;
 
   const std::int64_t blocks = w.blocks();
-  const std::int64_t splits =
-      std::clamp<std::int64_t>(ceil_div(4 * workers, blocks), 1, w.panels());
+  const std::int64_t splits = std::clamp<std::int64_t>(ceil_div(4 * workers, blocks), 1, w.runs());
   for (std::int64_t first = 0; first < batch; first += step * tile) {
     const std::int64_t rows = std::min(step * tile, batch - first);
     const std::int64_t chunks = ceil_div(rows, tile);
@@ -175,8 +211,8 @@ void run_sddmm(SddmmArgs args, DType dtype, const Queue&) {
       const SddmmTask piece{first,
                             rows,
                             task / splits,
-                            w.panels() * part / splits,
-                            w.panels() * (part + 1) / splits,
+                            w.run * (w.runs() * part / splits),
+                            w.run * (w.runs() * (part + 1) / splits),
                             first > 0,
                             first + rows == batch};
       kernel.run(args, piece, chunks, packed);

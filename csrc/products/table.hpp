@@ -10,8 +10,8 @@
 
 namespace gossamer {
 
-// A piece of work that owns its outputs: batch rows [batch0, batch1) and panels (spmm) or column
-// blocks (spmm_t) [part0, part1).
+// A piece of work that owns its outputs: batch rows [batch0, batch1) and runs of panels (spmm; a
+// run is one panel unless the kernel takes runs) or column blocks (spmm_t) [part0, part1).
 struct Task {
   std::int64_t batch0, batch1;
   std::int64_t part0, part1;
@@ -23,6 +23,10 @@ struct Kernel {
   std::size_t (*scratch)(const Args&) noexcept = nullptr;  // bytes for one task
   // Batch rows packed at once; a task starts at a multiple of it.
   std::int64_t (*batch_tile)(const Args&) noexcept = nullptr;
+  // A kernel of runs puts the values in an order of its own, once a call: bytes of all, and the
+  // work on one run, which args.prepared then holds for `run`.
+  std::size_t (*prepared_bytes)(const Args&) noexcept = nullptr;
+  void (*prepare)(const Args&, std::int64_t run, void* values) noexcept = nullptr;
 };
 
 // sddmm reads both operands many times, so they are packed once, shared by all tasks:
@@ -31,7 +35,7 @@ struct SddmmTask {
   std::int64_t first;  // the batch rows packed now: [first, first + batch)
   std::int64_t batch;
   std::int64_t block;           // one column block
-  std::int64_t panel0, panel1;  // and a range of panels
+  std::int64_t panel0, panel1;  // and a range of panels, of whole runs
   bool accumulate;              // a later part of the batch: adds to sums
   bool last;                    // the last part of the batch: writes grad_values, not sums
 };
@@ -46,12 +50,14 @@ struct SddmmKernel {
   std::int64_t (*chunk_rows)(const SddmmArgs&) noexcept = nullptr;
 };
 
-inline constexpr int vector_count = 3;
-inline constexpr std::int64_t vectors[vector_count] = {1, 4, 8};
+// Rows that share their columns: those of a panel, and 16 or more in runs of panels.
+inline constexpr int vector_count = 4;
+inline constexpr std::int64_t vectors[vector_count] = {1, 4, 8, 16};
+inline constexpr int run_index = vector_count - 1;
 
-// Index of V in `vectors`, or -1.
+// Index of the rows of a panel in `vectors`, or -1.
 constexpr int vector_index(std::int64_t vector) noexcept {
-  for (int i = 0; i < vector_count; ++i) {
+  for (int i = 0; i < run_index; ++i) {
     if (vectors[i] == vector) return i;
   }
   return -1;
@@ -67,6 +73,7 @@ struct ProductsTable {
 // --8<-- [end:table]
 
 extern "C" {
+extern const ProductsTable gossamer_products_amx;
 extern const ProductsTable gossamer_products_avx512bf16;
 extern const ProductsTable gossamer_products_neonbf16;
 extern const ProductsTable gossamer_products_neon;
@@ -74,6 +81,7 @@ extern const ProductsTable gossamer_products_emulated;
 extern const ProductsTable gossamer_products_reference;
 }
 GOSSAMER_TABLES(ProductsTable, products_tables, gossamer_products,
+                .amx = GOSSAMER_IF_AMX(&gossamer_products_amx),
                 .avx512bf16 = GOSSAMER_IF_AVX512BF16(&gossamer_products_avx512bf16),
                 .neonbf16 = GOSSAMER_IF_NEONBF16(&gossamer_products_neonbf16),
                 .neon = GOSSAMER_IF_NEON(&gossamer_products_neon),

@@ -3,6 +3,7 @@
 //   Pairs::lanes             pairs in a register: as many as Vec<float> has lanes
 //   load, store, and their _n: 2 * lanes consecutive bf16
 //   zero                     zero in all lanes
+//   spaced(p)                lanes numbers, one in the even half of each pair, zeros in the odd
 //   set(p)                   the pair p[0], p[1] in all lanes
 //   dot(sum, a, b)           lane i = sum[i] + a[2i] * b[2i] + a[2i + 1] * b[2i + 1], in float32;
 //                            each ISA adds in its own order; a denormal may count as zero
@@ -19,7 +20,7 @@
 
 #include "simd/vec.hpp"
 
-#if defined(GOSSAMER_ISA_AVX512BF16)
+#if defined(GOSSAMER_ISA_AVX512BF16) || defined(GOSSAMER_ISA_AMX)
 #define GOSSAMER_HAS_PAIRS 1
 #include "simd/pairs_avx512.hpp"
 #elif defined(GOSSAMER_ISA_NEONBF16)

@@ -22,6 +22,11 @@ struct Pairs {
     for (int i = 0; i < n; ++i) out.r[i] = p[i];
     return out;
   }
+  static GOSSAMER_INLINE Pairs spaced(const bf16* p) noexcept {
+    Pairs out = zero();
+    for (int i = 0; i < lanes; ++i) out.r[2 * i] = p[i];
+    return out;
+  }
   static GOSSAMER_INLINE Pairs set(const bf16* p) noexcept {
     Pairs out;
     for (int i = 0; i < size; ++i) out.r[i] = p[i % 2];

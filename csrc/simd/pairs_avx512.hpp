@@ -20,6 +20,9 @@ struct Pairs {
   static GOSSAMER_INLINE Pairs load_n(const bf16* p, int n) noexcept {
     return {_mm512_maskz_loadu_epi16(first(n), p)};
   }
+  static GOSSAMER_INLINE Pairs spaced(const bf16* p) noexcept {
+    return {_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
   static GOSSAMER_INLINE Pairs set(const bf16* p) noexcept {
     std::int32_t pair;
     __builtin_memcpy(&pair, p, sizeof pair);

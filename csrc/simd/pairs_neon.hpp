@@ -19,6 +19,9 @@ struct Pairs {
     for (int i = 0; i < n; ++i) full[i] = p[i];
     return load(full);
   }
+  static GOSSAMER_INLINE Pairs spaced(const bf16* p) noexcept {
+    return {vreinterpretq_u16_u32(vmovl_u16(vld1_u16(&p->bits)))};
+  }
   static GOSSAMER_INLINE Pairs set(const bf16* p) noexcept {
     std::uint32_t pair;
     __builtin_memcpy(&pair, p, sizeof pair);

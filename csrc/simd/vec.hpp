@@ -15,7 +15,7 @@
 
 // --8<-- [start:choice]
 #if defined(GOSSAMER_ISA_AVX512) || defined(GOSSAMER_ISA_AVX512VNNI) || \
-    defined(GOSSAMER_ISA_AVX512BF16)
+    defined(GOSSAMER_ISA_AVX512BF16) || defined(GOSSAMER_ISA_AMX)
 #include "simd/vec_avx512.hpp"
 #elif defined(GOSSAMER_ISA_AVX2)
 #include "simd/vec_avx2.hpp"

@@ -14,6 +14,7 @@ from gossamer import backend
 from support.kernel_cases import (
     DTYPES,
     VERBS,
+    WIDE,
     Expected,
     Weight,
     check,
@@ -27,10 +28,16 @@ from support.kernel_cases import (
 )
 
 ISAS = backend.isas()
-# Tables of pairs of bfloat16, and those that they leave the rest to.
-PAIRS = {"avx512bf16": "avx512", "neonbf16": "neon"}
+# Tables of some kernels of bfloat16, and those that they leave the rest to.
+PAIRS = {"amx": "avx512bf16", "avx512bf16": "avx512", "neonbf16": "neon"}
 SERVING = sorted(backend.info()["serving"])
 LAYOUTS = sorted({layout for _, layout, _ in SERVING})
+TILES = ("v16", "bfloat16")
+# "v16" stands for 16 rows and more: kernels of their own take them in several ways.
+CASES = [
+    *((isa, *case) for isa in ISAS for case in SERVING),
+    *((isa, verb, layout, "bfloat16") for isa in ISAS for verb in VERBS for layout in WIDE[1:]),
+]
 
 # (rows / vector, cols, kind): a single entry; odd sizes; two blocks; a last block of one column;
 # full; one kept entry in fifty; empty rows and columns; groups that do and do not divide 256.
@@ -99,7 +106,9 @@ def test_the_formula_is_not_mostly_zeros(verb: str, layout: str) -> None:
 
 
 def test_the_list_is_whole() -> None:
-    expected = {(v, layout, d) for v in VERBS for layout in ("v1", "v4", "v8") for d in DTYPES}
+    expected = {
+        (v, layout, d) for v in VERBS for layout in ("v1", "v4", "v8", "v16") for d in DTYPES
+    }
     assert set(SERVING) == expected
     assert ISAS[-1] == "reference"
     assert {"portable", "emulated"} <= set(ISAS)
@@ -123,14 +132,12 @@ def check_against_reference(
 
 
 # Every kernel: one to eight rows, a tile and a half.
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize(("verb", "layout", "dtype"), SERVING)
+@pytest.mark.parametrize(("isa", "verb", "layout", "dtype"), CASES)
 def test_against_reference_in_few_cases(isa: str, verb: str, layout: str, dtype: str) -> None:
     check_against_reference(isa, verb, layout, dtype, FEW_SHAPES, [1, 3, 8, 97])
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize(("verb", "layout", "dtype"), SERVING)
+@pytest.mark.parametrize(("isa", "verb", "layout", "dtype"), CASES)
 @pytest.mark.slow
 def test_against_reference(isa: str, verb: str, layout: str, dtype: str) -> None:
     check_against_reference(isa, verb, layout, dtype, SHAPES, BATCHES)
@@ -208,6 +215,10 @@ def test_a_forced_table_serves_every_kernel() -> None:
         backend.use_isa(isa)
         assert backend.isa() == backend.info()["isa"] == isa
         serving = backend.info()["serving"]
+        wide = {v for (_, layout, dtype), v in serving.items() if (layout, dtype) == TILES}
+        assert wide == {isa}
+        if isa == "amx":  # has these alone
+            isa, serving = PAIRS[isa], {k: v for k, v in serving.items() if k[1:] != TILES}
         if isa in PAIRS:  # has the products of bfloat16 alone
             assert {serving[k] for k in serving if k[2] != "bfloat16"} == {PAIRS[isa]}
             serving = {k: v for k, v in serving.items() if k[2] == "bfloat16"}
@@ -218,21 +229,21 @@ def test_a_forced_table_serves_every_kernel() -> None:
 
 def test_a_forced_table_really_runs() -> None:
     # Tables differ in how many lanes they sum apart or in whether a multiply-add rounds once, so
-    # sddmm over a long batch cannot give the same bits in two of them; only that of pairs of
-    # bfloat16 leaves float32 to another, and only that and its emulation agree in bfloat16.
-    seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    # sddmm over a long batch cannot give the same bits in two of them. Tables of bfloat16 leave
+    # float32 to another, and agree with their emulation.
+    seen: dict[str, list[torch.Tensor]] = {}
     for isa in ISAS:
         backend.use_isa(isa)
         results = []
-        for dtype in (torch.float32, torch.bfloat16):
-            weight = make_weight(40, 300, 4, "0.5", dtype)
+        for dtype, vector in ((torch.float32, 4), (torch.bfloat16, 4), (torch.bfloat16, 16)):
+            weight = make_weight(10 * vector, 300, vector, "0.5", dtype)
             x, g, _ = operands(weight, 257)
             # What is left of sums that cancel is their rounding, which bfloat16 does not hide.
             results.append(backend.sddmm(torch.cat([g, -g]), torch.cat([x, x]), weight.structure))
         for other, theirs in seen.items():
             equal = [torch.equal(a, b) for a, b in zip(results, theirs, strict=True)]
             assert not all(equal), f"{isa} gives the bits of {other}"
-        seen[isa] = results[0], results[1]
+        seen[isa] = results
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

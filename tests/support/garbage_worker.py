@@ -39,7 +39,7 @@ def garbage_pointers(rng: random.Random, count: int, entries: int) -> Tensor:
 
 def garbage_structure(rng: random.Random) -> Structure:
     vector = rng.choice([1, 4, 8])
-    panels = rng.choice([0, 1, 2, 5, 9])
+    panels = rng.choice([0, 1, 2, 5, 9, 16])
     if rng.random() < 0.4:
         n, m = rng.choice([(1, 1), (2, 4), (1, 3), (5, 64), (64, 64), (7, 9)])
         cols = m * rng.choice([0, 1, 5, 70])

@@ -24,6 +24,8 @@ from gossamer import backend
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 SUM_ROUNDING = {torch.float32: 2.0**-24, torch.float64: 2.0**-53, torch.bfloat16: 2.0**-24}
 VERBS = ("spmm", "spmm_t", "sddmm")
+# Of bfloat16, by kernels of their own: rows that share their columns beyond a panel.
+WIDE = ("v16", "v32", "v64", "v128")
 
 
 def vector_of(layout: str) -> int:
@@ -82,7 +84,7 @@ class Weight:
 
 def weight_of_mask(mask: Tensor, vector: int, kind: str, dtype: torch.dtype, seed: int) -> Weight:
     n, m = map(int, kind.split(":")) if ":" in kind else (0, 0)
-    structure = backend.encode(mask, vector, n, m)
+    structure = backend.encode(mask, min(vector, 8), n, m)  # 8: the rows of the highest panel
     dense = random(*mask.shape, dtype=dtype, seed=seed).masked_fill(~mask, 0)
     values = backend.gather(dense, structure)
     return Weight(dense, mask, values, structure, backend.transpose(structure))
