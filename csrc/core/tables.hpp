@@ -33,10 +33,9 @@ struct Tables {
   // none.
   const Table& active() const noexcept {
     constexpr int portable = static_cast<int>(Isa::portable);
-    for (int isa = static_cast<int>(current_isa()); isa < portable; ++isa) {
-      if (by_isa[isa] != nullptr) return *by_isa[isa];
-    }
-    return *by_isa[portable];
+    int isa = static_cast<int>(current_isa());
+    while (isa < portable && by_isa[isa] == nullptr) ++isa;
+    return by_isa[isa] != nullptr ? *by_isa[isa] : *by_isa[portable];
   }
 };
 

@@ -14,6 +14,10 @@ struct MasksTable {
   MvuePasses mvue;
 };
 
-GOSSAMER_TABLES(MasksTable, masks_tables, gossamer_masks);
+// The selections have loops in words of their own (masks/cpu/select_registers.hpp).
+extern "C" {
+extern const MasksTable gossamer_masks_emulated;
+}
+GOSSAMER_TABLES(MasksTable, masks_tables, gossamer_masks, .emulated = &gossamer_masks_emulated);
 
 }  // namespace gossamer

@@ -16,12 +16,13 @@ def same(a: tuple[Tensor, Structure], b: tuple[Tensor, Structure]) -> bool:
     return bits and torch.equal(a[1].indices, b[1].indices)
 
 
+@pytest.mark.parametrize("isa", sorted({backend.isas()[0], "emulated"}))
 @pytest.mark.parametrize("pattern", ["7:8", "1:4"])
-def test_more_values_than_caches_hold(pattern: str) -> None:
+def test_more_values_than_caches_hold(pattern: str, isa: str) -> None:
     weight = torch.randn(8200 if pattern == "1:4" else 2400, 4096)
     backend.use_isa("portable")
     want = select_nm(weight, pattern)
-    backend.use_isa(backend.isas()[0])
+    backend.use_isa(isa)
     got = select_nm(weight, pattern)
     assert same(got, want)
     # Memory that begins between two lines of a cache.

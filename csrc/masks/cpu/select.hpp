@@ -5,12 +5,9 @@
 // each step of a selection is then one vector operation on many groups.
 #pragma once
 
+#include "masks/cpu/select_registers.hpp"
 #include "masks/select_table.hpp"
 #include "simd/bits.hpp"
-
-#if defined(GOSSAMER_ISA_AVX512)
-#include "masks/cpu/select_avx512.hpp"
-#endif
 
 namespace gossamer {
 namespace {
@@ -273,7 +270,7 @@ void select_shared(const SelectUnit& u) noexcept {
 
 template <class T>
 void select_unit(const SelectUnit& u) noexcept {
-#if defined(GOSSAMER_ISA_AVX512)
+#if GOSSAMER_HAS_KEYS
   if constexpr (sizeof(T) == sizeof(float)) {
     if (select_masked(u)) return;
   }
@@ -296,7 +293,7 @@ void select_unit(const SelectUnit& u) noexcept {
   }
 }
 
-#if !defined(GOSSAMER_ISA_AVX512)
+#if !GOSSAMER_HAS_KEYS
 // float32 is summed in float64, where the product is exact: fused or not gives the same bits.
 void add_pruned_f32(void* out, const void* source, double alpha, const std::uint8_t* kept,
                     std::int64_t count) noexcept {
