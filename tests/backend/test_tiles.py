@@ -65,12 +65,16 @@ def test_tiles_serve_runs_of_panels_and_no_others() -> None:
         assert sum_of_a_list(row.expand(rows, -1).contiguous()) == tiles, rows
     assert sum_of_a_list(row.expand(8, -1).contiguous()) == pairs
     assert sum_of_a_list(row.expand(24, -1).contiguous()) == pairs, "an odd number of panels"
-    other = row.clone()
-    other[294:] = True
     for column in ([294], [295], [3], list(range(294, 300))):
-        mask = row.repeat(32, 1)
-        mask[8:16, column] ^= True  # more, fewer and other columns in the second panel
-        assert sum_of_a_list(mask) == pairs, column
+        for panel in (1, 2, 3):  # more, fewer and other columns, before a list or behind it
+            mask = row.repeat(32, 1)
+            mask[8 * panel : 8 * panel + 8, column] ^= True
+            assert sum_of_a_list(mask) == pairs, (column, panel)
+    # A weight of several runs is taken by the shortest of them.
+    for heights in ((16, 48), (32, 16, 16, 64)):
+        other = row.roll(5)
+        lists = torch.stack([row, other, row, other][: len(heights)])
+        assert sum_of_a_list(lists.repeat_interleave(torch.tensor(heights), 0)) == tiles, heights
     # Up to eight rows have a kernel of their own, which no pairs have either.
     assert sum_of_a_list(row.repeat(16, 1), batch=8) != tiles
 
@@ -156,17 +160,19 @@ def test_zeros_that_fill_tiles_meet_no_infinity(isa: str, layout: str) -> None:
 
 
 def test_lists_longer_than_a_block_are_refused_by_tiles() -> None:
-    # Pointers that rise pass the check of a call: 300 entries in blocks of 256 columns, in two
-    # panels that agree. The kernels for V = 8 take them; tiles have no memory for them.
-    ids = (torch.arange(300) % 256).to(torch.uint8)
-    structure = Structure(
-        Layout(16, 256, 8, 256), ids.repeat(2), torch.tensor([0, 300, 600], dtype=torch.int32)
-    )
-    values = torch.ones(4800, dtype=torch.bfloat16)
-    x = random(40, 256, dtype=torch.bfloat16, seed=1)
+    # Pointers that rise pass the check of a call: 2048 entries in a block of 256 columns, in eight
+    # panels that agree. The kernels for V = 8 take them; tiles have no memory for so many.
+    ids = torch.arange(8 * 2048).to(torch.uint8)
+    indptr = torch.arange(9, dtype=torch.int32) * 2048
+    structure = Structure(Layout(64, 256, 8, 256), ids, indptr)
+    values = torch.ones(8 * 8 * 2048, dtype=torch.bfloat16)
+    x = torch.randint(-2, 3, (40, 256), generator=torch.Generator().manual_seed(1)).bfloat16()
+    g = torch.ones(40, 64, dtype=torch.bfloat16)
     backend.use_isa("emulated")
-    y = backend.spmm(x, values, structure)
-    want = (x.double().sum(1) + x[:, :44].double().sum(1))[:, None]
-    assert torch.allclose(y.double(), want.expand(-1, 16), rtol=2**-7, atol=0.2)
-    assert backend.spmm_t(torch.ones(40, 16).bfloat16(), values, structure)[0, 0] == 32
-    assert backend.sddmm(torch.ones(40, 16).bfloat16(), x, structure).shape == (4800,)
+    y = (8 * x.double().sum(1, keepdim=True)).bfloat16()
+    assert torch.equal(backend.spmm(x, values, structure), y.expand(-1, 64))
+    assert (backend.spmm_t(g, values, structure) == 8 * 64).all()
+    sums = x.double().sum(0).bfloat16()
+    assert torch.equal(
+        backend.sddmm(g, x, structure), sums.repeat(64)[:, None].expand(-1, 8).flatten()
+    )
