@@ -33,7 +33,7 @@ class _Recipe(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     renamed: ClassVar[Mapping[str, str]]
 
-    def usual_distribution(self) -> str: ...
+    def stands_for(self, name: str, was: object, value: object) -> bool: ...
 
 
 def name_class(path: str, name: str) -> None:
@@ -108,19 +108,14 @@ def difference(saved: object, recipe: _Recipe) -> str | None:
             continue
         value = mine["fields"][field.name]
         default = value if field.default is MISSING else _plain(field.default)
-        if (was := theirs.get(field.name, default)) != value and not _stands_for(
-            field.name, was, value, recipe
+        if (was := theirs.get(field.name, default)) != value and not recipe.stands_for(
+            field.name, was, value
         ):
             differing.append((f"{field.name}={was!r:.80}", f"{field.name}={value!r:.80}"))
     if not differing:
         return None
     was, now = (", ".join(texts) for texts in zip(*differing, strict=True))
     return f"{mine['recipe']!r} has {was}, this training's has {now}"
-
-
-def _stands_for(name: str, was: object, value: object, recipe: _Recipe) -> bool:
-    """Whether None stands for the value that the recipe has chosen."""
-    return was is None and name == "distribution" and value == recipe.usual_distribution()
 
 
 def _plain(value: object) -> object:

@@ -1,44 +1,39 @@
-"""Recipe: the base class of all recipes.
+"""Recipe: the base class of the recipes that move masks.
 
 A recipe is a dataclass of hyper-parameters with three hooks: `layer` replaces a linear layer,
-`before_step` runs before a step of the optimizer (gradients are there), `after_step` after it. It
-is attached through torch's optimizer hooks (`base.steps`): the optimizer is not wrapped, so
-schedulers, clipping, closures and gradient scaling work unchanged.
+`before_step` runs before a step of the optimizer (gradients are there), `after_step` after it.
+How it follows the optimizer, and resumes, is in `base.attached`.
 """
 
 from __future__ import annotations
 
-import weakref
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gossamer.errors import PatternError, RecipeError
 from gossamer.masks import Distribution
 from gossamer.nn import MaskedLayer
-from gossamer.nn.lr_scaling import exponent_of, follow_density, scaled_groups
+from gossamer.nn.lr_scaling import exponent_of, scaled_groups
 from gossamer.nn.sites import Globs
 from gossamer.nn.surgery import replace_linears, replace_modules
-from gossamer.patterns import NM, GroupedNM, Nonzeros, Pattern, as_integer, parse_pattern
-from gossamer.recipes.base.checks import check_choice, check_fields
-from gossamer.recipes.base.identity import describe, difference, identity, recipe_id
-from gossamer.recipes.base.steps import follow, unwrapped
+from gossamer.patterns import NM, GroupedNM, Nonzeros, Pattern, parse_pattern
+from gossamer.recipes.base.attached import Attached
+from gossamer.recipes.base.checks import check_choice
+from gossamer.recipes.base.identity import describe, difference, identity
 
-Layer = TypeVar("Layer", bound=nn.Module)
-
-# The identity of the recipe that made a layer, and the recipe that is attached to it now. Neither
-# belongs to the layer's state: a copied or loaded model is prepared, but not attached.
+# The attribute with the identity of the recipe that made a layer: a copied or loaded model is
+# prepared.
 _MADE_BY = "_gossamer_recipe"
-_ATTACHED: weakref.WeakKeyDictionary[nn.Module, Recipe] = weakref.WeakKeyDictionary()
 
 
 @dataclass(eq=False)
-class Recipe(ABC):
-    """The base class of all recipes.
+class Recipe(Attached):
+    """The base class of the recipes that move masks.
 
     A subclass is a dataclass that adds its own fields and overrides the hooks it needs: `layer`
     (always), `start` (called once by `attach`), `before_step` and `after_step`. Steps are counted
@@ -50,11 +45,6 @@ class Recipe(ABC):
         distribution: how layers share the sparsity. "uniform": every layer has the same. "erk":
             smaller layers stay denser (see `gossamer.masks.allocate`). None is the recipe's usual
             one. N:M patterns have a fixed density: only "uniform" is allowed.
-
-    Attributes:
-        id: identifies the class in checkpoints; without one it is the first registered name.
-        renamed: present name by former name of a field, so that checkpoints and options with the
-            former name are still read.
 
     Raises:
         PatternError: an unknown pattern, or "erk" for an N:M pattern.
@@ -75,21 +65,10 @@ class Recipe(ABC):
     pattern: str | Pattern = "2:4"
     distribution: Distribution | None = field(default="uniform", kw_only=True)
 
-    id: ClassVar[str] = ""
-    renamed: ClassVar[Mapping[str, str]] = {}
-
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         self.pattern: Pattern = parse_pattern(self.pattern)
         self._check_distribution()
-        self.state: dict[str, Any] = {}
-        self.layers: dict[str, nn.Module] = {}
-        self.step = 0
-        self.evaluation = 0
-        self.total_steps = 0
-        self.optimizer: torch.optim.Optimizer | None = None
-        self._group: Any = None
-        self._handles: list[Any] = []
 
     # ---- the hooks -----------------------------------------------------------------------------
 
@@ -104,30 +83,41 @@ class Recipe(ABC):
             index: number of the layer, from 0.
         """
 
-    def start(self) -> None:  # noqa: B027
-        """Called once by `attach`, when `layers`, `optimizer` and `total_steps` are set."""
+    def find(self, model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the layers that `prepare` of this recipe has made.
 
-    def before_step(self, t: int) -> None:  # noqa: B027
-        """Called when the gradients of the optimizer's step t are there, without autograd.
-
-        An optimizer that calls its closure several times per step (L-BFGS) has new gradients each
-        time, and this is called after each; `self.evaluation` counts the calls from 0.
+        Raises:
+            RecipeError: it has made none.
         """
-
-    def after_step(self, t: int) -> None:  # noqa: B027
-        """Called after the optimizer's step t, without autograd."""
+        makers = set()
+        found = False
+        for name, module in model.named_modules():
+            maker = getattr(module, _MADE_BY, None)
+            if maker is None:
+                continue
+            if difference(maker, self) is None:
+                found = True
+                yield name, module
+            else:
+                makers.add(describe(maker))
+        if not found:
+            by = f"it was prepared by {', '.join(sorted(makers))}" if makers else "it was not"
+            raise RecipeError(
+                f"attach needs a model prepared by {describe(identity(self))}; {by}: "
+                "call prepare(model) of the same recipe before the optimizer is built"
+            )
 
     def groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Parameter groups of a prepared model, with what the recipe sets of them."""
         return [{"params": list(model.parameters())}]
 
-    def minimum_steps(self) -> int:
-        """Smallest number of steps that the schedule fits into."""
-        return 1
-
     def usual_distribution(self) -> Distribution:
         """The distribution that None stands for."""
         return "uniform"
+
+    def stands_for(self, name: str, was: object, value: object) -> bool:
+        """Whether None stands for the distribution that the recipe has chosen."""
+        return was is None and name == "distribution" and value == self.usual_distribution()
 
     # ---- what a user calls ---------------------------------------------------------------------
 
@@ -180,54 +170,6 @@ class Recipe(ABC):
         exponent = exponent_of(scale_lr, f"{type(self).__name__}.parameters")
         return scaled_groups(self.groups(model), model, exponent)
 
-    def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int) -> None:
-        """Follow the optimizer's steps from now on.
-
-        Args:
-            model: the prepared model, or the DistributedDataParallel around it.
-            optimizer: an optimizer that holds the parameters of the prepared layers, or a
-                trainer's wrapper around it. If its `step` gets a closure, as trainers give it, the
-                recipe acts after the closure has run.
-            total_steps: number of steps of the whole training.
-
-        Raises:
-            RecipeError: the model was not prepared by this recipe, a recipe is attached to it
-                already, the optimizer misses parameters, or the schedule is longer than the
-                training; nothing changes.
-        """
-        total_steps = as_integer(total_steps, f"{type(self).__name__}.attach got total_steps")
-        optimizer = unwrapped(optimizer)
-        group = getattr(model, "process_group", None)
-        inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-        layers = dict(self._made_here(inner))
-        self._check_free(layers)
-        self._check_optimizer(layers, optimizer)
-        if total_steps < (needed := self.minimum_steps()):
-            raise RecipeError(
-                f"{type(self).__name__}.attach got total_steps={total_steps}; its schedule needs "
-                f"at least {needed} steps: train longer, or shorten the schedule"
-            )
-        self.layers, self.optimizer, self.total_steps = layers, optimizer, total_steps
-        self.step, self.state, self._group = 0, {}, group
-        try:
-            with torch.no_grad():
-                self.start()
-        except BaseException:
-            self._forget()
-            raise
-        follow_density(optimizer, layers.values())
-        self._handles = follow(optimizer, self._before, self._after)
-        for layer in layers.values():
-            _ATTACHED[layer] = self
-
-    def detach(self) -> None:
-        """Remove the hooks from the optimizer; the model and its masks stay as they are."""
-        for handle in self._handles:
-            handle.remove()
-        for layer in self.layers.values():
-            _ATTACHED.pop(layer, None)
-        self._forget()
-
     def finish(self, model: nn.Module) -> nn.Module:
         """Detach, and replace masked layers by `SparseLinear` in place.
 
@@ -246,42 +188,6 @@ class Recipe(ABC):
         """Return what `finish` replaces a masked layer by."""
         return layer.to_sparse()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of the recipe: id, fields, steps and `state`."""
-        copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.state.items()}
-        return identity(self) | {
-            "total_steps": self.total_steps, "step": self.step, "state": copies,
-        }  # fmt: skip
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume. Attach first, load this, then the model's state, then the optimizer's.
-
-        A field that the checkpoint misses counts as its default; one that is unknown here is
-        ignored.
-
-        Raises:
-            RecipeError: the state belongs to another recipe, other fields or another number of
-                steps; nothing changes.
-        """
-        if not self.layers:
-            raise RecipeError("load_state_dict was called before attach; attach the recipe first")
-        # Older versions saved the repr of the recipe, without fields.
-        differs = difference(state if "fields" in state else state.get("recipe"), self)
-        what = "recipe"
-        if differs is None and state.get("total_steps") != self.total_steps:
-            what = "total_steps"
-            differs = f"is {state.get(what)!r}, this training's {self.total_steps!r}"
-        if differs is not None:
-            raise RecipeError(
-                f"the checkpoint's {what} {differs}; resume with the recipe, the pattern and the "
-                "steps that were saved"
-            )
-        saved = state.get("state")
-        if not isinstance(state.get("step"), int) or not isinstance(saved, Mapping):
-            raise RecipeError("the checkpoint of the recipe is damaged; use another copy")
-        self.step = state["step"]
-        self.state = {k: v.clone() if isinstance(v, Tensor) else v for k, v in saved.items()}
-
     # ---- what subclasses use -------------------------------------------------------------------
 
     def check_fresh(self, model: nn.Module) -> None:
@@ -293,12 +199,6 @@ class Recipe(ABC):
                     "prepare a fresh copy of the dense model"
                 )
 
-    def of_type(self, kind: type[Layer]) -> Iterator[tuple[int, str, Layer]]:
-        """Yield the (index, name, layer) of each layer of a class."""
-        for index, (name, layer) in enumerate(self.layers.items()):
-            if isinstance(layer, kind):
-                yield index, name, layer
-
     def lr_of(self, parameter: nn.Parameter) -> float:
         """Return the learning rate of a parameter at this step, with its factor."""
         groups = self.optimizer.param_groups if self.optimizer is not None else []
@@ -306,13 +206,6 @@ class Recipe(ABC):
             if any(p is parameter for p in group["params"]):
                 return float(group["lr"])
         raise RecipeError("the optimizer no longer holds a parameter of a prepared layer")
-
-    def average(self, tensor: Tensor) -> Tensor:
-        """Replace a tensor by its mean over all processes of a DistributedDataParallel model."""
-        if self._group is not None and torch.distributed.get_world_size(self._group) > 1:
-            torch.distributed.all_reduce(tensor, group=self._group)
-            tensor /= torch.distributed.get_world_size(self._group)
-        return tensor
 
     def generator(self, t: int, index: int, seed: int) -> torch.Generator:
         """Return a generator that depends on the seed, the step and the layer alone."""
@@ -337,64 +230,3 @@ class Recipe(ABC):
                 f"{who} got distribution={self.distribution!r} with pattern {self.pattern}, whose "
                 "density is the same everywhere: choose 'uniform', or a pattern such as '90%'"
             )
-
-    def _made_here(self, model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-        makers = set()
-        found = False
-        for name, module in model.named_modules():
-            maker = getattr(module, _MADE_BY, None)
-            if maker is None:
-                continue
-            if difference(maker, self) is None:
-                found = True
-                yield name, module
-            else:
-                makers.add(describe(maker))
-        if not found:
-            by = f"it was prepared by {', '.join(sorted(makers))}" if makers else "it was not"
-            raise RecipeError(
-                f"attach needs a model prepared by {describe(identity(self))}; {by}: "
-                "call prepare(model) of the same recipe before the optimizer is built"
-            )
-
-    def _check_free(self, layers: Mapping[str, nn.Module]) -> None:
-        if self.layers:
-            raise RecipeError(
-                f"{type(self).__name__} is attached already; detach() it, or make another recipe"
-            )
-        for name, layer in layers.items():
-            if layer in _ATTACHED:
-                raise RecipeError(
-                    f"layer {name!r} has a recipe attached already "
-                    f"({recipe_id(type(_ATTACHED[layer]))}); detach() that one first"
-                )
-
-    def _check_optimizer(
-        self, layers: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
-    ) -> None:
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        missing = [
-            f"{name}.{own}"
-            for name, layer in layers.items()
-            for own, parameter in layer.named_parameters()
-            if parameter.requires_grad and id(parameter) not in held
-        ]
-        if missing:
-            raise RecipeError(
-                f"the optimizer misses {', '.join(missing[:5])}"
-                f"{' …' if len(missing) > 5 else ''}; build it after prepare(), from "
-                "recipe.parameters(model)"
-            )
-
-    def _forget(self) -> None:
-        self.layers, self.optimizer, self._handles, self._group = {}, None, [], None
-
-    def _before(self, evaluation: int) -> None:
-        self.evaluation = evaluation
-        self.before_step(self.step)
-
-    def _after(self) -> None:
-        self.after_step(self.step)
-        if self.optimizer is not None:
-            follow_density(self.optimizer, self.layers.values())
-        self.step += 1
