@@ -15,6 +15,7 @@ from gossamer.recipes.base.recipe import Recipe
 from gossamer.recipes.base.registry import RECIPES, Entry, entry, importable, make, register
 
 if TYPE_CHECKING:  # for type checkers; a recipe is found without a line here
+    from gossamer.recipes.activation_l1 import ActivationL1 as ActivationL1
     from gossamer.recipes.autosparse import AutoSparse as AutoSparse
     from gossamer.recipes.bimask import BiMask as BiMask
     from gossamer.recipes.diagnostics import Diagnostics as Diagnostics
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # for type checkers; a recipe is found without a line here
     from gossamer.recipes.top_l0 import TopL0 as TopL0
 
 _MODULES = {one.kind: one.module for one in RECIPES.values()} | {
+    "ActivationL1": ".activation_l1",
     "Diagnostics": ".diagnostics",
     "PruneLate": ".prune_late",
 }

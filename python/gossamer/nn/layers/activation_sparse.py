@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeAlias
+from typing import Literal, SupportsFloat, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from gossamer.activations import (
     Activation,
-    Counts,
     GradientMemory,
     Options,
     Weights,
@@ -128,8 +127,8 @@ class ActivationSparseFFN(nn.Module):
         self._set_up()
 
     def _set_up(self) -> None:
-        self.penalty = 0.0
-        """Strength of the L1 penalty on h; `recipes.ActivationL1` sets it."""
+        self.penalty: SupportsFloat = 0.0
+        """Strength of the L1 penalty on h in training; `recipes.ActivationL1` sets it."""
         self.origin: Origin | None = None
         """What `sparsify_activations` replaced by this layer."""
         self._memory = GradientMemory()
@@ -138,6 +137,7 @@ class ActivationSparseFFN(nn.Module):
         self._silent: Tensor | None = None  # [hidden] steps since a neuron was last alive
         self._calls = 0
         self._form: Form | None = None
+        self._taken = (0, 0)  # live and all pairs of the training passes since `take_counts`
 
     @classmethod
     def of_parts(
@@ -230,6 +230,11 @@ class ActivationSparseFFN(nn.Module):
         """The share of neurons that no token of the last 50 training steps made alive."""
         return 0.0 if self._silent is None else float((self._silent >= 50).float().mean())
 
+    def take_counts(self) -> tuple[int, int]:
+        """Return the live pairs and all pairs of the training passes since the last call."""
+        counts, self._taken = self._taken, (0, 0)
+        return counts
+
     def reset_parameters(self) -> None:
         """Draw the parameters as nn.Linear does."""
         for weight, fan_in in ((self.gate, self.d), (self.up, self.d), (self.down, self.hidden)):
@@ -271,18 +276,19 @@ class ActivationSparseFFN(nn.Module):
             self.activation,
             "int8" if form == "int8" else "float32",
             self.slack,
-            self.penalty if self.training else 0.0,
+            float(self.penalty) if self.training else 0.0,
             int((self._live or 0.0) * pairs),
             self._memory,
         )
         if form == "dense" or len(x) == 0:
             y, h = dense_feed_forward(x, weights, options)
-            if self._calls % _LOOK_EVERY == 1 and len(x):
-                with torch.no_grad():
-                    self._live = _mean(self._live, float((h != 0).count_nonzero()) / pairs)
+            if len(x) and (learns or self._calls % _LOOK_EVERY == 1):
+                self._count(h.detach().count_nonzero(0), pairs, learns)
             return y
         y, counts = sparse_feed_forward(x, weights, options)
-        self._count(counts, pairs)
+        self._count(counts.pairs.indptr.diff().view(-1, self.hidden).sum(0), pairs, learns)
+        if counts.screened:
+            self._screened = _mean(self._screened, counts.screened / pairs)
         return y
 
     def _choose(self, x: Tensor, weights: Weights, learns: bool) -> Form:
@@ -309,17 +315,15 @@ class ActivationSparseFFN(nn.Module):
         _, screened = kernels.screen(kernels.quantize_tokens(x), rows, bias, self.slack, indptr)
         self._screened = _mean(self._screened, screened / (len(x) * self.hidden))
 
-    @torch.no_grad()
-    def _count(self, counts: Counts, pairs: int) -> None:
-        self._live = _mean(self._live, counts.pairs.nnz / pairs)
-        if counts.screened:
-            self._screened = _mean(self._screened, counts.screened / pairs)
+    def _count(self, alive: Tensor, pairs: int, learns: bool) -> None:
+        """Follow the shares; alive: [hidden] number of tokens for which each neuron is alive."""
+        live = int(alive.sum())
+        self._live = _mean(self._live, live / pairs)
         if self.training:
-            alive = counts.pairs.indptr.diff().view(-1, self.hidden).sum(0) > 0
-            silent = (
-                torch.zeros_like(alive, dtype=torch.int32) if self._silent is None else self._silent
-            )
-            self._silent = (silent + 1).masked_fill_(alive, 0)
+            silent = torch.zeros_like(alive) if self._silent is None else self._silent
+            self._silent = (silent + 1).masked_fill_(alive > 0, 0)
+            if learns:
+                self._taken = (self._taken[0] + live, self._taken[1] + pairs)
 
     def extra_repr(self) -> str:
         """Return the line that `print(model)` shows."""
