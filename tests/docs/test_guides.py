@@ -68,6 +68,12 @@ def test_the_pot_example_runs(tmp_path: Path) -> None:
     assert names["value"] > 0
 
 
+def test_the_example_of_the_activation_penalty_runs(tmp_path: Path) -> None:
+    names = run_fence("docs/guides/sparse-activations.md", "activation_l1.py", tmp_path)
+
+    assert names["recipe"].live_share == pytest.approx(0.05, rel=0.4)
+
+
 def test_the_recipe_example_runs(tmp_path: Path) -> None:
     names = run_fence("docs/guides/recipes.md", "recipes.py", tmp_path)
 
