@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+# Runs inside POT's own tests alone, where POT is installed: see tests/peers/pot_suite.py.
+collect_ignore = ["peers/pot_plugin.py"]
+
 os.environ.setdefault("MPLBACKEND", "Agg")  # no window: the machine may have no screen
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

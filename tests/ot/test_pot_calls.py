@@ -49,6 +49,7 @@ def test_names_order_and_defaults_are_pots() -> None:
 
 @pytest.mark.parametrize("space", SPACES)
 def test_every_signature_is_that_of_the_installed_pot(space: str) -> None:
+    pytest.importorskip("ot.bregman")  # `ot` alone may be a folder of these tests
     theirs = pytest.importorskip(space)
     for name in SPACES[space].__all__:
         if callable(getattr(SPACES[space], name)):
