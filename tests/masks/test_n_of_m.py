@@ -394,9 +394,7 @@ def test_bad_input() -> None:
             call()
     assert torch.equal(weight, before)
     wild = structure._replace(indices=torch.full_like(indices, 255))
-    for damaged in (
-        lambda: add_pruned_(torch.zeros(8, 16), weight, 1.0, wild),
-        lambda: mask_difference(structure, wild),
-    ):
-        with pytest.raises(StructureError, match="out of range"):
-            damaged()
+    with pytest.raises(StructureError, match="out of range"):
+        add_pruned_(torch.zeros(8, 16), weight, 1.0, wild)
+    with pytest.raises(StructureError, match="out of range"):
+        mask_difference(structure, wild)
