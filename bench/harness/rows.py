@@ -22,7 +22,6 @@ from rich.console import Console
 
 from bench.harness.results import write_text
 from gossamer import CheckpointError
-from gossamer.train import read_metrics
 
 Row = dict[str, Any]
 
@@ -52,6 +51,29 @@ class Work(Generic[One]):
     make: Callable[[One], Row]
     trainings: Sequence[One]
     jobs: int = 1
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read JSON lines.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The rows. An incomplete last line, as left by a killed process, is skipped.
+
+    Raises:
+        CheckpointError: the file is missing, or another line is damaged.
+    """
+    try:
+        rows = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"rows {path} cannot be read ({error}); give another folder, or overwrite it"
+        ) from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise CheckpointError(f"rows {path} hold something else than JSON objects: overwrite it")
+    return rows
 
 
 def collect(
@@ -103,7 +125,7 @@ def begin(path: Path, header: Row, overwrite: bool) -> list[Row]:
     """
     rows: list[Row] = []
     if path.exists() and not overwrite:
-        earlier, *rows = read_metrics(path) or [{}]
+        earlier, *rows = read_rows(path) or [{}]
         for name, mine in header.items():
             if earlier.get(name) != mine:
                 raise CheckpointError(
