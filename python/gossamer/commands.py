@@ -53,7 +53,9 @@ def train(
     ] = None,
     compare: Annotated[
         str | None,
-        typer.Option(help="Several runs, side by side: dense,2:4:v4,rigl@90% or dense+topk,…"),
+        typer.Option(
+            help="Several runs, side by side: dense,2:4:v4,rigl@90%, dense+topk, dense+activations."
+        ),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -66,6 +68,15 @@ def train(
         list[str] | None, typer.Option(help="Glob on names of modules that stay dense; repeatable.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps per run.")] = None,
+    equal_seconds: Annotated[
+        bool | None,
+        typer.Option(
+            "--equal-seconds", help="The same time for each run: that of --steps dense steps."
+        ),
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Seconds of each run, instead; implies --equal-seconds.")
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="Windows per step.")] = None,
     context: Annotated[int | None, typer.Option(help="Tokens per window.")] = None,
     width: Annotated[int | None, typer.Option(help="Width of the model.")] = None,
@@ -73,6 +84,13 @@ def train(
     heads: Annotated[int | None, typer.Option(help="Attention heads per block.")] = None,
     experts: Annotated[
         int | None, typer.Option(help="MLPs per block, in runs named …+topk or …+sinkhorn.")
+    ] = None,
+    gated: Annotated[
+        bool | None, typer.Option("--gated", help="MLPs with a SiLU gate instead of a GELU.")
+    ] = None,
+    target_share: Annotated[
+        float | None,
+        typer.Option(help="Share of live activations, in runs named …+activations."),
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     scale_lr: Annotated[
@@ -138,9 +156,11 @@ def train(
         runs = [recipe if pattern is None else f"{recipe}@{pattern}"]
     given: dict[str, Any] = {
         "runs": runs and tuple(runs), "exclude": tuple(exclude) if exclude else None,
-        "steps": steps, "batch": batch, "context": context, "width": width, "depth": depth,
-        "heads": heads, "experts": experts, "lr": lr, "scale_lr": scale_lr, "penalty": penalty,
-        "lam": lam, "k": k, "p": p, "penalty_groups": penalty_groups,
+        "steps": steps, "equal_seconds": True if seconds is not None else equal_seconds,
+        "seconds": seconds, "batch": batch, "context": context, "width": width, "depth": depth,
+        "heads": heads, "experts": experts, "gated": gated, "target_share": target_share,
+        "lr": lr, "scale_lr": scale_lr,
+        "penalty": penalty, "lam": lam, "k": k, "p": p, "penalty_groups": penalty_groups,
         "recipe_options": tuple(recipe_option) if recipe_option else None, "seed": seed,
         "threads": threads, "dtype": dtype, "level": level,
         "data": None if data is None else os.path.realpath(data),
@@ -156,7 +176,7 @@ def train(
         sys.exit(f"error: standard output cannot be written: {result.output_error}")
     if result.interrupted:
         typer.echo(
-            f"stopped after step {result.step} of {config.steps}; continue with: "
+            f"stopped after step {result.step} of {result.steps}; continue with: "
             f"gossamer train --resume --out {folder}"
         )
         raise typer.Exit(INTERRUPTED)

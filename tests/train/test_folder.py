@@ -174,12 +174,12 @@ def test_damaged_metrics_are_one_clear_error(
 def test_what_follows_the_checkpoint_is_written_anew(tmp_path: Path, finished: Path) -> None:
     text = (finished / METRICS).read_text()
     (tmp_path / METRICS).write_text(text + '{"half')
-    assert len(rows_until(tmp_path / METRICS, 3, SHORT.runs)) == 6
+    assert len(rows_until(tmp_path / METRICS, SHORT.turns(3))) == 6
     (tmp_path / METRICS).write_text(text + "garbage\n")
-    assert len(rows_until(tmp_path / METRICS, 2, SHORT.runs)) == 4
+    assert len(rows_until(tmp_path / METRICS, SHORT.turns(2))) == 4
     last = read_metrics(finished / METRICS)[-2:]
     (tmp_path / METRICS).write_text("".join(f"{line}\n" for line in text.splitlines()[:4]))
-    assert rows_until(tmp_path / METRICS, 3, SHORT.runs, last)[-2:] == last
+    assert rows_until(tmp_path / METRICS, SHORT.turns(3), last)[-2:] == last
 
 
 # ---- a full disk ---------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from gossamer.errors import (
 )
 from gossamer.nn.lr_scaling import exponent_of
 from gossamer.prox import PenaltyError
+from gossamer.recipes import ActivationL1
 from gossamer.train.penalty import PenaltyOptions
 from gossamer.train.spec import DENSE, RunSpec
 
@@ -32,15 +33,23 @@ class TrainConfig:
     Args:
         runs: the runs to train side by side, without duplicates, as `RunSpec` reads them:
             `"dense"`, the text of a pattern, or a recipe and a pattern as in `"rigl@90%"`; a final
-            `"+topk"` or `"+sinkhorn"` makes the MLPs mixtures of experts.
+            `"+topk"` or `"+sinkhorn"` makes the MLPs mixtures of experts, `"+activations"` lets
+            them compute live activations only.
         exclude: globs of module names; matching modules stay dense.
-        steps: optimizer steps per run.
+        steps: optimizer steps per run; with `equal_seconds` and without `seconds`, of the dense
+            run, or of the first if there is none.
+        equal_seconds: whether each run gets the same time instead of the same steps. The steps of
+            each run are planned from a measurement before the first step.
+        seconds: time of each run; None takes the time of `steps` steps.
+        run_steps: the planned steps, in the order of the runs; None before they are planned.
         batch: windows per step.
         context: tokens per window.
         width: features of the residual stream.
         depth: number of blocks.
         heads: attention heads per block.
         experts: MLPs per block in the runs that have a router.
+        gated: whether the MLPs have a gate, as `GPTConfig` says.
+        target_share: share of live activations in the runs with `"+activations"`.
         lr: peak learning rate.
         scale_lr: exponent of the density in the learning rate of a weight with a mask, as
             `scale_lr` of `gossamer.parameter_groups`; 0 gives all weights one rate.
@@ -66,12 +75,17 @@ class TrainConfig:
     runs: tuple[str, ...] = ("2:4:v4",)
     exclude: tuple[str, ...] = ()
     steps: int = 500
+    equal_seconds: bool = False
+    seconds: float | None = None
+    run_steps: tuple[int, ...] | None = None
     batch: int = 16
     context: int = 128
     width: int = 512
     depth: int = 4
     heads: int = 8
     experts: int = 8
+    gated: bool = False
+    target_share: float = 0.05
     lr: float = 1e-3
     scale_lr: float = 0.0
     seed: int = 0
@@ -97,6 +111,8 @@ class TrainConfig:
             _check_range(name, getattr(self, name), 1)
         _check_range("checkpoint_every", self.checkpoint_every, 0)
         _check_range("seed", self.seed, 0, 2**63 - 1)
+        self._check_seconds()
+        ActivationL1(target_share=self.target_share)
         if self.threads is not None:
             _check_range("threads", self.threads, 1)
         if not (math.isfinite(self.lr) and self.lr > 0):
@@ -109,6 +125,24 @@ class TrainConfig:
         if self.level not in ("byte", "char"):
             raise DataError(f"train got level={self.level!r}; choose byte or char")
         self._check_recipes([spec for spec in specs if spec.recipe is not None])
+
+    def _check_seconds(self) -> None:
+        if self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds > 0):
+            raise ArgumentError(
+                f"train got seconds={self.seconds}; it must be a positive number, such as 60"
+            )
+        if not self.equal_seconds and (self.seconds, self.run_steps) != (None, None):
+            raise ArgumentError(
+                f"train got seconds={self.seconds} without equal_seconds; give both, or steps"
+            )
+        if self.run_steps is not None:
+            if len(self.run_steps) != len(self.runs):
+                raise ArgumentError(
+                    f"train got run_steps={list(self.run_steps)} for {len(self.runs)} runs; give "
+                    "one number per run"
+                )
+            for steps in self.run_steps:
+                _check_range("run_steps", steps, 1)
 
     def _check_recipes(self, specs: list[RunSpec]) -> None:
         if self.recipe_options and len(specs) != 1:
@@ -123,6 +157,34 @@ class TrainConfig:
             )
         for spec in specs:
             spec.make_recipe(self.seed, self.recipe_options)
+
+    def steps_of(self, run: str) -> int:
+        """Return the optimizer steps of a run."""
+        return self.steps if self.run_steps is None else self.run_steps[self.runs.index(run)]
+
+    @property
+    def rounds(self) -> int:
+        """Number of rounds, in each of which a run takes at most one step."""
+        return self.steps if self.run_steps is None else max(self.run_steps)
+
+    def due(self, turn: int) -> tuple[str, ...]:
+        """Return the runs that take a step in a round, counted from 0; each evenly spread."""
+        return tuple(
+            run
+            for run in self.runs
+            if (turn + 1) * self.steps_of(run) // self.rounds
+            > turn * self.steps_of(run) // self.rounds
+        )
+
+    def turns(self, rounds: int) -> list[tuple[int, str]]:
+        """Return the step, counted from 1, and the run of each turn of the first rounds."""
+        taken = dict.fromkeys(self.runs, 0)
+        found = []
+        for turn in range(rounds):
+            for run in self.due(turn):
+                taken[run] += 1
+                found.append((taken[run], run))
+        return found
 
     @property
     def tokens_per_step(self) -> int:

@@ -40,7 +40,9 @@ class MetricsFile:
     def append(self, rows: Sequence[Row]) -> None:
         """Write the rows of a step: `run, step, loss, val_loss, seconds, tokens_per_second, lr`.
 
-        A router adds `expert_load`, the share of tokens per expert, one list per block. A row with
+        A router adds `expert_load`, the share of tokens per expert, one list per block; sparse
+        activations add `live`, the share of live ones per block, and `strength`, that of the
+        penalty. A row with
         `val_loss` also has `val_expert_load` with a router; `density, kept_groups, groups` of the
         penalised weights with a penalty; and with a recipe `masks`, the result of
         `Diagnostics.measure` with flips since the last evaluation.
@@ -82,14 +84,13 @@ class MetricsFile:
 
 
 def rows_until(
-    path: Path, step: int, runs: Sequence[str], unwritten: Sequence[Row] = ()
+    path: Path, turns: Sequence[tuple[int, str]], unwritten: Sequence[Row] = ()
 ) -> list[Row]:
     """The checked rows of the finished steps of a training that continues.
 
     Args:
         path: the metrics file.
-        step: number of finished steps.
-        runs: names of the runs, in the order of their rows.
+        turns: step and run of each row, in order.
         unwritten: last rows that a checkpoint holds, because the file could not be written.
 
     Returns:
@@ -98,20 +99,18 @@ def rows_until(
     Raises:
         CheckpointError: the file is missing, or a row is missing, damaged, doubled or misplaced.
     """
-    first = unwritten[0]["step"] if unwritten else step + 1
     # Whatever follows those rows is written anew.
-    rows = [*read_metrics(path, (first - 1) * len(runs)), *unwritten]
-    wanted = [(number, run) for number in range(1, step + 1) for run in runs]
-    for place, (row, (number, run)) in enumerate(zip(rows, wanted, strict=False), 1):
+    rows = [*read_metrics(path, len(turns) - len(unwritten)), *unwritten]
+    for place, (row, (number, run)) in enumerate(zip(rows, turns, strict=False), 1):
         if (row["step"], row["run"]) != (number, run) or not _is_whole(row):
             raise CheckpointError(
                 f"metrics {path}: row {place} is not the whole row of step {number} and run {run} "
                 f"but has step {row['step']} and run {row['run']!r:.40}; the file was altered: use "
                 "another copy"
             )
-    if len(rows) != len(wanted):
+    if len(rows) != len(turns):
         raise CheckpointError(
-            f"metrics {path} has {len(rows)} rows up to step {step}, needed are {len(wanted)}; the "
+            f"metrics {path} has {len(rows)} rows, needed are {len(turns)}; the "
             "file was altered: use another copy"
         )
     return rows

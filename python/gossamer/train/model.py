@@ -10,6 +10,7 @@ Reference:
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gossamer.errors import ArgumentError, ShapeError
-from gossamer.nn import MaskedLayer, SinkhornRouter, TopKRouter, sparsify
+from gossamer.nn import ActivationSparseFFN, MaskedLayer, SinkhornRouter, TopKRouter, sparsify
 
 ROUTERS = {"topk": TopKRouter, "sinkhorn": SinkhornRouter}
 
@@ -34,6 +35,7 @@ class GPTConfig:
         heads: attention heads per block.
         experts: MLPs per block if there is a router; each token passes through one.
         router: `"topk"` or `"sinkhorn"`; None is one MLP per block.
+        gated: whether the MLPs have a gate: silu(gate x) * (up x) instead of gelu(up x).
 
     Raises:
         ArgumentError: a size is below 1, `width` is not a multiple of `heads`, or the router is
@@ -47,11 +49,12 @@ class GPTConfig:
     heads: int
     experts: int = 1
     router: str | None = None
+    gated: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int) and value < 1:
+            if type(value) is int and value < 1:
                 raise ArgumentError(f"GPT got {field.name}={value}; it must be at least 1")
         if self.router is not None and self.router not in ROUTERS:
             raise ArgumentError(
@@ -85,17 +88,25 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with a GELU between; the hidden width is four times the width."""
+    """Two linear layers with a GELU between, or three with a SiLU gate; hidden: 4 * width.
+
+    Reference:
+        Shazeer 2020, "GLU variants improve transformer", for the gate.
+    """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.width, 4 * config.width, bias=False)
-        self.activation = nn.GELU()
-        self.down = nn.Linear(4 * config.width, config.width, bias=False)
+        hidden = 4 * config.width
+        self.gate = nn.Linear(config.width, hidden, bias=False) if config.gated else None
+        self.up = nn.Linear(config.width, hidden, bias=False)
+        self.activation = nn.GELU() if self.gate is None else nn.SiLU()
+        self.down = nn.Linear(hidden, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each position independently."""
-        return self.down(self.activation(self.up(x)))  # type: ignore[no-any-return]
+        if self.gate is None:
+            return self.down(self.activation(self.up(x)))  # type: ignore[no-any-return]
+        return self.down(self.activation(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]
 
 
 class Mixture(nn.Module):
@@ -209,7 +220,12 @@ class GPT(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
-def build_model(sizes: GPTConfig, run: str, exclude: tuple[str, ...] = ()) -> GPT:
+def build_model(
+    sizes: GPTConfig,
+    run: str,
+    exclude: tuple[str, ...] = (),
+    change: Callable[[GPT], None] | None = None,
+) -> GPT:
     """Build a GPT, sparse from the start if the run names a pattern.
 
     Kept entries are scaled to the Frobenius norm of the dense weight, so that the initial
@@ -219,6 +235,7 @@ def build_model(sizes: GPTConfig, run: str, exclude: tuple[str, ...] = ()) -> GP
         sizes: sizes of the model.
         run: `"dense"` or the text of a pattern.
         exclude: globs of module names; matching modules stay dense.
+        change: what else to change in the dense model, before it becomes sparse.
 
     Returns:
         The model; torch's global random state draws its weights.
@@ -231,11 +248,13 @@ def build_model(sizes: GPTConfig, run: str, exclude: tuple[str, ...] = ()) -> GP
         section 3.1: initialise for the sparse fan-in. The norm does so on average.
     """
     model = GPT(sizes)
+    if change is not None:
+        change(model)
     if run == "dense":
         return model
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     norms = {name: linear.weight.detach().norm() for name, linear in linears.items()}
-    sparsify(model, run, exclude=exclude)
+    sparsify(model, run, exclude=(*exclude, *ActivationSparseFFN.find_in(model)))
     with torch.no_grad():
         for name, module in model.named_modules():
             if isinstance(module, MaskedLayer) and module.nnz:
@@ -257,7 +276,7 @@ def dense_parameters(sizes: GPTConfig) -> int:
         >>> dense_parameters(sizes) == sum(p.numel() for p in GPT(sizes).parameters())
         True
     """
-    mlps = 8 * sizes.width**2
+    mlps = (12 if sizes.gated else 8) * sizes.width**2
     if sizes.router is not None:
         mlps = sizes.experts * (mlps + sizes.width)
     a_block = 4 * sizes.width**2 + mlps + 2 * sizes.width

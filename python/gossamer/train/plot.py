@@ -30,14 +30,19 @@ def plot(rows: Sequence[Row], path: str | Path, title: str = "") -> None:
     masks = {
         name: seen for name, own in runs.items() if (seen := [row for row in own if "masks" in row])
     }
-    figure = Figure(figsize=(12, 8.5 if masks else 5), dpi=150, layout="constrained")
+    live = {name: own for name, own in runs.items() if "live" in own[0]}
+    heights = [5.0, *([3.5] if masks else []), *([2.5] if live else [])]
+    figure = Figure(figsize=(12, sum(heights)), dpi=150, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    left, right = figure.subplots(2 if masks else 1, 2, squeeze=False)[0]
+    grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
+    left, right = (figure.add_subplot(grid[0, i]) for i in range(2))
     right.sharey(left)
     _panel(left, runs, "step", "Step", "Each step: which learns more from a batch")
     _panel(right, runs, "seconds", "Seconds of training", "Each second: which learns faster")
     if masks:
-        _mask_panels(figure, runs, masks)
+        _mask_panels([figure.add_subplot(grid[1, i]) for i in range(2)], runs, masks)
+    if live:
+        _live_panel(figure.add_subplot(grid[-1, :]), runs, live)
     left.set_ylabel("Cross entropy (nats a token)")
     left.set_ylim(*_limits(rows))
     right.legend(title="validation (line with dots), train (thin)", frameon=False)
@@ -47,11 +52,32 @@ def plot(rows: Sequence[Row], path: str | Path, title: str = "") -> None:
     canvas.print_png(str(path))  # type: ignore[no-untyped-call]
 
 
+def _live_panel(axes: Axes, runs: Mapping[str, list[Row]], live: Mapping[str, list[Row]]) -> None:
+    """Draw the share of live activations of each block; later blocks are drawn lighter."""
+    colours = dict(zip(runs, _colours(runs), strict=True))
+    for name, rows in live.items():
+        depth = len(rows[0]["live"])
+        for block in range(depth):
+            axes.plot(
+                [row["seconds"] for row in rows],
+                [100 * row["live"][block] for row in rows],
+                color=colours[name], lw=1.2, alpha=1 - 0.7 * block / depth,
+                label=name if block == 0 else None,
+            )  # fmt: skip
+    axes.set_yscale("log")
+    axes.set_xlim(left=0)
+    axes.set_xlabel("Seconds of training")
+    axes.set_ylabel("Percent")
+    axes.set_title("Live activations per block, the first one darkest", fontsize=11)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+
+
 def _mask_panels(
-    figure: Figure, runs: Mapping[str, list[Row]], masks: Mapping[str, list[Row]]
+    below: Sequence[Axes], runs: Mapping[str, list[Row]], masks: Mapping[str, list[Row]]
 ) -> None:
-    """Add the panels on the masks of recipes, for the numbers that the rows have."""
-    below = figure.axes[2:]
+    """Draw the panels on the masks of recipes, for the numbers that the rows have."""
     colours = dict(zip(runs, _colours(runs), strict=True))
     for axes, title, lines in zip(
         below,

@@ -29,6 +29,9 @@ class Summary:
         busiest: share of the busiest expert in the validation tokens, over an even share; None
             without experts.
         kept: counts of the kept penalised weights; None without a penalty.
+        live_share: running share of live activations in training; None where all are computed.
+        steps: number of finished steps.
+        seconds: time of all steps, in seconds.
     """
 
     run: str
@@ -40,6 +43,9 @@ class Summary:
     speedup: float | None
     busiest: float | None = None
     kept: Kept | None = None
+    live_share: float | None = None
+    steps: int = 0
+    seconds: float = 0.0
 
 
 def summary_table(summaries: Sequence[Summary]) -> Table:
@@ -63,6 +69,13 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
     penalised = any(s.kept is not None for s in summaries)
     if penalised:
         table.add_column("groups kept", justify="right")
+    live = any(s.live_share is not None for s in summaries)
+    if live:
+        table.add_column("live", justify="right")
+    timed = len({s.steps for s in summaries}) > 1
+    if timed:
+        table.add_column("steps", justify="right")
+        table.add_column("seconds", justify="right")
     dense_bytes = next((s.state_bytes for s in summaries if s.run == "dense"), None)
     for s in summaries:
         table.add_row(
@@ -76,6 +89,8 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
             "–" if s.speedup is None else f"{s.speedup:.2f}×",
             *(["–" if s.busiest is None else f"{s.busiest:.2f}×"] if routed else []),
             *([_groups(s.kept)] if penalised else []),
+            *(["–" if s.live_share is None else f"{s.live_share:.1%}"] if live else []),
+            *([f"{s.steps:,}", f"{s.seconds:.0f}"] if timed else []),
         )
     return table
 

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from gossamer.errors import GossamerError
+from gossamer.nn import ActivationSparseFFN
 from gossamer.optim import ProxAdamW
+from gossamer.recipes import ActivationL1
+from gossamer.train.activations import use_sparse_activations
 from gossamer.train.config import DTYPES, TrainConfig
 from gossamer.train.groups import follow_groups, parameter_groups, penalised_groups, recipe_groups
 from gossamer.train.masks import Masks
@@ -70,28 +73,37 @@ class Run:
         spec = RunSpec.parse(name)
         sizes = GPTConfig(
             vocabulary, config.context, config.width, config.depth, config.heads,
-            experts=config.experts if spec.router else 1, router=spec.router,
+            experts=config.experts if spec.router else 1, router=spec.router, gated=config.gated,
         )  # fmt: skip
+        self.steps = config.steps_of(name)
+        change = use_sparse_activations if spec.activations else None
         self.recipe = spec.make_recipe(config.seed, config.recipe_options)
         if self.recipe is None:
-            self.model = build_model(sizes, spec.pattern, config.exclude)
+            self.model = build_model(sizes, spec.pattern, config.exclude, change)
             groups = parameter_groups(self.model, WEIGHT_DECAY, config.scale_lr)
         else:
             self.model = GPT(sizes)
-            self.recipe.prepare(self.model, exclude=config.exclude, rescale=True)
+            if change is not None:
+                change(self.model)
+            exclude = (*config.exclude, *ActivationSparseFFN.find_in(self.model))
+            self.recipe.prepare(self.model, exclude=exclude, rescale=True)
             groups = recipe_groups(self.recipe, self.model, WEIGHT_DECAY, config.scale_lr)
         self.optimizer: torch.optim.AdamW
         if config.penalty is None:
             self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=BETAS, fused=True)
         else:
-            penalty = config.penalty.penalty(config.steps)
+            penalty = config.penalty.penalty(self.steps)
             groups = penalised_groups(self.model, groups, penalty, config.exclude)
             self.optimizer = ProxAdamW(groups, lr=config.lr, betas=BETAS, fused=True)
-        self.scheduler = LambdaLR(self.optimizer, lambda step: learning_rate(step, config.steps))
+        self.scheduler = LambdaLR(self.optimizer, lambda step: learning_rate(step, self.steps))
         self.masks: Masks | None = None
         if self.recipe is not None:
-            self.recipe.attach(self.model, self.optimizer, config.steps)
+            self.recipe.attach(self.model, self.optimizer, self.steps)
             self.masks = Masks(self.recipe)
+        self.activations: ActivationL1 | None = None
+        if spec.activations:
+            self.activations = ActivationL1(target_share=config.target_share)
+            self.activations.attach(self.model, self.optimizer, self.steps)
         self.step_seconds: list[float] = []
         self.seconds = 0.0
         # Share of tokens per expert, one list per block, in the last step and in the last
@@ -209,6 +221,8 @@ class Run:
         found = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
         if self.recipe is not None:
             found |= {"recipe": self.recipe, "masks": self.masks}
+        if self.activations is not None:
+            found["activations"] = self.activations
         return found
 
 

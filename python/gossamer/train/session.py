@@ -1,8 +1,9 @@
 """Trains one or several runs in one process, step by step in turn, and compares them.
 
 All runs use the same batches and start from the same dense weights. In each round every run takes
-one step, in an order that changes from round to round. Each run has a clock of its own steps, so
-other load on the machine affects all runs alike.
+one step, in an order that changes from round to round; runs with fewer steps pause in some rounds,
+evenly spread. Each run has a clock of its own steps, so other load on the machine affects all runs
+alike.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import signal
 import statistics
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from gossamer.train.data import Windows, load_corpus, spaced_windows
 from gossamer.train.folder import held, sweep, written_by_trainings
 from gossamer.train.metrics import METRICS, MetricsFile, Row, busiest, read_metrics, rows_until
 from gossamer.train.output import Output
+from gossamer.train.plan import planned
 from gossamer.train.plot import PICTURE, plot
 from gossamer.train.report import Reporter, Summary, summary_table
 from gossamer.train.resume import restore_training, training_state
@@ -44,7 +46,8 @@ class Result:
 
     Args:
         summaries: one summary per run; empty before the first step.
-        step: number of finished steps.
+        step: number of finished steps, those of the run with the most.
+        steps: the same when the training is complete.
         interrupted: whether a signal ended the training early; it can then be resumed.
         out: folder of checkpoint, metrics and picture.
         output_error: why the output could not be written; None if it could.
@@ -52,6 +55,7 @@ class Result:
 
     summaries: list[Summary]
     step: int
+    steps: int
     interrupted: bool
     out: Path
     output_error: str | None = None
@@ -101,11 +105,12 @@ def train(
             session.resume()
         with session.open_metrics() as metrics:
             output.say(session.description)
-            with Reporter(output, config.steps, session.done) as reporter:
+            with Reporter(output, session.config.rounds, session.done) as reporter:
                 session.run(stop, metrics, reporter)
         # The work is done and saved: nothing below may lose it.
         summaries = _present(session, output)
-    return Result(summaries, session.done, session.done < config.steps, out, output.error)
+    steps = session.config.rounds
+    return Result(summaries, session.done, steps, session.done < steps, out, output.error)
 
 
 def _present(session: Session, output: Output) -> list[Summary]:
@@ -143,13 +148,15 @@ class Session:
     """
 
     def __init__(self, config: TrainConfig, out: Path) -> None:
-        self.config = config
         self.out = out
         own = written_by_trainings(config.data, out)
         self.corpus = load_corpus(config.data, config.level, config.context, own)
+        if config.equal_seconds and config.run_steps is None:
+            config = planned(config, self.corpus)
+        self.config = config
         check_memory(config, self.corpus.vocabulary)
         self.runs = [Run(name, config, self.corpus.vocabulary) for name in config.runs]
-        self.done = self.saved = 0  # finished steps, and those in the checkpoint
+        self.done = self.saved = 0  # finished rounds, and those in the checkpoint
         self._rows: list[Row] = []  # of the finished steps of a training that continues
 
     @property
@@ -164,7 +171,15 @@ class Session:
         return (
             f"{corpus.name}: {len(corpus.train):,} {level}s to train on, "
             f"{len(corpus.validation):,} to validate on; {self.config.tokens_per_step:,} per step"
+            + self._plan
         )
+
+    @property
+    def _plan(self) -> str:
+        if self.config.run_steps is None:
+            return ""
+        steps = zip(self.config.runs, self.config.run_steps, strict=True)
+        return "; steps: " + ", ".join(f"{name} {count}" for name, count in steps)
 
     def resume(self) -> None:
         """Continue from the checkpoint in the folder.
@@ -176,7 +191,7 @@ class Session:
         self.done, unwritten = restore_training(path, self.config, self.corpus, self.runs)
         self.saved = self.done
         if self.done:
-            self._rows = rows_until(self.out / METRICS, self.done, self.config.runs, unwritten)
+            self._rows = rows_until(self.out / METRICS, self.config.turns(self.done), unwritten)
 
     def open_metrics(self) -> MetricsFile:
         """Open the metrics file, and delete the files of an earlier training in the folder.
@@ -210,20 +225,20 @@ class Session:
         windows = Windows(self.corpus.train, config.context, config.batch, config.seed)
         count = VALIDATION_TOKENS // config.context
         held_out = spaced_windows(self.corpus.validation, config.context, count)
-        while self.done < config.steps and not stop.is_set():
+        losses: dict[str, float] = {}
+        while self.done < config.rounds and not stop.is_set():
             step = self.done + 1
-            batch = windows.batch(self.done)
-            lrs = {run.name: run.lr for run in self.runs}
-            evaluated = step % config.eval_every == 0 or step == config.steps
-            losses = self._take_turns(batch, evaluated)
+            due = [run for run in self.runs if run.name in config.due(self.done)]
+            lrs = {run.name: run.lr for run in due}
+            evaluated = {run.name for run in due if self._is_evaluated(run)}
+            losses |= self._take_turns(due, windows, evaluated)
             reporter.step(step, losses)
-            val_losses: dict[str, float] = {}
-            if evaluated:
-                val_losses = {run.name: run.evaluate(*held_out) for run in self.runs}
+            val_losses = {run.name: run.evaluate(*held_out) for run in due if run.name in evaluated}
+            if val_losses:
                 reporter.evaluated(step, val_losses)
             self.done = step
             with self._rescued(metrics):
-                metrics.append([_row(run, step, losses, val_losses, lrs) for run in self.runs])
+                metrics.append([_row(run, losses, val_losses, lrs) for run in due])
                 if evaluated:
                     metrics.sync()
             if config.checkpoint_every and step % config.checkpoint_every == 0:
@@ -248,12 +263,21 @@ class Session:
                 "--resume"
             ) from error
 
-    def _take_turns(self, batch: tuple[Tensor, Tensor], watched: bool) -> dict[str, float]:
+    def _is_evaluated(self, run: Run) -> bool:
+        step = len(run.step_seconds) + 1
+        return step % self.config.eval_every == 0 or step == run.steps
+
+    def _take_turns(
+        self, due: list[Run], windows: Windows, watched: Collection[str]
+    ) -> dict[str, float]:
         """Take one step of each run; return the losses in the order of the configuration."""
-        by_name = {run.name: run for run in self.runs}
-        turns = rotation(self.config.runs, self.done)
-        losses = {name: _take(by_name[name], batch, watched) for name in turns}
-        return {name: losses[name] for name in self.config.runs}
+        by_name = {run.name: run for run in due}
+        batches = {step: windows.batch(step) for step in {len(run.step_seconds) for run in due}}
+        losses = {}
+        for name in rotation(tuple(by_name), self.done):
+            run = by_name[name]
+            losses[name] = _take(run, batches[len(run.step_seconds)], name in watched)
+        return {run.name: losses[run.name] for run in due}
 
     def _save(self, metrics: MetricsFile) -> None:
         with self._rescued(metrics):
@@ -291,6 +315,9 @@ class Session:
                 speedup=medians[DENSE] / medians[run.name] if DENSE in medians else None,
                 busiest=busiest(loads[run.name]) if run.name in loads else None,
                 kept=run.kept,
+                live_share=None if run.activations is None else run.activations.live_share,
+                steps=len(run.step_seconds),
+                seconds=run.seconds,
             )
             for run in self.runs
         ]
@@ -306,14 +333,13 @@ def _take(run: Run, batch: tuple[Tensor, Tensor], watched: bool) -> float:
 
 def _row(
     run: Run,
-    step: int,
     losses: Mapping[str, float],
     val_losses: Mapping[str, float],
     lrs: Mapping[str, float],
 ) -> Row:
     row: dict[str, Any] = {
         "run": run.name,
-        "step": step,
+        "step": len(run.step_seconds),
         "loss": losses[run.name],
         "val_loss": val_losses.get(run.name),
         "seconds": run.seconds,
@@ -323,6 +349,9 @@ def _row(
     if run.expert_load:
         row["expert_load"] = run.expert_load
         row["val_expert_load"] = run.val_expert_load if run.name in val_losses else None
+    if run.activations is not None:
+        row["live"] = list(run.activations.live_shares.values())
+        row["strength"] = run.activations.strength_now
     if run.name in val_losses and (kept := run.kept) is not None:
         row |= asdict(kept)
     if run.name in val_losses and run.masks is not None:

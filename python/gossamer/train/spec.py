@@ -1,8 +1,9 @@
-"""The text of a run: a pattern, a recipe if there is one, and a router if there is one.
+"""The text of a run: a pattern, a recipe if there is one, and what its MLPs are.
 
 A run is written "PATTERN", "RECIPE@PATTERN" or "RECIPE", with "+ROUTER" at its end if the MLPs are
-mixtures of experts: "dense", "2:4:v4", "rigl@90%", "dense+topk". A pattern contains neither "@" nor
-"+", so the parts cannot be confused.
+mixtures of experts, or "+activations" if their activations are sparse: "dense", "2:4:v4",
+"rigl@90%", "dense+topk", "2:4:v4+activations". A pattern contains neither "@" nor "+", so the parts
+cannot be confused.
 """
 
 from __future__ import annotations
@@ -20,25 +21,29 @@ from gossamer.train.model import ROUTERS
 
 DENSE = "dense"
 AT = "@"
+ACTIVATIONS = "activations"
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """The pattern, recipe and router of one run.
+    """The pattern, recipe and MLPs of one run.
 
     Args:
         pattern: `"dense"`, or the text of a pattern.
         recipe: name of the recipe that changes the mask; None keeps the mask fixed.
         router: name of the experts' router; None is one MLP per block.
+        activations: whether the MLPs compute live activations only; the pattern then is that of
+            the attention.
 
     Example:
         >>> RunSpec.parse(" RigL @ 90 % + topk")
-        RunSpec(pattern='90%', recipe='rigl', router='topk')
+        RunSpec(pattern='90%', recipe='rigl', router='topk', activations=False)
     """
 
     pattern: str
     recipe: str | None = None
     router: str | None = None
+    activations: bool = False
 
     @classmethod
     def parse(cls, text: str) -> RunSpec:
@@ -52,18 +57,21 @@ class RunSpec:
             PatternError: the pattern or the router is unknown.
             RecipeError: the recipe is unknown.
         """
-        body, plus, router = (part.strip() for part in text.partition("+"))
-        if plus and router not in ROUTERS:
+        body, plus, mlps = (part.strip() for part in text.partition("+"))
+        if plus and mlps not in (*ROUTERS, ACTIVATIONS):
             raise PatternError(
                 f"train got the run {text!r:.80}; after + it needs a router: "
-                f"write {' or '.join(ROUTERS)}"
+                f"write {' or '.join(ROUTERS)}; or {ACTIVATIONS}"
             )
         recipe, pattern = _recipe_and_pattern(body)
-        return cls(pattern, recipe, router if plus else None)
+        if mlps == ACTIVATIONS:
+            return cls(pattern, recipe, activations=True)
+        return cls(pattern, recipe, mlps if plus else None)
 
     def __str__(self) -> str:
         recipe = "" if self.recipe is None else f"{self.recipe}{AT}"
-        return f"{recipe}{self.pattern}" + ("" if self.router is None else f"+{self.router}")
+        mlps = ACTIVATIONS if self.activations else self.router
+        return f"{recipe}{self.pattern}" + ("" if mlps is None else f"+{mlps}")
 
     def make_recipe(self, seed: int, options: Iterable[str] = ()) -> Recipe | None:
         """Make the recipe of this run.
