@@ -22,7 +22,7 @@ from torch.nn import functional
 from gossamer.activations.gate import GateForm, LiveGate, float_gate, int8_gate
 from gossamer.activations.memory import GradientMemory
 from gossamer.backend import activations as kernels
-from gossamer.backend.activations import Pairs, QuantizedRows
+from gossamer.backend.activations import Pairs
 
 Activation: TypeAlias = Literal["relu", "relu2"]
 
@@ -40,8 +40,6 @@ class Options(NamedTuple):
     expected: int = 0
     """About how many live pairs there will be."""
     memory: GradientMemory | None = None
-    rounded: QuantizedRows | None = None
-    """The gate's rows in int8, if they are at hand."""
 
 
 class Counts(NamedTuple):
@@ -117,7 +115,7 @@ def _find(x: Tensor, weights: Weights, options: Options) -> LiveGate:
     gate = weights.gate.detach().contiguous()
     bias = None if weights.gate_bias is None else weights.gate_bias.detach()
     if options.gate == "int8" and x.dtype != torch.float64:
-        return int8_gate(x, gate, bias, options.slack, options.rounded)
+        return int8_gate(x, gate, bias, options.slack)
     return float_gate(x, gate, bias, options.expected)
 
 

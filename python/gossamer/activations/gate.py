@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gossamer.backend import activations as kernels
-from gossamer.backend.activations import Pairs, QuantizedRows
+from gossamer.backend.activations import Pairs
 
 GateForm: TypeAlias = Literal["float32", "int8"]
 
@@ -88,13 +88,7 @@ def _grown(x: Tensor, size: int, used: int) -> Tensor:
     return out
 
 
-def int8_gate(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    slack: float = 1.0,
-    rounded: QuantizedRows | None = None,
-) -> LiveGate:
+def int8_gate(x: Tensor, weight: Tensor, bias: Tensor | None, slack: float = 1.0) -> LiveGate:
     """Find the live pairs by the gate in int8, and their gates in float32.
 
     Args:
@@ -102,11 +96,10 @@ def int8_gate(
         weight: [neurons, d], contiguous, of the same dtype.
         bias: [neurons], or None.
         slack: Scales the bound of the rounding error; 1 is rigorous.
-        rounded: The weight's rows in int8, if they are at hand.
     """
     batch, neurons, tile = len(x), len(weight), tile_of(len(x))
     starts = range(0, batch, tile)
-    rows = kernels.quantize_rows(weight) if rounded is None else rounded
+    rows = kernels.quantize_rows(weight)
     sums = None if bias is None else bias.to(torch.float32)
     indptr = torch.zeros(len(starts) * neurons + 1, dtype=torch.int64)
     places = [indptr[i * neurons : (i + 1) * neurons + 1] for i in range(len(starts))]

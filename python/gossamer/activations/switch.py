@@ -126,7 +126,7 @@ def _measure(batch: int, weights: Weights, with_gradients: bool) -> Costs:
 
         return call
 
-    with torch.random.fork_rng(), torch.set_grad_enabled(with_gradients):
+    with torch.set_grad_enabled(with_gradients):
         dense = _seconds(both(lambda: dense_feed_forward(x, own, Options())[0]))
         few, many = (_random_pairs(batch, hidden, share, dtype) for share in (0.01, 0.08))
         times = [
