@@ -21,6 +21,8 @@ import torch
 from rich.console import Console
 
 from bench.harness.results import write_text
+from bench.harness.run import INTERRUPTED
+from bench.harness.tables import Page, publish
 from gossamer import CheckpointError
 
 Row = dict[str, Any]
@@ -187,3 +189,28 @@ def _append(path: Path, row: Row) -> None:
         file.write(json.dumps(row) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def present(
+    path: Path, page: Page, draw: Callable[[Path], bool], stopped: bool, console: Console
+) -> int:
+    """Write the page and the picture of rows beside them, and print where they are.
+
+    Args:
+        path: of the rows.
+        page: of the rows.
+        draw: a picture to a path; returns whether there was anything to draw.
+        stopped: whether an interrupt ended the trainings.
+        console: where to print.
+
+    Returns:
+        The exit status: 0; 130 if stopped.
+    """
+    written = [path, publish(page, path, console)]
+    picture = path.with_suffix(".png")
+    if draw(picture):
+        written.append(picture)
+    console.print("   ".join(map(str, written)), highlight=False, soft_wrap=True)
+    if stopped:
+        console.print("stopped; the same command trains what is missing", highlight=False)
+    return INTERRUPTED if stopped else 0

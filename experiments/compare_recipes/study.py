@@ -16,9 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.harness import machine
-from bench.harness.rows import Row, Work, collect
-from bench.harness.run import INTERRUPTED
-from bench.harness.tables import publish
+from bench.harness.rows import Row, Work, collect, present
 from experiments.compare_recipes.page import page, plot
 from experiments.compare_recipes.training import (
     DENSE,
@@ -100,14 +98,7 @@ def compare(
     )
     wanted = {(c.recipe, c.sparsity) for c in grid}
     shown = [r for r in rows if (r["recipe"], r["sparsity"]) in wanted and r["seed"] < seeds]
-    written = [publish(page(shown, _header(plan)), path, console)]
-    picture = path.with_suffix(".png")
-    if plot(shown, picture):
-        written.append(picture)
-    console.print("   ".join(map(str, [path, *written])), highlight=False, soft_wrap=True)
-    if stopped:
-        console.print("stopped; the same command trains what is missing", highlight=False)
-    return INTERRUPTED if stopped else 0
+    return present(path, page(shown, _header(plan)), partial(plot, shown), stopped, console)
 
 
 def trainings(

@@ -13,9 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.harness import machine
-from bench.harness.rows import Row, Work, collect
-from bench.harness.run import INTERRUPTED
-from bench.harness.tables import publish
+from bench.harness.rows import Row, Work, collect, present
 from experiments.learning_rate.page import page, plot
 from experiments.learning_rate.training import FIELDS, PLAN, Training, corpus_of, measure
 from gossamer import ArgumentError
@@ -77,14 +75,7 @@ def study(
     rows, stopped = collect(
         path, header, [work], _key, _words, overwrite=overwrite, console=console
     )
-    written = [publish(page(rows, header), path, console)]
-    picture = path.with_suffix(".png")
-    if plot(rows, picture):
-        written.append(picture)
-    console.print("   ".join(map(str, [path, *written])), highlight=False, soft_wrap=True)
-    if stopped:
-        console.print("stopped; the same command trains what is missing", highlight=False)
-    return INTERRUPTED if stopped else 0
+    return present(path, page(rows, header), partial(plot, rows), stopped, console)
 
 
 def trainings(

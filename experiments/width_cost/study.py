@@ -14,9 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.harness import machine
-from bench.harness.rows import Row, Work, collect
-from bench.harness.run import INTERRUPTED
-from bench.harness.tables import publish
+from bench.harness.rows import Row, Work, collect, present
 from experiments.width_cost.page import page, plot
 from experiments.width_cost.training import RECIPES, Plan, Training, corpus_of, measure
 from gossamer import ArgumentError
@@ -85,14 +83,7 @@ def study(
     if not stopped:
         rates = best_rates(rows)
         rows, stopped = go(grid(sparsities, vectors, blocks, rates, range(seeds)), False)
-    written = [publish(page(rows, header), path, console)]
-    picture = path.with_suffix(".png")
-    if plot(rows, picture):
-        written.append(picture)
-    console.print("   ".join(map(str, [path, *written])), highlight=False, soft_wrap=True)
-    if stopped:
-        console.print("stopped; the same command trains what is missing", highlight=False)
-    return INTERRUPTED if stopped else 0
+    return present(path, page(rows, header), partial(plot, rows), stopped, console)
 
 
 def tuning(sparsities: Iterable[int], lrs: Iterable[float]) -> list[Training]:
