@@ -13,8 +13,6 @@ namespace {
 
 constexpr std::int64_t rows_a_task = 48;  // a multiple of the rows that the int8 product takes
 
-int workers_for(std::int64_t entries) noexcept { return workers_for_entries(entries); }
-
 template <class F>
 void over_rows(std::int64_t rows, int workers, F&& body) noexcept {
   parallel_for(ceil_div(rows, rows_a_task), workers, [&](std::int64_t task, int) noexcept {
@@ -53,10 +51,6 @@ void sum_up(std::int64_t rows, std::int64_t* indptr) noexcept {
   for (std::int64_t r = 0; r < rows; ++r) indptr[r + 1] += indptr[r];
 }
 
-struct TrimOnExit {
-  ~TrimOnExit() { Workspace::trim(); }
-};
-
 }  // namespace
 
 template <class T>
@@ -65,8 +59,8 @@ std::int64_t compact(const T* gate, std::int64_t rows, std::int64_t count, std::
                      Compute<T>* values) {
   const PairKernels<T>& kernels = pair_kernels<T>();
   const std::int64_t blocks = ceil_div(count, word_tokens);
-  const int workers = workers_for(rows * count);
-  const TrimOnExit trim;
+  const int workers = workers_for_entries(rows * count);
+  const TrimWorkspace trim;
   auto* bits = reinterpret_cast<std::uint64_t*>(
       Workspace::get(static_cast<std::size_t>(rows * blocks) * sizeof(std::uint64_t)));
   over_rows(rows, workers, [&](std::int64_t first, std::int64_t last) {
@@ -92,7 +86,7 @@ std::int64_t compact(const T* gate, std::int64_t rows, std::int64_t count, std::
 template <class T>
 void quantize_rows(const T* w, std::int64_t rows, std::int64_t d, const QuantizedRows& out) {
   const std::int64_t bytes = round_up(d, 4);
-  over_rows(rows, workers_for(rows * d), [&](std::int64_t first, std::int64_t last) {
+  over_rows(rows, workers_for_entries(rows * d), [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t r = first; r < last; ++r) {
       std::int8_t* q = out.q + r * bytes;
       out.stats[r] = quantize(w + r * d, d, q);
@@ -106,8 +100,8 @@ void quantize_rows(const T* w, std::int64_t rows, std::int64_t d, const Quantize
 template <class T>
 void quantize_tokens(const T* x, std::int64_t tokens, std::int64_t d, const QuantizedTokens& out) {
   const std::int64_t blocks = ceil_div(tokens, word_tokens), quads = ceil_div(d, 4);
-  const int workers = workers_for(tokens * d);
-  const TrimOnExit trim;
+  const int workers = workers_for_entries(tokens * d);
+  const TrimWorkspace trim;
   std::byte* memory = Workspace::get(static_cast<std::size_t>(workers * quads * 4));
   parallel_for(blocks, workers, [&](std::int64_t block, int worker) noexcept {
     auto* row = reinterpret_cast<std::int8_t*>(memory) + worker * quads * 4;
@@ -137,7 +131,7 @@ void screen_rows(const ScreenArgs& args, std::int64_t neurons, std::uint64_t* bi
                  std::int64_t* indptr) {
   const auto screen = find_screen(nullptr).screen;
   const std::int64_t blocks = ceil_div(args.tokens, word_tokens);
-  over_rows(neurons, workers_for(neurons * args.tokens),
+  over_rows(neurons, workers_for_entries(neurons * args.tokens),
             [&](std::int64_t first, std::int64_t last) {
               screen(args, first, last, bits);
               for (std::int64_t r = first; r < last; ++r) {
@@ -159,14 +153,15 @@ const char* screen_table() noexcept {
 
 void expand_bits(const std::uint64_t* bits, std::int64_t rows, std::int64_t blocks,
                  std::int64_t token0, const std::int64_t* indptr, std::int32_t* tokens) noexcept {
-  over_rows(
-      rows, workers_for(rows * blocks * word_tokens), [&](std::int64_t first, std::int64_t last) {
-        for (std::int64_t r = first; r < last; ++r) {
-          std::int64_t p = indptr[r];
-          over_bits(bits + r * blocks, blocks,
-                    [&](std::int64_t t) { tokens[p++] = static_cast<std::int32_t>(token0 + t); });
-        }
-      });
+  over_rows(rows, workers_for_entries(rows * blocks * word_tokens),
+            [&](std::int64_t first, std::int64_t last) {
+              for (std::int64_t r = first; r < last; ++r) {
+                std::int64_t p = indptr[r];
+                over_bits(bits + r * blocks, blocks, [&](std::int64_t t) {
+                  tokens[p++] = static_cast<std::int32_t>(token0 + t);
+                });
+              }
+            });
 }
 
 #define GOSSAMER_INSTANTIATE(T)                                                        \

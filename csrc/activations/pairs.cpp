@@ -11,11 +11,6 @@
 namespace gossamer {
 namespace {
 
-// Multiply-adds below which one thread is faster than waking the others.
-constexpr std::int64_t serial_work = 1 << 18;
-
-int workers_for(std::int64_t work) noexcept { return work < serial_work ? 1 : max_threads(); }
-
 // What a panel may take of the second-level cache: the smallest that is common has 512 KiB.
 constexpr std::int64_t panel_bytes = std::int64_t{384} << 10;
 
@@ -30,10 +25,6 @@ template <class C>
 std::int64_t panel_elements(std::int64_t tokens, std::int64_t width) noexcept {
   return round_up(tokens * width, static_cast<std::int64_t>(4096 / sizeof(C)));
 }
-
-struct TrimOnExit {
-  ~TrimOnExit() { Workspace::trim(); }
-};
 
 // Cuts rows [0, rows) of a tile where about equally many pairs and rows lie between the cuts.
 std::int64_t cut(const std::int64_t* indptr, std::int64_t rows, std::int64_t part,
@@ -102,8 +93,8 @@ void sample_products(const LivePairs& pairs, const T* x, const T* w, std::int64_
                             std::max<std::int64_t>(tokens, 1) / panel_unit * panel_unit;
   const std::int64_t width =
       std::min(std::clamp<std::int64_t>(fits, panel_unit, 256), round_up(d, panel_unit));
-  const int workers = workers_for(pairs.count * d);
-  const TrimOnExit trim;
+  const int workers = workers_for_products(pairs.count, d);
+  const TrimWorkspace trim;
   C* panel = panel_memory<C>(panel_elements<C>(tokens, width), 1);
   for (std::int64_t tile = 0; tile < pairs.tiles(); ++tile) {
     const std::int64_t token0 = tile * pairs.tile, row0 = tile * pairs.neurons;
@@ -139,8 +130,8 @@ void scatter_rows(const LivePairs& pairs, std::int64_t d, const T* w, const Comp
   const std::int64_t panels = ceil_div(d, width), tasks = pairs.tiles() * panels;
   const std::int64_t elements = panel_elements<C>(std::min(pairs.tile, pairs.batch), width);
   const int workers = static_cast<int>(
-      std::min<std::int64_t>(tasks, workers_for(pairs.count * d + pairs.batch * d)));
-  const TrimOnExit trim;
+      std::min<std::int64_t>(tasks, workers_for_products(pairs.count + pairs.batch, d)));
+  const TrimWorkspace trim;
   C* memory = panel_memory<C>(elements, workers);
   parallel_for(tasks, workers, [&](std::int64_t task, int worker) noexcept {
     const std::int64_t tile = task / panels, c = task % panels * width;
@@ -173,8 +164,8 @@ void accumulate_rows(const LivePairs& pairs, const T* x, const T* dy, const Comp
   const std::int64_t tasks = ceil_div(d, width);
   const std::int64_t elements = panel_elements<C>(pairs.batch, 2 * width);
   const int workers = static_cast<int>(
-      std::min<std::int64_t>(tasks, workers_for(pairs.count * d + pairs.neurons * d)));
-  const TrimOnExit trim;
+      std::min<std::int64_t>(tasks, workers_for_products(pairs.count + pairs.neurons, d)));
+  const TrimWorkspace trim;
   C* memory = panel_memory<C>(elements, workers);
   parallel_for(tasks, workers, [&](std::int64_t task, int worker) noexcept {
     const std::int64_t at = task * width, cols = std::min(width, d - at);
@@ -193,7 +184,7 @@ void accumulate_rows(const LivePairs& pairs, const T* x, const T* dy, const Comp
 
 template <class C>
 void sum_neurons(const LivePairs& pairs, const C* values, C* out) noexcept {
-  over_rows(pairs.indptr, pairs.neurons, workers_for(pairs.count),
+  over_rows(pairs.indptr, pairs.neurons, workers_for_entries(pairs.count),
             [&](std::int64_t first, std::int64_t last) {
               for (std::int64_t k = first; k < last; ++k) {
                 C sum = 0;
@@ -220,7 +211,7 @@ bool live(C gate) noexcept {
 template <class C>
 std::int64_t count_live(const LivePairs& pairs, const C* gate, std::int64_t* indptr) {
   const std::int64_t rows = pairs.tiles() * pairs.neurons;
-  over_rows(pairs.indptr, rows, workers_for(pairs.count),
+  over_rows(pairs.indptr, rows, workers_for_entries(pairs.count),
             [&](std::int64_t first, std::int64_t last) {
               for (std::int64_t r = first; r < last; ++r) {
                 std::int64_t n = 0;
@@ -238,7 +229,7 @@ template <class C>
 void keep_live(const LivePairs& pairs, const C* gate, const std::int64_t* indptr,
                std::int32_t* tokens, C* kept) noexcept {
   const std::int64_t rows = pairs.tiles() * pairs.neurons;
-  over_rows(pairs.indptr, rows, workers_for(pairs.count),
+  over_rows(pairs.indptr, rows, workers_for_entries(pairs.count),
             [&](std::int64_t first, std::int64_t last) {
               for (std::int64_t r = first; r < last; ++r) {
                 std::int64_t n = indptr[r];

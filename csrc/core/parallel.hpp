@@ -15,6 +15,12 @@ inline int workers_for_entries(std::int64_t entries) noexcept {
   return entries < (std::int64_t{1} << 15) ? 1 : max_threads();
 }
 
+// For so many entries, each multiplied with so many numbers: below 2^18 products one thread is done
+// before the others are awake.
+inline int workers_for_products(std::int64_t entries, std::int64_t each) noexcept {
+  return entries < (std::int64_t{1} << 18) / (each > 1 ? each : 1) ? 1 : max_threads();
+}
+
 // The file of the OpenMP runtime in use: torch's own copy, when torch was loaded first.
 const char* pool_library() noexcept;
 

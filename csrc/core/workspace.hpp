@@ -18,4 +18,9 @@ class Workspace {
   static constexpr std::size_t kept_bytes = std::size_t{64} << 20;
 };
 
+// Trims at the end of its scope.
+struct TrimWorkspace {
+  ~TrimWorkspace() { Workspace::trim(); }
+};
+
 }  // namespace gossamer

@@ -12,11 +12,8 @@
 namespace gossamer {
 namespace {
 
-// Multiply-adds below which one thread is faster than waking the others.
-constexpr std::int64_t serial_work = 1 << 18;
-
 int workers_for(const Panels& w, std::int64_t batch) noexcept {
-  return w.nnz() < serial_work / std::max<std::int64_t>(batch, 1) ? 1 : max_threads();
+  return workers_for_products(w.nnz(), batch);
 }
 
 // The scratch slices of different threads start on different pages.
@@ -115,10 +112,6 @@ void gather_values(const void* from, std::int64_t count, const std::int32_t* per
   });
 }
 
-struct TrimOnExit {
-  ~TrimOnExit() { Workspace::trim(); }
-};
-
 }  // namespace
 
 // --8<-- [start:drive]
@@ -126,7 +119,7 @@ void run_spmm(SpmmArgs args, DType dtype, const Queue&) {
   const std::int64_t batch = args.x.rows;
   Panels& w = args.weight;
   if (batch == 0 || w.rows == 0) return;
-  const TrimOnExit trim;
+  const TrimWorkspace trim;
   const int workers = workers_for(w, batch);
   const auto& kernel = kernel_for(find_spmm, dtype, batch, workers, w);
   run_kernel(kernel, args, batch, w.runs(), workers);
@@ -137,7 +130,7 @@ void run_spmm_t(SpmmTArgs args, DType dtype, const Queue&) {
   const std::int64_t batch = args.grad_output.rows;
   Panels& w = args.weight;
   if (batch == 0 || w.cols == 0) return;
-  const TrimOnExit trim;
+  const TrimWorkspace trim;
   const int workers = workers_for(w, batch);
   const auto& kernel = kernel_for(find_spmm_t, dtype, batch, workers, w);
   run_kernel(kernel, args, batch, w.blocks(), workers);
@@ -147,7 +140,7 @@ void run_spmm_t_packed(const SpmmTArgs& args, const Panels& transposed, const st
                        DType dtype, const Queue&) {
   const std::int64_t batch = args.grad_output.rows;
   if (batch == 0 || transposed.rows == 0) return;
-  const TrimOnExit trim;
+  const TrimWorkspace trim;
   const auto& kernel = find_spmm({dtype, vector_index(transposed.vector)});
   const int workers = workers_for(transposed, batch);
   const std::int64_t nnz = transposed.nnz();
@@ -174,7 +167,7 @@ void run_sddmm(SddmmArgs args, DType dtype, const Queue&) {
     std::memset(args.grad_values, 0, static_cast<std::size_t>(nnz) * itemsize(dtype));
     return;
   }
-  const TrimOnExit trim;
+  const TrimWorkspace trim;
   const int workers = workers_for(w, batch);
   const auto& kernel = kernel_for(find_sddmm, dtype, batch, workers, w);
   const std::int64_t tile = kernel.chunk_rows(args);
