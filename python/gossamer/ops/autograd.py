@@ -13,6 +13,7 @@ shape, because autograd forbids in-place operations on a view that a node return
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -334,63 +335,44 @@ class _SpmmTransformed(_Spmm):
         return _sum(product, dbias)
 
 
-class _SpmmTTransformed(_SpmmT):
-    forward = staticmethod(_run_spmm_t)  # type: ignore[assignment]
+def _pair_rules(name: str, verb: Callable[..., Tensor]) -> tuple[Any, Any]:
+    """The vmap and jvp rules of a verb of two tensors, a structure and its transpose."""
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _save(ctx, *inputs)
-        ctx.save_for_forward(*inputs[:2])
-
-    @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        g, values, structure, transposed = args
+        a, b, structure, transposed = args
         return batched(
-            "spmm_t",
-            lambda g, values, _: spmm_t(g, values, structure, transposed),
+            name,
+            lambda a, b, _: verb(a, b, structure, transposed),
             info.batch_size,
-            (g, values, None),
+            (a, b, None),
             (*in_dims[:2], None),
             in_dims[2:],
         )
 
-    @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        (g, values), (dg, dvalues, _, _) = ctx.saved_tensors, tangents
-        structure, transposed = ctx.structure, ctx.transposed
+        (a, b), (da, db, _, _) = ctx.saved_tensors, tangents
         return _sum(
-            None if dg is None else spmm_t(dg, values, structure, transposed),
-            None if dvalues is None else spmm_t(g, dvalues, structure, transposed),
+            None if da is None else verb(da, b, ctx.structure, ctx.transposed),
+            None if db is None else verb(a, db, ctx.structure, ctx.transposed),
         )
+
+    return staticmethod(vmap), staticmethod(jvp)
+
+
+def _save_pair(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _save(ctx, *inputs)
+    ctx.save_for_forward(*inputs[:2])
+
+
+class _SpmmTTransformed(_SpmmT):
+    forward = staticmethod(_run_spmm_t)  # type: ignore[assignment]
+    setup_context = staticmethod(_save_pair)
+    vmap, jvp = _pair_rules("spmm_t", spmm_t)
 
 
 class _SddmmTransformed(_Sddmm):
     forward = staticmethod(  # type: ignore[assignment]
         lambda g, x, structure, transposed: _run_sddmm(g, x, structure)
     )
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _save(ctx, *inputs)
-        ctx.save_for_forward(*inputs[:2])
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        g, x, structure, transposed = args
-        return batched(
-            "sddmm",
-            lambda g, x, _: sddmm(g, x, structure, transposed),
-            info.batch_size,
-            (g, x, None),
-            (*in_dims[:2], None),
-            in_dims[2:],
-        )
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        (g, x), (dg, dx, _, _) = ctx.saved_tensors, tangents
-        structure, transposed = ctx.structure, ctx.transposed
-        return _sum(
-            None if dg is None else sddmm(dg, x, structure, transposed),
-            None if dx is None else sddmm(g, dx, structure, transposed),
-        )
+    setup_context = staticmethod(_save_pair)
+    vmap, jvp = _pair_rules("sddmm", sddmm)
