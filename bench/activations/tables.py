@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bench.activations.jobs import BARS
+from bench.activations import jobs
 from bench.harness.bars import Verdict, verdicts
 from bench.harness.record import GOSSAMER, Record
 from bench.harness.results import Results
@@ -23,7 +23,7 @@ _HEADINGS = ["what", "tokens × d × hidden", "live", "dtype", "threads"]
 
 def page(results: Results) -> Page:
     """Lay out the results of a run."""
-    judged = verdicts(results.records, BARS)
+    judged = verdicts(results.records, jobs.bars())
     lines = [
         f"{machine_line(results)}; Gossamer's instruction set: {results.machine['isa']}",
         versions_line(results),
