@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.harness.contest import WrongResultError
+from bench.harness.machine import multiplies_bfloat16
 from bench.harness.plan import Plan, quick
 from bench.harness.training import SEED
-from gossamer import SparseLinear, isas
+from gossamer import SparseLinear
 from gossamer.activations import Weights
 from gossamer.nn import ActivationSparseFFN
 
@@ -52,8 +53,7 @@ class Live(NamedTuple):
 
 
 _BLOCK = Size(512, 768, 2048)
-# Elsewhere torch's own products of bfloat16 are slower than those of float32: no rival.
-HALVES = (torch.bfloat16,) if {"avx512bf16", "amx"} & set(isas()) else ()
+HALVES = (torch.bfloat16,) if multiplies_bfloat16() else ()
 
 
 @dataclass(frozen=True)

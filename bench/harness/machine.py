@@ -56,6 +56,11 @@ def available_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16: torch's own products of it are slow without."""
+    return any("bf16" in name or name == "amx" for name in isas())
+
+
 def caches() -> dict[str, str]:
     """Sizes of the first core's data caches by level, as the system names them."""
     sizes = {}

@@ -21,6 +21,7 @@ from torch import nn
 import gossamer
 from bench.harness.bars import Bar
 from bench.harness.contest import WrongResultError, check_answer, package
+from bench.harness.machine import multiplies_bfloat16
 from bench.harness.plan import Job, Plan, quick
 from bench.harness.record import GOSSAMER, Key, Record
 from bench.harness.training import SEED
@@ -75,8 +76,7 @@ QUICK = quick(Scope(width=64, depth=1, heads=2, vocabulary=256, batch=2, context
 
 def dtypes() -> tuple[str, ...]:
     """What is measured on this machine: bfloat16 only where the processor multiplies it."""
-    multiplies = any("bf16" in name or "amx" in name for name in gossamer.isas())
-    return (FLOAT32, BFLOAT16) if multiplies else (FLOAT32,)
+    return (FLOAT32, BFLOAT16) if multiplies_bfloat16() else (FLOAT32,)
 
 
 def jobs(plan: Plan[Scope]) -> Iterator[Job]:

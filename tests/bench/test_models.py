@@ -44,7 +44,7 @@ def test_bfloat16_is_measured_where_it_is_multiplied(monkeypatch: pytest.MonkeyP
         (["avx512", "avx2"], {FLOAT32}),
         (["avx512bf16", "avx512"], {FLOAT32, BFLOAT16}),
     ):
-        monkeypatch.setattr(gossamer, "isas", lambda isas=isas: isas)
+        monkeypatch.setattr("bench.harness.machine.isas", lambda isas=isas: isas)
         keys = [job.keys[0] for job in gpt2.jobs(gpt2.FULL)]
         assert {key[3] for key in keys} == dtypes
         assert {key[4] for key in keys} == {1, 2}
