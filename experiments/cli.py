@@ -166,7 +166,7 @@ def learning_rate(
 
 @app.command()
 def width_cost(
-    steps: Steps = 120,
+    steps: Steps = 800,
     seeds: Seeds = 2,
     jobs: Jobs = 1,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs", "width-cost"),

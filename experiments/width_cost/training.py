@@ -26,7 +26,7 @@ from gossamer.recipes import SRSTE, Recipe, Static
 from gossamer.train import Corpus, Windows, load_corpus, spaced_windows
 
 BYTES = 8  # that a prediction knows
-VALIDATION_TOKENS = 8_192
+VALIDATION_TOKENS = 32_768
 WEIGHT_DECAY, BETAS, CLIP = 0.1, (0.9, 0.95), 1.0
 RECIPES = ("static", "srste")
 
@@ -45,7 +45,7 @@ class Plan:
         data: file or folder of text; None for the source of Python's library.
     """
 
-    steps: int = 120
+    steps: int = 800
     batch: int = 8
     context: int = 32
     width: int = 512
