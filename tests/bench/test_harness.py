@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import gossamer
 from bench import cli
+from bench.activations import TOPIC as ACTIVATIONS
 from bench.cli import GROUPS, TOPICS, app, runner
 from bench.harness import plan as planning
 from bench.harness import run
@@ -194,6 +195,8 @@ def test_results_of_earlier_runs_are_read(path: Path) -> None:
     found = Results.load(path)
     assert found.records
     topic = next(
-        t for t in (TRANSPORT, PROX, MASKS, MODELS, TOPIC) if found.path.stem.endswith(t.suffix)
+        t
+        for t in (ACTIVATIONS, TRANSPORT, PROX, MASKS, MODELS, TOPIC)
+        if found.path.stem.endswith(t.suffix)
     )
     assert topic.page(found).tables
