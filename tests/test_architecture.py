@@ -15,7 +15,7 @@ CSRC = ROOT / "csrc"
 # Lowest first. A module imports from its own package and from the layers below; modules of one
 # layer do not know each other.
 PYTHON_LAYERS = [
-    {"errors", "patterns", "schedules", "timing", "tables"},
+    {"errors", "patterns", "schedules", "timing", "tables", "agg"},
     {"_core"},  # the stub of the compiled module
     {"backend"},
     {"weight", "masks", "prox", "ot"},
@@ -25,7 +25,7 @@ PYTHON_LAYERS = [
     {"optim"},
     {"pruning"},
     {"recipes"},
-    {"train", "integrations"},
+    {"train", "profiling", "integrations"},
     {"about"},
     {"commands"},
     {"cli"},

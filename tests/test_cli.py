@@ -157,7 +157,7 @@ def test_train_names_the_cli_extra(package: str, monkeypatch: pytest.MonkeyPatch
     for name in list(sys.modules):
         if name.partition(".")[0] == package:
             monkeypatch.setitem(sys.modules, name, None)
-        elif name.startswith("gossamer.train"):
+        elif name.startswith(("gossamer.train", "gossamer.agg")):
             monkeypatch.delitem(sys.modules, name)  # imported anew; put back afterwards
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError) as raised:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         optim,
         ot,
         patterns,
+        profiling,
         prox,
         pruning,
         recipes,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
         Unstructured,
         parse_pattern,
     )
+    from gossamer.profiling import profile
     from gossamer.pruning import net_trim, optimal_prune, shrink
     from gossamer.weight import SparseWeight
 
@@ -106,6 +108,7 @@ _HOMES = {
         "Unstructured",
         "parse_pattern",
     ),
+    "profiling": ("profiling", "profile"),
     "prox": ("prox",),
     "pruning": ("pruning", "net_trim", "optimal_prune", "shrink"),
     "recipes": ("recipes",),
@@ -157,6 +160,8 @@ __all__ = [
     "parameter_groups",
     "parse_pattern",
     "patterns",
+    "profile",
+    "profiling",
     "prox",
     "pruning",
     "recipes",

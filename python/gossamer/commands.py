@@ -47,6 +47,41 @@ def info() -> None:
 
 
 @app.command()
+def profile(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="module:function or file.py:function that returns the model and an example: a "
+            "tensor, a tuple of arguments or a dict of keyword arguments."
+        ),
+    ],
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option(help="Pattern to time; repeatable. Default: 2:4:v4, 1:4:v4 and 90%."),
+    ] = None,
+    forward_only: Annotated[
+        bool, typer.Option("--forward-only", help="Inference: no backward pass.")
+    ] = False,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16 (autocast).")] = "float32",
+    threads: Annotated[
+        int | None, typer.Option(help="Number of threads; default: torch's choice.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Measured calls of each layer.")] = 7,
+    picture: Annotated[Path | None, typer.Option(help="PNG file to draw.")] = None,
+) -> None:
+    """Time the linear layers of a model, dense and sparse: which gain, which should stay dense."""
+    from gossamer.profiling import command
+
+    found = command.run(
+        model, pattern, forward_only=forward_only, dtype=dtype, threads=threads, rounds=rounds
+    )
+    typer.echo(str(found))
+    if picture is not None:
+        command.draw(found, picture)
+        typer.echo(f"picture: {picture}")
+
+
+@app.command()
 def train(
     pattern: Annotated[
         str | None, typer.Option(help='"dense", "2:4", "2:4:v4", "90%", "block 16x16 75%" …')

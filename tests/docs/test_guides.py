@@ -27,6 +27,13 @@ def test_the_example_of_parameter_groups_runs(tmp_path: Path) -> None:
     assert {group["lr"] for group in names["optimizer"].param_groups} == {0.0}
 
 
+def test_the_profile_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = run_fence("docs/guides/sparsify.md", "profile.py", tmp_path)
+
+    assert "90%: about" in capsys.readouterr().out
+    assert [layer.rows for layer in names["found"].layers] == [512, 512]
+
+
 def test_the_exchange_example_runs(tmp_path: Path) -> None:
     names = run_fence("docs/guides/sparsify.md", "exchange.py", tmp_path)
 

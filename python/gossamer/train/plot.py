@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from gossamer.train.agg import Axes, Figure, FigureCanvasAgg
+from gossamer.agg import Axes, Figure, FigureCanvasAgg
 from gossamer.train.metrics import Row
 
 PICTURE = "loss.png"  # file name in the folder of a training
