@@ -23,7 +23,7 @@ PYTHON_LAYERS = [
     {"activations"},
     {"nn", "codes"},
     {"optim"},
-    {"pruning"},
+    {"pruning", "io"},
     {"recipes"},
     {"train", "profiling", "integrations"},
     {"about"},

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         activations,
         backend,
         codes,
+        io,
         masks,
         nn,
         ops,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         ShapeError,
         StructureError,
     )
+    from gossamer.io import check_state, load, save
     from gossamer.nn import SparseLinear, densify, sparsify, sparsify_activations
     from gossamer.nn.parameter_groups import parameter_groups
     from gossamer.nn.summary import summary
@@ -86,6 +88,7 @@ _HOMES = {
         "ShapeError",
         "StructureError",
     ),
+    "io": ("io", "check_state", "load", "save"),
     "nn": (
         "nn",
         "SparseLinear",
@@ -145,11 +148,14 @@ __all__ = [
     "Unstructured",
     "activations",
     "backend",
+    "check_state",
     "codes",
     "densify",
     "info",
+    "io",
     "isa",
     "isas",
+    "load",
     "masks",
     "net_trim",
     "nn",
@@ -165,6 +171,7 @@ __all__ = [
     "prox",
     "pruning",
     "recipes",
+    "save",
     "schedules",
     "sddmm",
     "shrink",

@@ -48,6 +48,15 @@ def test_the_finetune_example_runs(tmp_path: Path) -> None:
     assert names["tuned"] < 0.5 * names["pruned"]
 
 
+def test_the_saving_example_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_fence("docs/guides/saving.md", "saving.py", tmp_path)
+
+    assert capsys.readouterr().out == "True 75%:v4\n"
+
+
 def test_the_sparse_activations_example_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from gossamer.errors import CheckpointError, DataError, GossamerError
+from gossamer.io.files import write_atomically
 from gossamer.train import Run, load_checkpoint, load_corpus, read_metrics, train
-from gossamer.train.checkpoint import CHECKPOINT, write_atomically
+from gossamer.train.checkpoint import CHECKPOINT
 from gossamer.train.folder import FILES, LOCK, held, written_by_trainings
 from gossamer.train.metrics import METRICS, rows_until
 from gossamer.train.plot import PICTURE

@@ -1,25 +1,21 @@
 """Checkpoints: nested Python values and tensors in one safetensors file.
 
 Tensors are stored as named arrays. All other values, and the places of the tensors, are JSON in the
-file's string metadata, with a SHA-256 over both. A file is written under another name, flushed to
-the disk and renamed, so that the path always holds a complete checkpoint or none.
+file's string metadata, with a SHA-256 over both. See `gossamer.io.files`.
 """
 
-import hashlib
 import json
-import os
-import struct
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from gossamer.errors import CheckpointError, GossamerError
+from gossamer.io import check_state
+from gossamer.io.files import check_digest, read_file, write_file
 
 CHECKPOINT = "checkpoint.safetensors"  # file name in the folder of a training
 FORMAT = "gossamer-checkpoint-1"
@@ -45,11 +41,8 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(_flatten(state, "", tensors), sort_keys=False)
-    metadata = {"format": FORMAT, "tree": tree, "sha256": _digest(tensors, tree)}
-
     try:
-        content = save_tensors(tensors, metadata)
-        write_atomically(Path(path), lambda temporary: temporary.write_bytes(content))
+        write_file(Path(path), tensors, tree, {"format": FORMAT, "tree": tree})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"checkpoint {path} cannot be written: {error}; "
@@ -69,32 +62,15 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, truncated or altered, or is not a checkpoint.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise CheckpointError(
-            f"checkpoint {path} cannot be read: {error.strerror}; give the folder or file of a run"
-        ) from error
-    try:
-        tensors = load_tensors(content)  # rejects a header that does not fit the bytes after it
-        (length,) = struct.unpack_from("<Q", content)
-        metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
-    except (SafetensorError, ValueError, KeyError, RuntimeError, struct.error) as error:
-        raise CheckpointError(
-            f"checkpoint {path} is not a complete safetensors file ({error}); it was truncated or "
-            "altered: use another copy"
-        ) from error
+    path = Path(path)
+    tensors, metadata = read_file(path, "checkpoint", "give the folder or file of a run")
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} is a safetensors file but no checkpoint of a gossamer run "
             f"(format {metadata.get('format')!r}, needed {FORMAT!r}); give a run's checkpoint"
         )
     tree = metadata.get("tree", "")
-    if metadata.get("sha256") != _digest(tensors, tree):
-        raise CheckpointError(
-            f"checkpoint {path} does not match its checksum; its bytes were altered: "
-            "use another copy"
-        )
+    check_digest(path, "checkpoint", tensors, tree, metadata.get("sha256"))
     state: dict[str, Any] = _unflatten(json.loads(tree), tensors)
     return state
 
@@ -124,8 +100,8 @@ def restore(
             "resume with the options of the run that wrote it"
         )
     for name, target in targets.items():
-        if isinstance(target, torch.nn.Module) and name not in moving:
-            _check_tensors(name, target.state_dict(), states[name], source)
+        if isinstance(target, torch.nn.Module):
+            _check_module(name, target, states[name], source, name in moving)
     before = {name: _cloned(target.state_dict()) for name, target in targets.items()}
     changed: list[str] = []
     try:
@@ -139,33 +115,6 @@ def restore(
             f"checkpoint {source} does not fit {changed[-1]} ({error}); "
             "resume with the options of the run that wrote it"
         ) from error
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Replace a file in one step.
-
-    Args:
-        path: the file to replace or create.
-        write: function that writes the new content to a given path.
-
-    Raises:
-        OSError: the content cannot be written; `path` does not change.
-    """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    # The folder stores the new name and has its own cache.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -209,14 +158,18 @@ def _unflatten(node: Any, tensors: Mapping[str, Tensor]) -> Any:
     return tuple(items) if kind == "tuple" else items
 
 
-def _digest(tensors: Mapping[str, Tensor], tree: str) -> str:
-    digest = hashlib.sha256(tree.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"\0{name} {tensor.dtype} {list(tensor.shape)}\0".encode())
-        if tensor.numel():
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _check_module(
+    name: str, module: torch.nn.Module, state: Mapping[str, Any], source: str | Path, moves: bool
+) -> None:
+    if not moves:
+        _check_tensors(name, module.state_dict(), state, source)
+    try:
+        check_state(module, state)
+    except GossamerError as error:
+        raise CheckpointError(
+            f"checkpoint {source} does not fit {name} ({error}); "
+            "resume with the options of the run that wrote it"
+        ) from error
 
 
 def _check_tensors(

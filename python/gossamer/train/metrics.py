@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from gossamer.errors import CheckpointError
-from gossamer.train.checkpoint import write_atomically
+from gossamer.io.files import write_atomically
 
 METRICS = "metrics.jsonl"  # file name in the folder of a training
 # What every row has.

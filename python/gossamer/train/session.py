@@ -22,8 +22,9 @@ from rich.console import Console
 from torch import Tensor
 
 from gossamer.errors import CheckpointError, GossamerError
+from gossamer.io.files import write_atomically
 from gossamer.timing import rotation, threads
-from gossamer.train.checkpoint import CHECKPOINT, save_checkpoint, write_atomically
+from gossamer.train.checkpoint import CHECKPOINT, save_checkpoint
 from gossamer.train.config import TrainConfig
 from gossamer.train.data import Windows, load_corpus, spaced_windows
 from gossamer.train.folder import held, sweep, written_by_trainings

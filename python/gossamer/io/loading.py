@@ -1,0 +1,305 @@
+"""load(): a model from a folder, a file or a state dict; everything is checked, then changed."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.errors import ArgumentError, CheckpointError, DTypeError, GossamerError
+from gossamer.io import factories
+from gossamer.io.checking import check_loading, check_state, twin_tree
+from gossamer.io.reading import Saved, read
+from gossamer.io.saving import unwrapped
+from gossamer.nn.activation_surgery import sparsify_activations
+from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
+from gossamer.nn.layers.rebuilding import build, describe, part_of
+from gossamer.nn.surgery import replace_modules
+
+
+def load(
+    source: str | Path | Mapping[str, Any], model: nn.Module | None = None, strict: bool = True
+) -> nn.Module:
+    """Load a model that `gossamer.save` has saved; all of it or nothing.
+
+    As `torch.load`, it takes what was saved first. Without `model` the model is built again: one of
+    transformers by its configuration, another by the factory that `save` was given, a single layer
+    by itself. With `model`, a dense or sparse model of the same class, the layers that were saved
+    are put in the places of those that differ, and the numbers are loaded into it. Layers that fit
+    stay the same objects, and so do their parameters; build the optimizer after a load into a dense
+    model.
+
+    Nothing changes before the checksum, the structure of every layer, all names, shapes and dtypes
+    were checked: after an error the model is what it was, bit for bit.
+
+    Args:
+        source: a folder of `gossamer.save` or of a sparse model's `save_pretrained`, a safetensors
+            file in one, or a state dict. From a state dict alone, `SparseLinear` layers are built
+            in a dense model; other layers have to be there.
+        model: the model to load into; it keeps its dtypes, devices and training mode. None builds
+            one with the dtypes and the training mode that were saved.
+        strict: whether names that are missing or unknown are refused.
+
+    Returns:
+        The model; if it was a layer itself that was replaced, the new one.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or of another model, or the model cannot be
+            built without `model`.
+        StructureError: a structure is damaged.
+        DTypeError: a tensor has another kind of dtype than the model's.
+
+    Example:
+        >>> import gossamer
+        >>> state = torch.nn.Sequential(gossamer.SparseLinear(8, 4, pattern="2:4")).state_dict()
+        >>> model = gossamer.load(state, torch.nn.Sequential(torch.nn.Linear(8, 4)))
+        >>> model[0].nnz
+        16
+    """
+    if isinstance(source, nn.Module):
+        raise ArgumentError("load got a model first; call load(source, model)")
+    if model is not None and not isinstance(model, nn.Module):
+        raise DTypeError(f"load got a {type(model).__name__} as model; give an nn.Module or None")
+    saved = read(source)
+    if model is None:
+        with torch.random.fork_rng(devices=[]):  # a load draws no numbers
+            model = _built(saved)
+        _take_dtypes(model, saved)
+        training = saved.description.get("training", True)
+        return _load_into(model, saved, strict).train(bool(training))
+    inner = unwrapped(model)
+    loaded = _load_into(inner, saved, strict)
+    return model if loaded is inner else loaded
+
+
+def planned(model: nn.Module, saved: Saved) -> tuple[dict[nn.Module, nn.Module], dict[str, Any]]:
+    """Build the layers that a model lacks, without a change of the model.
+
+    Args:
+        model: a dense or sparse model.
+        saved: what was saved; its shared tensors are under one name.
+
+    Returns:
+        New layers by those in whose places they belong, and the whole state dict.
+
+    Raises:
+        GossamerError: the layers do not fit the model, or are damaged.
+    """
+    state = dict(saved.state)
+    for name, first in (saved.description.get("tied") or {}).items():
+        for key in [key for key in state if key == first or key.startswith(f"{first}.")]:
+            state.setdefault(name + key.removeprefix(first), state[key])
+    layers = saved.description["layers"]
+    if layers is None:
+        layers = _seen_in(model, state)
+    new: dict[nn.Module, nn.Module] = {}
+    for name, described in layers.items():
+        old = _at(model, name)
+        part = part_of(state, f"{name}." if name else "")
+        if not _fits(old, described, part):
+            try:
+                new[old] = _layer(described, part, old)
+            except GossamerError as error:
+                raise type(error)(f"layer {name!r:.120}: {error}") from None
+    # What the model itself ties may be stored once.
+    own = model.state_dict(keep_vars=True)
+    ids = {id(tensor): name for name, tensor in own.items() if name in state}
+    for name, tensor in own.items():
+        if name not in state and id(tensor) in ids and isinstance(tensor, nn.Parameter):
+            state[name] = state[ids[id(tensor)]]
+    return new, state
+
+
+def tie(model: nn.Module, tied: Mapping[str, str], new: Mapping[nn.Module, nn.Module]) -> None:
+    """Share among new layers what was shared among those that were saved."""
+    fresh = {id(part) for layer in new.values() for part in layer.modules()}
+    for name, first in tied.items():
+        above, _, own = name.rpartition(".")
+        try:
+            holder, shared = _at(model, above), _at_any(model, first)
+        except CheckpointError:
+            continue
+        if id(holder) in fresh and getattr(holder, own, None) is not shared:
+            setattr(holder, own, shared)
+
+
+def _load_into(model: nn.Module, saved: Saved, strict: bool) -> nn.Module:
+    new, state = planned(model, saved)
+    own: dict[str, Any] = {}
+    if not new:
+        check_state(model, state, strict)
+    else:
+        own = model.state_dict(keep_vars=True)
+        check_loading(twin_tree(model, new), own, state, strict)
+    replaced = {id(old) for old in new} | {id(m) for old in new for m in old.modules()}
+    for name, module in model.named_modules():
+        meta = any(p.is_meta for p in module.parameters(recurse=False))
+        if id(module) not in replaced and meta:
+            raise CheckpointError(
+                f"{name or 'the model'} has parameters on the meta device, without memory; call "
+                "model.to_empty(device='cpu') first, or give no model"
+            )
+    model = replace_modules(model, new)
+    tie(model, saved.description.get("tied") or {}, new)
+    model.load_state_dict(state, strict)
+    return model
+
+
+def _built(saved: Saved) -> nn.Module:
+    """Build the model that was saved, without its numbers."""
+    made = saved.description.get("model")
+    layers = saved.description["layers"] or {}
+    if isinstance(made, Mapping) and "factory" in made:
+        kwargs = made.get("kwargs")
+        model = factories.build(str(made["factory"]), kwargs if isinstance(kwargs, Mapping) else {})
+    elif isinstance(made, Mapping) and "transformers" in made and saved.place is not None:
+        model = _pretrained(str(made["transformers"]), saved.place)
+    elif "" in layers:
+        return build(layers[""], saved.state)
+    else:
+        raise CheckpointError(
+            "load cannot build the model: it is no model of transformers, and save was given no "
+            "factory; give load a dense model of the same class, as load(source, model)"
+        )
+    names = {
+        name: layer
+        for name, layer in layers.items()
+        if isinstance(layer, Mapping) and layer.get("kind") == "ActivationSparseFFN"
+    }
+    missing = sorted(names.keys() - ActivationSparseFFN.find_in(model).keys())
+    if missing:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # those that were not saved so
+            try:
+                model = sparsify_activations(model, missing, relufy=True)
+            except GossamerError as error:
+                raise CheckpointError(f"the sparse activations cannot be built: {error}") from error
+    return model
+
+
+def _pretrained(name: str, folder: Path) -> nn.Module:
+    try:
+        transformers = importlib.import_module("transformers")
+        kind = getattr(transformers, name)
+        if not issubclass(kind, transformers.PreTrainedModel):
+            raise TypeError(f"{name} is no model of transformers")
+        config = transformers.AutoConfig.from_pretrained(folder)
+        model: nn.Module = kind(config)
+    except Exception as error:  # of another library's configurations and constructors
+        raise CheckpointError(
+            f"the model {name:.80} of transformers cannot be built from {folder} "
+            f"({type(error).__name__}: {error!s:.300}); give load a model (model=...)"
+        ) from error
+    return model
+
+
+def _take_dtypes(model: nn.Module, saved: Saved) -> None:
+    """Give a model that was built the dtypes that were saved."""
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        theirs = saved.state.get(name)
+        if (
+            isinstance(tensor, Tensor)
+            and isinstance(theirs, Tensor)
+            and theirs.is_floating_point()
+            and tensor.is_floating_point()
+            and tensor.dtype != theirs.dtype
+        ):
+            tensor.data = tensor.data.to(theirs.dtype)
+
+
+def _seen_in(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe the SparseLinear layers of a state dict that the model has as dense layers."""
+    found = {}
+    own = {name for name, _ in model.named_modules()}
+    for name in state:
+        layer, dot, _ = name.removesuffix(".descriptor").rpartition("weight")
+        prefix = f"{layer}weight."
+        if not (name == f"{prefix}descriptor" and dot and f"{prefix}values" in state):
+            continue
+        if layer.rstrip(".") in own:
+            chosen = f"{prefix}t_perm" in state
+            adapted = f"{layer}adapter.left" in state
+            found[layer.rstrip(".")] = {
+                "kind": "AdaptedLinear" if adapted else "SparseLinear",
+                "transpose": "packed",
+                "backward": "double_pruned" if chosen else "exact",
+            }
+    return found
+
+
+def _fits(old: nn.Module, described: Any, part: Mapping[str, Any]) -> bool:
+    """Whether a layer of the model can be loaded into as it is."""
+    options = describe(old)
+    if options is None or not isinstance(described, Mapping):
+        return False
+    of_reader = ("pattern", "recipe")
+    theirs, mine = (
+        {name: value for name, value in one.items() if name not in of_reader}
+        for one in (described, options)
+    )
+    if mine != json.loads(json.dumps(theirs)):
+        return False
+    try:
+        check_state(old, part)
+    except GossamerError:
+        return False
+    return True
+
+
+def _layer(described: Any, part: dict[str, Tensor], old: nn.Module) -> nn.Module:
+    """Build a layer with sizes, dtype and `requires_grad` of the one in whose place it comes."""
+    new = build(described, part)
+    sizes = [(m.in_features, m.out_features) for m in (old, new) if hasattr(m, "in_features")]
+    if hasattr(old, "nf"):  # Conv1D
+        sizes.insert(0, (old.nx, old.nf))
+    if len(sizes) == 2 and sizes[0] != sizes[1]:
+        raise CheckpointError(
+            f"it is {sizes[1][0]} to {sizes[1][1]}, the model's is {sizes[0][0]} to {sizes[0][1]}; "
+            "build the model that was saved"
+        )
+    origin = getattr(old, "origin", None)
+    if origin is not None:
+        new.origin = origin
+    elif hasattr(new, "origin") and not hasattr(old, "origin"):
+        raise CheckpointError(
+            "the model has another module where sparse activations were saved; call "
+            "gossamer.sparsify_activations(model) first"
+        )
+    mine = next(iter(old.parameters()), None)
+    for name, parameter in new._parameters.items():
+        kept = old._parameters.get(name)  # a bias, which other layers may share
+        if kept is not None and parameter is not None and kept.shape == parameter.shape:
+            new._parameters[name] = kept
+    if mine is not None:
+        kept_ones = set(map(id, old.parameters()))
+        for parameter in [p for p in new.parameters() if id(p) not in kept_ones]:
+            parameter.requires_grad_(mine.requires_grad)
+            if not mine.is_meta and parameter.dtype != mine.dtype:
+                parameter.data = parameter.data.to(mine.dtype)
+    return new
+
+
+def _at(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        raise CheckpointError(
+            f"the model has no module {name!r:.120}, which was saved; give one of the same class"
+        ) from None
+
+
+def _at_any(model: nn.Module, name: str) -> Any:
+    above, _, own = name.rpartition(".")
+    found = getattr(_at(model, above), own, None)
+    if found is None:
+        raise CheckpointError(f"the model has no {name!r:.120}")
+    return found
+
+
+__all__ = ["load", "planned", "tie"]

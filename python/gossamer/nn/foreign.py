@@ -1,0 +1,48 @@
+"""Models of transformers, told by what they have, so that transformers need not be installed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+METHOD = "gossamer"
+# transformers raises an error with the name of a fusion that it does not know. So where nothing is
+# registered that builds sparse layers, a folder of them gives no model with random weights.
+REFUSAL = "sparse layers of gossamer, which `import gossamer.integrations.transformers` makes known"
+
+
+def is_pretrained(model: nn.Module) -> bool:
+    """Whether a module is a model of transformers."""
+    return hasattr(type(model), "save_pretrained") and is_config(getattr(model, "config", None))
+
+
+def is_config(value: object) -> bool:
+    """Whether an object is a configuration of transformers."""
+    return hasattr(type(value), "save_pretrained") and hasattr(type(value), "to_json_string")
+
+
+def told(config: Any, description: Mapping[str, Any]) -> Any:
+    """Write to a configuration of which layers its model is, or forget that if there are none."""
+    if description["layers"]:
+        config.quantization_config = {"quant_method": METHOD, **description}
+        config.fusion_config = {**(getattr(config, "fusion_config", None) or {}), REFUSAL: True}
+    else:
+        forget(config)
+    return config
+
+
+def forget(config: Any) -> None:
+    """Take back what `told` has written."""
+    method = getattr(config, "quantization_config", None)
+    if isinstance(method, dict) and method.get("quant_method") == METHOD:
+        del config.quantization_config
+    if REFUSAL in (fusions := getattr(config, "fusion_config", None) or {}):
+        rest = {name: value for name, value in fusions.items() if name != REFUSAL}
+        config.fusion_config = rest
+        if not rest:
+            del config.fusion_config
+
+
+__all__ = ["METHOD", "REFUSAL", "forget", "is_config", "is_pretrained", "told"]
