@@ -15,7 +15,9 @@ CSRC = ROOT / "csrc"
 # Lowest first. A module imports from its own package and from the layers below; modules of one
 # layer do not know each other.
 PYTHON_LAYERS = [
-    {"errors", "patterns", "schedules", "timing", "tables", "agg"},
+    {"errors"},
+    {"arguments"},
+    {"patterns", "schedules", "timing", "tables", "agg"},
     {"_core"},  # the stub of the compiled module
     {"backend"},
     {"weight", "masks", "prox", "ot"},
@@ -32,9 +34,6 @@ PYTHON_LAYERS = [
 ]
 # Within a layer, who may know whom all the same.
 PYTHON_NEIGHBOURS = {
-    ("patterns", "errors"),
-    ("schedules", "errors"),
-    ("timing", "errors"),
     ("weight", "masks"),
 }
 CPP_LAYERS = ["core", "simd", "layouts", "products"]

@@ -112,13 +112,15 @@ def test_count_is_the_formula(pattern, down, across, rows):
             assert pattern.count(rows, cols) == Fraction(rows * cols * n, m)
         case Unstructured(_, v):
             slots = Decimal(rows * across // v * pattern.density)  # the float product, exactly
-            assert pattern.count(rows, across) == v * int(
-                slots.to_integral_value("ROUND_HALF_EVEN")
+            kept = int(slots.to_integral_value("ROUND_HALF_EVEN"))
+            assert pattern.count(rows, across) == v * max(
+                kept, int(across > 0 and pattern.density > 0)
             )
         case Block(r, c):
             kept = Decimal(down * across * pattern.density)
             kept = int(kept.to_integral_value("ROUND_HALF_EVEN"))
-            assert pattern.count(down * r, across * c) == kept * r * c
+            some = int(down * across > 0 and pattern.density > 0)  # never rounded to nothing
+            assert pattern.count(down * r, across * c) == max(kept, some) * r * c
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ A schedule is called with the step, counted from 0, and returns a number. Before
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import Protocol
 
+from gossamer.arguments import is_number
 from gossamer.errors import DTypeError, ScheduleError
 
 __all__ = ["Constant", "Cosine", "Cubic", "Linear", "Schedule"]
@@ -153,10 +153,10 @@ class Cosine(Linear):
 
 
 def _finite(value: object, name: str, who: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if not is_number(value):
         raise DTypeError(f"{who} got {name}={value!r:.80}; a number is needed")
     try:
-        number = float(value)
+        number = float(value)  # type: ignore[arg-type]
     except OverflowError:  # a whole number beyond float64
         number = math.inf
     if not math.isfinite(number):

@@ -179,7 +179,7 @@ def test_bad_input() -> None:
         lambda: ISTA(A, 1.0, step=too_long), lambda: ISTA(A, 1.0, step=0.0),
         lambda: ISTA(A, 1.0, step=math.nan),
         lambda: IHT(A, 0), lambda: IHT(A, 31), lambda: IHT(A, 3, step=too_long),
-        lambda: LISTA(A, math.inf), lambda: LISTA(A, 1.0, 2.5), lambda: ISTA(0 * A, 1.0),
+        lambda: LISTA(A, math.inf), lambda: LISTA(A, 1.0, 10**29), lambda: ISTA(0 * A, 1.0),
     ]  # fmt: skip
     shapes = [
         lambda: ISTA(A[0], 1.0), lambda: ISTA(A[:0], 1.0), lambda: ISTA(A, 1.0)(y[:, 1:]),

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gossamer
+from gossamer import backend
 from gossamer.errors import PatternError, StructureError
 from gossamer.masks import check_mask, magnitude_mask, mask_from_score, random_mask
 from gossamer.patterns import NM, GroupedNM, parse_pattern
@@ -118,6 +119,21 @@ def test_unbalanced_mask_is_refused() -> None:
     check_mask(mask, "2:4")
     with pytest.raises(StructureError, match=r"takes columns \[0, 1\] 6 times in rows 0 to 5"):
         check_mask(mask, "2:4:g1")
+
+
+def test_an_unbalanced_structure_is_refused_where_it_comes_in() -> None:
+    layer = gossamer.SparseLinear(4, 12, pattern="2:4:g1")
+    before = layer.weight.mask()
+    lopsided = backend.encode(torch.tensor([[True, True, False, False]] * 12), 1, 2, 4)
+    with pytest.raises(StructureError, match="times in rows"):
+        gossamer.SparseWeight(torch.ones(24), lopsided, "2:4:g1")
+    state = layer.state_dict() | {"weight.indices": lopsided.indices}
+    for strict in (True, False):
+        with pytest.raises(StructureError, match="times in rows"):
+            layer.load_state_dict(state, strict=strict)
+    with pytest.raises(StructureError, match="times in rows"):
+        layer.weight.set_mask(lopsided)
+    assert torch.equal(layer.weight.mask(), before)
 
 
 def test_infinite_scores_are_ranked() -> None:

@@ -349,3 +349,18 @@ def test_the_structure_is_the_one_that_encode_builds() -> None:
         assert structure.layout == by_hand.layout
         assert torch.equal(structure.indices, by_hand.indices)
         assert torch.equal(values, backend.gather(layer.weight.detach(), by_hand))
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("parts", [["indices"], ["indptr"], ["indices", "indptr"], ["descriptor"]])
+def test_a_part_of_a_mask_is_refused(parts: list[str], strict: bool) -> None:
+    other = MaskedLinear.from_dense(nn.Linear(16, 32), "50%").state_dict()
+    layer = MaskedLinear.from_dense(nn.Linear(16, 32), "50%", reselect_each_forward=False)
+    before = copy.deepcopy(layer.state_dict())
+    dropped = {"indices", "indptr", "descriptor"} - set(parts)
+    state = {name: tensor for name, tensor in other.items() if name not in dropped}
+    with pytest.raises(StructureError):
+        layer.load_state_dict(state, strict=strict)
+    after = layer.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    layer(torch.randn(2, 16))

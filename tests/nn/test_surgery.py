@@ -233,7 +233,7 @@ def test_a_linear_with_a_computed_weight_stays_dense_and_says_so() -> None:
     pruned = nn.Linear(16, 16)
     prune.l1_unstructured(pruned, "weight", 0.5)
     model = nn.Sequential(normed, pruned, nn.Linear(16, 16))
-    with pytest.warns(UserWarning, match="left dense: 0 .*; 1 "):
+    with pytest.warns(UserWarning, match=r"left dense: 0 .*\n  1 "):
         sparsify(model, "2:4")
     assert list(sparse_names(model)) == ["2"]
 

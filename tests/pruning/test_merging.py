@@ -158,13 +158,13 @@ def test_dead_layers_and_float32() -> None:
 def test_bad_input() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     x = torch.randn(10, 3)
-    with pytest.raises(ArgumentError, match="neurons=0; a layer keeps at least 1"):
+    with pytest.raises(ArgumentError, match="neurons=0; it must be at least 1"):
         optimal_prune(model, x, neurons=0)
     with pytest.raises(DTypeError, match="optimal_prune got Linear"):
         optimal_prune(nn.Linear(3, 2), x)
     with pytest.raises(ArgumentError, match="without infinity or NaN"):
         optimal_prune(model, x * torch.nan)
-    with pytest.raises(DTypeError, match="floating numbers are needed"):
+    with pytest.raises(DTypeError, match=r"fits has dtype torch\.int64; float32"):
         merge_scales(torch.ones(2, 2, dtype=torch.int64))
-    with pytest.raises(ShapeError, match=r"fits \[3\]"):
+    with pytest.raises(ShapeError, match=r"fits has shape \[3\]"):
         merge_scales(torch.ones(3))

@@ -188,7 +188,7 @@ def test_bad_input() -> None:
             net_trim(network(), x, eps)
     with pytest.raises(DTypeError, match=r"net_trim got Linear; an nn\.Sequential is needed"):
         net_trim(nn.Linear(4, 3), x)
-    with pytest.raises(ArgumentError, match="choose parallel or cascade"):
+    with pytest.raises(ArgumentError, match="choose 'parallel' or 'cascade'"):
         net_trim(network(), x, method="both")  # type: ignore[arg-type]
     bad = x.clone()
     bad[0, 0] = torch.nan

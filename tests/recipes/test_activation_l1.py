@@ -248,7 +248,7 @@ def test_a_step_without_finite_gradients_does_not_count() -> None:
         ({"strength": "1"}, DTypeError, "it must be a number or None"),
         ({"target_share": 0.0}, RecipeError, "between 0 and 1"),
         ({"target_share": 1.0}, RecipeError, "between 0 and 1"),
-        ({"target_share": math.nan}, RecipeError, "between 0 and 1"),
+        ({"target_share": math.nan}, RecipeError, "not NaN"),
         ({"target_share": 0.1, "begin_share": 1.5}, RecipeError, "begin_share=1.5"),
         ({"target_share": 0.1, "end_share": -0.5}, RecipeError, "end_share=-0.5"),
         ({"target_share": 0.1, "begin_share": 0.5}, RecipeError, "swap them"),

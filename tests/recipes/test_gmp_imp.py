@@ -198,7 +198,7 @@ def test_bad_input_says_what_fits():
     with pytest.raises(RecipeError, match="at least 1"):
         IMP("90%", rounds=0)
     for recipe, least in ((IMP("90%", rounds=9), 10), (GMP("90%", every=9), 14)):
-        model = recipe.prepare(nn.Sequential(nn.Linear(8, 8)))
+        model = recipe.prepare(nn.Sequential(nn.Linear(8, 32)))
         opt = torch.optim.SGD(recipe.parameters(model), lr=0.1)
         with pytest.raises(RecipeError, match=f"at least {least} steps"):
             recipe.attach(model, opt, total_steps=least - 1)

@@ -142,7 +142,7 @@ def test_bad_input_says_what_fits(make, error, words):
 
 def test_a_training_without_room_for_an_update_is_refused():
     recipe = SET("90%", every=100)
-    model = recipe.prepare(nn.Sequential(nn.Linear(8, 8)))
+    model = recipe.prepare(nn.Sequential(nn.Linear(8, 32)))
     opt = torch.optim.SGD(recipe.parameters(model), lr=0.1)
     with pytest.raises(RecipeError, match="at least 135 steps"):
         recipe.attach(model, opt, total_steps=134)

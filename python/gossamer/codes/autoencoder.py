@@ -14,6 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gossamer.arguments import NotNegative, Steps, check
+from gossamer.backend import check_array
+from gossamer.backend.arrays import FLOATING
 from gossamer.codes import core
 from gossamer.codes.core import Code
 from gossamer.codes.functions import decode, prefix_errors, selected
@@ -83,12 +86,13 @@ class TopKAutoencoder(nn.Module):
         *,
         levels: Sequence[int] | None = None,
         aux_k: int = 256,
-        aux_weight: float = 1 / 32,
+        aux_weight: NotNegative = 1 / 32,
         dead_tokens: int = 10_000_000,
-        beta: float = 0.0,
+        beta: NotNegative = 0.0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
+        check(TopKAutoencoder.__init__, locals())
         given = (features, latents, k, aux_k, dead_tokens)
         names = ("features", "latents", "k", "aux_k", "dead_tokens")
         for name, size in zip(names, given, strict=True):
@@ -99,11 +103,6 @@ class TopKAutoencoder(nn.Module):
                 f"TopKAutoencoder got features={features}, latents={latents}, k={k}, "
                 f"aux_k={aux_k}, dead_tokens={dead_tokens}; features at least 1, k in [1, latents] "
                 "and the others not negative are needed"
-            )
-        if not (aux_weight >= 0.0 and beta >= 0.0):
-            raise ArgumentError(
-                f"TopKAutoencoder got aux_weight={aux_weight}, beta={beta}; numbers of at least 0 "
-                "are needed"
             )
         self.k, self.aux_k, self.aux_weight = k, min(aux_k, latents), aux_weight
         self.levels = None if levels is None else check_levels(levels, k)
@@ -272,7 +271,7 @@ class TopKAutoencoder(nn.Module):
             )
 
 
-def geometric_median(points: Tensor, iterations: int = 100) -> Tensor:
+def geometric_median(points: Tensor, iterations: Steps = 100) -> Tensor:
     """Return the point with the least sum of distances to the rows, by Weiszfeld's iteration.
 
     Args:
@@ -282,10 +281,22 @@ def geometric_median(points: Tensor, iterations: int = 100) -> Tensor:
     Returns:
         [features].
 
+    Raises:
+        ArgumentError: a point is infinite or NaN, or `iterations` is below 1.
+        DTypeError, ShapeError: the points are not a floating matrix with an entry.
+
     Example:
         >>> geometric_median(torch.tensor([[0.0], [1.0], [50.0]])).round()
         tensor([1.])
     """
+    check(geometric_median, locals())
+    check_array(
+        points, "geometric_median: points", rank=2, dtypes=FLOATING, filled=True, device=True
+    )
+    if not bool(points.isfinite().all()):
+        raise ArgumentError(
+            "geometric_median got points with infinity or NaN; finite points are needed: drop them"
+        )
     x = points.double()
     median = x.mean(0)
     for _ in range(iterations):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gossamer.backend import check_array
 from gossamer.backend import codes as kernels
-from gossamer.errors import ArgumentError, DTypeError, ShapeError
+from gossamer.errors import ArgumentError, DTypeError, ShapeError, StructureError
+from gossamer.patterns import as_integer
 
 
 class Code(NamedTuple):
@@ -27,6 +27,40 @@ class Code(NamedTuple):
 
     values: Tensor
     indices: Tensor
+
+
+def check_code(code: object, latents: int | None = None) -> None:
+    """Raise unless a code consists of two matrices of one shape, with indices of latents.
+
+    Args:
+        code: the argument.
+        latents: number of latents that the indices may name; None leaves them unchecked, for a
+            kernel that checks them itself.
+
+    Raises:
+        DTypeError: not a `Code` of a floating and an integer tensor.
+        ShapeError: the shapes differ, or are not matrices.
+        StructureError: an index is outside the latents.
+    """
+    if not isinstance(code, Code):
+        raise DTypeError(
+            f"code is {type(code).__name__}; a Code of two tensors is needed: pass "
+            "Code(values, indices)"
+        )
+    _matrix(code.values, "values of the code")
+    check_array(code.indices, "indices of the code", rank=2, dtypes=(torch.int64, torch.int32))
+    if code.values.shape != code.indices.shape:
+        raise ShapeError(
+            f"the code has values {list(code.values.shape)} and indices "
+            f"{list(code.indices.shape)}; one shape [batch, k] is needed"
+        )
+    if latents is not None and code.indices.numel():
+        least, most = code.indices.aminmax()
+        if not 0 <= int(least) <= int(most) < latents:
+            raise StructureError(
+                f"the code has indices from {int(least)} to {int(most)}; the latents are 0 to "
+                f"{latents - 1}: pass the code of this dictionary"
+            )
 
 
 def top_k(x: Tensor, k: int, index_dtype: torch.dtype = torch.int64) -> Code:
@@ -56,9 +90,7 @@ def top_k(x: Tensor, k: int, index_dtype: torch.dtype = torch.int64) -> Code:
         x = x.contiguous()
     if index_dtype not in (torch.int64, torch.int32):
         raise DTypeError(f"top_k got index_dtype={index_dtype}; choose torch.int64 or torch.int32")
-    if isinstance(k, bool) or not isinstance(k, int | np.integer):
-        raise DTypeError(f"top_k got k={k!r:.40}; an integer is needed")
-    k = max(-1, min(int(k), 2**62))
+    k = max(-1, min(as_integer(k, "top_k got k"), 2**62))
     values, indices, row = kernels.top_k(x, k, index_dtype)
     if row >= 0:
         raise ArgumentError(
@@ -84,8 +116,8 @@ def decode(code: Code, dictionary: Tensor, bias: Tensor | None = None) -> Tensor
         ShapeError: the sizes do not fit.
         DTypeError: the dtypes differ, or are not supported.
     """
+    check_code(code)
     dictionary = _matrix(dictionary, "dictionary").contiguous()
-    _matrix(code.indices, "indices")
     bias = None if bias is None else check_array(bias, "bias").contiguous()
     return kernels.decode(code.indices, _values(code), dictionary, bias)
 
@@ -101,6 +133,7 @@ def dots(indices: Tensor, dictionary: Tensor, grad_output: Tensor) -> Tensor:
     Returns:
         [batch, k], in the dictionary's dtype.
     """
+    _matrix(indices, "indices")
     dictionary = _matrix(dictionary, "dictionary").contiguous()
     return kernels.dots(indices, dictionary, _matrix(grad_output, "grad_output").contiguous())
 
@@ -116,6 +149,13 @@ def scatter(code: Code, grad_output: Tensor, latents: int) -> Tensor:
     Returns:
         [latents, d]; rows without an index are zero.
     """
+    check_code(code)
+    latents = as_integer(latents, "scatter got latents")
+    if not 0 <= latents < 2**31:
+        raise ArgumentError(
+            f"scatter got latents={latents}; at least 0 and below 2**31 are needed: pass the "
+            "number of rows of the dictionary"
+        )
     grad_output = _matrix(grad_output, "grad_output").contiguous()
     return kernels.scatter(code.indices, _values(code), grad_output, latents)
 
@@ -130,6 +170,7 @@ def scatter_touched(code: Code, grad_output: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The latents, int64 [touched] in ascending order, and their rows [touched, d].
     """
+    check_code(code)
     touched, inverse = torch.unique(code.indices, return_inverse=True)
     return touched, scatter(Code(code.values, inverse), grad_output, len(touched))
 
@@ -151,9 +192,9 @@ def prefix_errors(
     Returns:
         Errors [batch, k], and the residual [batch, d] of the whole code.
     """
+    check_code(code)
     dictionary = _matrix(dictionary, "dictionary").contiguous()
     x = _matrix(x, "x")
-    _matrix(code.indices, "indices")
     if bias is not None and check_array(bias, "bias").shape != x.shape[1:]:
         raise ShapeError(f"bias has shape {list(bias.shape)}; {list(x.shape[1:])} is needed")
     residual = (x.clone() if bias is None else x - bias.detach()).contiguous()
@@ -175,9 +216,11 @@ def prefix_gradients(
         Gradients of the values [batch, k], of the dictionary [latents, d], and of the bias per row
         [batch, d]; the gradient of x is minus the last.
     """
+    check_code(code)
+    residual = _matrix(residual, "residual")
     dictionary = _matrix(dictionary, "dictionary").contiguous()
     weights = _matrix(weights, "weights").contiguous()
-    grad_bias = residual.detach().clone()
+    grad_bias = residual.clone()
     grad_values, grad_dictionary = kernels.prefix_gradients(
         code.indices, _values(code), dictionary, weights, grad_bias
     )

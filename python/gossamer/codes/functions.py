@@ -20,14 +20,6 @@ from gossamer.errors import DTypeError, ShapeError
 _Grads = tuple[Tensor | None, ...]
 
 
-def _check_code(code: object) -> None:
-    if not isinstance(code, Code) or not all(isinstance(part, Tensor) for part in code):
-        raise DTypeError(
-            f"code is {type(code).__name__}; a Code of two tensors is needed: pass "
-            "Code(values, indices)"
-        )
-
-
 class _TopK(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -168,11 +160,15 @@ def selected(x: Tensor, weight: Tensor, bias: Tensor, code: Code) -> Code:
 
     Raises:
         ShapeError: the sizes do not fit.
+        StructureError: an index is outside the latents.
+        DTypeError: x, weight and bias are not dense tensors of one dtype.
     """
-    if x.dim() != 2 or weight.dim() != 2 or bias.shape != weight.shape[:1]:
+    _check_encoder(x, weight, bias, "selected")
+    core.check_code(code, len(weight))
+    if len(code.indices) != len(x):
         raise ShapeError(
-            f"selected got x {list(x.shape)}, weight {list(weight.shape)}, bias "
-            f"{list(bias.shape)}; [batch, d], [latents, d] and [latents] are needed"
+            f"selected got a code of {len(code.indices)} rows for {len(x)} rows of x; as many are "
+            "needed"
         )
     values = _Selected.apply(x, weight, bias, code.values.detach(), code.indices)  # type: ignore[no-untyped-call]
     return Code(values, code.indices)
@@ -200,22 +196,7 @@ def encode(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> Code:
         tensor([[3.],
                 [2.]])
     """
-    for given, who in ((x, "x"), (weight, "weight"), (bias, "bias")):
-        if not isinstance(given, Tensor) or given.dtype != x.dtype or given.is_sparse:
-            raise DTypeError(
-                f"encode got {who} that is not a dense tensor of x's dtype; x, weight and bias "
-                "must be dense and have one dtype: convert them with .to()"
-            )
-    if (
-        x.dim() != 2
-        or weight.dim() != 2
-        or bias.shape != weight.shape[:1]
-        or (x.shape[1] != weight.shape[1])
-    ):
-        raise ShapeError(
-            f"encode got x {list(x.shape)}, weight {list(weight.shape)}, bias {list(bias.shape)}; "
-            "[batch, d], [latents, d] and [latents] are needed"
-        )
+    _check_encoder(x, weight, bias, "encode")
     with torch.no_grad():
         code = core.top_k(torch.addmm(bias, x, weight.T), k)
     return selected(x, weight, bias, code)
@@ -241,7 +222,7 @@ def decode(code: Code, dictionary: Tensor, bias: Tensor | None = None) -> Tensor
         >>> decode(Code(torch.tensor([[2.0]]), torch.tensor([[1]])), torch.eye(3))
         tensor([[0., 2., 0.]])
     """
-    _check_code(code)
+    core.check_code(code)
     return _Decode.apply(code.values, dictionary, bias, code.indices)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -268,5 +249,28 @@ def prefix_errors(
         >>> prefix_errors(torch.tensor([[3.0, 2.0]]), code, torch.eye(2))[0]
         tensor([[4., 0.]])
     """
-    _check_code(code)
+    core.check_code(code)
     return _PrefixErrors.apply(x, code.values, dictionary, bias, code.indices)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _check_encoder(x: Tensor, weight: Tensor, bias: Tensor, name: str) -> None:
+    for given, who in ((x, "x"), (weight, "weight"), (bias, "bias")):
+        if (
+            not isinstance(given, Tensor)
+            or given.dtype != getattr(x, "dtype", None)
+            or (given.layout is not torch.strided)
+        ):
+            raise DTypeError(
+                f"{name} got {who} that is not a dense tensor of x's dtype; x, weight and bias "
+                "must be dense and have one dtype: convert them with .to()"
+            )
+    if (
+        x.dim() != 2
+        or weight.dim() != 2
+        or bias.shape != weight.shape[:1]
+        or (x.shape[1] != weight.shape[1])
+    ):
+        raise ShapeError(
+            f"{name} got x {list(x.shape)}, weight {list(weight.shape)}, bias {list(bias.shape)}; "
+            "[batch, d], [latents, d] and [latents] are needed"
+        )

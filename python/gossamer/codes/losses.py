@@ -11,7 +11,7 @@ from gossamer.backend import check_array
 from gossamer.backend.arrays import FLOATING
 from gossamer.codes.core import Code
 from gossamer.codes.functions import prefix_errors
-from gossamer.errors import ArgumentError
+from gossamer.errors import ArgumentError, ShapeError
 
 
 def hierarchical_loss(
@@ -199,6 +199,15 @@ def explained_variance(x: Tensor, reconstruction: Tensor) -> float:
         >>> explained_variance(torch.eye(2), torch.full((2, 2), 0.5))
         0.0
     """
+    for given, name in ((x, "x"), (reconstruction, "reconstruction")):
+        check_array(
+            given, f"explained_variance: {name}", rank=2, dtypes=FLOATING, filled=True, device=True
+        )
+    if x.shape != reconstruction.shape:
+        raise ShapeError(
+            f"explained_variance got x {list(x.shape)} and reconstruction "
+            f"{list(reconstruction.shape)}; one shape is needed"
+        )
     x, reconstruction = x.detach().double(), reconstruction.detach().double()
     return 1.0 - float((x - reconstruction).square().sum() / (x - x.mean(0)).square().sum())
 

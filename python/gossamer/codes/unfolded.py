@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from gossamer.arguments import NotNegative, Positive, Range, check
 from gossamer.backend import check_array
-from gossamer.backend.arrays import FLOATING
+from gossamer.backend.arrays import FLOATING, WIDE_FLOATS
 from gossamer.codes import core
 from gossamer.errors import ArgumentError, ShapeError
 
@@ -33,9 +35,28 @@ def soft_threshold(x: Tensor, threshold: Tensor | float) -> Tensor:
         >>> soft_threshold(torch.tensor([-3.0, 0.5, 2.0]), 1.0)
         tensor([-2.,  0.,  1.])
     """
+    check(soft_threshold, locals())
+    check_array(x, "soft_threshold: x", dtypes=FLOATING)
+    if isinstance(threshold, Tensor):
+        # Entries below 0 are not looked for: it would take a pass, and a learned one may dip.
+        check_array(threshold, "soft_threshold: threshold", dtypes=FLOATING)
+        if not _broadcasts(threshold.shape, x.shape):
+            raise ShapeError(
+                f"soft_threshold got a threshold of shape {list(threshold.shape)} for x of "
+                f"{list(x.shape)}; one that broadcasts to x is needed"
+            )
+    elif not threshold >= 0:
+        raise ArgumentError(f"soft_threshold got threshold={threshold}; it must be at least 0")
     t = torch.as_tensor(threshold, dtype=x.dtype)
     # x - x is +0.0; sign(x) * 0 is -0.0 for a negative x.
     return x - torch.clamp(x, -t, t)
+
+
+def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    try:
+        return bool(torch.broadcast_shapes(shape, to) == to)  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        return False
 
 
 def hard_top_k(x: Tensor, k: int) -> Tensor:
@@ -56,9 +77,13 @@ def hard_top_k(x: Tensor, k: int) -> Tensor:
         >>> hard_top_k(torch.tensor([[1.0, -3.0, 2.0]]), 2)
         tensor([[ 0., -3.,  2.]])
     """
+    check_array(x, "hard_top_k: x", rank=2, dtypes=WIDE_FLOATS, device=True)
     indices = core.top_k(x.detach().abs(), k).indices
     kept = torch.zeros(x.shape, dtype=torch.bool).scatter_(1, indices, True)
     return torch.where(kept, x, 0.0) + 0.0
+
+
+Layers = Annotated[int, Range(lambda v: 1 <= v <= 10_000, "at least 1 and at most 10000")]
 
 
 class _Unfolded(nn.Module):
@@ -68,8 +93,6 @@ class _Unfolded(nn.Module):
         super().__init__()
         who = type(self).__name__
         check_array(dictionary, f"{who}: dictionary", rank=2, dtypes=FLOATING, filled=True)
-        if not isinstance(layers, int):
-            raise ArgumentError(f"{who} got layers={layers}; an integer is needed")
         norm = float(torch.linalg.matrix_norm(dictionary.detach().double(), 2))
         if not (0.0 < norm < math.inf):
             raise ArgumentError(
@@ -79,10 +102,10 @@ class _Unfolded(nn.Module):
         if step is None:
             # Slightly smaller, so that rounding to float32 does not exceed the bound.
             step = largest * (1.0 - 1e-6)
-        if layers < 1 or not (0.0 < step <= largest) or not math.isfinite(step):
+        if step > largest:
             raise ArgumentError(
-                f"{who} got layers={layers}, step={step}; at least one layer and a step in "
-                f"(0, {largest:.6g}] are needed: above 1 / ||dictionary||^2 the objective may rise"
+                f"{who} got step={step}; a step in (0, {largest:.6g}] is needed: above "
+                "1 / ||dictionary||^2 the objective may rise"
             )
         self.layers = layers
         self.register_buffer("step", torch.tensor(step, dtype=dictionary.dtype))
@@ -138,8 +161,13 @@ class ISTA(_Unfolded):
     """
 
     def __init__(
-        self, dictionary: Tensor, lam: float, layers: int = 16, step: float | None = None
+        self,
+        dictionary: Tensor,
+        lam: NotNegative,
+        layers: Layers = 16,
+        step: Positive | None = None,
     ) -> None:
+        check(ISTA.__init__, locals())
         super().__init__(dictionary, layers, step)
         self.dictionary = nn.Parameter(dictionary.detach().clone())
         self.lam = nn.Parameter(_strength(lam, dictionary))
@@ -184,7 +212,10 @@ class LISTA(_Unfolded):
         torch.Size([1, 2])
     """
 
-    def __init__(self, dictionary: Tensor, lam: float, layers: int = 16, tied: bool = True) -> None:
+    def __init__(
+        self, dictionary: Tensor, lam: NotNegative, layers: Layers = 16, tied: bool = True
+    ) -> None:
+        check(LISTA.__init__, locals())
         super().__init__(dictionary, layers, None)
         A, n = dictionary.detach(), dictionary.shape[1]
         copies = 1 if tied else layers
@@ -231,10 +262,11 @@ class IHT(_Unfolded):
     """
 
     def __init__(
-        self, dictionary: Tensor, k: int, layers: int = 16, step: float | None = None
+        self, dictionary: Tensor, k: int, layers: Layers = 16, step: Positive | None = None
     ) -> None:
+        check(IHT.__init__, locals())
         super().__init__(dictionary, layers, step)
-        if type(k) is not int or not 1 <= k <= dictionary.shape[1]:
+        if not 1 <= k <= dictionary.shape[1]:
             raise ArgumentError(
                 f"IHT got k={k}; an integer in [1, {dictionary.shape[1]}] is needed"
             )
@@ -256,6 +288,4 @@ class IHT(_Unfolded):
 
 
 def _strength(lam: float, like: Tensor) -> Tensor:
-    if not (math.isfinite(lam) and lam >= 0.0):
-        raise ArgumentError(f"lam={lam}; a finite number of at least 0 is needed")
     return torch.tensor(lam, dtype=like.dtype)

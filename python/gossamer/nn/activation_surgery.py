@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gossamer.activations import Activation, Weights
+from gossamer.arguments import check
 from gossamer.errors import GossamerError, PatternError
 from gossamer.nn.feed_forward import Network, Place, find_networks
+from gossamer.nn.globs import Globs, as_globs, check_globs, covers, listed
 from gossamer.nn.layers.activation_sparse import ActivationSparseFFN, Gate
 from gossamer.nn.layers.origin import Absorbed, Origin, shell_of, transpose
-from gossamer.nn.sites import Globs, as_globs, check_globs, covers, is_dense_linear, listed
+from gossamer.nn.left_dense import is_dense_linear
 from gossamer.nn.surgery import replace_modules
 from gossamer.weight import check_dense
 
@@ -78,6 +80,7 @@ def sparsify_activations(
         >>> sparsify_activations(mlp)
         ActivationSparseFFN(d=8, hidden=32, gated=False, gate=auto, activation=relu, bias=True)
     """
+    check(sparsify_activations, locals())
     swaps, whys = _plan(model, as_globs(include), as_globs(exclude), relufy)
     notes = [f"{listed(names)} ({why})" for why, names in whys.items()]
     if not swaps:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from gossamer.arguments import NotNegative, check
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.lr_scaling import exponent_of, scaled_groups
 from gossamer.weight.sparse_weight import SparseWeight, alive_weights
@@ -25,9 +26,9 @@ _CHECKED: WeakSet[torch.optim.Optimizer] = WeakSet()
 
 def parameter_groups(
     model: nn.Module,
-    weight_decay: float = 0.0,
+    weight_decay: NotNegative = 0.0,
     undecayed: tuple[type[nn.Module], ...] = (),
-    scale_lr: float = False,
+    scale_lr: float | bool = False,
 ) -> list[dict[str, Any]]:
     """Split the parameters of a model by weight decay and, on request, by learning rate.
 
@@ -68,6 +69,7 @@ def parameter_groups(
         >>> [group.get("lr_factor") for group in groups]
         [2.0, None]
     """
+    check(parameter_groups, locals())
     decayed: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     seen: set[int] = set()

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
-from typing import TypeAlias
 
 from torch import nn
 
 from gossamer.errors import PatternError
 from gossamer.masks import Distribution, allocate, magnitude_mask
-from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
+from gossamer.nn.globs import check_globs, covers
 from gossamer.nn.layers.linear import dense_weight, is_conv1d
+from gossamer.nn.left_dense import BY_DESIGN, LINEAR, dense_kinds, is_dense_linear
 from gossamer.patterns import NM, GroupedNM, Nonzeros, Pattern, parse_pattern
 from gossamer.weight import check_dense
-
-Globs: TypeAlias = str | Sequence[str]
-
-_SHOWN = 3  # names in a note on many layers
 
 
 @dataclass
@@ -62,60 +57,26 @@ def find_sites(
         modules[id(module)] = module
     linear = [n[0] for k, n in names.items() if is_dense_linear(modules[k])]
     globs = {"include": include, "exclude": exclude, "overrides": list(rules)}
-    check_globs(model, globs, "linear layers", linear)
-    sites, notes = [], []
-    sparse_activations = []
-    networks = set(ActivationSparseFFN.find_in(model).values())
-    for key, aliases in names.items():
-        module = modules[key]
-        is_network = module in networks
-        if not is_network and not isinstance(module, nn.Linear) and not is_conv1d(module):
-            continue
+    others = [n for kind in dense_kinds(model) if kind.what != LINEAR for n in kind.names]
+    check_globs(model, globs, "linear layers", linear, others)
+
+    def choose(aliases: Sequence[str]) -> tuple[Pattern | None, bool]:
+        """Return the pattern for a layer of these names, and whether an override gave it."""
         if any(covers(glob, name) for glob in exclude for name in aliases):
-            continue
+            return None, False
         rule = next((g for g in rules if any(covers(g, name) for name in aliases)), None)
-        if rule is None and not any(covers(g, name) for g in include for name in aliases):
-            continue
-        chosen = pattern if rule is None else rules[rule]
-        if chosen is None:
-            continue
-        if is_network:
-            sparse_activations.append(aliases[0])
-            continue
-        if not is_dense_linear(module):
-            notes.append(
-                f"{aliases[0]} ({type(module).__name__}; only nn.Linear itself and Conv1D can be "
-                "swapped)"
-            )
-            continue
-        sites.append(Site(module, aliases, chosen, rule is not None))
-    if sparse_activations:
-        notes.append(f"{listed(sparse_activations)} (ActivationSparseFFN; its weights stay dense)")
-    return sites, notes
+        if rule is not None:
+            return rules[rule], True
+        return pattern if any(covers(g, n) for g in include for n in aliases) else None, False
 
-
-def check_globs(
-    model: nn.Module, globs: Mapping[str, Sequence[str]], kind: str, names: Sequence[str]
-) -> None:
-    """Check that each glob matches a module.
-
-    Args:
-        model: the model.
-        globs: globs by the argument that they were given in.
-        kind: what the globs choose from.
-        names: the names of these.
-
-    Raises:
-        PatternError: a glob matches nothing.
-    """
-    everything = [name for name, _ in model.named_modules(remove_duplicate=False)]
-    for what, given in globs.items():
-        for glob in given:
-            if not any(fnmatchcase(name, glob) for name in everything):
-                raise PatternError(
-                    f"{what}={glob!r} matches no module of the model; its {kind} are "
-                    f"{', '.join(names) or 'none'}: correct the glob or drop it"
-                )
+    sites = []
+    for key, aliases in names.items():
+        if is_dense_linear(modules[key]):
+            chosen, overridden = choose(aliases)
+            if chosen is not None:
+                sites.append(Site(modules[key], aliases, chosen, overridden))
+    kinds = dense_kinds(model, lambda name: choose([name])[0] is not None)
+    return sites, [str(kind) for kind in kinds if kind.what not in BY_DESIGN]
 
 
 def drop_shared_with_others(model: nn.Module, sites: list[Site]) -> list[str]:
@@ -203,25 +164,3 @@ def tied_groups(sites: list[Site]) -> dict[int, tuple[Site, list[Site]]]:
     for site in sites:
         groups.setdefault(id(site.source), (site, []))[1].append(site)
     return groups
-
-
-def listed(names: list[str]) -> str:
-    """Return the first names and how many more there are, for a message."""
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def as_globs(globs: Globs) -> Sequence[str]:
-    """Return one glob or several as a sequence."""
-    return [globs] if isinstance(globs, str) else list(globs)
-
-
-def covers(glob: str, name: str) -> bool:
-    """Return whether a glob matches a module or a module that contains it."""
-    parts = name.split(".")
-    return any(fnmatchcase(".".join(parts[:i]), glob) for i in range(1, len(parts) + 1))
-
-
-def is_dense_linear(module: nn.Module) -> bool:
-    """Return whether a layer is exactly nn.Linear or Conv1D, not a subclass."""
-    return (type(module) is nn.Linear and "weight" in module._parameters) or is_conv1d(module)

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gossamer.arguments import check
 from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.base import MaskedLayer
+from gossamer.nn.left_dense import DenseKind, dense_kinds
 from gossamer.tables import text_table
 from gossamer.weight import SparseWeight
 
@@ -63,9 +65,11 @@ class Summary:
     Args:
         layers: one entry per module with parameters, in the model's order. Shared parameters
             count with the first module that holds them.
+        dense_kinds: the weights without a mask, one item per kind with its share.
     """
 
     layers: tuple[LayerSummary, ...]
+    dense_kinds: tuple[DenseKind, ...] = ()
 
     @property
     def total(self) -> int:
@@ -98,7 +102,8 @@ class Summary:
             "training state",
             ("layer", "pattern", "density", "values", "structure", "gradient", "optimizer", "sum",
              "dense"),
-            rows, total, left=2, notes=[f"{self.ratio:.3f} of dense"],
+            rows, total, left=2,
+            notes=[f"{self.ratio:.3f} of dense", *(f"dense: {kind}" for kind in self.dense_kinds)],
         )  # fmt: skip
 
 
@@ -123,6 +128,7 @@ def summary(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) ->
         >>> first.values, first.structure, first.gradient, first.dense
         (8192, 576, 8192, 32768)
     """
+    check(summary, locals())
     seen: set[int] = set()
     layers = []
     for name, module in model.named_modules():
@@ -146,7 +152,7 @@ def summary(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) ->
                     fresh.append(parameter)
         if fresh:
             layers.append(_count(name, module, masked, fresh, optimizer))
-    return Summary(tuple(layers))
+    return Summary(tuple(layers), tuple(dense_kinds(model)))
 
 
 def _count(

@@ -13,16 +13,17 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from gossamer.arguments import Size, check
 from gossamer.errors import GossamerError, PatternError
 from gossamer.masks import Distribution, random_mask
+from gossamer.nn.empty_rows import warn_of_empty_rows
+from gossamer.nn.globs import Globs, as_globs
 from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.layers.linear import SparseLinear, dense_weight
 from gossamer.nn.layers.origin import check_absorbed, put_back_absorbed
 from gossamer.nn.sites import (
-    Globs,
     Site,
-    as_globs,
     check_sites,
     distribute,
     drop_shared_with_others,
@@ -58,17 +59,20 @@ def sparsify(
     score: Score = "magnitude",
     transpose: Transpose = "packed",
     keep_dense_if_slower: bool = False,
-    batch: int = 512,
+    batch: Size = 512,
 ) -> nn.Module:
     """Replace the linear layers of a model by sparse layers, in place.
 
-    `nn.Linear` and transformers' `Conv1D` are replaced; a subclass stays dense, with a warning.
+    `nn.Linear` and transformers' `Conv1D` are replaced. One warning names what else stays dense,
+    one line per kind with its share of the weights: subclasses, convolutions, recurrent matrices,
+    experts or projections in one parameter, bare matrices (embedding tables only in `summary`).
     Kept entries keep their dense values. The parameters are new: build the optimizer afterwards.
     Layers that share one Parameter share one `SparseWeight`; if another kind of layer (such as an
     embedding) shares it, they stay dense, with a warning.
 
-    A glob (`*`, `?`, `[…]`; `*` crosses dots) names a module and all modules inside it.
-    A glob that matches nothing raises PatternError (probably a typo).
+    A glob (`*`, `?`, `[…]`; `*` crosses dots) names a module and all modules inside it, or a
+    parameter that would stay dense with a warning. A glob that matches nothing raises PatternError
+    (probably a typo).
 
     Args:
         model: any module; if it is a linear layer itself, use the returned module.
@@ -94,7 +98,8 @@ def sparsify(
     Raises:
         PatternError: a layer does not fit its pattern, a glob matches nothing, or nothing is left
             to swap; the model is unchanged.
-        DTypeError, DeviceError: the kernels do not support a layer's dtype or device.
+        DTypeError: an argument has another type, or the kernels do not support a layer's dtype.
+        DeviceError: the kernels do not support a layer's device.
 
     Example:
         >>> import torch
@@ -108,6 +113,8 @@ def sparsify(
           (1): Linear(in_features=16, out_features=2, bias=True)
         )
     """
+    pattern = parse_pattern(pattern)
+    check(sparsify, locals())
     sites, notes = _checked_sites(model, pattern, include, exclude, overrides)
     distribute(sites, distribution)
 
@@ -132,8 +139,10 @@ def sparsify(
                 for other in tied:
                     del layers[id(other.module)]
     if notes:
-        warnings.warn("sparsify left dense: " + "; ".join(notes), UserWarning, stacklevel=2)
-    return _swap(model, layers)
+        warnings.warn("sparsify left dense: " + "\n  ".join(notes), UserWarning, stacklevel=2)
+    model = _swap(model, layers)
+    warn_of_empty_rows(model, "sparsify", layers.values())
+    return model
 
 
 def replace_linears(
@@ -178,8 +187,10 @@ def replace_linears(
         _adopt(layer, site.module)
         layers[id(site.module)] = layer
     if notes:
-        warnings.warn("left dense: " + "; ".join(notes), UserWarning, stacklevel=3)
-    return _swap(model, layers)
+        warnings.warn("left dense: " + "\n  ".join(notes), UserWarning, stacklevel=3)
+    model = _swap(model, layers)
+    warn_of_empty_rows(model, "prepare", layers.values())
+    return model
 
 
 def densify(model: nn.Module) -> nn.Module:
@@ -205,6 +216,7 @@ def densify(model: nn.Module) -> nn.Module:
         >>> densify(SparseLinear(8, 4, pattern="2:4"))
         Linear(in_features=8, out_features=4, bias=True)
     """
+    check(densify, locals())
     weights: dict[nn.Module, nn.Parameter] = {}
     transposed: dict[int, nn.Parameter] = {}
     layers: dict[int, nn.Module] = {}
@@ -236,7 +248,11 @@ def _checked_sites(
 ) -> tuple[list[Site], list[str]]:
     """Return the checked layers to swap, and notes about the others."""
     sites, notes = find_sites(
-        model, parse_pattern(pattern), as_globs(include), as_globs(exclude), overrides
+        model,
+        parse_pattern(pattern),
+        as_globs(include, "include"),
+        as_globs(exclude, "exclude"),
+        overrides,
     )
     notes += drop_shared_with_others(model, sites)
     check_sites(sites)

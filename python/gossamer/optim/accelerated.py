@@ -14,10 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gossamer.errors import ArgumentError, DTypeError
-from gossamer.optim.proximal import Group, Proximal, evaluate, with_program
+from gossamer.arguments import Positive
+from gossamer.errors import DTypeError
+from gossamer.optim.proximal import Group, Proximal, check_settings, evaluate, with_program
 from gossamer.prox import Penalty
-from gossamer.prox.checks import is_number
 
 Restart = Literal["gradient", "objective"]
 
@@ -65,21 +65,12 @@ class AcceleratedProxGradient(Proximal):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float | Tensor,
+        lr: Positive | Tensor,
         *,
         restart: Restart | None = "gradient",
         penalty: Penalty | None = None,
     ) -> None:
-        if restart not in ("gradient", "objective", None):
-            raise DTypeError(
-                f"AcceleratedProxGradient got restart={restart!r:.40}; choose 'gradient', "
-                "'objective' or None"
-            )
-        if not ((is_number(lr) or isinstance(lr, Tensor)) and 0 < lr < math.inf):
-            raise ArgumentError(
-                f"AcceleratedProxGradient got lr={lr!r:.40}; a positive number is needed, at most "
-                "1 / L for a gradient with the Lipschitz constant L"
-            )
+        check_settings(AcceleratedProxGradient, locals())
         defaults = {"lr": lr, "restart": restart, "momentum_t": 1.0, "objective": None}
         super().__init__(with_program(params, penalty, None), defaults)
         self.defaults |= {"penalty": penalty, "half_space": None}

@@ -11,15 +11,25 @@ constant gradient f' and a threshold lam therefore balance at |f'| = lam from th
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from gossamer.arguments import NotNegative, Range
 from gossamer.optim.half_space import HalfSpace, prox_step_
-from gossamer.optim.proximal import Group, Proximal, evaluate, torch_step, with_program
+from gossamer.optim.proximal import (
+    Group,
+    Proximal,
+    check_settings,
+    evaluate,
+    torch_step,
+    with_program,
+)
 from gossamer.prox import Penalty
 from gossamer.prox.operators.elementwise import adamw_step_
+
+Beta = Annotated[float, Range(lambda v: 0 <= v < 1, "in [0, 1)")]
 
 
 class ProxAdamW(Proximal, torch.optim.AdamW):
@@ -68,10 +78,10 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
+        lr: NotNegative | Tensor = 1e-3,
+        betas: tuple[Beta, Beta] = (0.9, 0.999),
+        eps: NotNegative = 1e-8,
+        weight_decay: NotNegative = 1e-2,
         amsgrad: bool = False,
         *,
         penalty: Penalty | None = None,
@@ -81,6 +91,7 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
         capturable: bool = False,
         fused: bool | None = None,
     ) -> None:
+        check_settings(ProxAdamW, locals())
         super().__init__(
             with_program(params, penalty, half_space),
             lr,

@@ -7,13 +7,14 @@ loading keeps the optimizer's own. Only `penalty_step`, the step of their schedu
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gossamer.arguments import check, shown
 from gossamer.errors import ArgumentError, DeviceError, DTypeError, GossamerError
 from gossamer.optim.half_space import HalfSpace, group_count, zero_groups
 from gossamer.prox import Penalty
@@ -74,6 +75,11 @@ class Proximal(Optimizer):
             GossamerError: the penalty's groups do not fit a parameter's shape; the message names
                 the parameter.
         """
+        if not isinstance(param_group, dict):
+            raise DTypeError(
+                f'add_param_group got {shown(param_group)}; a dict with "params" is needed'
+            )
+        check_settings(type(self), param_group)
         super().add_param_group(param_group)
         try:
             for name in PROGRAM:
@@ -249,13 +255,32 @@ class Proximal(Optimizer):
                 raise type(error)(f"parameter {name}: {error}") from None
 
 
+def check_settings(kind: type, given: Mapping[str, Any]) -> None:
+    """Check what an optimizer or one of its groups was given, but for parameters and penalties.
+
+    Raises:
+        DTypeError, ArgumentError: a setting is not what the optimizer's annotation says.
+    """
+    names = set(given) - {"params", *PROGRAM}
+    check(kind.__init__, {name: given[name] for name in names})  # type: ignore[misc]
+
+
 def with_program(
     params: Iterable[Any], penalty: Penalty | None, half_space: HalfSpace | None
 ) -> Iterable[Any]:
     """`params` as torch takes them, with the default penalty in each group without its own."""
-    if isinstance(params, Tensor | dict):
-        return params  # torch's own error is the clear one
+    if isinstance(params, Tensor | dict | str | bytes) or not isinstance(params, Iterable):
+        raise DTypeError(
+            f"params is {shown(params)}; an iterable of parameters or of groups is needed: pass "
+            "model.parameters(), or a list"
+        )
     listed = list(params)
+    for given in listed:
+        if not isinstance(given, Tensor | dict | tuple):
+            raise DTypeError(
+                f"params holds {shown(given)}; tensors, (name, tensor) or groups are needed: pass "
+                "model.parameters()"
+            )
     program = {"penalty": penalty, "half_space": half_space}
     if not listed:
         return listed

@@ -12,8 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gossamer.arguments import NotNegative
 from gossamer.optim.half_space import HalfSpace, prox_step_
-from gossamer.optim.proximal import Group, Proximal, evaluate, torch_step, with_program
+from gossamer.optim.proximal import (
+    Group,
+    Proximal,
+    check_settings,
+    evaluate,
+    torch_step,
+    with_program,
+)
 from gossamer.prox import Penalty
 
 
@@ -60,10 +68,10 @@ class ProxSGD(Proximal, torch.optim.SGD):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float | Tensor = 1e-3,
-        momentum: float = 0,
+        lr: NotNegative | Tensor = 1e-3,
+        momentum: NotNegative = 0,
         dampening: float = 0,
-        weight_decay: float = 0,
+        weight_decay: NotNegative = 0,
         nesterov: bool = False,
         *,
         penalty: Penalty | None = None,
@@ -72,6 +80,7 @@ class ProxSGD(Proximal, torch.optim.SGD):
         foreach: bool | None = None,
         fused: bool | None = None,
     ) -> None:
+        check_settings(ProxSGD, locals())
         super().__init__(
             with_program(params, penalty, half_space),
             lr,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numbers
 import operator
 from decimal import Decimal
 
+from gossamer.arguments import fits, is_number
 from gossamer.errors import DTypeError, PatternError, ShapeError
 
 VECTORS = (1, 4, 8, 16, 32, 64, 128)
@@ -44,7 +44,7 @@ def check_sizes(rows: int, cols: int, who: str) -> tuple[int, int]:
 
 def unit_interval(sparsity: object, who: str) -> float:
     """Return the sparsity as float; DTypeError if not a number, PatternError outside [0, 1]."""
-    if isinstance(sparsity, bool) or not isinstance(sparsity, numbers.Real):
+    if not is_number(sparsity):
         raise DTypeError(
             f"{who} got sparsity={sparsity!r}; sparsity must be a number: "
             "pass the dropped share, for example 0.9"
@@ -54,16 +54,13 @@ def unit_interval(sparsity: object, who: str) -> float:
             f"{who} got sparsity={sparsity}; sparsity must be in [0, 1]: "
             "pass the dropped share, for example 0.9 to keep a tenth"
         )
-    return abs(float(sparsity))  # turns -0.0 into 0.0, whose text is "0%"
+    return abs(float(sparsity))  # type: ignore[arg-type]  # turns -0.0 into 0.0, whose text is "0%"
 
 
 def as_integer(value: object, what: str) -> int:
     """Return an integer (NumPy's too) as int; DTypeError for anything else, also for a bool."""
-    if not isinstance(value, bool):
-        try:
-            return operator.index(value)  # type: ignore[arg-type]
-        except TypeError:
-            pass
+    if fits(value, int):
+        return operator.index(value)  # type: ignore[arg-type]
     raise DTypeError(f"{what}={value!r}; it must be an integer: pass a whole number such as 4")
 
 
@@ -90,6 +87,14 @@ def panel_for(rows: int) -> int:
 def vector_for(rows: int, most: int) -> int:
     """Return the widest vector up to `most` that divides the rows."""
     return next(v for v in reversed(VECTORS) if v <= most and rows % v == 0)
+
+
+def kept_slots(slots: int, density: float) -> int:
+    """Return the kept ones of so many slots: rounded, halves to even, but one where 0 < density.
+
+    A small layer would otherwise be rounded to nothing, and the model be constant for ever.
+    """
+    return max(round(slots * density), 1) if slots and density else 0
 
 
 def misfit(

@@ -11,6 +11,7 @@ from gossamer.patterns.checks import (
     check_rows,
     check_sizes,
     check_vector,
+    kept_slots,
     misfit,
     panel_for,
     percent,
@@ -75,9 +76,12 @@ class Unstructured(Vectored):
         check_rows(rows, self, Unstructured(self.sparsity, vector_for(rows, self.vector)), who)
 
     def count(self, rows: int, cols: int) -> int:
-        """Exact number of kept entries: V * round(rows * cols / V * density), halves to even."""
+        """Exact number of kept entries: V * round(rows * cols / V * density), halves to even.
+
+        At least one column of V rows is kept, unless the density is 0.
+        """
         self.check_shape(rows, cols)
-        return self.vector * round(rows * cols // self.vector * self.density)
+        return self.vector * kept_slots(rows * cols // self.vector, self.density)
 
     # --8<-- [end:pattern]
 
@@ -198,7 +202,10 @@ class Block:
             raise misfit(who, "out_features", rows, self.rows, self, fitting)
 
     def count(self, rows: int, cols: int) -> int:
-        """Exact number of kept entries: kept tiles (halves to even) times entries per tile."""
+        """Exact number of kept entries: kept tiles (halves to even) times entries per tile.
+
+        At least one tile is kept, unless the density is 0.
+        """
         self.check_shape(rows, cols)
         tiles = (rows // self.rows) * (cols // self.cols)
-        return self.rows * self.cols * round(tiles * self.density)
+        return self.rows * self.cols * kept_slots(tiles, self.density)

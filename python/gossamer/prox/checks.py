@@ -6,13 +6,13 @@ Every check raises before the operator changes anything.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gossamer.arguments import is_number as is_number
 from gossamer.backend import check_array
 from gossamer.backend.arrays import WIDE_FLOATS
 from gossamer.errors import DTypeError, PenaltyError, ShapeError
@@ -37,11 +37,6 @@ def check_plain(x: object, who: str = "x", **more: Any) -> None:
             "penalty.on(weight).prox_(weight.values)"
         )
     check_array(x, who, numpy=True, device=True, **more)
-
-
-def is_number(value: object) -> bool:
-    """Whether `value` is a real number and not a bool."""
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def share_memory(sizes: Sequence[int], strides: Sequence[int], width: int = 1) -> bool:

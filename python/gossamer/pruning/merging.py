@@ -22,7 +22,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import ArgumentError, DTypeError, ShapeError
+from gossamer.arguments import Count, NotNegative, check
+from gossamer.backend import check_array
+from gossamer.backend.arrays import FLOATING
+from gossamer.errors import ArgumentError
+from gossamer.pruning.calibration import calibrated, step_of
 from gossamer.pruning.nettrim import sequence
 
 
@@ -54,7 +58,7 @@ class Merged(NamedTuple):
 
 
 def optimal_prune(
-    model: nn.Module, inputs: Tensor, *, neurons: int | None = None, tol: float = 1e-12
+    model: nn.Module, inputs: Tensor, *, neurons: Count | None = None, tol: NotNegative = 1e-12
 ) -> Merged:
     """Merge the hidden neurons of a ReLU network that are dependent on calibration data.
 
@@ -85,8 +89,8 @@ def optimal_prune(
         >>> merged.model[0].out_features <= 10, merged.layers["0"].error < 1e-6
         (True, True)
     """
-    if neurons is not None and neurons < 1:
-        raise ArgumentError(f"optimal_prune got neurons={neurons}; a layer keeps at least 1")
+    check(optimal_prune, locals())
+    calibrated(inputs, "optimal_prune")
     merged = copy.deepcopy(model)
     steps = sequence(merged, "optimal_prune")
     modes = [module.training for _, module in steps]
@@ -98,14 +102,14 @@ def optimal_prune(
             second = _partner(steps, place)
             if second is not None:
                 results[name] = _merge(module, second, x, neurons, tol)  # type: ignore[arg-type]
-            x = module(x)
+            x = step_of(module, x, name, "optimal_prune")
         for mode, (_, module) in zip(modes, steps, strict=True):
             module.train(mode)
     return Merged(merged, results)
 
 
 def merge_scales(
-    fits: Tensor, *, neurons: int | None = None, tol: float = 1e-12
+    fits: Tensor, *, neurons: Count | None = None, tol: NotNegative = 1e-12
 ) -> tuple[Tensor, int]:
     """Return scales t >= 0 with sum_j t_j f_j = sum_j f_j, of which few are positive.
 
@@ -127,10 +131,8 @@ def merge_scales(
         >>> rank, int((scales > 0).sum())
         (2, 2)
     """
-    if not fits.is_floating_point():
-        raise DTypeError(f"merge_scales got fits of {fits.dtype}; floating numbers are needed")
-    if fits.dim() != 2:
-        raise ShapeError(f"merge_scales got fits {list(fits.shape)}; [samples, neurons] is needed")
+    check(merge_scales, locals())
+    check_array(fits, "merge_scales: fits", rank=2, dtypes=FLOATING, device=True)
     if not bool(fits.isfinite().all()):
         raise ArgumentError(
             "merge_scales got fits with infinity or NaN; values without infinity or NaN are needed"

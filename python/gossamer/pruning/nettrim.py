@@ -17,7 +17,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gossamer.arguments import NotNegative, Positive, Steps, check
+from gossamer.backend import check_array
+from gossamer.backend.arrays import FLOATING
 from gossamer.errors import ArgumentError, DTypeError, ShapeError
+from gossamer.pruning.calibration import calibrated, step_of
 
 _ACTIVE = 1e-6  # an output above it counts as active
 _SLACK = 1.1  # next layer's eps, relative to the change by the layers before it
@@ -58,11 +62,11 @@ class Trimmed(NamedTuple):
 def net_trim(
     model: nn.Module,
     inputs: Tensor,
-    eps: float = 0.05,
+    eps: NotNegative = 0.05,
     *,
     method: Literal["parallel", "cascade"] = "parallel",
-    tol: float = 1e-6,
-    max_iter: int = 10_000,
+    tol: NotNegative = 1e-6,
+    max_iter: Steps = 10_000,
 ) -> Trimmed:
     """Make the linear layers of a network sparse after training, on calibration data.
 
@@ -91,10 +95,8 @@ def net_trim(
         >>> [layer.nonzeros[1] < layer.nonzeros[0] for layer in trimmed.layers.values()]
         [True, True]
     """
-    if method not in ("parallel", "cascade"):
-        raise ArgumentError(f"net_trim got method={method!r:.40}; choose parallel or cascade")
-    if not 0 <= eps < float("inf"):
-        raise ArgumentError(f"net_trim got eps={eps}; a finite number >= 0 is needed")
+    check(net_trim, locals())
+    calibrated(inputs, "net_trim")
     trimmed = copy.deepcopy(model)
     steps = sequence(trimmed, "net_trim")
     modes = [module.training for _, module in steps]
@@ -104,10 +106,11 @@ def net_trim(
         for place, (name, module) in enumerate(steps):
             module.eval()
             if not isinstance(module, nn.Linear):
-                original, changed = module(original), module(changed)
+                original = step_of(module, original, name, "net_trim")
+                changed = step_of(module, changed, name, "net_trim")
                 continue
             relu = feeds_relu(steps, place)
-            outputs = module(original)
+            outputs = step_of(module, original, name, "net_trim")
             given = changed if method == "cascade" else original
             active = outputs > _ACTIVE if relu else torch.ones_like(outputs, dtype=torch.bool)
             size = float((outputs * active).double().norm())
@@ -136,14 +139,14 @@ def net_trim_layer(
     inputs: Tensor,
     outputs: Tensor,
     weight: Tensor,
-    eps: float,
+    eps: NotNegative,
     *,
     bias: Tensor | None = None,
     relu: bool = True,
     ceiling: Tensor | float = 0.0,
-    rho: float = 2.0,
-    tol: float = 1e-6,
-    max_iter: int = 10_000,
+    rho: Positive = 2.0,
+    tol: NotNegative = 1e-6,
+    max_iter: Steps = 10_000,
 ) -> TrimmedLayer:
     """Trim one layer by Net-Trim.
 
@@ -169,6 +172,9 @@ def net_trim_layer(
         ShapeError: the sizes do not fit.
         ArgumentError: `eps` is negative, or a number is not finite.
     """
+    check(net_trim_layer, locals())
+    for name, given in (("inputs", inputs), ("outputs", outputs), ("weight", weight)):
+        check_array(given, f"net_trim_layer: {name}", rank=2, dtypes=FLOATING, device=True)
     if (
         inputs.dim() != 2
         or outputs.dim() != 2
@@ -183,8 +189,6 @@ def net_trim_layer(
         )
     if not all(bool(given.isfinite().all()) for given in (inputs, outputs, weight)):
         raise ArgumentError("net_trim_layer got infinity or NaN; finite numbers are needed")
-    if not eps >= 0:
-        raise ArgumentError(f"net_trim_layer got eps={eps}; it must be at least 0")
     x, y = inputs.detach().double(), outputs.detach().double()
     active = y > _ACTIVE if relu else torch.ones_like(y, dtype=torch.bool)
     shift = 0.0 if bias is None else bias.detach().double()

@@ -14,9 +14,11 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, fx, nn
 
-from gossamer.errors import DTypeError, GossamerError
+from gossamer.arguments import check
+from gossamer.errors import GossamerError
 from gossamer.pruning.analysis import INSIDE, Analysis, Known, UnknownError
 from gossamer.pruning.attention import without_dead_heads
+from gossamer.pruning.calibration import called
 from gossamer.pruning.channels import cut
 from gossamer.pruning.functions import function_rule
 from gossamer.pruning.layers import module_rule
@@ -76,8 +78,7 @@ def shrink(
           (2): Linear(in_features=3, out_features=2, bias=True)
         )
     """
-    if not isinstance(model, nn.Module):
-        raise DTypeError(f"shrink got {type(model).__name__}; an nn.Module is needed")
+    check(shrink, locals())
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         still = _copied(model).eval()
@@ -87,7 +88,7 @@ def shrink(
         smaller.eval()
         still = _copied(model).eval()
         for probe in (inputs, _noise(inputs)):
-            _check(still(*_fresh(probe)), smaller, probe)
+            _check(called(still, _fresh(probe), "shrink"), smaller, probe)
         found = compare(still, smaller, _fresh(inputs), notes) if report else None
         for name, module in smaller.named_modules():
             module.training = modes[name]
@@ -96,7 +97,7 @@ def shrink(
 
 def _remove(still: nn.Module, smaller: nn.Module, inputs: Sequence[Any]) -> list[str]:
     """Cut the smaller copy and return the notes; `still` is a throw-away copy for tracing."""
-    reference = still(*_fresh(inputs))
+    reference = called(still, _fresh(inputs), "shrink")
     try:
         traced = trace(still, _fresh(inputs))
     except Exception as error:  # a forward that fx cannot follow may raise anything
@@ -114,12 +115,12 @@ def _remove(still: nn.Module, smaller: nn.Module, inputs: Sequence[Any]) -> list
             analysis.hold(node, str(why))
         analysis.settle(node, known)
     cut(smaller, analysis.layers, analysis.channels)
-    called = [str(node.target) for node in traced.graph.nodes if node.op == "call_module"]
+    by_name = [str(node.target) for node in traced.graph.nodes if node.op == "call_module"]
     for name, heads in traced.heads.items():
         module = smaller.get_submodule(name)
         parts = (name, f"{name}.qkv", f"{name}.out")
         shared = any(analysis.frozen.get(part, INSIDE) != INSIDE for part in parts)
-        if shared or not {parts[1], parts[2]}.isdisjoint(called):
+        if shared or not {parts[1], parts[2]}.isdisjoint(by_name):
             continue
         fewer = without_dead_heads(module, heads)
         if fewer is not None:

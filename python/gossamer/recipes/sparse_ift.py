@@ -25,6 +25,7 @@ from torch import nn
 
 from gossamer.errors import PatternError, RecipeError
 from gossamer.nn import MaskedLayer, SparseLinear
+from gossamer.nn.globs import Globs, as_globs, covers
 from gossamer.nn.layers.iso_flop import (
     NONLINEARITIES,
     Branches,
@@ -34,7 +35,7 @@ from gossamer.nn.layers.iso_flop import (
     set_gain,
     sizes,
 )
-from gossamer.nn.sites import Globs, as_globs, covers, is_dense_linear
+from gossamer.nn.left_dense import is_dense_linear
 from gossamer.patterns import NM, GroupedNM, Pattern, parse_pattern
 from gossamer.recipes.base.checks import check_choice
 from gossamer.recipes.base.recipe import Recipe

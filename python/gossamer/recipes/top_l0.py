@@ -24,7 +24,7 @@ def top_masks(weights: Sequence[Tensor], pattern: Unstructured | Block) -> list[
 
     Returns:
         One bool mask per weight; of equal entries the one of the earlier weight, then of the lower
-        index is kept.
+        index is kept. Each weight keeps its largest, unless the density is 0.
 
     Example:
         >>> weights = [torch.tensor([[1.0, 9.0, 2.0, 3.0]]), torch.tensor([[5.0, 7.0, 6.0, 8.0]])]
@@ -32,12 +32,18 @@ def top_masks(weights: Sequence[Tensor], pattern: Unstructured | Block) -> list[
         [2, 4]
     """
     high, wide = pattern.tile
-    scores = [
-        # float64: squares of small float32 entries stay different.
-        w.detach().double().view(w.shape[0] // high, high, -1, wide).square().sum((1, 3))
+    # float64: squares of small float32 entries stay different.
+    tiles = [
+        w.detach().double().view(w.shape[0] // high, high, w.shape[1] // wide, wide)
         for w in weights
     ]
+    scores = [tile.square().sum((1, 3)) for tile in tiles]
     count = sum(pattern.count(*w.shape) for w in weights) // (high * wide)
+    if count:
+        for score in scores:
+            if score.numel():
+                flat = score.view(-1)
+                flat[flat.argmax()].clamp_min_(torch.inf)  # a NaN stays: it ranks above
     together = torch.cat([score.flatten() for score in scores])[None]
     chosen = mask_from_score(together, Unstructured(1.0 - count / max(together.numel(), 1)))
     parts = torch.split(chosen[0], [score.numel() for score in scores])

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from gossamer.nn import MaskedLayer
 from gossamer.nn import parameter_groups as nn_groups
-from gossamer.nn.sites import covers
+from gossamer.nn.globs import covers
 from gossamer.prox import Penalty
 from gossamer.recipes import Recipe
 

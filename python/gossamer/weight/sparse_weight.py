@@ -200,6 +200,7 @@ class SparseWeight(MatrixFace, StructureBuffers, Exchange):
         entry starts at 0. The Parameter stays the same object; so do the buffers if the number of
         entries stays. Also call `set_mask` on a running average of the model, because it averages
         by position. After a change of the number, wrap the model in DistributedDataParallel again.
+        No other thread may use the weight meanwhile: it would mix old and new entries.
 
         Args:
             mask: bool [rows, cols], True = kept; or a structure; or what has a structure, as

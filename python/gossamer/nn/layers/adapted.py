@@ -12,12 +12,12 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import PatternError
+from gossamer.arguments import Size, check
+from gossamer.errors import PatternError, ShapeError
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.layers.linear import SparseLinear
 from gossamer.ops.recording import SYMBOLIC
-from gossamer.patterns import as_integer
-from gossamer.weight import SparseWeight, Transpose
+from gossamer.weight import SparseWeight, Transpose, check_dtype
 
 
 class LowRankAdapter(nn.Module):
@@ -53,14 +53,14 @@ class LowRankAdapter(nn.Module):
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
+        in_features: Size,
+        out_features: Size,
         rank: int,
         generator: torch.Generator | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        rank = as_integer(rank, "LowRankAdapter got rank")
+        check(LowRankAdapter.__init__, locals())
         if not 1 <= rank <= min(in_features, out_features):
             raise PatternError(
                 f"LowRankAdapter got rank={rank} for a layer of {out_features}x{in_features}; it "
@@ -70,7 +70,8 @@ class LowRankAdapter(nn.Module):
         left = torch.randn(
             in_features, rank, generator=generator, dtype=torch.float64, device="cpu"
         )
-        dtype = dtype or torch.get_default_dtype()
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        check_dtype(dtype, "LowRankAdapter")
         self.left = nn.Parameter(left.to(dtype))
         self.right = nn.Parameter(torch.zeros(rank, out_features, dtype=dtype, device="cpu"))
         # An integer, so that .to(dtype) does not change it; in the state dict, so that a loaded R
@@ -87,6 +88,12 @@ class LowRankAdapter(nn.Module):
         Returns:
             [..., out_features].
         """
+        sizes = len(self.left), self.right.shape[1]
+        if x.shape[-1:] != sizes[:1] or y.shape[-1:] != sizes[1:] or x.shape[:-1] != y.shape[:-1]:
+            raise ShapeError(
+                f"LowRankAdapter got x of shape {list(x.shape)} and y of shape {list(y.shape)}; "
+                f"[..., {sizes[0]}] and [..., {sizes[1]}] with equal leading sizes are needed"
+            )
         thin = x.flatten(0, -2) if x.dim() > 1 else x[None]
         thin = (thin @ self.left) / self.divisor
         return torch.addmm(y.reshape(-1, y.shape[-1]), thin, self.right).view_as(y)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.arguments import check
 from gossamer.backend import Structure
 from gossamer.errors import DTypeError, ShapeError
 from gossamer.masks import random_structure
@@ -71,11 +72,12 @@ class SparseLinear(MaskedLayer):
         backward: Backward = "exact",
     ) -> None:
         super().__init__()
+        pattern = parse_pattern(pattern)
+        check(SparseLinear.__init__, locals())
         self.in_features = as_integer(in_features, "SparseLinear got in_features")
         self.out_features = as_integer(out_features, "SparseLinear got out_features")
-        pattern = parse_pattern(pattern)
         pattern.check_shape(out_features, in_features, "SparseLinear")
-        dtype = dtype or torch.get_default_dtype()
+        dtype = torch.get_default_dtype() if dtype is None else dtype
         check_dtype(dtype, "SparseLinear")
         device = torch.device(device) if device is not None else torch.get_default_device()
         # The structure is computed in memory, even for a layer on the meta device.

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer import backend
+from gossamer.arguments import shown
 from gossamer.backend import Layout, Structure, Transposed
-from gossamer.errors import ShapeError, StructureError
+from gossamer.errors import DTypeError, ShapeError, StructureError
 from gossamer.masks import check_mask, check_structure, magnitude_mask
 from gossamer.masks.n_of_m import add_pruned_, select_nm
 from gossamer.nn.layers.base import MaskedLayer, copy_parameter, whole
@@ -252,6 +253,13 @@ class MaskedLinear(MaskedLayer):
     def check_input(self, x: Tensor) -> None:
         """Raise ShapeError unless x is [..., in_features]; GossamerError for a recorder of it."""
         refuse_recorders(self, "use to_sparse(), or the model that recipe.finish gives")
+        if not isinstance(x, Tensor) or x.layout is not torch.strided:
+            raise DTypeError(f"x is {shown(x)}; a dense torch tensor is needed")
+        if x.dtype != self.weight.dtype and not is_autocast(x):
+            raise DTypeError(
+                f"x is {x.dtype}, the layer's weight {self.weight.dtype}; one dtype is needed: "
+                "convert x with .to()"
+            )
         if x.shape[-1:] != (self.in_features,):
             raise ShapeError(
                 f"x has shape {tuple(x.shape)}; its last size must be {self.in_features}, the "
@@ -340,11 +348,16 @@ class MaskedLinear(MaskedLayer):
         if prefix + "softness" in state_dict:
             # The name of the buffer in checkpoints of version 0.1.
             state_dict[prefix + "masked_weight_share"] = state_dict.pop(prefix + "softness")
-        if prefix + "descriptor" in state_dict:
-            given = {name: state_dict.get(prefix + name) for name in _STRUCTURE}
+        given = {name: state_dict.get(prefix + name) for name in _STRUCTURE}
+        if any(part is not None for part in given.values()):
             where = f"{prefix}* of the state dict"
+            if given["descriptor"] is None or given["indices"] is None:
+                raise StructureError(
+                    f"{where} holds a part of a mask, without its descriptor or indices; load "
+                    "what was saved from this layer"
+                )
             try:
-                numbers = given["descriptor"].tolist()  # type: ignore[union-attr]
+                numbers = given["descriptor"].tolist()
                 pattern = pattern_of(numbers)
                 rows, cols, _, block_cols = numbers[1:5]
                 layout = Layout(rows, cols, pattern.panel, block_cols, *group_of(pattern))

@@ -5,23 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
+from gossamer.arguments import Range as Range
+from gossamer.arguments import is_number
 from gossamer.errors import DTypeError, PenaltyError
 from gossamer.prox.checks import flat64
 from gossamer.schedules import Schedule
 
 Number: TypeAlias = float | Schedule
-
-
-class Range(NamedTuple):
-    """The allowed values of a parameter: a predicate, and its text for errors."""
-
-    holds: Callable[[float], bool]
-    text: str
 
 
 NOT_NEGATIVE = Range(lambda v: v >= 0, ">= 0")
@@ -93,10 +87,10 @@ def checked_number(value: object, who: str, name: str, allowed: Range) -> float:
         DTypeError: the value is not a number.
         PenaltyError: the value is not finite, or out of its range.
     """
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if not is_number(value):
         raise DTypeError(f"{who} got {name}={value!r:.80}; a number is needed")
     try:
-        found = float(value)
+        found = float(value)  # type: ignore[arg-type]
     except OverflowError:  # an integer beyond float64
         found = math.inf
     if not (math.isfinite(found) and allowed.holds(found)):

@@ -6,14 +6,13 @@ Every check takes `what`, the beginning of its message, such as "SET got fractio
 from __future__ import annotations
 
 import math
-import numbers
 import operator
-import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from gossamer.arguments import fits, kinds, shown, words
 from gossamer.errors import DTypeError, PatternError, RecipeError
 from gossamer.nn.layers.base import plain_groups
 from gossamer.patterns import NM, GroupedNM, Pattern
@@ -30,8 +29,6 @@ __all__ = [
     "refuse_grouped",
     "refuse_patterns",
 ]
-
-_WORDS = {float: "a number", int: "an integer", str: "a text", type(None): "None"}
 
 
 def check_fields(recipe: Any) -> None:
@@ -50,13 +47,14 @@ def check_fields(recipe: Any) -> None:
     for field in fields(recipe):
         if not field.init or field.name == "pattern":
             continue
-        value, kinds = getattr(recipe, field.name), list(_kinds(hints[field.name]))
-        kind = next((kind for kind in kinds if _fits(value, kind)), None)
+        value, plain = getattr(recipe, field.name), list(_plain(hints[field.name]))
+        kind = next((kind for kind in plain if fits(value, kind)), None)
+        what = f"{type(recipe).__name__} got {field.name}={shown(value)}"
         if kind is None:
-            needed = " or ".join(dict.fromkeys(_WORDS.get(k, k.__name__) for k in kinds))
-            raise DTypeError(
-                f"{type(recipe).__name__} got {field.name}={value!r:.80}; it must be {needed}"
-            )
+            needed = " or ".join(dict.fromkeys(map(words, plain)))
+            raise DTypeError(f"{what}; it must be {needed}")
+        if kind is float and value != value:
+            raise RecipeError(f"{what}; it must be a number that is not NaN")
         if kind is int:
             setattr(recipe, field.name, operator.index(value))
         elif kind is float:
@@ -169,24 +167,13 @@ def refuse_grouped(pattern: str | Pattern, who: str) -> None:
     )
 
 
-def _kinds(hint: Any) -> list[type]:
-    if get_origin(hint) in (Union, types.UnionType):
-        return [kind for part in get_args(hint) for kind in _kinds(part)]
-    if get_origin(hint) is Literal:
-        return list(dict.fromkeys(type(value) for value in get_args(hint)))
-    return [hint if isinstance(hint, type) else object]
-
-
-def _fits(value: Any, kind: type) -> bool:
-    if kind is float:
-        return isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if kind is int and not isinstance(value, bool):
-        try:
-            operator.index(value)
-        except TypeError:
-            return False
-        return True
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+def _plain(hint: Any) -> Iterator[type]:
+    """Yield the types of an annotation; a choice has those of its values, which recipes check."""
+    for kind in kinds(hint):
+        if get_origin(kind) is Literal:
+            yield from dict.fromkeys(type(value) for value in get_args(kind))
+        else:
+            yield kind if isinstance(kind, type) else object
 
 
 def _as_float(value: Any) -> float:

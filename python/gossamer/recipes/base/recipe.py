@@ -18,8 +18,9 @@ from torch import nn
 from gossamer.errors import PatternError, RecipeError
 from gossamer.masks import Distribution
 from gossamer.nn import MaskedLayer
+from gossamer.nn.empty_rows import warn_of_empty_rows
+from gossamer.nn.globs import Globs
 from gossamer.nn.lr_scaling import exponent_of, scaled_groups
-from gossamer.nn.sites import Globs
 from gossamer.nn.surgery import replace_linears, replace_modules
 from gossamer.patterns import NM, GroupedNM, Nonzeros, Pattern, parse_pattern
 from gossamer.recipes.base.attached import Attached
@@ -182,7 +183,9 @@ class Recipe(Attached):
             for module in model.modules()
             if isinstance(module, MaskedLayer) and module.sparse_weight is None
         ]
-        return replace_modules(model, {layer: self.finished(layer) for layer in stored_dense})
+        model = replace_modules(model, {layer: self.finished(layer) for layer in stored_dense})
+        warn_of_empty_rows(model, f"{type(self).__name__}.finish")
+        return model
 
     def finished(self, layer: MaskedLayer) -> nn.Module:
         """Return what `finish` replaces a masked layer by."""
