@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from gossamer.errors import ArgumentError, DeviceError
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.layers.linear import dense_weight
-from gossamer.nn.sites import drop_shared_with_others, find_sites, is_dense_linear
+from gossamer.nn.left_dense import is_dense_linear
+from gossamer.nn.sites import drop_shared_with_others, find_sites
 from gossamer.patterns import Pattern, Unstructured
 
 
