@@ -167,20 +167,25 @@ def _built(saved: Saved) -> nn.Module:
             "load cannot build the model: it is no model of transformers, and save was given no "
             "factory; give load a dense model of the same class, as load(source, model)"
         )
-    names = {
-        name: layer
+    return with_networks(model, layers)
+
+
+def with_networks(model: nn.Module, layers: Mapping[str, Any]) -> nn.Module:
+    """Put sparse activations into a new model where they were saved."""
+    saved = {
+        name
         for name, layer in layers.items()
-        if isinstance(layer, Mapping) and layer.get("kind") == "ActivationSparseFFN"
+        if isinstance(layer, Mapping) and layer.get("kind") == ActivationSparseFFN.__name__
     }
-    missing = sorted(names.keys() - ActivationSparseFFN.find_in(model).keys())
-    if missing:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # those that were not saved so
-            try:
-                model = sparsify_activations(model, missing, relufy=True)
-            except GossamerError as error:
-                raise CheckpointError(f"the sparse activations cannot be built: {error}") from error
-    return model
+    missing = sorted(saved - ActivationSparseFFN.find_in(model).keys())
+    if not missing:
+        return model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the networks that were not saved so
+        try:
+            return sparsify_activations(model, missing, relufy=True)
+        except GossamerError as error:
+            raise CheckpointError(f"the sparse activations cannot be built: {error}") from error
 
 
 def _pretrained(name: str, folder: Path) -> nn.Module:
@@ -280,7 +285,7 @@ def _layer(described: Any, part: dict[str, Tensor], old: nn.Module) -> nn.Module
         kept_ones = set(map(id, old.parameters()))
         for parameter in [p for p in new.parameters() if id(p) not in kept_ones]:
             parameter.requires_grad_(mine.requires_grad)
-            if not mine.is_meta and parameter.dtype != mine.dtype:
+            if parameter.dtype != mine.dtype:
                 parameter.data = parameter.data.to(mine.dtype)
     return new
 
@@ -302,4 +307,4 @@ def _at_any(model: nn.Module, name: str) -> Any:
     return found
 
 
-__all__ = ["load", "planned", "tie"]
+__all__ = ["load", "planned", "tie", "with_networks"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,8 +46,16 @@ def read(source: str | Path | Mapping[str, Any]) -> Saved:
         raise DTypeError(
             f"load got a {type(source).__name__} as source; give a folder, a file or a state dict"
         ) from None
-    folder = path if path.is_dir() else path.parent
-    files = _files(path)
+    return read_files(_files(path), path if path.is_dir() else path.parent)
+
+
+def read_files(files: Sequence[Path], folder: Path) -> Saved:
+    """Read the files of one model, see `read`.
+
+    Args:
+        files: the safetensors files.
+        folder: where a `config.json` of transformers may be.
+    """
     state: dict[str, Tensor] = {}
     description: dict[str, Any] = {"layers": None}
     for file in files:
@@ -69,7 +77,7 @@ def check_description(description: Any, where: object) -> dict[str, Any]:
         CheckpointError: it has another format.
     """
     found = description if isinstance(description, Mapping) else {}
-    parts = [found.get("layers"), found.get("tied")]
+    parts = [found.get("layers") or {}, found.get("tied")]
     if found.get("format") != FORMAT or not all(isinstance(part, Mapping) for part in parts):
         raise CheckpointError(
             f"{where} describes its layers in the format {found.get('format')!r:.80}, needed is "
@@ -117,4 +125,4 @@ def _of_config(folder: Path) -> dict[str, Any] | None:
     return {**check_description(method, file), "model": made, "training": False}
 
 
-__all__ = ["Saved", "check_description", "read"]
+__all__ = ["Saved", "check_description", "read", "read_files"]

@@ -17,6 +17,8 @@ from gossamer.io.factories import name_of
 from gossamer.io.files import write_file
 from gossamer.nn.description import describe_model
 from gossamer.nn.foreign import is_pretrained, told
+from gossamer.nn.layers.base import MaskedLayer
+from gossamer.weight import SparseWeight
 
 WEIGHTS = "model.safetensors"
 
@@ -60,6 +62,11 @@ def save(
     if not isinstance(model, nn.Module):
         raise DTypeError(f"save got a {type(model).__name__} as model; give an nn.Module")
     model, folder = unwrapped(model), Path(folder)
+    for module in model.modules():  # refuses what was written over
+        if isinstance(module, MaskedLayer):
+            _ = module.nnz
+        elif isinstance(module, SparseWeight):
+            _ = module.structure, module.transposed
     description = describe_model(model)
     config = None
     if factory is not None:

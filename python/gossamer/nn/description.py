@@ -21,9 +21,6 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
         `format`; `layers`, the description of each layer of Gossamer by its name, "" for the model
         itself; `tied`, the first name by each further name of a shared module or parameter.
 
-    Raises:
-        StructureError: the structure of a layer was written over.
-
     Example:
         >>> import gossamer
         >>> describe_model(gossamer.SparseLinear(8, 4, pattern="2:4"))["layers"][""]["kind"]

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from gossamer.nn.description import FORMAT, describe_model
+
 METHOD = "gossamer"
 # transformers raises an error with the name of a fusion that it does not know. So where nothing is
 # registered that builds sparse layers, a folder of them gives no model with random weights.
@@ -25,12 +27,36 @@ def is_config(value: object) -> bool:
 
 def told(config: Any, description: Mapping[str, Any]) -> Any:
     """Write to a configuration of which layers its model is, or forget that if there are none."""
-    if description["layers"]:
+    if description["layers"] != {}:
         config.quantization_config = {"quant_method": METHOD, **description}
         config.fusion_config = {**(getattr(config, "fusion_config", None) or {}), REFUSAL: True}
     else:
         forget(config)
     return config
+
+
+def tell_configs(model: nn.Module) -> None:
+    """Write to the configurations in a model of which layers it is, after a change of them.
+
+    `save_pretrained` writes them to `config.json`. Of a part of a model, whose whole is not known,
+    only that it has sparse layers is written.
+    """
+    done: set[int] = set()
+
+    def visit(module: nn.Module) -> None:
+        config = vars(module).get("config")
+        if is_pretrained(module):
+            told(config, describe_model(module))
+            done.update((id(config), *(id(one) for one in vars(config).values())))
+            return
+        if is_config(config) and id(config) not in done:
+            parts: dict[str, Any] = {"format": FORMAT, "layers": None, "tied": {}}
+            if describe_model(module)["layers"] and not hasattr(config, "quantization_config"):
+                told(config, parts)
+        for child in module.children():
+            visit(child)
+
+    visit(model)
 
 
 def forget(config: Any) -> None:
@@ -45,4 +71,4 @@ def forget(config: Any) -> None:
             del config.fusion_config
 
 
-__all__ = ["METHOD", "REFUSAL", "forget", "is_config", "is_pretrained", "told"]
+__all__ = ["METHOD", "REFUSAL", "forget", "is_config", "is_pretrained", "tell_configs", "told"]

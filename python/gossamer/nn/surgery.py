@@ -17,6 +17,7 @@ from gossamer.arguments import Size, check
 from gossamer.errors import GossamerError, PatternError
 from gossamer.masks import Distribution, random_mask
 from gossamer.nn.empty_rows import warn_of_empty_rows
+from gossamer.nn.foreign import tell_configs
 from gossamer.nn.globs import Globs, as_globs
 from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.base import MaskedLayer
@@ -309,7 +310,9 @@ def _swap(model: nn.Module, layers: Mapping[int, nn.Module]) -> nn.Module:
             if child is not None and id(child) in layers:
                 parent._modules[name] = layers[id(child)]
     _leave_fast_paths(model)
-    return layers.get(id(model), model)
+    model = layers.get(id(model), model)
+    tell_configs(model)
+    return model
 
 
 def _leave_fast_paths(model: nn.Module) -> None:

@@ -53,9 +53,6 @@ KINDS: dict[type[nn.Module], Kind] = {}
 def describe(layer: nn.Module) -> dict[str, Any] | None:
     """Return the description of a layer, None if it is not one of `KINDS`.
 
-    Raises:
-        StructureError: the structure of the layer was written over.
-
     Example:
         >>> describe(SparseLinear(8, 4, pattern="2:4"))
         {'kind': 'SparseLinear', 'pattern': '2:4', 'transpose': 'packed', 'backward': 'exact'}
@@ -142,7 +139,6 @@ def _needed(state: State, name: str) -> nn.Parameter:
 
 
 def _weight_options(weight: SparseWeight) -> dict[str, Any]:
-    _ = weight.structure, weight.transposed  # refuses what was written over
     return {
         "pattern": str(weight.pattern),  # for a reader; the descriptor is what counts
         "transpose": weight.transpose,
