@@ -77,8 +77,9 @@ def check_description(description: Any, where: object) -> dict[str, Any]:
         CheckpointError: it has another format.
     """
     found = description if isinstance(description, Mapping) else {}
-    parts = [found.get("layers") or {}, found.get("tied")]
-    if found.get("format") != FORMAT or not all(isinstance(part, Mapping) for part in parts):
+    layers, tied = found.get("layers", ()), found.get("tied")
+    known = (layers is None or isinstance(layers, Mapping)) and isinstance(tied, Mapping)
+    if found.get("format") != FORMAT or not known:
         raise CheckpointError(
             f"{where} describes its layers in the format {found.get('format')!r:.80}, needed is "
             f"{FORMAT!r}; load it with the version that saved it"
