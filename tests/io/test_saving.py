@@ -116,7 +116,7 @@ RECIPES = (
 )
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "2:4": sparse,
-    "90%": lambda: sparse(pattern="90%"),
+    "50%": lambda: sparse(pattern="50%"),
     "2:4:v8": lambda: sparse(pattern="2:4:v8"),
     "block": lambda: sparse(pattern="block 4x4 75%"),
     "adapted": adapted,
@@ -126,7 +126,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "parallel": lambda: prepared("sparse-ift-parallel", "50%"),
     "doped": lambda: prepared("sparse-ift-doped", "50%"),
     **{
-        name: lambda n=name: prepared(n, "75%" if n in ("set", "gmp", "gmp-sparse") else "2:4")
+        name: lambda n=name: prepared(n, "50%" if n in ("set", "gmp", "gmp-sparse") else "2:4")
         for name in RECIPES
     },
 }
@@ -172,7 +172,7 @@ def unannotated(width: int):  # no annotation
 
 
 def test_a_model_is_built_again_by_its_factory(tmp_path: Path) -> None:
-    model = sparse(pattern="75%", width=32).double().eval()
+    model = sparse(pattern="50%", width=32).double().eval()
     kwargs = {"width": 32}  # of another pattern, which does not matter
     gossamer.save(model, tmp_path, built, kwargs)
     other = gossamer.load(tmp_path)
@@ -204,7 +204,7 @@ def test_a_file_cannot_call_what_makes_no_module(tmp_path: Path) -> None:
 
 
 def test_a_layer_is_built_by_itself_and_other_models_need_one(tmp_path: Path) -> None:
-    layer = SparseLinear(16, 8, pattern="90%")
+    layer = SparseLinear(16, 8, pattern="50%")
     gossamer.save(layer, tmp_path)
     assert torch.equal(gossamer.load(tmp_path)(x()), layer(x()))
     assert torch.equal(
@@ -225,7 +225,7 @@ def test_a_sparse_model_keeps_its_parameters(tmp_path: Path) -> None:
     assert all(a is b for a, b in zip(parameters, other.parameters(), strict=True))
     assert torch.equal(other(x()), model(x()))
     # The layers that differ are others, and the rest stays.
-    gossamer.load(model.state_dict(), third := sparse(3, "90%"))
+    gossamer.load(model.state_dict(), third := sparse(3, "50%"))
     assert str(third) == str(model)
     assert torch.equal(third(x()), model(x()))
     half = gossamer.load(tmp_path, dense().bfloat16())
@@ -292,7 +292,7 @@ STATES: dict[str, Callable[[dict[str, Tensor]], Any]] = {
 @pytest.mark.parametrize("case", STATES)
 @pytest.mark.parametrize("into", ["sparse", "dense", "other"])
 def test_a_refused_state_changes_nothing(case: str, into: str) -> None:
-    model = {"sparse": lambda: sparse(7), "dense": dense, "other": lambda: sparse(7, "90%")}[into]()
+    model = {"sparse": lambda: sparse(7), "dense": dense, "other": lambda: sparse(7, "50%")}[into]()
     state = STATES[case]({n: t.clone() for n, t in sparse(8).state_dict().items()})
     before = bits(model)
     with pytest.raises(gossamer.GossamerError):
@@ -382,8 +382,8 @@ def test_what_cannot_be_saved_leaves_the_folder(tmp_path: Path) -> None:
 
 
 def test_a_recipe_is_attached_to_a_loaded_model(tmp_path: Path) -> None:
-    gossamer.save(prepared("rigl", "75%", steps=2), tmp_path)
+    gossamer.save(prepared("rigl", "50%", steps=2), tmp_path)
     model = gossamer.load(tmp_path, dense())
-    recipe = recipes.make("rigl", "75%")
+    recipe = recipes.make("rigl", "50%")
     recipe.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), total_steps=20)
     assert list(recipe.layers) == ["0", "3"]

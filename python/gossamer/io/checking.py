@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from gossamer.arguments import check
 from gossamer.errors import CheckpointError, DTypeError, GossamerError
 from gossamer.nn.layers.origin import twin_of
 from gossamer.weight.guard import Guard
@@ -49,8 +50,7 @@ def check_state(model: nn.Module, state: Mapping[str, Any], strict: bool = True)
         Traceback (most recent call last):
         gossamer.errors.CheckpointError: ...size mismatch for bias...
     """
-    if not isinstance(model, nn.Module):
-        raise DTypeError(f"check_state got a {type(model).__name__} as model; give an nn.Module")
+    check(check_state, locals())
     check_loading(twin_tree(model, {}), model.state_dict(keep_vars=True), state, strict)
 
 

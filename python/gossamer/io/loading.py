@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import ArgumentError, CheckpointError, DTypeError, GossamerError
+from gossamer.arguments import check
+from gossamer.errors import ArgumentError, CheckpointError, GossamerError
 from gossamer.io import factories
 from gossamer.io.checking import check_loading, check_state, twin_tree
 from gossamer.io.reading import Saved, read
@@ -64,8 +65,7 @@ def load(
     """
     if isinstance(source, nn.Module):
         raise ArgumentError("load got a model first; call load(source, model)")
-    if model is not None and not isinstance(model, nn.Module):
-        raise DTypeError(f"load got a {type(model).__name__} as model; give an nn.Module or None")
+    check(load, locals())
     saved = read(source)
     if model is None:
         with torch.random.fork_rng(devices=[]):  # a load draws no numbers

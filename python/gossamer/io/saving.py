@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from gossamer.arguments import check
 from gossamer.errors import CheckpointError, DTypeError
 from gossamer.io.factories import name_of
 from gossamer.io.files import write_file
@@ -59,8 +60,7 @@ def save(
         >>> str(gossamer.load(folder, dense)[0].pattern)
         '2:4'
     """
-    if not isinstance(model, nn.Module):
-        raise DTypeError(f"save got a {type(model).__name__} as model; give an nn.Module")
+    check(save, locals())
     model, folder = unwrapped(model), Path(folder)
     for module in model.modules():  # refuses what was written over
         if isinstance(module, MaskedLayer):
