@@ -14,6 +14,9 @@ import gossamer
 from gossamer import CheckpointError, SparseLinear, StructureError, recipes
 from gossamer.io.files import read_file, write_file
 
+# The layers are small.
+pytestmark = pytest.mark.filterwarnings("ignore:.*outputs that read nothing")
+
 
 def dense(width: int = 16) -> nn.Sequential:
     return nn.Sequential(nn.Linear(16, width), nn.GELU(), nn.LayerNorm(width), nn.Linear(width, 16))
