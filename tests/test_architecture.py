@@ -24,6 +24,7 @@ PYTHON_LAYERS = [
     {"ops"},
     {"activations"},
     {"nn", "codes"},
+    {"distributed"},
     {"optim"},
     {"pruning", "io"},
     {"recipes"},

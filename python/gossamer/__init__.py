@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         activations,
         backend,
         codes,
+        distributed,
         io,
         masks,
         nn,
@@ -72,6 +73,7 @@ _HOMES = {
     "activations": ("activations",),
     "backend": ("backend", "info", "isa", "isas", "use_isa"),
     "codes": ("codes",),
+    "distributed": ("distributed",),
     "errors": (
         "ArgumentError",
         "CheckpointError",
@@ -151,6 +153,7 @@ __all__ = [
     "check_state",
     "codes",
     "densify",
+    "distributed",
     "info",
     "io",
     "isa",

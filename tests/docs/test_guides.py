@@ -1,5 +1,6 @@
 """The code of the guides runs as it stands."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,20 @@ def test_the_example_of_the_activation_penalty_runs(tmp_path: Path) -> None:
     names = run_fence("docs/guides/sparse-activations.md", "activation_l1.py", tmp_path)
 
     assert names["recipe"].live_share == pytest.approx(0.05, rel=0.4)
+
+
+def test_the_fsdp_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    for name, value in alone.items():  # as torchrun sets them
+        monkeypatch.setenv(name, value)
+    names = run_fence("docs/guides/several-machines.md", "fsdp.py", tmp_path)
+
+    assert names["recipe"].step == 30
+    assert names["model"][0].weight.density == 0.5
 
 
 def test_the_recipe_example_runs(tmp_path: Path) -> None:

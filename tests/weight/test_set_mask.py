@@ -217,17 +217,23 @@ def one_process() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def test_sharded_values_are_refused() -> None:
+def test_sharded_values_move_and_keep_their_number() -> None:
     from torch.distributed.tensor import DTensor, Shard, distribute_tensor, init_device_mesh
 
     weight = SparseLinear(320, 16, pattern="90%").weight
     whole, structure = weight.values, random_structure(SHAPE, "90%", 3)
     with one_process():
         mesh = init_device_mesh("cpu", (1,))
-        weight.values = nn.Parameter(distribute_tensor(whole.detach(), mesh, [Shard(0)]))
+        values = nn.Parameter(distribute_tensor(whole.detach().clone(), mesh, [Shard(0)]))
+        weight.values = values
         assert isinstance(weight.values, DTensor)
+        before = weight.to_dense().detach()
         with pytest.raises(gossamer.DTypeError, match="before the model is sharded"):
-            weight.set_mask(structure)
+            weight.set_mask(random_structure(SHAPE, "80%", 3), pattern="80%")
+        assert torch.equal(weight.to_dense().detach(), before)
+        weight.set_mask(structure)
+        assert weight.values is values
+        assert torch.equal(weight.to_dense().detach(), before * weight.mask())
     weight.values = nn.Parameter(whole.detach()[:100])
     with pytest.raises(gossamer.DTypeError, match="a part of 100 of the 512"):
         weight.set_mask(structure)

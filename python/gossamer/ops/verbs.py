@@ -21,6 +21,8 @@ from gossamer.ops import autograd, library
 from gossamer.ops.autocast import autocast, is_autocast
 from gossamer.ops.recording import refuse_onnx, tracing
 from gossamer.weight import SparseWeight
+from gossamer.weight.naming import describe
+from gossamer.weight.sharding import is_sharded
 
 Array = TypeVar("Array", Tensor, np.ndarray[Any, Any])
 
@@ -145,6 +147,12 @@ def _general(verb: str, weight: SparseWeight, *args: Any, bias: Any = None) -> A
                 f"{name} is {type(arg).__name__}; {verb} takes torch tensors or NumPy arrays, "
                 "all of one kind"
             )
+        if is_sharded(arg):
+            raise DTypeError(
+                f"{name} is a DTensor and {describe(weight)} takes ordinary tensors: split the "
+                "layer with gossamer.distributed.SparseColwiseParallel or SparseRowwiseParallel, "
+                f"pass {name}.full_tensor(), or use gossamer.densify() and torch's own styles"
+            )
         if not (arg.is_meta or is_registered(arg)):
             raise DeviceError(
                 f"{name} is on {arg.device}; this build has CPU kernels only: use {name}.cpu()"
@@ -200,7 +208,13 @@ def _values(weight: SparseWeight) -> Tensor:
         )
     # From the dict: the look-up of an attribute costs a module 0.5 us.
     values = weight._parameters.get("values")
-    return weight.values if values is None else values
+    values = weight.values if values is None else values
+    if type(values) not in _PLAIN and is_sharded(values):
+        raise DTypeError(
+            f"the values of {describe(weight)} are sharded: call the module that fully_shard was "
+            "applied to, which gathers them, and not a layer inside it; or unshard() it first"
+        )
+    return values
 
 
 def _exact(weight: SparseWeight) -> Transposed | None:

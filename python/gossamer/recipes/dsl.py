@@ -72,6 +72,10 @@ class DSL(RigL):
         )
         check_share(self.floor, "DSL got floor")
 
+    def works_sharded(self) -> bool:
+        """No: its weights are dense."""
+        return False
+
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
         """A dense weight under a random mask."""
         rows, cols = dense_weight(linear).shape

@@ -102,7 +102,7 @@ class SET(Static):
         """Drop and grow in one layer."""
         weight = layer.weight
         slots = Slots(weight.shape[0], weight.shape[1], weight.pattern)
-        old, values = slots.entries(weight.values, weight.structure)
+        old, values = slots.entries(layer.kept_values(), weight.structure)
         stays = drop(old, values, int(share * len(old.indices)))
         new = self.grown(t, index, name, slots, old, stays)
         if new is not None and not _equal(new, old):

@@ -101,6 +101,10 @@ class SLoPe(Recipe):
             return None
         return self.total_steps - max(1, round(self.adapter_share * self.total_steps))
 
+    def works_sharded(self) -> bool:
+        """Without adapters only: they come when the model has been sharded."""
+        return not self.adapter_rank
+
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
         """A layer that stores its kept entries only."""
         narrow = isinstance(pattern, NM) and pattern.panel == 1
@@ -196,7 +200,7 @@ class SLoPe(Recipe):
                 values = layer.weight.values
         if values is None:
             return
-        if self._group is not None:
+        if self._groups:
             # DistributedDataParallel knows only the parameters that it was built with.
             for parameter in fresh:
                 parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]

@@ -55,6 +55,10 @@ class Static(Recipe):
         mask = random_mask((rows, cols), pattern, self.mask_seed(index))
         return SparseLinear.from_dense(linear, pattern, mask)
 
+    def works_sharded(self) -> bool:
+        """Yes: layers store kept entries only, which are gathered one layer at a time."""
+        return True
+
     def mask_seed(self, index: int) -> int:
         """Return the seed of a layer's first mask."""
         return self.generator(0, index, self.seed).initial_seed()

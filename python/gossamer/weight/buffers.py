@@ -18,6 +18,7 @@ from gossamer.masks import random_structure
 from gossamer.patterns import Pattern
 from gossamer.weight.descriptor import describe as descriptor_of
 from gossamer.weight.guard import Guard, has_bytes
+from gossamer.weight.sharding import whole
 from gossamer.weight.transpose import DTYPES, NAMES, TransposeRule
 
 _ANEW = "draw the layer anew with reset_parameters()"
@@ -93,7 +94,7 @@ class StructureBuffers(nn.Module):
         the transpose of its forward pass.
         """
         if self._rule.is_chosen and not self.values.is_meta:
-            self._keep_transpose(self._rule.build(self.values, self.structure))
+            self._keep_transpose(self._rule.build(whole(self.values), self.structure))
 
     @property
     def initial_bound(self) -> float:
@@ -169,7 +170,8 @@ class StructureBuffers(nn.Module):
         if structure.indices.is_meta:
             return
         self._rule.check_structure(structure)
-        self._keep_transpose(self._rule.build(self.values.detach(), structure))
+        values = whole(self.values) if self._rule.is_chosen else self.values
+        self._keep_transpose(self._rule.build(values, structure))
 
     def _keep_positions(self, structure: Structure) -> None:
         """Store the positions of a new mask in the buffers; a pending backward pass will fail."""

@@ -45,6 +45,11 @@ class Guard:
         self._checksum: int | None = None
         _ALIVE.add(self)
 
+    @property
+    def checksum(self) -> int | None:
+        """The checksum of the right bytes; None if none was taken."""
+        return self._checksum
+
     def own(self, owner: nn.Module) -> None:
         """Take another owner, which a copy has to do."""
         self._owner = ref(owner)

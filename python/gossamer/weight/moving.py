@@ -1,7 +1,8 @@
 """The move of what belongs to the entries of a weight: values, gradient and optimizer state.
 
 An entry that both structures keep keeps its numbers; those of a new entry are 0. Everything follows
-the coordinates, and nothing is as large as the dense weight.
+the coordinates, and nothing is as large as the dense weight. What is sharded over processes is
+gathered, moved alike by each of them, and cut again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from gossamer import backend
 from gossamer.backend import Structure
 from gossamer.backend.arrays import FLOATS
 from gossamer.errors import DTypeError
+from gossamer.weight.sharding import is_sharded, put, whole
 
 
 class Moving:
@@ -25,7 +27,8 @@ class Moving:
         optimizer: the optimizer of `values`, or None.
 
     Raises:
-        DTypeError: the values are sharded, or a state tensor has a dtype that cannot move.
+        DTypeError: the values are a part of all, or sharded while their number changes; or a state
+            tensor has a dtype that cannot move.
         ShapeError: the structures differ in rows, columns, vector or width of blocks.
     """
 
@@ -44,8 +47,8 @@ class Moving:
         grads = [] if values.grad is None else [values.grad]
         self._names = list(state)
         self._tensors = [values, *state.values(), *grads]
-        # Copies of those that are not contiguous.
-        self._sources = [tensor.detach().contiguous() for tensor in self._tensors]
+        # Copies of those that are not contiguous or sharded.
+        self._sources = [whole(tensor).contiguous() for tensor in self._tensors]
         # In place where the number of entries stays: no other memory is needed then.
         self._fresh = None if new.nnz == old.nnz else self._moved(self._sources)
 
@@ -61,8 +64,7 @@ class Moving:
         parameter = self._parameter
         if self._fresh is None:
             for tensor, source in zip(self._tensors, self._sources, strict=True):
-                if source.data_ptr() != tensor.data_ptr():
-                    tensor.copy_(source)
+                put(tensor, source)
             torch.autograd.graph.increment_version(self._tensors)
             return
         torch.autograd.graph.increment_version(parameter)
@@ -100,16 +102,18 @@ def forget_joint_state(optimizer: torch.optim.Optimizer | None) -> None:
 def _check_whole(values: nn.Parameter, structure: Structure, resized: bool) -> None:
     """Raise DTypeError if the Parameter does not own all values."""
     kind = ""
-    if hasattr(values, "placements"):
-        kind = f"a DTensor ({values.placements})"
+    if is_sharded(values):
+        placements = values.placements  # type: ignore[attr-defined]
+        if resized or any(type(p).__name__ not in ("Shard", "Replicate") for p in placements):
+            kind = f"a DTensor ({placements}), whose size is fixed"
     elif values.numel() != structure.nnz:
         kind = f"a part of {values.numel()} of the {structure.nnz} values"
     elif resized and getattr(values, "_fsdp_flattened", False):
         kind = "a view of the flat parameter of FSDP, whose size is fixed"
     if kind:
         raise DTypeError(
-            f"set_mask: values is {kind}; a mask moves where one process holds all values: change "
-            "the mask before the model is sharded"
+            f"set_mask: values is {kind}; such a mask moves where one process holds all values: "
+            "change the mask before the model is sharded, or keep the number of entries"
         )
 
 

@@ -27,6 +27,7 @@ from gossamer.weight.exchange import Exchange
 from gossamer.weight.matrix_face import MatrixFace
 from gossamer.weight.moving import Moving
 from gossamer.weight.positions import Positions, check_fit, structure_of
+from gossamer.weight.sharding import check_home, gathered
 from gossamer.weight.state import check_state
 from gossamer.weight.transpose import Backward, Transpose, TransposeRule
 
@@ -180,7 +181,7 @@ class SparseWeight(MatrixFace, StructureBuffers, Exchange):
 
     def to_dense(self) -> Tensor:
         """Return the dense matrix [rows, cols], differentiable in `values`."""
-        values = self.values
+        values = gathered(self.values)
         if not (torch.is_grad_enabled() and values.requires_grad):
             dense: Tensor = backend.scatter(values.detach(), self.structure)
             return dense
@@ -201,6 +202,8 @@ class SparseWeight(MatrixFace, StructureBuffers, Exchange):
         entries stays. Also call `set_mask` on a running average of the model, because it averages
         by position. After a change of the number, wrap the model in DistributedDataParallel again.
         No other thread may use the weight meanwhile: it would mix old and new entries.
+        Values that `fully_shard` has sharded are gathered for the move, so all processes must call
+        this with the same mask; their number cannot change.
 
         Args:
             mask: bool [rows, cols], True = kept; or a structure; or what has a structure, as
@@ -212,7 +215,8 @@ class SparseWeight(MatrixFace, StructureBuffers, Exchange):
 
         Raises:
             ShapeError, StructureError, PatternError, DTypeError: the mask does not fit the weight
-                or the pattern, or the values are sharded; weight and optimizer do not change.
+                or the pattern, or the values are sharded in a way that the mask cannot follow;
+                weight and optimizer do not change.
 
         Example:
             >>> import torch
@@ -229,6 +233,7 @@ class SparseWeight(MatrixFace, StructureBuffers, Exchange):
         new = structure_of(mask, pattern, self.shape)
         rule = replace(self._rule, layout=new.layout, pattern=pattern)
         rule.check_structure(new)
+        check_home(self, "set_mask")
         moving = Moving(self.values, self.structure, new, optimizer)
         # A double-pruned transpose is chosen by the values, and may be refused.
         transposed = rule.build(moving.values(), new) if rule.is_chosen else None
@@ -238,6 +243,7 @@ class SparseWeight(MatrixFace, StructureBuffers, Exchange):
         self.layout_ints = tuple(new.layout.as_ints())
         self._keep_positions(new)
         if not rule.is_chosen:
+            # The values play no part here: they may be sharded.
             transposed = rule.build(self.values, new, self._room(new.nnz))
         self._keep_transpose(transposed)
 

@@ -18,6 +18,7 @@ from gossamer.ops.recording import SYMBOLIC, as_leaf
 from gossamer.ops.verbs import spmm
 from gossamer.patterns import Pattern, as_integer, parse_pattern
 from gossamer.weight import Backward, SparseWeight, Transpose, check_dtype
+from gossamer.weight.sharding import whole
 
 
 class SparseLinear(MaskedLayer):
@@ -203,8 +204,8 @@ class SparseLinear(MaskedLayer):
         return self.weight.structure_nbytes
 
     def kept_values(self) -> Tensor:
-        """Return the values [nnz] of the weight; detached."""
-        return self.weight.values.detach()
+        """Return the values [nnz] of the weight; detached, and gathered if they are sharded."""
+        return whole(self.weight.values)
 
     def used_weight(self) -> Tensor:
         """Return the weight as a dense matrix [out_features, in_features]; differentiable."""

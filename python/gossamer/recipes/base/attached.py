@@ -16,12 +16,15 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from gossamer.distributed.groups import groups_over
+from gossamer.distributed.structure import compare, holders_of, mask_checksums
 from gossamer.errors import RecipeError
 from gossamer.nn.lr_scaling import follow_density
 from gossamer.patterns import as_integer
 from gossamer.recipes.base.checks import check_fields
 from gossamer.recipes.base.identity import difference, identity, recipe_id
 from gossamer.recipes.base.steps import follow, unwrapped
+from gossamer.weight.sharding import is_sharded
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -59,7 +62,9 @@ class Attached(ABC):
         self.evaluation = 0
         self.total_steps = 0
         self.optimizer: torch.optim.Optimizer | None = None
-        self._group: Any = None
+        self._groups: list[Any] = []
+        self._holders: dict[str, nn.Module] = {}
+        self._checksums: tuple[int | None, ...] = ()
         self._handles: list[Any] = []
 
     # ---- the hooks -----------------------------------------------------------------------------
@@ -89,6 +94,10 @@ class Attached(ABC):
         """Smallest number of steps that the schedule fits into."""
         return 1
 
+    def works_sharded(self) -> bool:
+        """Whether it also works where `fully_shard` has sharded the layers."""
+        return False
+
     def stands_for(self, name: str, was: object, value: object) -> bool:
         """Whether a checkpoint's value of a field means this recipe's value."""
         return False
@@ -99,7 +108,8 @@ class Attached(ABC):
         """Follow the optimizer's steps from now on.
 
         Args:
-            model: the prepared model, or the DistributedDataParallel around it.
+            model: the prepared model, also one under `fully_shard`, or the
+                DistributedDataParallel around it. All processes must hold the same masks.
             optimizer: an optimizer that holds the parameters of the prepared layers, or a
                 trainer's wrapper around it. If its `step` gets a closure, as trainers give it, the
                 recipe acts after the closure has run.
@@ -109,12 +119,14 @@ class Attached(ABC):
             RecipeError: the model has no layers for this recipe, a recipe is attached to them
                 already, the optimizer misses parameters, or the schedule is longer than the
                 training; nothing changes.
+            StructureError: the processes that train the model together hold different masks.
         """
         total_steps = as_integer(total_steps, f"{type(self).__name__}.attach got total_steps")
         optimizer = unwrapped(optimizer)
-        group = getattr(model, "process_group", None)
         inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
         layers = dict(self.find(inner))
+        self._check_sharded(layers)
+        groups = groups_over(model, layers.values())
         self._check_free(layers)
         self._check_optimizer(layers, optimizer)
         if total_steps < (needed := self.minimum_steps()):
@@ -123,8 +135,10 @@ class Attached(ABC):
                 f"at least {needed} steps: train longer, or shorten the schedule"
             )
         self.layers, self.optimizer, self.total_steps = layers, optimizer, total_steps
-        self.step, self.state, self._group = 0, {}, group
+        self.step, self.state, self._groups = 0, {}, groups
+        self._holders = holders_of(layers)
         try:
+            self._compare()
             with torch.no_grad():
                 self.start()
         except BaseException:
@@ -188,13 +202,32 @@ class Attached(ABC):
                 yield index, name, layer
 
     def average(self, tensor: Tensor) -> Tensor:
-        """Replace a tensor by its mean over all processes of a DistributedDataParallel model."""
-        if self._group is not None and torch.distributed.get_world_size(self._group) > 1:
-            torch.distributed.all_reduce(tensor, group=self._group)
-            tensor /= torch.distributed.get_world_size(self._group)
+        """Replace a tensor by its mean over all processes that train the model together."""
+        for group in self._groups:
+            if (size := torch.distributed.get_world_size(group)) > 1:
+                torch.distributed.all_reduce(tensor, group=group)
+                tensor /= size
         return tensor
 
     # ---- inside --------------------------------------------------------------------------------
+
+    def _compare(self) -> None:
+        """Compare the masks of all processes, and remember them."""
+        for group in self._groups:
+            compare(self._holders, group)
+        self._checksums = mask_checksums(self._holders.values())
+
+    def _check_sharded(self, layers: Mapping[str, nn.Module]) -> None:
+        if self.works_sharded():
+            return
+        for name, layer in layers.items():
+            for own, parameter in layer.named_parameters():
+                if is_sharded(parameter):
+                    raise RecipeError(
+                        f"{type(self).__name__} reads whole weights between the steps, and "
+                        f"{name}.{own} is sharded; use DistributedDataParallel, or a recipe that "
+                        "works under fully_shard: Static, SET, RigL, or SLoPe without adapters"
+                    )
 
     def _check_free(self, layers: Mapping[str, nn.Module]) -> None:
         if self.layers:
@@ -226,7 +259,8 @@ class Attached(ABC):
             )
 
     def _forget(self) -> None:
-        self.layers, self.optimizer, self._handles, self._group = {}, None, [], None
+        self.layers, self.optimizer, self._handles, self._groups = {}, None, [], []
+        self._holders, self._checksums = {}, ()
 
     def _before(self, evaluation: int) -> None:
         self.evaluation = evaluation
@@ -236,6 +270,8 @@ class Attached(ABC):
         self.after_step(self.step)
         if self.optimizer is not None:
             follow_density(self.optimizer, self.layers.values())
+        if self._groups and mask_checksums(self._holders.values()) != self._checksums:
+            self._compare()
         self.step += 1
 
 

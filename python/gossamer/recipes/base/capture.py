@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.recipes.base.slots import RowScores
+from gossamer.weight.sharding import whole
 
 
 class Capture:
@@ -50,8 +51,10 @@ class Capture:
         """Called after every forward pass."""
         if self.parameter is None or not y.requires_grad or not self.wanted():
             return
-        gradient = self.parameter.grad
-        if gradient is None or not gradient.any():
+        # What FSDP has gathered for this pass may have gradients that are not yet reduced.
+        used = getattr(layer, "entries", self.parameter)
+        grads = [p.grad for p in {self.parameter, used} if p.grad is not None]
+        if not any(whole(grad).any() for grad in grads):
             # The pairs belong to an abandoned step.
             self.coming.clear()
         x = (args[0] if args else kwargs["input"]).detach()
@@ -89,7 +92,8 @@ class Capture:
         def slab(begin: int, end: int) -> Tensor:
             total = torch.zeros(end - begin, self.shape[1], dtype=dtype)
             for x, g in pairs:
-                total.addmm_(g[:, begin:end].t(), x)
+                # Not addmm_: a sum of products is the same where the pairs are on two processes.
+                total += g[:, begin:end].t() @ x
             return average(total).abs_()
 
         return slab
