@@ -18,7 +18,6 @@ from gossamer import SparseWeight, codes
 from gossamer.activations.functions import Options, Weights, _Penalized, sparse_feed_forward
 from gossamer.activations.memory import GradientMemory
 from gossamer.nn import MaskedLinear
-from gossamer.nn.layers.threshold import ThresholdLinear
 from gossamer.ot import sparsity_constrained
 
 Case = tuple[Tensor, Tensor]
@@ -100,7 +99,6 @@ CASES: dict[str, Callable[[tuple[int, ...]], Case]] = {
     "_Sddmm": sampled,
     "Masked": lambda lead: masked(lead, MaskedLinear),
     "SoftlyMasked": lambda lead: masked(lead, MaskedLinear, 0.5),
-    "_Thresholded": lambda lead: masked(lead, ThresholdLinear),
     "_TopK": lambda lead: coded("top_k"),
     "_Selected": lambda lead: coded("encode"),
     "_Decode": lambda lead: coded("decode"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from contextlib import suppress
 from types import FrameType
 
 from torch import nn
@@ -20,7 +21,9 @@ def describe(module: nn.Module) -> str:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch.jit.trace, which an error stops anyway
-        what = f"{type(module).__name__}({module.extra_repr()})"
+        what = type(module).__name__
+        with suppress(RuntimeError):  # a recorder has taken the numbers out of its tensors
+            what = f"{what}({module.extra_repr()})"
     frame: FrameType | None = sys._getframe(1)
     callers = []
     while frame is not None:

@@ -10,7 +10,6 @@ and dW may be a dense product: `SparseLinear` is the layer that stores the kept 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -20,22 +19,23 @@ from torch.nn import functional as F
 from gossamer import backend
 from gossamer.arguments import shown
 from gossamer.backend import Layout, Structure, Transposed
-from gossamer.errors import DTypeError, ShapeError, StructureError
-from gossamer.masks import check_mask, check_structure, magnitude_mask
+from gossamer.errors import DTypeError, ShapeError
+from gossamer.masks import check_mask, magnitude_mask
 from gossamer.masks.n_of_m import add_pruned_, select_nm
+from gossamer.nn.layers import compiled
 from gossamer.nn.layers.base import MaskedLayer, copy_parameter, whole
 from gossamer.nn.layers.linear import SparseLinear, dense_weight
-from gossamer.nn.layers.straight_through import Masked, SoftlyMasked
+from gossamer.nn.layers.masked_state import STRUCTURE, saved_mask
+from gossamer.nn.layers.straight_through import Masked, Parameters, SoftlyMasked, Wanted
 from gossamer.ops import autograd
 from gossamer.ops.autocast import autocast, is_autocast
 from gossamer.ops.recording import SYMBOLIC, as_leaf, refuse_recorders
 from gossamer.patterns import NM, Pattern, parse_pattern
 from gossamer.weight import SparseWeight, check_dense
-from gossamer.weight.descriptor import describe, group_of, pattern_of
+from gossamer.weight.descriptor import describe, group_of
 from gossamer.weight.guard import Guard
 
 Gradient = Literal["dense", "kept"]
-_STRUCTURE = ("indices", "indptr", "descriptor")
 
 
 class MaskedLinear(MaskedLayer):
@@ -89,9 +89,10 @@ class MaskedLinear(MaskedLayer):
         self.reselect_each_forward = reselect_each_forward
         self.gradient: Gradient = gradient
         self.register_buffer("masked_weight_share", torch.zeros((), dtype=torch.float64))
-        for name in _STRUCTURE:
+        for name in STRUCTURE:
             self.register_buffer(name, None)
         self._guard = Guard(self)
+        self.number = compiled.number(self)
         self.set_pattern(pattern)
         self.target = self._pattern if target is None else parse_pattern(target)
 
@@ -235,6 +236,8 @@ class MaskedLinear(MaskedLayer):
         """Map input [..., in_features] to [..., out_features]."""
         if type(input) is SYMBOLIC:
             return as_leaf(self, input)  # type: ignore[no-any-return]
+        if torch.compiler.is_compiling():
+            return compiled.masked(self, input)
         self.check_input(input)
         x, bias, mixed = input, self.bias, is_autocast(input)
         share = self.masked_weight_share.item()
@@ -248,11 +251,15 @@ class MaskedLinear(MaskedLayer):
         values, structure = self.pack()
         if mixed:
             x, values, bias = autocast(x, values, bias, device=x.device.type)
-        return Masked.apply(x, self.weight, bias, values, structure, self)  # type: ignore[no-any-return, no-untyped-call]
+        return Masked.apply(x, bias, values, structure, self, *self.trained())  # type: ignore[no-any-return, no-untyped-call]
 
     def check_input(self, x: Tensor) -> None:
         """Raise ShapeError unless x is [..., in_features]; GossamerError for a recorder of it."""
         refuse_recorders(self, "use to_sparse(), or the model that recipe.finish gives")
+        self.check_fits(x)
+
+    def check_fits(self, x: Tensor) -> None:
+        """Raise ShapeError unless x is [..., in_features]; DTypeError for another dtype."""
         if not isinstance(x, Tensor) or x.layout is not torch.strided:
             raise DTypeError(f"x is {shown(x)}; a dense torch tensor is needed")
         if x.dtype != self.weight.dtype and not is_autocast(x):
@@ -265,6 +272,43 @@ class MaskedLinear(MaskedLayer):
                 f"x has shape {tuple(x.shape)}; its last size must be {self.in_features}, the "
                 "layer's in_features"
             )
+
+    def trained(self) -> Parameters:
+        """The Parameters that decide the weight: the dense weight, and what else a subclass has."""
+        return (self.weight,)
+
+    def gradients(
+        self,
+        grad_output: Tensor,
+        x: Tensor,
+        parameters: Parameters,
+        values: Tensor,
+        structure: Structure,
+        wanted: Wanted,
+    ) -> tuple[Tensor | None, tuple[Tensor | None, ...], Tensor | None]:
+        """Return the gradients of the input, of `trained()`, and of the bias, where wanted.
+
+        dY is [..., out_features]; x [..., in_features], the parameters, and values [nnz] at the
+        positions of a structure are those of the forward pass.
+        """
+        need_x, need_parameters, need_bias = wanted
+        flat = autograd.flatten(grad_output)
+        of_parameters: tuple[Tensor | None, ...] = (None,) * len(parameters)
+        if need_parameters:
+            of_parameters = self.parameter_gradients(
+                flat, autograd.flatten(x), structure, parameters
+            )
+        return (
+            self.input_gradient(grad_output, values, structure) if need_x else None,
+            of_parameters,
+            flat.sum(0) if need_bias else None,
+        )
+
+    def parameter_gradients(
+        self, grad_output: Tensor, x: Tensor, structure: Structure, parameters: Parameters
+    ) -> Parameters:
+        """Return the gradients of `trained()` for dY [batch, out] and x [batch, in]."""
+        return (self.weight_gradient(grad_output, x, structure),)
 
     def input_gradient(self, grad_output: Tensor, values: Tensor, structure: Structure) -> Tensor:
         """Return dX [..., in_features] for grad_output dY [..., out_features]."""
@@ -319,6 +363,7 @@ class MaskedLinear(MaskedLayer):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         # A layer that an earlier version has written has none.
         self.__dict__.setdefault("_guard", Guard(self)).own(self)
+        self.number = compiled.number(self)  # a copy has its own
 
     def _select(self, weight: Tensor) -> tuple[Tensor, Structure]:
         """Select the largest magnitudes; return them and their structure."""
@@ -345,56 +390,9 @@ class MaskedLinear(MaskedLayer):
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         """Load the saved structure, which may keep another number of entries."""
-        if prefix + "softness" in state_dict:
-            # The name of the buffer in checkpoints of version 0.1.
-            state_dict[prefix + "masked_weight_share"] = state_dict.pop(prefix + "softness")
-        given = {name: state_dict.get(prefix + name) for name in _STRUCTURE}
-        if any(part is not None for part in given.values()):
-            where = f"{prefix}* of the state dict"
-            if given["descriptor"] is None or given["indices"] is None:
-                raise StructureError(
-                    f"{where} holds a part of a mask, without its descriptor or indices; load "
-                    "what was saved from this layer"
-                )
-            try:
-                numbers = given["descriptor"].tolist()
-                pattern = pattern_of(numbers)
-                rows, cols, _, block_cols = numbers[1:5]
-                layout = Layout(rows, cols, pattern.panel, block_cols, *group_of(pattern))
-                structure = Structure(layout, given["indices"], given["indptr"])
-                backend.validate(structure)
-                check_structure(structure, pattern)
-            except (AttributeError, TypeError, ValueError) as error:
-                raise StructureError(
-                    f"{where}: {error}; load what was saved from this layer"
-                ) from None
-            self._check_rest(state_dict, prefix, layout)
-            indices, indptr = (
-                None if t is None else t.clone() for t in (given["indices"], given["indptr"])
-            )
-            self._fix_mask(Structure(layout, indices, indptr), pattern)
+        if saved := saved_mask(self, state_dict, prefix):
+            self._fix_mask(*saved)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def _check_rest(self, state_dict: Mapping[str, Any], prefix: str, layout: Layout) -> None:
-        where = f"{prefix}* of the state dict"
-        if (layout.rows, layout.cols) != (self.out_features, self.in_features):
-            raise StructureError(
-                f"{where} holds a weight of {layout.rows} x {layout.cols}, the layer's is "
-                f"{self.out_features} x {self.in_features}; build the model that was saved"
-            )
-        for name, own in (("weight", self.weight), ("bias", self.bias)):
-            found = state_dict.get(prefix + name)
-            if isinstance(found, Tensor) and own is not None and found.shape != own.shape:
-                raise StructureError(
-                    f"{where}: {name} has shape {tuple(found.shape)}, the layer's "
-                    f"{tuple(own.shape)}; build the model that was saved"
-                )
-        found = state_dict.get(prefix + "masked_weight_share")
-        if isinstance(found, Tensor) and not (found.numel() == 1 and 0.0 <= found.item() <= 1.0):
-            raise StructureError(
-                f"{where}: masked_weight_share is {found.tolist()!r:.80}; a number in [0, 1] is "
-                "needed: load what was saved from this layer"
-            )
 
 
 __all__ = ["Gradient", "MaskedLinear"]

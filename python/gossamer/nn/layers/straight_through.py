@@ -11,15 +11,23 @@ from torch.autograd import Function
 from gossamer.backend import Structure
 from gossamer.ops import autograd
 
+Parameters = tuple[Tensor, ...]
+Wanted = tuple[bool, bool, bool]
+"""Whether the gradients of the input, of the layer's weights, and of the bias are needed."""
+
 
 class _Gradients(Protocol):
-    """A layer's own rules for its two gradients."""
+    """A layer's own rules for its gradients."""
 
-    def input_gradient(
-        self, grad_output: Tensor, values: Tensor, structure: Structure
-    ) -> Tensor: ...
-
-    def weight_gradient(self, grad_output: Tensor, x: Tensor, structure: Structure) -> Tensor: ...
+    def gradients(
+        self,
+        grad_output: Tensor,
+        x: Tensor,
+        parameters: Parameters,
+        values: Tensor,
+        structure: Structure,
+        wanted: Wanted,
+    ) -> tuple[Tensor | None, tuple[Tensor | None, ...], Tensor | None]: ...
 
 
 class Masked(Function):
@@ -29,18 +37,19 @@ class Masked(Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        weight: Tensor,
         bias: Tensor | None,
         values: Tensor,
         structure: Structure,
         layer: _Gradients,
+        *parameters: Tensor,
     ) -> Tensor:
         """Y = X W~^T + b on the sparse kernels."""
-        needs = ctx.needs_input_grad
+        need_x, *_ = needs = ctx.needs_input_grad
         # Indices are saved too: autograd then detects that they were overwritten.
         ctx.save_for_backward(
-            x if needs[1] else None, values if needs[0] else None, structure.indices
-        )
+            x if any(needs[5:]) else None, values if need_x else None, structure.indices,
+            *parameters,
+        )  # fmt: skip
         ctx.structure, ctx.layer = structure, layer
         return autograd.run_spmm(x, values, structure, bias)
 
@@ -48,18 +57,13 @@ class Masked(Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by the layer's own rules."""
-        x, values, _ = ctx.saved_tensors
-        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        structure, layer = ctx.structure, ctx.layer
-        flat = autograd.flatten(grad_output)
-        return (
-            layer.input_gradient(grad_output, values, structure) if need_x else None,
-            layer.weight_gradient(flat, autograd.flatten(x), structure) if need_weight else None,
-            flat.sum(0) if need_bias else None,
-            None,
-            None,
-            None,
+        x, values, _, *parameters = ctx.saved_tensors
+        need_x, need_bias, _, _, _, *need_parameters = ctx.needs_input_grad
+        wanted = need_x, any(need_parameters), need_bias
+        grad_x, of_parameters, grad_bias = ctx.layer.gradients(
+            grad_output, x, tuple(parameters), values, ctx.structure, wanted
         )
+        return grad_x, grad_bias, None, None, None, *of_parameters
 
 
 class SoftlyMasked(Function):
@@ -69,6 +73,18 @@ class SoftlyMasked(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, used: Tensor) -> Tensor:
         """Y = X W~^T + b, dense."""
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, used)
+        return SoftlyMasked.product(x, used, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        """Return dX by the used weight, and dW for the whole weight."""
+        x, used = ctx.saved_tensors
+        return *SoftlyMasked.gradients(grad_output, x, used, ctx.needs_input_grad[:3]), None
+
+    @staticmethod
+    def product(x: Tensor, used: Tensor, bias: Tensor | None) -> Tensor:
+        """Return Y [..., out_features] in memory of its own."""
         # F.linear may return a view, and autograd forbids in-place operations on one.
         y = x.new_empty((*x.shape[:-1], used.shape[0]))
         flat, weight, out = autograd.flatten(x), used.to(x.dtype).t(), autograd.flatten(y)
@@ -78,18 +94,17 @@ class SoftlyMasked(Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        """Return dX by the used weight, and dW for the whole weight."""
-        x, used = ctx.saved_tensors
-        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+    def gradients(
+        grad_output: Tensor, x: Tensor | None, used: Tensor, wanted: Wanted
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return dX, dW and db, or None where one is not wanted."""
+        need_x, need_weight, need_bias = wanted
         flat = autograd.flatten(grad_output)
         return (
             grad_output @ used.to(grad_output.dtype) if need_x else None,
-            flat.t() @ autograd.flatten(x) if need_weight else None,
+            flat.t() @ autograd.flatten(x) if need_weight and x is not None else None,
             flat.sum(0) if need_bias else None,
-            None,
         )
 
 
-__all__ = ["Masked", "SoftlyMasked"]
+__all__ = ["Masked", "Parameters", "SoftlyMasked", "Wanted"]

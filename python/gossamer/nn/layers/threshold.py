@@ -11,15 +11,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 
 from gossamer import backend
 from gossamer.backend import Structure
 from gossamer.masks import mask_from_score
 from gossamer.nn.layers.masked import MaskedLinear
+from gossamer.nn.layers.straight_through import Parameters
 from gossamer.ops import autograd
-from gossamer.ops.autocast import autocast, is_autocast
-from gossamer.ops.recording import SYMBOLIC
 from gossamer.patterns import Pattern, Unstructured
 
 
@@ -95,18 +93,28 @@ class ThresholdLinear(MaskedLinear):
         self.set_mask(mask, self.target)
         return mask
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has
-        """Map input [..., in_features] to [..., out_features]."""
-        if type(input) is SYMBOLIC:
-            return super().forward(input)
-        self.check_input(input)
-        if self.is_dense_now:
-            return super().forward(input)
-        x, bias = input, self.bias
-        values, structure = self.pack()
-        if is_autocast(x):
-            x, values, bias = autocast(x, values, bias, device=x.device.type)
-        return _Thresholded.apply(x, self.weight, self.threshold, bias, values, structure, self)  # type: ignore[no-any-return, no-untyped-call]
+    def trained(self) -> Parameters:
+        """The weight and the thresholds."""
+        return self.weight, self.threshold
+
+    def parameter_gradients(
+        self, grad_output: Tensor, x: Tensor, structure: Structure, parameters: Parameters
+    ) -> Parameters:
+        """Return dw, scaled by alpha at pruned weights, and ds."""
+        weight, threshold = parameters
+        alpha, projected = self.alpha.item(), bool(self.projected)
+        if alpha and not projected:
+            dweight = (grad_output.t() @ x).to(weight.dtype)
+            alive = ~(weight.abs() <= threshold.sigmoid())
+            dweight.mul_(torch.where(alive, 1.0, alpha))
+        else:
+            at_kept = autograd.run_sddmm(grad_output, x, structure)
+            dweight = backend.scatter(at_kept, structure).to(weight.dtype)
+        if projected:
+            return dweight, torch.zeros_like(threshold)
+        s = threshold.sigmoid()
+        pull = (dweight * weight.sign()).sum(1, keepdim=True).sum_to_size(s.shape)
+        return dweight, -s * (1.0 - s) * pull
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -115,57 +123,6 @@ class ThresholdLinear(MaskedLinear):
         if isinstance(projected := state_dict.get(prefix + "projected"), Tensor):
             self.reselect_each_forward = not bool(projected)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-class _Thresholded(Function):
-    """Products on the kept entries; the gradient of pruned ones is scaled by alpha."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        threshold: Tensor,
-        bias: Tensor | None,
-        values: Tensor,
-        structure: Structure,
-        layer: ThresholdLinear,
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight, threshold, values)
-        ctx.structure, ctx.layer = structure, layer
-        ctx.alpha, ctx.projected = layer.alpha.item(), bool(layer.projected)
-        return autograd.run_spmm(x, values, structure, bias)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, threshold, values = ctx.saved_tensors
-        need_x, need_weight, need_threshold, need_bias = ctx.needs_input_grad[:4]
-        structure, flat = ctx.structure, autograd.flatten(grad_output)
-        dweight = dthreshold = None
-        if need_weight or need_threshold:
-            rows = autograd.flatten(x)
-            if ctx.alpha and not ctx.projected:
-                dweight = (flat.t() @ rows).to(weight.dtype)
-                alive = ~(weight.abs() <= threshold.sigmoid())
-                dweight.mul_(torch.where(alive, 1.0, ctx.alpha))
-            else:
-                at_kept = autograd.run_sddmm(flat, rows, structure)
-                dweight = backend.scatter(at_kept, structure).to(weight.dtype)
-            dthreshold = torch.zeros_like(threshold)
-            if not ctx.projected:
-                s = threshold.sigmoid()
-                pull = (dweight * weight.sign()).sum(1, keepdim=True).sum_to_size(s.shape)
-                dthreshold = -s * (1.0 - s) * pull
-        return (
-            ctx.layer.input_gradient(grad_output, values, structure) if need_x else None,
-            dweight if need_weight else None,
-            dthreshold if need_threshold else None,
-            flat.sum(0) if need_bias else None,
-            None,
-            None,
-            None,
-        )
 
 
 def thresholds(model: nn.Module) -> list[nn.Parameter]:

@@ -1,0 +1,187 @@
+"""torch.ops.gossamer.masked: the forward pass of a masked layer as torch.compile sees it.
+
+A masked layer selects its mask while it runs, so a graph holds the whole layer as one operator,
+which looks the layer up by its number. The operator returns what the backward pass needs of this
+call, because the mask may have changed by then:
+
+    values, indices, indptr, layout     of the kept entries under a hard mask
+    the used weight, three empty        under a soft mask, or none
+
+A graph is of this process: torch.export is refused, because the number means nothing elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from gossamer.backend import Layout, Structure
+from gossamer.errors import GossamerError
+from gossamer.nn.layers.straight_through import SoftlyMasked
+from gossamer.ops import autograd
+from gossamer.ops.autocast import autocast, is_autocast
+from gossamer.weight.naming import describe
+
+if TYPE_CHECKING:
+    from gossamer.nn.layers.masked import MaskedLinear
+
+_LIBRARY = torch.library.Library("gossamer", "FRAGMENT")  # type: ignore[no-untyped-call]
+_define: Callable[[str], object] = _LIBRARY.define
+_KEPT = "Tensor values, Tensor indices, Tensor indptr, Tensor layout"
+_define(
+    "masked(Tensor x, Tensor weight, Tensor? extra, Tensor? bias, int layer, bool mixed) -> "
+    f"(Tensor y, {_KEPT})"
+)
+_define(
+    "masked_backward(Tensor grad_output, Tensor x, Tensor weight, Tensor? extra, "
+    f"{_KEPT}, int layer, bool[] needs) -> Tensor[]"
+)
+_LAYERS: WeakValueDictionary[int, MaskedLinear] = WeakValueDictionary()
+_NUMBERS = count()
+
+
+def number(layer: MaskedLinear) -> int:
+    """Return a new number by which the operator finds a layer while it lives."""
+    found = next(_NUMBERS)
+    _LAYERS[found] = layer
+    return found
+
+
+def masked(layer: MaskedLinear, x: Tensor) -> Tensor:
+    """Call a layer through the operator; x [..., in_features].
+
+    Raises:
+        GossamerError: by torch.export.
+        ShapeError, DTypeError: x does not fit; torch.compile wraps them.
+    """
+    if torch.compiler.is_exporting():
+        # What looks for the name on the call stack cannot be traced itself.
+        who = type(layer).__name__ if torch.compiler.is_dynamo_compiling() else describe(layer)
+        raise GossamerError(
+            f"{who} was called under torch.export, which cannot see how it selects its "
+            "mask: use to_sparse(), or the model that recipe.finish gives, or "
+            "gossamer.densify(model)"
+        )
+    layer.check_fits(x)
+    weight, *extra = layer.trained()
+    bias, mixed = layer.bias, is_autocast(x)
+    if mixed:
+        x, bias = autocast(x, bias, device=x.device.type)
+    y: Tensor = torch.ops.gossamer.masked(
+        x, weight, extra[0] if extra else None, bias, layer.number, mixed
+    )[0]
+    return y
+
+
+def _forward(
+    x: Tensor, weight: Tensor, extra: Tensor | None, bias: Tensor | None, layer: int, mixed: bool
+) -> tuple[Tensor, ...]:
+    own = _LAYERS[layer]
+    with torch.no_grad():
+        if own.masked_weight_share.item() > 0.0:
+            used = own.used_weight().detach()
+            y = SoftlyMasked.product(x, used, bias)
+            empty = (_empty(torch.uint8), _empty(torch.int32), _empty(torch.int64))
+            return y, used.clone().flatten(), *empty
+        values, structure = own.pack()
+        if mixed:
+            values = values.to(x.dtype)
+        y = autograd.run_spmm(x, values, structure, bias)
+    indptr = _empty(torch.int32) if structure.indptr is None else structure.indptr.clone()
+    # An operator must not return a buffer of the layer itself.
+    return y, values, structure.indices.clone(), indptr, torch.tensor(structure.layout.as_ints())
+
+
+def _forward_fake(
+    x: Tensor, weight: Tensor, extra: Tensor | None, bias: Tensor | None, layer: int, mixed: bool
+) -> tuple[Tensor, ...]:
+    size = torch.library.get_ctx().new_dynamic_size
+    return (
+        x.new_empty((*x.shape[:-1], weight.shape[0])),
+        x.new_empty(size(), dtype=x.dtype if mixed else weight.dtype),
+        x.new_empty(size(), dtype=torch.uint8),
+        x.new_empty(size(), dtype=torch.int32),
+        x.new_empty(size(), dtype=torch.int64),
+    )
+
+
+def _backward(
+    grad_output: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    extra: Tensor | None,
+    values: Tensor,
+    indices: Tensor,
+    indptr: Tensor,
+    layout: Tensor,
+    layer: int,
+    needs: list[bool],
+) -> list[Tensor]:
+    own = _LAYERS[layer]
+    parameters = (weight,) if extra is None else (weight, extra)
+    wanted = needs[0], needs[1] or needs[2], needs[3]
+    if len(layout):
+        structure = Structure(Layout(*layout.tolist()), indices, indptr if len(indptr) else None)
+        grad_x, of_parameters, grad_bias = own.gradients(
+            grad_output, x, parameters, values, structure, wanted
+        )
+    else:
+        used = values.view(weight.shape)
+        grad_x, grad_weight, grad_bias = SoftlyMasked.gradients(grad_output, x, used, wanted)
+        of_parameters = (grad_weight, *map(torch.zeros_like, parameters[1:]))
+    found = (grad_x, *of_parameters, *[None] * (2 - len(parameters)), grad_bias)
+    empty = _none(grad_output, x, weight)
+    return [
+        none if grad is None or not need else grad.to(none.dtype).contiguous()
+        for grad, none, need in zip(found, empty, needs, strict=True)
+    ]
+
+
+def _backward_fake(
+    grad_output: Tensor, x: Tensor, weight: Tensor, extra: Tensor | None, *rest: Any
+) -> list[Tensor]:
+    shapes = (x.shape, weight.shape, None if extra is None else extra.shape, weight.shape[:1])
+    return [
+        none.new_empty(shape) if need and shape is not None else none
+        for none, shape, need in zip(_none(grad_output, x, weight), shapes, rest[-1], strict=True)
+    ]
+
+
+def _none(grad_output: Tensor, x: Tensor, weight: Tensor) -> list[Tensor]:
+    """What stands for a gradient that is not needed: an operator cannot return None."""
+    return [t.new_empty(0) for t in (x, weight, weight, grad_output)]
+
+
+def _empty(dtype: torch.dtype) -> Tensor:
+    return torch.empty(0, dtype=dtype)
+
+
+def _context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, weight, extra, _, ctx.layer, _ = inputs
+    ctx.save_for_backward(x, weight, extra, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _gradients(ctx: Any, grad_output: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    needs = list(ctx.needs_input_grad[:4])
+    found = torch.ops.gossamer.masked_backward(grad_output, *ctx.saved_tensors, ctx.layer, needs)
+    grads = (grad if need else None for grad, need in zip(found, needs, strict=True))
+    return *grads, None, None
+
+
+def _register() -> None:
+    impl: Callable[..., object] = _LIBRARY.impl
+    impl("masked", _forward, "CompositeExplicitAutograd")
+    impl("masked_backward", _backward, "CompositeExplicitAutograd")
+    op = "gossamer::masked"
+    torch.library.register_fake(op, _forward_fake, lib=_LIBRARY)
+    torch.library.register_fake(f"{op}_backward", _backward_fake, lib=_LIBRARY)
+    torch.library.register_autograd(op, _gradients, setup_context=_context, lib=_LIBRARY)
+
+
+_register()

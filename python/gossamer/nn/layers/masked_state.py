@@ -1,0 +1,86 @@
+"""Reads the mask of a masked layer from a state dict, checked before the layer changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from gossamer import backend
+from gossamer.backend import Layout, Structure
+from gossamer.errors import StructureError
+from gossamer.masks import check_structure
+from gossamer.patterns import Pattern
+from gossamer.weight.descriptor import group_of, pattern_of
+
+if TYPE_CHECKING:
+    from gossamer.nn.layers.masked import MaskedLinear
+
+STRUCTURE = ("indices", "indptr", "descriptor")
+
+
+def saved_mask(
+    layer: MaskedLinear, state_dict: dict[str, Any], prefix: str
+) -> tuple[Structure, Pattern] | None:
+    """Return a copy of the mask that a state dict holds for a layer, and its pattern.
+
+    Args:
+        layer: that will load the state; it does not change.
+        state_dict: the state; the buffer's name in checkpoints of version 0.1 is replaced.
+        prefix: of the layer's names in it.
+
+    Returns:
+        The structure and the pattern; None if the state holds no mask.
+
+    Raises:
+        StructureError: the mask is damaged, or is not the layer's.
+    """
+    if prefix + "softness" in state_dict:
+        state_dict[prefix + "masked_weight_share"] = state_dict.pop(prefix + "softness")
+    given = {name: state_dict.get(prefix + name) for name in STRUCTURE}
+    if all(part is None for part in given.values()):
+        return None
+    where = f"{prefix}* of the state dict"
+    if given["descriptor"] is None or given["indices"] is None:
+        raise StructureError(
+            f"{where} holds a part of a mask, without its descriptor or indices; load what was "
+            "saved from this layer"
+        )
+    try:
+        numbers = given["descriptor"].tolist()
+        pattern = pattern_of(numbers)
+        rows, cols, _, block_cols = numbers[1:5]
+        layout = Layout(rows, cols, pattern.panel, block_cols, *group_of(pattern))
+        structure = Structure(layout, given["indices"], given["indptr"])
+        backend.validate(structure)
+        check_structure(structure, pattern)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise StructureError(f"{where}: {error}; load what was saved from this layer") from None
+    _check_rest(layer, state_dict, prefix, layout)
+    indices, indptr = (None if t is None else t.clone() for t in structure[1:])
+    return Structure(layout, indices, indptr), pattern
+
+
+def _check_rest(
+    layer: MaskedLinear, state_dict: Mapping[str, Any], prefix: str, layout: Layout
+) -> None:
+    where = f"{prefix}* of the state dict"
+    if (layout.rows, layout.cols) != (layer.out_features, layer.in_features):
+        raise StructureError(
+            f"{where} holds a weight of {layout.rows} x {layout.cols}, the layer's is "
+            f"{layer.out_features} x {layer.in_features}; build the model that was saved"
+        )
+    for name, own in (("weight", layer.weight), ("bias", layer.bias)):
+        found = state_dict.get(prefix + name)
+        if isinstance(found, Tensor) and own is not None and found.shape != own.shape:
+            raise StructureError(
+                f"{where}: {name} has shape {tuple(found.shape)}, the layer's "
+                f"{tuple(own.shape)}; build the model that was saved"
+            )
+    found = state_dict.get(prefix + "masked_weight_share")
+    if isinstance(found, Tensor) and not (found.numel() == 1 and 0.0 <= found.item() <= 1.0):
+        raise StructureError(
+            f"{where}: masked_weight_share is {found.tolist()!r:.80}; a number in [0, 1] is "
+            "needed: load what was saved from this layer"
+        )
