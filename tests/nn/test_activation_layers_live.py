@@ -177,6 +177,9 @@ def _rank(rank: int, address: str, out: str) -> None:
         wrapped(_shard(rank)).square().mean().backward()
         optimizer.step()
     torch.save(model.state_dict(), f"{out}/{rank}")
+    # While both processes live: a reducer that outlives its group can wait for ever.
+    del wrapped
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 

@@ -293,7 +293,7 @@ class MaskedLinear(MaskedLayer):
         """
         need_x, need_parameters, need_bias = wanted
         flat = autograd.flatten(grad_output)
-        of_parameters: tuple[Tensor | None, ...] = (None,) * len(parameters)
+        of_parameters: tuple[Tensor | None, ...] = (None,) * len(self.trained())
         if need_parameters:
             of_parameters = self.parameter_gradients(
                 flat, autograd.flatten(x), structure, parameters

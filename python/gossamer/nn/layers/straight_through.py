@@ -46,9 +46,10 @@ class Masked(Function):
         """Y = X W~^T + b on the sparse kernels."""
         need_x, *_ = needs = ctx.needs_input_grad
         # Indices are saved too: autograd then detects that they were overwritten.
+        # A weight alone decides nothing of its gradient, and may change before.
         ctx.save_for_backward(
             x if any(needs[5:]) else None, values if need_x else None, structure.indices,
-            *parameters,
+            *(parameters if len(parameters) > 1 else ()),
         )  # fmt: skip
         ctx.structure, ctx.layer = structure, layer
         return autograd.run_spmm(x, values, structure, bias)
