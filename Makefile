@@ -7,6 +7,7 @@
 #   make docs     the documentation, built strictly into build/site: under a minute
 #   make bench    measure against torch and SparseProp
 #   make cross    compile the kernels for 64-bit ARM and check them under an emulator: 2 minutes
+#   make corrupted  load 2,000 corrupted files and states: about 3 minutes
 #   make kills    kill a training 50 times and compare the outcome: about 10 minutes
 #   make asan     the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make lint     linters and type checker alone
@@ -22,6 +23,7 @@ BENCH_ARGS ?=
 PYTEST_ARGS ?=
 COUNT_ARGS ?=
 KILLS_ARGS ?=
+CORRUPTED_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,7 +32,7 @@ CPP := $(shell find csrc tests/counts tests/cross -name '*.hpp' -o -name '*.cpp'
 ASAN := build/asan/venv
 PY_LIST := build/python-files
 
-.PHONY: demo announce-demo check test count cross docs bench kills asan lint setup clean always
+.PHONY: demo announce-demo check test count cross docs bench kills corrupted asan lint setup clean always
 .DELETE_ON_ERROR:
 
 # pytest keeps the tests that it compiled: compiling them all takes each worker 8 s.
@@ -76,6 +78,9 @@ bench: $(VENV)/bench.stamp
 
 kills: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/train/kills.py $(KILLS_ARGS)
+
+corrupted: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/corrupted $(CORRUPTED_ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,9 +1,21 @@
-"""Proximal optimizers: each step is a gradient step, then the penalty's proximal operator."""
+"""Proximal optimizers, and averages of weights whose masks move.
+
+Each step of a proximal optimizer is a gradient step, then the penalty's proximal operator.
+"""
 
 from gossamer.optim.accelerated import AcceleratedProxGradient
 from gossamer.optim.adamw import ProxAdamW
+from gossamer.optim.averaging import AveragedModel, follow_masks
 from gossamer.optim.half_space import HalfSpace
 from gossamer.optim.proximal import Sparsity
 from gossamer.optim.sgd import ProxSGD
 
-__all__ = ["AcceleratedProxGradient", "HalfSpace", "ProxAdamW", "ProxSGD", "Sparsity"]
+__all__ = [
+    "AcceleratedProxGradient",
+    "AveragedModel",
+    "HalfSpace",
+    "ProxAdamW",
+    "ProxSGD",
+    "Sparsity",
+    "follow_masks",
+]

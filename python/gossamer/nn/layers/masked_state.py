@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from gossamer import backend
 from gossamer.backend import Layout, Structure
 from gossamer.errors import StructureError
-from gossamer.masks import check_structure
 from gossamer.patterns import Pattern
 from gossamer.weight.descriptor import group_of, pattern_of
+from gossamer.weight.positions import check_fit
 
 if TYPE_CHECKING:
     from gossamer.nn.layers.masked import MaskedLinear
@@ -53,8 +52,7 @@ def saved_mask(
         rows, cols, _, block_cols = numbers[1:5]
         layout = Layout(rows, cols, pattern.panel, block_cols, *group_of(pattern))
         structure = Structure(layout, given["indices"], given["indptr"])
-        backend.validate(structure)
-        check_structure(structure, pattern)
+        check_fit(structure, pattern)
     except (AttributeError, TypeError, ValueError) as error:
         raise StructureError(f"{where}: {error}; load what was saved from this layer") from None
     _check_rest(layer, state_dict, prefix, layout)

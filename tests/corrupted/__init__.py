@@ -1,0 +1,1 @@
+"""Corrupted files and states against everything that loads: `python tests/corrupted`."""
