@@ -54,7 +54,7 @@ class AveragedModel(swa_utils.AveragedModel):
             ArgumentError: the models have other layers; nothing changes.
         """
         follow_masks(self.module, model)
-        super().update_parameters(model)  # type: ignore[no-untyped-call]
+        super().update_parameters(model)
 
 
 @torch.no_grad()

@@ -200,7 +200,8 @@ class SparseWeight(MatrixFace, StructureBuffers, Exchange):
         An entry that both masks keep also keeps its value, gradient and optimizer state; a new
         entry starts at 0. The Parameter stays the same object; so do the buffers if the number of
         entries stays. A running average of the model has to follow: see
-        `gossamer.optim.AveragedModel`. After a change of the number, wrap the model in DistributedDataParallel again.
+        `gossamer.optim.AveragedModel`. After a change of the number, wrap the model in
+        DistributedDataParallel again.
         No other thread may use the weight meanwhile: it would mix old and new entries.
         Values that `fully_shard` has sharded are gathered for the move, so all processes must call
         this with the same mask; their number cannot change.
