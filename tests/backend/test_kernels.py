@@ -140,7 +140,9 @@ def test_against_reference_in_few_cases(isa: str, verb: str, layout: str, dtype:
 @pytest.mark.parametrize(("isa", "verb", "layout", "dtype"), CASES)
 @pytest.mark.slow
 def test_against_reference(isa: str, verb: str, layout: str, dtype: str) -> None:
-    check_against_reference(isa, verb, layout, dtype, SHAPES, BATCHES)
+    # Wider runs of panels pass the loops of "v16" again; one batch of each kind of tail will do.
+    batches = BATCHES[::3] if layout in WIDE[1:] else BATCHES
+    check_against_reference(isa, verb, layout, dtype, SHAPES, batches)
 
 
 # Slabs of 1024 rows with several panels in the last one; a batch that sddmm takes in two passes
