@@ -32,6 +32,7 @@ PYTHON_LAYERS = [
     {"about"},
     {"commands"},
     {"cli"},
+    {"__main__"},
 ]
 # Within a layer, who may know whom all the same.
 PYTHON_NEIGHBOURS = {

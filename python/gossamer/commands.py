@@ -33,6 +33,8 @@ def run() -> None:
         app()
     except GossamerError as error:
         what = str(error).encode("utf-8", "replace").decode()
+        if os.environ.get("RANK", "0") != "0":
+            sys.exit(1)  # of several processes the first one says it
         said = Text.assemble(("error:", "bold red"), " ", what)
         Console(stderr=True).print(said, soft_wrap=True)
         sys.exit(1)
@@ -181,9 +183,9 @@ def train(
     if resume and overwrite:
         raise typer.BadParameter("give --resume or --overwrite, not both")
     folder = out or Path("runs", "demo" if demo else "train")
-    if demo and not resume:
+    if demo and not resume and os.environ.get("RANK", "0") == "0":
         typer.echo(DEMO_PLAN.format(folder=folder))  # at once: the imports below take seconds
-    from gossamer.train import DEMO, TrainConfig, resumed_config
+    from gossamer.train import DEMO, TrainConfig, ranks, resumed_config
     from gossamer.train import train as run_training
 
     runs = compare.split(",") if compare is not None else None if pattern is None else [pattern]
@@ -202,14 +204,18 @@ def train(
         "eval_every": eval_every, "checkpoint_every": checkpoint_every,
     }  # fmt: skip
     wanted = {name: value for name, value in given.items() if value is not None}
-    if resume:
-        config = resumed_config(folder, **wanted)
-    else:
-        config = (DEMO if demo else TrainConfig()).with_options(**wanted)
-    result = run_training(config, folder, resume=resume, overwrite=overwrite)
+    with ranks.connected():
+        if resume:
+            config = resumed_config(folder, **wanted)
+        else:
+            config = (DEMO if demo else TrainConfig()).with_options(**wanted)
+        result = run_training(config, folder, resume=resume, overwrite=overwrite)
+        first = ranks.is_first()
     if result.output_error is not None:
         sys.exit(f"error: standard output cannot be written: {result.output_error}")
     if result.interrupted:
+        if not first:
+            raise typer.Exit(INTERRUPTED)
         typer.echo(
             f"stopped after step {result.step} of {result.steps}; continue with: "
             f"gossamer train --resume --out {folder}"

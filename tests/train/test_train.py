@@ -189,7 +189,7 @@ def test_characters_train(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(GPT, "loss", lambda self, x, y: self.tokens.weight.sum() * math.inf)
+    monkeypatch.setattr(GPT, "forward", lambda self, x, y: self.tokens.weight.sum() * math.inf)
     with pytest.raises(GossamerError, match="at step 1; training has diverged: lower --lr"):
         train(TINY, tmp_path, console=QUIET)
 

@@ -83,6 +83,22 @@ class MetricsFile:
         self._file.close()
 
 
+class NoMetrics(MetricsFile):
+    """The metrics of a process that writes no files."""
+
+    def __init__(self) -> None:
+        self.unsafe = []
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Do nothing."""
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
+
+
 def rows_until(
     path: Path, turns: Sequence[tuple[int, str]], unwritten: Sequence[Row] = ()
 ) -> list[Row]:

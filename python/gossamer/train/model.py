@@ -184,14 +184,15 @@ class GPT(nn.Module):
                 scale = math.sqrt(2 * self.config.depth) if residual else 1.0
                 nn.init.normal_(module.weight, std=0.02 / scale)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Predict the next token at every position.
 
         Args:
             tokens: int64 `[batch, length]`, length at most `config.context`.
+            targets: int64 `[batch, length]`, the tokens one position later; None asks for logits.
 
         Returns:
-            Logits `[batch, length, vocabulary]`.
+            Logits `[batch, length, vocabulary]`; with targets, the mean cross entropy in nats.
 
         Raises:
             ShapeError: the rank is not 2, or the length exceeds the context.
@@ -204,7 +205,10 @@ class GPT(nn.Module):
         x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
         for block in self.blocks:
             x = block(x)
-        return F.linear(self.norm(x), self.tokens.weight)
+        logits = F.linear(self.norm(x), self.tokens.weight)
+        if targets is None:
+            return logits
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross entropy of the next token, in nats.
@@ -216,8 +220,8 @@ class GPT(nn.Module):
         Returns:
             A float32 scalar.
         """
-        logits = self(inputs)
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        loss: Tensor = self(inputs, targets)
+        return loss
 
 
 def build_model(

@@ -14,6 +14,7 @@ from gossamer.train.config import TrainConfig
 from gossamer.train.data import Corpus
 from gossamer.train.groups import follow_groups
 from gossamer.train.metrics import Row
+from gossamer.train.ranks import from_first
 from gossamer.train.run import Run
 
 # A resumed training may differ in these options: they do not change what is computed.
@@ -35,7 +36,7 @@ def resumed_config(out: str | Path, **wanted: Any) -> TrainConfig:
         CheckpointError: there is no valid checkpoint, or a requested option differs from it.
     """
     path = Path(out) / CHECKPOINT
-    stored = _stored_config(path, load_checkpoint(path))
+    stored = _stored_config(path, from_first(lambda: load_checkpoint(path)))
     asked = stored.with_options(**wanted)
     before, after = stored.options(), asked.options()
     for name in wanted:
@@ -94,7 +95,7 @@ def restore_training(
     Raises:
         CheckpointError: the checkpoint is damaged, or belongs to another training.
     """
-    state = load_checkpoint(path)
+    state = from_first(lambda: load_checkpoint(path))
     stored = _stored_config(path, state)
     same = {name: getattr(config, name) for name in FREE_ON_RESUME}
     if replace(stored, **same) != config:

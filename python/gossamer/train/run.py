@@ -16,6 +16,7 @@ from gossamer.errors import GossamerError
 from gossamer.nn import ActivationSparseFFN
 from gossamer.optim import ProxAdamW
 from gossamer.recipes import ActivationL1
+from gossamer.train import ranks
 from gossamer.train.activations import use_sparse_activations
 from gossamer.train.config import DTYPES, TrainConfig
 from gossamer.train.groups import follow_groups, parameter_groups, penalised_groups, recipe_groups
@@ -96,14 +97,15 @@ class Run:
             groups = penalised_groups(self.model, groups, penalty, config.exclude)
             self.optimizer = ProxAdamW(groups, lr=config.lr, betas=BETAS, fused=True)
         self.scheduler = LambdaLR(self.optimizer, lambda step: learning_rate(step, self.steps))
+        self._averaged = ranks.averaged(self.model)
         self.masks: Masks | None = None
         if self.recipe is not None:
-            self.recipe.attach(self.model, self.optimizer, self.steps)
+            self.recipe.attach(self._averaged, self.optimizer, self.steps)
             self.masks = Masks(self.recipe)
         self.activations: ActivationL1 | None = None
         if spec.activations:
             self.activations = ActivationL1(target_share=config.target_share)
-            self.activations.attach(self.model, self.optimizer, self.steps)
+            self.activations.attach(self._averaged, self.optimizer, self.steps)
         self.step_seconds: list[float] = []
         self.seconds = 0.0
         # Share of tokens per expert, one list per block, in the last step and in the last
@@ -128,10 +130,10 @@ class Run:
         start = time.perf_counter()
         self.optimizer.zero_grad()
         with self._autocast():
-            loss = self.model.loss(inputs, targets)
-        loss.backward()  # type: ignore[no-untyped-call]
+            loss = self._averaged(ranks.share(inputs), ranks.share(targets))
+        loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, CLIP)
-        value = loss.item()
+        value = ranks.mean(loss.detach().clone()).item()
         if not math.isfinite(value):
             raise GossamerError(
                 f"the loss of {self.name} is {value} at step {len(self.step_seconds) + 1}; "
@@ -142,7 +144,7 @@ class Run:
         self.scheduler.step()
         self.step_seconds.append(time.perf_counter() - start)
         self.seconds += self.step_seconds[-1]
-        self.expert_load = _shares(self._load())
+        self.expert_load = _shares(ranks.mean(self._load().float()))
         return value
 
     @torch.no_grad()

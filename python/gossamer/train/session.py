@@ -8,27 +8,34 @@ alike.
 
 from __future__ import annotations
 
-import signal
 import statistics
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
 from torch import Tensor
 
-from gossamer.errors import CheckpointError, GossamerError
+from gossamer.errors import CheckpointError, DataError, GossamerError
 from gossamer.io.files import write_atomically
 from gossamer.timing import rotation, threads
+from gossamer.train import ranks
 from gossamer.train.checkpoint import CHECKPOINT, save_checkpoint
 from gossamer.train.config import TrainConfig
 from gossamer.train.data import Windows, load_corpus, spaced_windows
 from gossamer.train.folder import held, sweep, written_by_trainings
-from gossamer.train.metrics import METRICS, MetricsFile, Row, busiest, read_metrics, rows_until
+from gossamer.train.metrics import (
+    METRICS,
+    MetricsFile,
+    NoMetrics,
+    Row,
+    busiest,
+    read_metrics,
+    rows_until,
+)
 from gossamer.train.output import Output
 from gossamer.train.plan import planned
 from gossamer.train.plot import PICTURE, plot
@@ -37,6 +44,7 @@ from gossamer.train.resume import restore_training, training_state
 from gossamer.train.run import Run
 from gossamer.train.size import check_memory, check_threads
 from gossamer.train.spec import DENSE
+from gossamer.train.stopping import stop_on_signals
 
 VALIDATION_TOKENS = 16_384
 
@@ -92,15 +100,29 @@ def train(
         GossamerError: a pattern or size does not fit, `out` cannot be written, or a loss is not
             finite.
     """
-    output = Output(console)
-    out = Path(out)
+    with ranks.connected():
+        return _train(config, Path(out), resume, overwrite, console)
+
+
+def _train(
+    config: TrainConfig, out: Path, resume: bool, overwrite: bool, console: Console | None
+) -> Result:
+    output = Output(console if ranks.is_first() else Console(quiet=True))
     check_threads(config.threads)
-    with held(out), threads(config.threads), _stop_on_signals() as stop:
+    ranks.check_batch(config.batch)
+
+    def check_free() -> None:
         if not (resume or overwrite) and (out / CHECKPOINT).exists():
             raise CheckpointError(
                 f"{out} holds the checkpoint of another training; continue it with --resume, "
                 "replace it with --overwrite, or choose another --out"
             )
+
+    with ExitStack() as stack:
+        ranks.from_first(lambda: stack.enter_context(held(out)))
+        stack.enter_context(threads(config.threads))
+        stop = stack.enter_context(stop_on_signals())
+        ranks.from_first(check_free)
         session = Session(config, out)
         if resume:
             session.resume()
@@ -117,6 +139,8 @@ def train(
 def _present(session: Session, output: Output) -> list[Summary]:
     """Draw the picture and print the table; what fails is said in a line."""
     out = session.out
+    if not ranks.is_first():
+        return []
     try:
         rows = read_metrics(out / METRICS)
         summaries = session.summaries(rows)
@@ -152,8 +176,15 @@ class Session:
         self.out = out
         own = written_by_trainings(config.data, out)
         self.corpus = load_corpus(config.data, config.level, config.context, own)
+        fingerprint = self.corpus.fingerprint
+        if ranks.any_rank(ranks.from_first(lambda: fingerprint) != fingerprint):
+            raise DataError(
+                f"the processes read different texts from {self.corpus.name}; give all machines "
+                "the same --data"
+            )
         if config.equal_seconds and config.run_steps is None:
-            config = planned(config, self.corpus)
+            measured = planned(config, self.corpus)
+            config = ranks.from_first(lambda: measured)
         self.config = config
         check_memory(config, self.corpus.vocabulary)
         self.runs = [Run(name, config, self.corpus.vocabulary) for name in config.runs]
@@ -192,7 +223,8 @@ class Session:
         self.done, unwritten = restore_training(path, self.config, self.corpus, self.runs)
         self.saved = self.done
         if self.done:
-            self._rows = rows_until(self.out / METRICS, self.config.turns(self.done), unwritten)
+            turns = self.config.turns(self.done)
+            self._rows = ranks.from_first(lambda: rows_until(self.out / METRICS, turns, unwritten))
 
     def open_metrics(self) -> MetricsFile:
         """Open the metrics file, and delete the files of an earlier training in the folder.
@@ -200,6 +232,8 @@ class Session:
         Raises:
             GossamerError: the folder cannot be written.
         """
+        if not ranks.is_first():
+            return NoMetrics()
         try:
             sweep(self.out)
             if not self.done:
@@ -227,7 +261,7 @@ class Session:
         count = VALIDATION_TOKENS // config.context
         held_out = spaced_windows(self.corpus.validation, config.context, count)
         losses: dict[str, float] = {}
-        while self.done < config.rounds and not stop.is_set():
+        while self.done < config.rounds and not ranks.any_rank(stop.is_set()):
             step = self.done + 1
             due = [run for run in self.runs if run.name in config.due(self.done)]
             lrs = {run.name: run.lr for run in due}
@@ -286,8 +320,9 @@ class Session:
         self._save_state()
 
     def _save_state(self, unwritten: Sequence[Row] = ()) -> None:
-        state = training_state(self.config, self.corpus, self.runs, self.done, unwritten)
-        save_checkpoint(self.out / CHECKPOINT, state)
+        if ranks.is_first():
+            state = training_state(self.config, self.corpus, self.runs, self.done, unwritten)
+            save_checkpoint(self.out / CHECKPOINT, state)
         self.saved = self.done
 
     def summaries(self, rows: list[Row]) -> list[Summary]:
@@ -358,27 +393,3 @@ def _row(
     if run.name in val_losses and run.masks is not None:
         row["masks"] = run.masks.measure()
     return row
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[threading.Event]:
-    """Turn the first SIGINT or SIGTERM into an event; the second ends the process as usual."""
-    stop = threading.Event()
-    before: dict[signal.Signals, Any] = {}
-
-    def restore_handlers() -> None:
-        while before:
-            signal.signal(*before.popitem())
-
-    def request(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        restore_handlers()
-
-    # Only the main thread can handle signals.
-    if threading.current_thread() is threading.main_thread():
-        for name in (signal.SIGINT, signal.SIGTERM):
-            before[name] = signal.signal(name, request)
-    try:
-        yield stop
-    finally:
-        restore_handlers()
