@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from gossamer.arguments import check
 from gossamer.errors import CheckpointError, DTypeError, GossamerError
+from gossamer.nn.foreign import is_config
 from gossamer.nn.layers.origin import twin_of
 from gossamer.weight.guard import Guard
 
@@ -107,6 +108,7 @@ def twin_tree(model: nn.Module, replaced: Mapping[nn.Module, nn.Module]) -> nn.M
     """
     twins: dict[int, nn.Module] = {}
     tensors: dict[int, Any] = {}
+    configs: dict[int, Any] = {}
 
     def blank(tensor: Tensor | None, persistent: bool) -> Any:
         if tensor is None:
@@ -124,6 +126,9 @@ def twin_tree(model: nn.Module, replaced: Mapping[nn.Module, nn.Module]) -> nn.M
             if isinstance(value, Guard):
                 found.__dict__[name] = copy.copy(value)
                 found.__dict__[name].own(found)
+            elif is_config(value):  # surgery writes to it
+                configs.setdefault(id(value), copy.deepcopy(value))
+                found.__dict__[name] = configs[id(value)]
         passing = module._non_persistent_buffers_set
         parts = found.__dict__
         parts["_parameters"] = {n: blank(p, True) for n, p in module._parameters.items()}

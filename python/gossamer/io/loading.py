@@ -130,25 +130,42 @@ def tie(model: nn.Module, tied: Mapping[str, str], new: Mapping[nn.Module, nn.Mo
 
 
 def _load_into(model: nn.Module, saved: Saved, strict: bool) -> nn.Module:
+    layers = saved.description["layers"] or {}
+    if missing_networks(model, layers):
+        # Sparse activations are put in by surgery: on a twin first, with which all is checked.
+        _check_memory(model, {})
+        _checked(with_networks(twin_tree(model, {}), layers), saved, strict)
+        model = with_networks(model, layers)
+    new, state = _checked(model, saved, strict)
+    _check_memory(model, new)
+    model = replace_modules(model, new)
+    tie(model, saved.description.get("tied") or {}, new)
+    model.load_state_dict(state, strict)
+    return model
+
+
+def _checked(
+    model: nn.Module, saved: Saved, strict: bool
+) -> tuple[dict[nn.Module, nn.Module], dict[str, Any]]:
+    """Return the new layers and the state dict, which fit the model."""
+    for name, tensor in saved.state.items():
+        if isinstance(tensor, Tensor) and tensor.is_meta:
+            raise CheckpointError(f"{name} of the state is on the meta device, without numbers")
     new, state = planned(model, saved)
-    own: dict[str, Any] = {}
-    if not new:
-        check_state(model, state, strict)
-    else:
-        own = model.state_dict(keep_vars=True)
-        check_loading(twin_tree(model, new), own, state, strict)
-    replaced = {id(old) for old in new} | {id(m) for old in new for m in old.modules()}
+    check_loading(twin_tree(model, new), model.state_dict(keep_vars=True), state, strict)
+    return new, state
+
+
+def _check_memory(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> None:
+    """Raise CheckpointError if parameters that will be loaded into are on the meta device."""
+    replaced = {id(module) for old in new for module in old.modules()}
     for name, module in model.named_modules():
-        meta = any(p.is_meta for p in module.parameters(recurse=False))
+        meta = any(parameter.is_meta for parameter in module.parameters(recurse=False))
         if id(module) not in replaced and meta:
             raise CheckpointError(
                 f"{name or 'the model'} has parameters on the meta device, without memory; call "
                 "model.to_empty(device='cpu') first, or give no model"
             )
-    model = replace_modules(model, new)
-    tie(model, saved.description.get("tied") or {}, new)
-    model.load_state_dict(state, strict)
-    return model
 
 
 def _built(saved: Saved) -> nn.Module:
@@ -167,17 +184,22 @@ def _built(saved: Saved) -> nn.Module:
             "load cannot build the model: it is no model of transformers, and save was given no "
             "factory; give load a dense model of the same class, as load(source, model)"
         )
-    return with_networks(model, layers)
+    return model
 
 
-def with_networks(model: nn.Module, layers: Mapping[str, Any]) -> nn.Module:
-    """Put sparse activations into a new model where they were saved."""
+def missing_networks(model: nn.Module, layers: Mapping[str, Any]) -> list[str]:
+    """Return the names of the sparse activations that were saved and that a model lacks."""
     saved = {
         name
         for name, layer in layers.items()
         if isinstance(layer, Mapping) and layer.get("kind") == ActivationSparseFFN.__name__
     }
-    missing = sorted(saved - ActivationSparseFFN.find_in(model).keys())
+    return sorted(saved - ActivationSparseFFN.find_in(model).keys())
+
+
+def with_networks(model: nn.Module, layers: Mapping[str, Any]) -> nn.Module:
+    """Put sparse activations into a model where they were saved."""
+    missing = missing_networks(model, layers)
     if not missing:
         return model
     with warnings.catch_warnings():
@@ -267,6 +289,12 @@ def _layer(described: Any, part: dict[str, Tensor], old: nn.Module) -> nn.Module
         raise CheckpointError(
             f"it is {sizes[1][0]} to {sizes[1][1]}, the model's is {sizes[0][0]} to {sizes[0][1]}; "
             "build the model that was saved"
+        )
+    biases = [m.bias is None for m in (old, new) if hasattr(m, "bias")]
+    if len(sizes) == len(biases) == 2 and biases[0] != biases[1]:
+        raise CheckpointError(
+            f"it has {'no' if biases[1] else 'a'} bias in the file, and the model's has "
+            f"{'none' if biases[0] else 'one'}; build the model that was saved"
         )
     origin = getattr(old, "origin", None)
     if origin is not None:
