@@ -139,6 +139,15 @@ def test_a_loaded_model_is_an_ordinary_one(registered: None, tmp_path: Path) -> 
     assert type(dense.model.layers[0].mlp.up_proj) is nn.Linear
 
 
+def test_a_dense_model_with_the_same_configuration_stays_dense(tmp_path: Path) -> None:
+    dense = llama()
+    sparse = gossamer.sparsify(type(dense)(dense.config), "2:4", exclude="lm_head")
+    assert sparse.model.config is sparse.config
+    dense.save_pretrained(tmp_path)
+    other = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(other(IDS).logits, dense(IDS).logits)
+
+
 def test_a_damaged_folder_is_refused(registered: None, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

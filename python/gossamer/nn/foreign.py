@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +30,7 @@ def told(config: Any, description: Mapping[str, Any]) -> Any:
     """Write to a configuration of which layers its model is, or forget that if there are none."""
     if description["layers"] != {}:
         config.quantization_config = {"quant_method": METHOD, **description}
-        config.fusion_config = {**(getattr(config, "fusion_config", None) or {}), REFUSAL: True}
+        config.fusion_config = {**_fusions(config), REFUSAL: True}
     else:
         forget(config)
     return config
@@ -46,7 +47,10 @@ def tell_configs(model: nn.Module) -> None:
     def visit(module: nn.Module) -> None:
         config = vars(module).get("config")
         if is_pretrained(module):
-            told(config, describe_model(module))
+            description = describe_model(module)
+            if description["layers"] and REFUSAL not in _fusions(config):
+                config = _own_config(module)
+            told(config, description)
             done.update((id(config), *(id(one) for one in vars(config).values())))
             return
         if is_config(config) and id(config) not in done:
@@ -59,12 +63,27 @@ def tell_configs(model: nn.Module) -> None:
     visit(model)
 
 
+def _own_config(model: Any) -> Any:
+    """Give a model a copy of its configuration, which a dense model may share; return it."""
+    copies: dict[int, Any] = {}
+    found = copy.deepcopy(model.config, copies)
+    for module in model.modules():
+        theirs = vars(module).get("config")
+        if is_config(theirs) and id(theirs) in copies:
+            module.config = copies[id(theirs)]
+    return found
+
+
+def _fusions(config: Any) -> dict[str, Any]:
+    return getattr(config, "fusion_config", None) or {}
+
+
 def forget(config: Any) -> None:
     """Take back what `told` has written."""
     method = getattr(config, "quantization_config", None)
     if isinstance(method, dict) and method.get("quant_method") == METHOD:
         del config.quantization_config
-    if REFUSAL in (fusions := getattr(config, "fusion_config", None) or {}):
+    if REFUSAL in (fusions := _fusions(config)):
         rest = {name: value for name, value in fusions.items() if name != REFUSAL}
         config.fusion_config = rest
         if not rest:
