@@ -4,13 +4,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Replicate, distribute_tensor
+from torch.distributed.tensor.parallel import parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import gossamer
 from gossamer.distributed import broadcast_structure, check_same_structure
+from gossamer.distributed.tensor_parallel import SparseColwiseParallel, SparseRowwiseParallel
 from gossamer.masks import random_structure
 from gossamer.nn import ActivationSparseFFN, SparseLinear
 from gossamer.recipes import GMP, SET, STE, RigL, SLoPe
@@ -236,3 +240,42 @@ class Counted(TorchDispatchMode):
             tensors = [a for a in tree_leaves(args) if isinstance(a, Tensor)]
             self.total += max(t.nbytes for t in tensors)
         return func(*args, **(kwargs or {}))
+
+
+# ---- tensor parallelism --------------------------------------------------------------------------
+def split(rank: int) -> dict[str, Any]:
+    """Return outputs, gradients and trained weights of split layers beside whole ones."""
+    mesh = init_device_mesh("cpu", (2,))
+    plan = {"0": SparseColwiseParallel(), "2": SparseRowwiseParallel()}
+    found: dict[str, Any] = {}
+    for pattern, backward in (("2:4:v4", "exact"), ("2:4", "double_pruned"), ("75%", "exact")):
+        whole_model = network(pattern, backward=backward)
+        parts = network(pattern, backward=backward)
+        if rank:  # the values are those of the first process
+            parts[0].weight.values.data.zero_()
+        parallelize_module(parts, mesh, plan)
+        results = []
+        for model in (whole_model, parts):
+            x = batch(0)[0].requires_grad_()
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+            for _ in range(2):
+                optimizer.zero_grad()
+                y = model(x)
+                nn.functional.mse_loss(y, batch(0)[1]).backward()
+                optimizer.step()
+            nnz = [model[i].weight.nnz for i in (0, 2)]
+            dense = gossamer.densify(model)
+            results.append([y.detach(), x.grad, *(p.detach() for p in dense.parameters())])
+            found[f"{pattern} nnz"] = nnz
+        found[pattern] = results
+    for pattern in ("2:4:v32", "block 4x4 50%"):
+        layer = nn.Sequential(SparseLinear(32, 32, pattern=pattern))
+        found[f"refused {pattern}"] = error_of(
+            parallelize_module, layer, mesh, {"0": SparseColwiseParallel()}
+        )
+    found["dense"] = error_of(
+        parallelize_module, nn.Sequential(nn.Linear(8, 8)), mesh, {"0": SparseRowwiseParallel()}
+    )
+    x = distribute_tensor(batch(0)[0], mesh, [Replicate()])
+    found["DTensor"] = error_of(network()[0], x)
+    return found

@@ -232,7 +232,8 @@ def densify(model: nn.Module) -> nn.Module:
         if isinstance(module, MaskedLayer):
             linear = module.to_dense()
             linear.weight = weights.setdefault(module.weight_owner, linear.weight)  # type: ignore[arg-type]
-            linear.bias = module.bias  # type: ignore[assignment]
+            if module.bias is None or len(module.bias) == linear.out_features:
+                linear.bias = module.bias  # type: ignore[assignment]  # of a split layer a part
             _adopt(linear, module)
             layers[id(module)] = linear
     model = _swap(model, layers)

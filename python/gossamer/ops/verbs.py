@@ -150,7 +150,7 @@ def _general(verb: str, weight: SparseWeight, *args: Any, bias: Any = None) -> A
         if is_sharded(arg):
             raise DTypeError(
                 f"{name} is a DTensor and {describe(weight)} takes ordinary tensors: split the "
-                "layer with gossamer.distributed.SparseColwiseParallel or SparseRowwiseParallel, "
+                "layer with a style of gossamer.distributed.tensor_parallel, "
                 f"pass {name}.full_tensor(), or use gossamer.densify() and torch's own styles"
             )
         if not (arg.is_meta or is_registered(arg)):
