@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections.abc
 import functools
+import inspect
 import math
 import numbers
 import operator
@@ -209,9 +210,17 @@ def _is_short(value: object) -> bool:
 
 @functools.cache
 def _hints(function: Callable[..., Any]) -> tuple[str, tuple[tuple[str, Any], ...]]:
-    hints = typing.get_type_hints(function, include_extras=True)
-    hints.pop("return", None)
-    who = function.__qualname__.removesuffix(".__init__").split(".<locals>.")[-1]
+    plain: Any = inspect.unwrap(function)
+    hints: dict[str, Any] = {}
+    for name, hint in plain.__annotations__.items():
+        if name == "return":
+            continue
+        try:
+            one = types.SimpleNamespace(__annotations__={name: hint})
+            hints |= typing.get_type_hints(one, plain.__globals__, None, True)
+        except NameError:  # of a type that only type checkers import
+            continue
+    who = plain.__qualname__.removesuffix(".__init__").split(".<locals>.")[-1]
     return who, tuple((n, h) for n, h in hints.items() if h not in (Any, object))
 
 
@@ -238,7 +247,8 @@ def _fits(value: Any, kind: Any) -> bool:
         if isinstance(value, str | bytes):
             return False
         if plain is collections.abc.Sequence and hasattr(value, "tolist"):
-            return bool(value.ndim == 1)
+            numeric = {int, float, bool, Any}
+            return bool(value.ndim == 1) and set(get_args(kind)) <= numeric
         return isinstance(value, plain) or (
             plain is collections.abc.Iterable and hasattr(value, "__iter__")
         )

@@ -88,6 +88,8 @@ class Linear:
 
     def __call__(self, step: int, /) -> float:
         """Return the number of a step."""
+        if not is_number(step):
+            raise DTypeError(f"{type(self).__name__} got step={step!r:.80}; a number is needed")
         if step >= self.end_step:
             return self.end
         if step <= self.begin_step:

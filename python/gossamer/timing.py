@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from gossamer.arguments import check
 from gossamer.errors import ArgumentError
 
 __all__ = ["Timing", "interleaved", "rotation", "threads"]
@@ -47,6 +48,7 @@ class Timing:
             >>> Timing.from_samples([3.0, 1.0, 2.0]).median
             2.0
         """
+        check(Timing.from_samples, locals())
         if not samples:
             raise ArgumentError(
                 "Timing got no samples; at least one is needed: run the function once"

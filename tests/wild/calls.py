@@ -7,6 +7,7 @@ import functools
 import gc
 import inspect
 import traceback
+import types
 import warnings
 from pathlib import Path
 from random import Random
@@ -16,13 +17,16 @@ import torch
 
 from gossamer.errors import GossamerError
 from wild.targets import Target
-from wild.values import hints_of, nearly, nonsense, valid
+from wild.values import UNKNOWN, hints_of, nearly, nonsense, valid
 
 HERE = str(Path(__file__).resolve().parent)
 # Errors that a function may raise in words of its own, if it raises them itself.
 OWN_WORDS = (TypeError, ValueError, NotImplementedError, AttributeError, KeyError, OSError)
-# Of another library, and clear: nothing could have been known before.
-NO_MEMORY = ("can't allocate memory", "not enough memory", "Unable to allocate")
+# Of torch, and clear: too much memory, and what a Parameter says to the same call.
+OF_TORCH = (
+    *("can't allocate memory", "not enough memory", "Unable to allocate"),
+    "a leaf Variable that requires grad is being used in an in-place operation",
+)
 
 
 def arguments(call: Any, r: Random, wildness: float) -> tuple[list[Any], dict[str, Any]]:
@@ -70,14 +74,22 @@ def one_call(target: Target, seed: int) -> dict[str, str]:
             if built is None:
                 return {"verdict": "not built", "error": "", "text": ""}
             call = getattr(built, target.name.rsplit(".", 1)[1])
-        first, named = arguments(call, r, wildness)
+        try:
+            first, named = arguments(call, r, wildness)
+        except Exception as error:  # what a value is made with is broken, or out of memory
+            return {"verdict": "not built", "error": type(error).__name__, "text": str(error)}
         return verdict_of(call, first, named)
 
 
 def build(kind: type, r: Random) -> Any:
     """Return an object of a class from valid arguments, or None after a few attempts."""
     for _ in range(6):
-        first, named = arguments(kind, r, 0.0)
+        try:
+            first, named = arguments(kind, r, 0.0)
+        except Exception:
+            return None
+        if any(value is UNKNOWN for value in (*first, *named.values())):
+            continue  # a result, which nobody builds by hand
         try:
             return kind(*first, **named)
         except Exception:
@@ -91,7 +103,7 @@ def verdict_of(call: Any, first: list[Any], named: dict[str, Any]) -> dict[str, 
         result = call(*first, **named)
         if inspect.isgenerator(result):
             next(result, None)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return {
             "verdict": "clear" if is_clear(error) else "unclear",
             "error": type(error).__name__,
@@ -108,14 +120,14 @@ def is_clear(error: BaseException) -> bool:
     """
     if isinstance(error, GossamerError | MemoryError):
         return True
-    if any(words in str(error) for words in NO_MEMORY):
+    if any(words in str(error) for words in OF_TORCH):
         return True
     frames = [f for f, _ in traceback.walk_tb(error.__traceback__)]
     ours = [f for f in frames if not f.f_code.co_filename.startswith(HERE)]
-    if isinstance(error, TypeError) and _is_signature(error, len(ours)):
+    if isinstance(error, TypeError) and _is_signature(error, ours):
         return True
-    if not ours:
-        return False
+    if not ours:  # so tells a compiled class what it takes
+        return "incompatible constructor arguments" in str(error)
     if frames[-1].f_code.co_filename.startswith(HERE):
         return True
     last = frames[-1]
@@ -133,9 +145,10 @@ def _raises(path: str) -> frozenset[int]:
     return frozenset(n for node in nodes for n in range(node.lineno, (node.end_lineno or 0) + 1))
 
 
-def _is_signature(error: TypeError, depth: int) -> bool:
+def _is_signature(error: TypeError, frames: list[types.FrameType]) -> bool:
     words = ("missing ", " positional argument", "unexpected keyword", "multiple values")
-    return depth <= 1 and "()" in str(error) and any(word in str(error) for word in words)
+    inside = any("gossamer" in frame.f_code.co_filename for frame in frames)
+    return not inside and "()" in str(error) and any(word in str(error) for word in words)
 
 
 def _place(error: BaseException) -> str:

@@ -7,6 +7,7 @@ several parameters fit one another.
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import inspect
 import math
 import types
@@ -21,8 +22,17 @@ from torch import Tensor, nn
 
 import gossamer
 from gossamer import backend, codes, masks, prox, recipes
+from gossamer.arguments import check_one
+from gossamer.errors import ArgumentError, DTypeError
 
 ROWS, COLS, BATCH, K = 8, 16, 4, 3
+
+
+class Odd:
+    """An object that is nothing in particular."""
+
+
+UNKNOWN = Odd()
 Maker = Callable[[Random], Any]
 
 
@@ -199,8 +209,6 @@ NAMED: dict[str, Maker] = {
     "v": one_of(normal(4, ROWS)),
     "turn": one_of(0, 3),
     "samples": lambda _: [1.0, 2.0],
-    "title": lambda _: "title",
-    "path": lambda _: "here",
     "metric": one_of("sqeuclidean", "euclidean", normal(BATCH, COLS)),
     "tokens": one_of(normal(BATCH, COLS), 12),
     "neurons": one_of(None, 1, 4),
@@ -213,15 +221,18 @@ def valid(parameter: inspect.Parameter, hint: Any, r: Random) -> Any:
     if parameter.default is not inspect.Parameter.empty and r.random() < 0.3:
         return parameter.default
     if parameter.name in NAMED and r.random() < 0.9:
-        return NAMED[parameter.name](r)
+        named = NAMED[parameter.name](r)
+        with contextlib.suppress(DTypeError, ArgumentError):
+            check_one(named, Any if hint is None else hint, "")
+            return named
     made = by_annotation(hint, r)
-    if made is None and parameter.default is not inspect.Parameter.empty:
+    if made is UNKNOWN and parameter.default is not inspect.Parameter.empty:
         return parameter.default
     return made
 
 
 def by_annotation(hint: Any, r: Random) -> Any:
-    """Return a value of an annotation, None where nothing is known."""
+    """Return a value of an annotation, `UNKNOWN` where nothing is known."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return by_annotation(args[0], r)
@@ -254,7 +265,10 @@ def by_annotation(hint: Any, r: Random) -> Any:
         codes.Code: code,
         prox.Penalty: lambda _: prox.L1(0.1),
     }
-    return plain[hint](r) if isinstance(hint, collections.abc.Hashable) and hint in plain else None
+    if hint in (None, type(None)):
+        return None
+    known = isinstance(hint, collections.abc.Hashable) and hint in plain
+    return plain[hint](r) if known else UNKNOWN
 
 
 def nearly(value: Any, r: Random) -> Any:
@@ -326,14 +340,9 @@ NEAR_TENSORS: tuple[Callable[[Tensor, Random], Any], ...] = (
 )
 
 
-class Odd:
-    """An object that is nothing in particular."""
-
-
 NONSENSE: tuple[Maker, ...] = (
     lambda _: None,
     lambda _: "text",
-    lambda _: "",
     lambda _: b"bytes",
     lambda _: Odd(),
     lambda _: Odd,
@@ -351,7 +360,6 @@ NONSENSE: tuple[Maker, ...] = (
     lambda _: 1e308,
     lambda _: 1j,
     lambda _: True,
-    lambda _: len,
     lambda _: lambda *_: None,
     lambda _: torch,
     lambda _: torch.float16,
@@ -364,7 +372,6 @@ NONSENSE: tuple[Maker, ...] = (
     lambda _: np.float32(1.5),
     lambda _: nn.Linear(2, 2),
     lambda _: nn.Linear,
-    lambda _: range(3),
     lambda _: iter([1, 2]),
     lambda _: gossamer.NM(2, 4),
     lambda _: masks.random_mask((4, 4), "2:4"),

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from gossamer.activations.gate import GateForm, LiveGate, float_gate, int8_gate
 from gossamer.activations.memory import GradientMemory
+from gossamer.arguments import check
 from gossamer.backend import activations as kernels
 from gossamer.backend.activations import Pairs
 
@@ -85,6 +86,7 @@ def sparse_feed_forward(x: Tensor, weights: Weights, options: Options) -> tuple[
     Returns:
         y [batch, d], and the live pairs.
     """
+    check(sparse_feed_forward, locals())
     live = _find(x.detach().contiguous(), weights, options)
     return feed_forward_at(x, weights, live, options), Counts(live.pairs, live.screened)
 
@@ -97,6 +99,7 @@ def feed_forward_at(x: Tensor, weights: Weights, live: LiveGate, options: Option
 
 def dense_feed_forward(x: Tensor, weights: Weights, options: Options) -> tuple[Tensor, Tensor]:
     """Compute the same network by torch's products; returns y and h [batch, hidden]."""
+    check(dense_feed_forward, locals())
     h = activate(
         functional.linear(x, weights.gate, _cast(weights.gate_bias, x)), options.activation
     )

@@ -16,8 +16,12 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from gossamer.arguments import check
 from gossamer.backend import activations as kernels
+from gossamer.backend import check_array
 from gossamer.backend.activations import Pairs
+from gossamer.backend.arrays import FLOATS
+from gossamer.errors import DTypeError, ShapeError
 
 GateForm: TypeAlias = Literal["float32", "int8"]
 
@@ -41,6 +45,24 @@ def tile_of(batch: int) -> int:
     return max(64, -(-batch // tiles // 64) * 64)
 
 
+def _check_gate(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raise unless the operands are matrices [batch, d] and [neurons, d] of one dtype."""
+    for given, name in ((x, "x"), (weight, "weight")):
+        check_array(given, f"a gate: {name}", rank=2, dtypes=FLOATS)
+    if (
+        x.shape[1] != weight.shape[1]
+        or not len(x)
+        or (bias is not None and len(bias) != len(weight))
+    ):
+        raise ShapeError(
+            f"a gate got x {list(x.shape)}, weight {list(weight.shape)} and bias "
+            f"{None if bias is None else list(bias.shape)}; [batch, d], [neurons, d] and [neurons] "
+            "with at least one row are needed"
+        )
+    if x.dtype != weight.dtype:
+        raise DTypeError(f"a gate got x of {x.dtype} and weight of {weight.dtype}; convert one")
+
+
 def float_gate(x: Tensor, weight: Tensor, bias: Tensor | None, expected: int = 0) -> LiveGate:
     """Find the live pairs by the gate in the dtype of the weights.
 
@@ -50,6 +72,8 @@ def float_gate(x: Tensor, weight: Tensor, bias: Tensor | None, expected: int = 0
         bias: [neurons], or None.
         expected: About how many pairs there will be; more costs a copy.
     """
+    check(float_gate, locals())
+    _check_gate(x, weight, bias)
     batch, neurons, tile = len(x), len(weight), tile_of(len(x))
     starts = range(0, batch, tile)
     indptr = torch.zeros(len(starts) * neurons + 1, dtype=torch.int64)
@@ -97,6 +121,8 @@ def int8_gate(x: Tensor, weight: Tensor, bias: Tensor | None, slack: float = 1.0
         bias: [neurons], or None.
         slack: Scales the bound of the rounding error; 1 is rigorous.
     """
+    check(int8_gate, locals())
+    _check_gate(x, weight, bias)
     batch, neurons, tile = len(x), len(weight), tile_of(len(x))
     starts = range(0, batch, tile)
     rows = kernels.quantize_rows(weight)

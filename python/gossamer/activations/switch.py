@@ -26,6 +26,7 @@ from gossamer.activations.functions import (
     feed_forward_at,
 )
 from gossamer.activations.gate import LiveGate, float_gate, tile_of
+from gossamer.arguments import check
 from gossamer.backend import activations as kernels
 from gossamer.backend.activations import Pairs
 
@@ -49,6 +50,7 @@ class Costs(NamedTuple):
 
     def seconds(self, form: Form, live: float, screened: float) -> float:
         """Return the time of a form."""
+        check(Costs.seconds, locals())
         if form == "dense":
             return self.dense
         pairs = self.fixed + self.pair * live
@@ -62,6 +64,7 @@ class Costs(NamedTuple):
 
     def best(self, live: float, screened: float) -> Form:
         """Return the form with the smallest time."""
+        check(Costs.best, locals())
         forms: tuple[Form, ...] = ("dense", "float32", "int8")
         return min(forms, key=lambda form: self.seconds(form, live, screened))
 
@@ -74,6 +77,7 @@ def costs_of(batch: int, weights: Weights, with_gradients: bool) -> Costs:
         weights: Weights of the shape; they are not changed.
         with_gradients: Whether a backward pass follows.
     """
+    check(costs_of, locals())
     hidden, d = weights.gate.shape
     key = (
         # A batch that differs by less than an eighth has the coefficients of its neighbour.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from gossamer.arguments import check
 from gossamer.backend.registry import module_of
 from gossamer.backend.structure import Structure, check_structure
 
@@ -38,6 +39,7 @@ def move(
         >>> values.tolist()
         [0.0, 7.0]
     """
+    check(move, locals())
     check_structure(old, "old"), check_structure(new, "new")
     module = module_of(new.indices)
     module.products.move(*old, *new, values, values if out is None else out)

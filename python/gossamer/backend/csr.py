@@ -7,9 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gossamer.arguments import check
 from gossamer.backend.arrays import tensor_of
 from gossamer.backend.registry import module_of
 from gossamer.backend.structure import Structure, check_structure
+from gossamer.errors import ArgumentError, StructureError
 
 
 class Csr(NamedTuple):
@@ -63,6 +65,7 @@ def encode_csr(
         >>> structure.indices.tolist()
         [2, 0, 1]
     """
+    check(encode_csr, locals())
     layout, ids, pointers, perm = module_of(indices).products.encode_csr(
         *shape, indptr.contiguous(), indices.contiguous(), vector, n, m, csc
     )
@@ -78,6 +81,7 @@ def decode_csr(structure: Structure) -> Csr:
         >>> decode_csr(structure).indptr.tolist()
         [0, 1, 3]
     """
+    check(decode_csr, locals())
     layout, ids, pointers = check_structure(structure)
     arrays = module_of(ids).products.decode_csr(layout, ids, pointers)
     return Csr(*map(tensor_of, arrays))
@@ -101,6 +105,15 @@ def expand_tiles(indptr: Tensor, indices: Tensor, high: int, wide: int) -> Csr:
         >>> expand_tiles(*tiles, high=2, wide=3).indices.tolist()
         [3, 4, 5, 3, 4, 5]
     """
+    check(expand_tiles, locals())
+    ends = indptr[:1].tolist() + indptr[-1:].tolist()
+    if ends != [0, len(indices)] or indices.dim() != 1 or bool((indptr.diff() < 0).any()):
+        raise StructureError(
+            f"expand_tiles got pointers from {ends[:1]} to {ends[1:]} of {len(indices)} tiles; "
+            "they must rise from 0 to the number of tiles"
+        )
+    if min(high, wide) < 1 or max(high, wide) >= 2**31:
+        raise ArgumentError(f"expand_tiles got tiles of {high}x{wide}; sizes of 1 and more fit")
     counts = indptr.diff().repeat_interleave(high) * wide
     pointers = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     shift = indptr[:-1].repeat_interleave(high) * wide - pointers[:-1]

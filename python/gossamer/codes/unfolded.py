@@ -118,6 +118,16 @@ class _Unfolded(nn.Module):
             )
         return y
 
+    def _residual(self, dictionary: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        self._check(y, dictionary.shape[0])
+        check_array(x, f"{type(self).__name__}: x", rank=2, dtypes=(self.step.dtype,))
+        if x.shape != (len(y), dictionary.shape[1]):
+            raise ShapeError(
+                f"{type(self).__name__} got x of shape {list(x.shape)}; "
+                f"[{len(y)}, {dictionary.shape[1]}] is needed"
+            )
+        return x @ dictionary.T - y
+
     def iterates(self, y: Tensor) -> Iterator[Tensor]:
         """Yield the codes [batch, atoms] after 1, 2, ..., `layers` steps."""
         raise NotImplementedError
@@ -184,7 +194,7 @@ class ISTA(_Unfolded):
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         """Return 1/2 ||A x - y||^2 + lam ||x||_1 per row, [batch]."""
-        residual = x @ self.dictionary.T - y
+        residual = self._residual(self.dictionary, x, y)
         return 0.5 * residual.square().sum(1) + self.lam * x.abs().sum(1)
 
 
@@ -284,7 +294,7 @@ class IHT(_Unfolded):
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         """Return 1/2 ||A x - y||^2 per row, [batch]."""
-        return 0.5 * (x @ self.dictionary.T - y).square().sum(1)
+        return 0.5 * self._residual(self.dictionary, x, y).square().sum(1)
 
 
 def _strength(lam: float, like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gossamer.arguments import check
 from gossamer.backend import Layout, Structure, check_array
 from gossamer.backend import masks as kernels
 from gossamer.backend.structure import check_structure
@@ -103,6 +104,7 @@ def add_pruned_(out: Tensor, source: Tensor, alpha: float, structure: Structure)
         >>> add_pruned_(torch.zeros(1, 4), weight, 0.5, structure)
         tensor([[0.5000, 0.0000, 0.0000, 0.2500]])
     """
+    check(add_pruned_, locals())
     check_structure(structure)
     y, x = check_array(out, "out", rank=2), check_array(source, "source", rank=2)
     if any(size > 1 and step == 0 for size, step in zip(y.shape, y.stride(), strict=True)):

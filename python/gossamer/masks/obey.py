@@ -1,6 +1,7 @@
 """Whether a structure obeys the part of its pattern that its layout cannot express."""
 
 from gossamer import backend
+from gossamer.arguments import check
 from gossamer.backend import Structure
 from gossamer.backend.structure import check_tiles
 from gossamer.masks.grouped import check_choices
@@ -24,6 +25,7 @@ def check_structure(structure: Structure, pattern: Pattern) -> None:
         gossamer.errors.StructureError: a part of the 2x1 tile at [0, 1] is kept, [1, 1] and not \
 [0, 1]; a tile is kept or dropped as one
     """
+    check(check_structure, locals())
     if pattern.tile != (structure.layout.vector, 1):
         check_tiles(structure, *pattern.tile)
     if isinstance(pattern, GroupedNM):

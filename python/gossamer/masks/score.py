@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 
+from gossamer.arguments import shown
 from gossamer.backend import check_array
 from gossamer.backend.arrays import FLOATING
 from gossamer.errors import (
@@ -179,6 +180,8 @@ def allocate(
         >>> allocate({"wide": (128, 128), "a": (64, 64), "b": (64, 64)}, 0.75, "erk")
         {'wide': 0.8125, 'a': 0.625, 'b': 0.625}
     """
+    if not isinstance(shapes, Mapping):
+        raise DTypeError(f"allocate got shapes={shown(shapes)}; pass sizes by layer name")
     sizes = {name: as_shape(shape, f"allocate, layer {name!r},") for name, shape in shapes.items()}
     sparsity = unit_interval(sparsity, "allocate")
     if distribution == "uniform":

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gossamer.arguments import check
 from gossamer.errors import ArgumentError, DTypeError, ShapeError
 from gossamer.ot import constrained, core
 from gossamer.patterns import as_integer
@@ -196,6 +197,7 @@ class SinkhornRouter(TopKRouter):
 
     def limit(self, tokens: int) -> int:
         """Return the largest number of tokens per expert when `tokens` are routed."""
+        check(SinkhornRouter.limit, locals())
         return min(tokens, math.ceil(self.capacity * self.k * tokens / self.experts))
 
     def assign(self, scores: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ class AcceleratedProxGradient(Proximal):
             DTypeError: the group has a `half_space=`.
             GossamerError: the penalty does not fit the group; see `Proximal.add_param_group`.
         """
-        if param_group.get("half_space") is not None:
+        if isinstance(param_group, dict) and param_group.get("half_space") is not None:
             raise DTypeError(
                 "AcceleratedProxGradient got half_space=; the half-space stage is for stochastic "
                 "gradients: use ProxSGD or ProxAdamW"

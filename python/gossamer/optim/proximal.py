@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gossamer.arguments import check, shown
-from gossamer.errors import ArgumentError, DeviceError, DTypeError, GossamerError
+from gossamer.errors import ArgumentError, CheckpointError, DeviceError, DTypeError, GossamerError
 from gossamer.optim.half_space import HalfSpace, group_count, zero_groups
 from gossamer.prox import Penalty
 
@@ -75,7 +75,7 @@ class Proximal(Optimizer):
             GossamerError: the penalty's groups do not fit a parameter's shape; the message names
                 the parameter.
         """
-        if not isinstance(param_group, dict):
+        if not isinstance(param_group, dict) or "params" not in param_group:
             raise DTypeError(
                 f'add_param_group got {shown(param_group)}; a dict with "params" is needed'
             )
@@ -104,8 +104,19 @@ class Proximal(Optimizer):
         Args:
             state_dict: state of this optimizer, or of the torch optimizer that it extends.
         """
+        if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= state_dict.keys():
+            raise CheckpointError(
+                f'load_state_dict got {shown(state_dict)}; a dict with "state" and '
+                '"param_groups" is needed: pass what optimizer.state_dict() gave'
+            )
         program = [{name: group[name] for name in PROGRAM} for group in self.param_groups]
-        super().load_state_dict(state_dict)
+        try:
+            super().load_state_dict(state_dict)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"load_state_dict got a damaged state ({type(error).__name__}: {error}); pass "
+                "what optimizer.state_dict() gave"
+            ) from error
         for group, own in zip(self.param_groups, program, strict=True):
             group.update(own)
             group.setdefault("penalty_step", 0)
@@ -303,6 +314,8 @@ def evaluate(closure: Callable[[], Any] | None) -> Any:
     """The return value of a closure, which may call backward; None without a closure."""
     if closure is None:
         return None
+    if not callable(closure):
+        raise DTypeError(f"step got closure={shown(closure)}; a function or None is needed")
     with torch.enable_grad():
         return closure()
 

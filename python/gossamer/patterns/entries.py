@@ -63,6 +63,7 @@ class Unstructured(Vectored):
             >>> Unstructured.keeping(3, 7).count(1, 7)
             3
         """
+        kept, total = (as_integer(n, "Unstructured.keeping got a number") for n in (kept, total))
         return cls(1 - kept / total if total else 0.0, vector)
 
     @property

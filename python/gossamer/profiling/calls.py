@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import ArgumentError, DeviceError
+from gossamer.errors import ArgumentError, DeviceError, DTypeError
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.layers.linear import dense_weight
 from gossamer.nn.left_dense import is_dense_linear
@@ -85,7 +85,9 @@ def _fixed(model: nn.Module) -> dict[nn.Module, str]:
 
 def _noting(calls: dict[Kind, list[str]], name: str, fixed: str) -> Callable[..., None]:
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
+        x = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
+        if x is None:
+            raise DTypeError(f"layer {name!r} got no tensor; give an example that the model takes")
         if x.device.type != "cpu":
             raise DeviceError(
                 f"layer {name!r} got an input on {x.device}; profile times the kernels of the CPU: "

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gossamer.arguments import check
 from gossamer.errors import ArgumentError
 from gossamer.patterns import Pattern, parse_pattern
 from gossamer.tables import text_table
@@ -135,6 +136,7 @@ class Profile:
             OSError: the file cannot be written.
             ImportError: matplotlib is not installed.
         """
+        check(Profile.plot, locals())
         try:
             from gossamer.profiling.picture import plot
         except ModuleNotFoundError as error:

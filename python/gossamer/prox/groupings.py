@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 from gossamer import backend
+from gossamer.arguments import shown
+from gossamer.backend import Structure
 from gossamer.errors import ArgumentError, DTypeError, PenaltyError, ShapeError, StructureError
 
 # The smallest number of axes that each grouping needs.
@@ -284,6 +286,11 @@ def on_weight(
     Raises:
         ShapeError: the grouping does not fit the weight's shape.
     """
+    if not isinstance(getattr(weight, "structure", None), Structure):
+        raise DTypeError(
+            f"a penalty is put on {shown(weight)}; a SparseWeight is needed: for a dense tensor "
+            "use the penalty itself"
+        )
     where = backend.coordinates(weight.structure)
     if grouping == "element":
         return "element", where

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gossamer.arguments import check
+
 
 class HeadAttention(nn.Module):
     """Self-attention whose number of heads does not depend on the width of the input.
@@ -34,6 +36,7 @@ class HeadAttention(nn.Module):
 
     def __init__(self, qkv: nn.Linear, out: nn.Linear, heads: int, causal: bool) -> None:
         super().__init__()
+        check(HeadAttention.__init__, locals())
         self.heads, self.causal = heads, causal
         self.qkv, self.out = qkv, out
 

@@ -17,6 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from gossamer.arguments import check
 from gossamer.errors import RecipeError
 from gossamer.nn import ActivationSparseFFN
 from gossamer.recipes.base.attached import Attached
@@ -148,8 +149,11 @@ class ActivationL1(Attached):
 
     def target_at(self, t: int) -> float:
         """Return the target of a step: a straight line in log(share) along the ramp."""
+        check(ActivationL1.target_at, locals())
         if self.target_share is None:
             return math.nan
+        if "first_share" not in self.state:
+            raise RecipeError("ActivationL1 measures its ramp in attach: attach it first")
         first = max(self.state["first_share"], self.target_share)
         ramp = Linear(math.log(first), math.log(self.target_share), self._begin, self._end)
         return math.exp(ramp(t))
@@ -163,6 +167,7 @@ class ActivationL1(Attached):
         Raises:
             RecipeError: the recipe has no target.
         """
+        check(ActivationL1.mean_share, locals())
         if self.target_share is None:
             raise RecipeError("ActivationL1 has a strength and no target_share: give the target")
         ramp = self.end_share - self.begin_share

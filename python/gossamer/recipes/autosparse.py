@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
+from gossamer.arguments import check
 from gossamer.nn.layers.threshold import ThresholdLinear, thresholds
 from gossamer.patterns import Pattern
 from gossamer.recipes.base.checks import check_choice, check_share
@@ -67,6 +68,7 @@ class AutoSparse(Recipe):
 
     def groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Two groups: all other parameters, and the thresholds without weight decay."""
+        check(AutoSparse.groups, locals())
         own = thresholds(model)
         ids = {id(p) for p in own}
         rest = [p for p in model.parameters() if id(p) not in ids]
@@ -74,7 +76,8 @@ class AutoSparse(Recipe):
 
     def alpha_at(self, t: int) -> float:
         """Return alpha at step t: the slower of a cosine and a sigmoid, 0 from the reset on."""
-        share = t / self.total_steps
+        check(AutoSparse.alpha_at, locals())
+        share = t / max(self.total_steps, 1)
         if share >= self.reset_share:
             return 0.0
         cosine = (1.0 + math.cos(math.pi * share)) / 2.0

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer import backend
+from gossamer.arguments import check
 from gossamer.backend import Structure
 from gossamer.errors import RecipeError
 from gossamer.masks import double_prune
@@ -57,6 +58,7 @@ class Diagnostics:
     """
 
     def __init__(self, recipe: Recipe) -> None:
+        check(Diagnostics.__init__, locals())
         if not recipe.layers:
             raise RecipeError("Diagnostics got a recipe that is not attached; attach it first")
         self.recipe = recipe

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from gossamer.arguments import check
 from gossamer.errors import RecipeError
 from gossamer.nn import MaskedLinear, SparseLinear
 from gossamer.patterns import Pattern
@@ -105,6 +106,7 @@ class GMP(Recipe):
 
     def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int) -> None:
         """Follow the optimizer's steps, see `Recipe.attach`."""
+        check(GMP.attach, {"model": model})
         if not self.dense_weight and isinstance(model, nn.parallel.DistributedDataParallel):
             raise RecipeError(
                 "GMP.attach got dense_weight=False and a model in DistributedDataParallel, which "
@@ -125,6 +127,7 @@ class GMP(Recipe):
 
     def sparsity(self, t: int, final: float) -> float:
         """Return the sparsity at step t of a layer whose final sparsity is `final`."""
+        check(GMP.sparsity, locals())
         return Cubic(min(self.initial_sparsity, final), final, *self._span())(t)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from gossamer.arguments import check
 from gossamer.nn import MaskedLinear
 from gossamer.recipes.base.checks import check_number, check_share
 from gossamer.recipes.prune_late import PruneLate
@@ -90,6 +91,7 @@ class HyperSparse(PruneLate):
 
     def weight_at(self, t: int) -> float:
         """Return the coefficient of the regulariser at step t."""
+        check(HyperSparse.weight_at, locals())
         begin = round(self.warmup_share * self.total_steps)
         if t < begin:
             return 0.0

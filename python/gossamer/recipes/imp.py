@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gossamer.arguments import check
 from gossamer.nn import MaskedLinear
 from gossamer.patterns import Pattern
 from gossamer.recipes.base.checks import check_count, check_share, refuse_grouped
@@ -78,6 +79,7 @@ class IMP(Recipe):
 
     def density(self, finished: int, final: float) -> float:
         """Return a layer's density after `finished` prunings, if its final density is `final`."""
+        check(IMP.density, locals())
         return float(final ** (finished / self.rounds))
 
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from gossamer.arguments import check
 from gossamer.nn import MaskedLinear
 from gossamer.recipes.base.checks import check_choice, check_number, check_phases
 from gossamer.recipes.base.updates import Phases
@@ -66,6 +67,7 @@ class MaskDecay(STE):
 
     def masked_weight_share_at(self, t: int, total_steps: int) -> float:
         """Return D at step t: the share of itself with which a masked entry takes part."""
+        check(MaskDecay.masked_weight_share_at, locals())
         phases = Phases.of_shares(self.dense_share, self.finetune_share, total_steps)
         if t >= phases.finetune:
             return 0.0

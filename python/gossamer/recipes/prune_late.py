@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from gossamer.arguments import check
 from gossamer.nn import MaskedLinear
 from gossamer.patterns import Pattern
 from gossamer.recipes.base.checks import check_share
@@ -54,6 +55,7 @@ class PruneLate(Recipe):
 
     def is_ready(self, t: int) -> bool:
         """Whether to prune after step t."""
+        check(PruneLate.is_ready, locals())
         return t + 1 >= self.prune_step
 
     def regularise(self, t: int) -> None:

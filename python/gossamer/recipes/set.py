@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from gossamer.arguments import check
 from gossamer.backend import Structure
 from gossamer.backend.growth import drop, grow_random
 from gossamer.masks import Distribution
@@ -82,6 +83,7 @@ class SET(Static):
 
     def share(self, t: int) -> float:
         """Share of the kept entries that a layer drops at step t; 0 between updates."""
+        check(SET.share, locals())
         last = int(self.end_share * self.total_steps)
         if not 0 < t < last or t % steps_between(self.every, last):
             return 0.0

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from gossamer.arguments import check
 from gossamer.errors import RecipeError
 from gossamer.nn.layers.adapted import AdaptedLinear, for_inference
 from gossamer.nn.layers.linear import SparseLinear
@@ -120,6 +121,7 @@ class SLoPe(Recipe):
 
     def groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Parameters of a prepared model, and an empty group for the adapters."""
+        check(SLoPe.groups, locals())
         groups = super().groups(model)
         if self.adapter_rank:
             groups.append(
@@ -151,6 +153,7 @@ class SLoPe(Recipe):
 
         Adapters of the checkpoint are inserted here, so that model and checkpoint fit.
         """
+        check(SLoPe.load_state_dict, locals())
         there = any(layer.adapter is not None for _, _, layer in self.of_type(AdaptedLinear))
         step = state.get("step")
         due = self.insertion is not None and isinstance(step, int) and step >= self.insertion
@@ -179,6 +182,7 @@ class SLoPe(Recipe):
         Raises:
             RecipeError: `adapters` is neither of the two.
         """
+        check(SLoPe.finish, locals())
         if adapters not in ("folded", "merged"):
             raise RecipeError(f"finish got adapters={adapters!r:.40}; it is 'folded' or 'merged'")
         self.detach()

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from torch import nn
 
+from gossamer.arguments import check
 from gossamer.errors import PatternError, RecipeError
 from gossamer.nn import MaskedLayer, SparseLinear
 from gossamer.nn.globs import Globs, as_globs, covers
@@ -102,6 +103,7 @@ class SparseIFT(Recipe):
         Raises:
             PatternError: a layer does not fit, or no two layers form a pair.
         """
+        check(SparseIFT.prepare, locals())
         if self.method != "wide":
             return super().prepare(model, include, exclude, rescale)
         self.check_fresh(model)
@@ -130,8 +132,9 @@ class SparseIFT(Recipe):
             warnings.warn(note, UserWarning, stacklevel=2)
         return super().prepare(model, list(self._hidden), exclude, rescale)
 
-    def parameters(self, model: nn.Module, scale_lr: float = False) -> list[dict[str, Any]]:
+    def parameters(self, model: nn.Module, scale_lr: float | bool = False) -> list[dict[str, Any]]:
         """Return the parameters: an output sums as many inputs as before, so no rate is scaled."""
+        check(SparseIFT.parameters, locals())
         return super().parameters(model)
 
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:

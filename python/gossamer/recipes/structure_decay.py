@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
+from gossamer.arguments import check
 from gossamer.errors import PatternError, RecipeError
 from gossamer.nn import MaskedLinear
 from gossamer.patterns import MAX_M, NM, Pattern
@@ -94,6 +95,7 @@ class StructureDecay(Recipe):
 
     def window_at(self, t: int, total_steps: int) -> int | None:
         """Return the number of the window of step t, from 0; None in the dense phase."""
+        check(StructureDecay.window_at, locals())
         phases = Phases.of_shares(self.dense_share, self.finetune_share, total_steps)
         if t < phases.dense:
             return None

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from gossamer.arguments import check
 from gossamer.errors import CheckpointError, GossamerError
 from gossamer.io import check_state
 from gossamer.io.files import check_digest, read_file, write_file
@@ -39,6 +40,7 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
         >>> load_checkpoint(file)
         {'step': 3, 'model': {'weight': tensor([1., 1.])}}
     """
+    check(save_checkpoint, locals())
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(_flatten(state, "", tensors), sort_keys=False)
     try:
@@ -62,6 +64,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, truncated or altered, or is not a checkpoint.
     """
+    check(load_checkpoint, locals())
     path = Path(path)
     tensors, metadata = read_file(path, "checkpoint", "give the folder or file of a run")
     if metadata.get("format") != FORMAT:

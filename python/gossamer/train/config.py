@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from gossamer.arguments import check, shown
 from gossamer.errors import (
     ArgumentError,
     DataError,
@@ -160,6 +161,10 @@ class TrainConfig:
 
     def steps_of(self, run: str) -> int:
         """Return the optimizer steps of a run."""
+        if self.run_steps is not None and run not in self.runs:
+            raise RecipeError(
+                f"steps_of got the run {shown(run)}; choose one of {', '.join(self.runs)}"
+            )
         return self.steps if self.run_steps is None else self.run_steps[self.runs.index(run)]
 
     @property
@@ -169,6 +174,7 @@ class TrainConfig:
 
     def due(self, turn: int) -> tuple[str, ...]:
         """Return the runs that take a step in a round, counted from 0; each evenly spread."""
+        check(TrainConfig.due, locals())
         return tuple(
             run
             for run in self.runs
@@ -178,9 +184,10 @@ class TrainConfig:
 
     def turns(self, rounds: int) -> list[tuple[int, str]]:
         """Return the step, counted from 1, and the run of each turn of the first rounds."""
+        check(TrainConfig.turns, locals())
         taken = dict.fromkeys(self.runs, 0)
         found = []
-        for turn in range(rounds):
+        for turn in range(min(rounds, self.rounds)):
             for run in self.due(turn):
                 taken[run] += 1
                 found.append((taken[run], run))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gossamer.arguments import check
 from gossamer.errors import ArgumentError, DataError, ShapeError
 
 VALIDATION_SHARE = 0.05
@@ -75,6 +76,7 @@ def load_corpus(
         >>> corpus.vocabulary, len(corpus.train) > 4_000_000
         (256, True)
     """
+    check(load_corpus, locals())
     if level not in ("byte", "char"):
         raise DataError(f"level is {level!r}; it must be 'byte' or 'char'")
     root = Path(sysconfig.get_path("stdlib")) if path is None else Path(path)
@@ -230,6 +232,7 @@ class Windows:
     """
 
     def __init__(self, tokens: Tensor, context: int, batch: int, seed: int) -> None:
+        check(Windows.__init__, locals())
         if context < 1 or batch < 1 or seed < 0:
             raise ArgumentError(
                 f"Windows got context={context}, batch={batch}, seed={seed}; context and batch "
@@ -255,6 +258,7 @@ class Windows:
         Returns:
             Inputs and targets, int64 `[batch, context]`; targets are one position later.
         """
+        check(Windows.batch, locals())
         starts = []
         for position in range(index * self.batch_size, (index + 1) * self.batch_size):
             epoch, place = divmod(position, self.per_epoch)
@@ -287,6 +291,7 @@ def spaced_windows(tokens: Tensor, context: int, count: int) -> tuple[Tensor, Te
         tensor([[0, 1, 2],
                 [6, 7, 8]])
     """
+    check(spaced_windows, locals())
     last = len(tokens) - 1 - context
     count = max(1, min(count, (len(tokens) - 1) // context))
     starts = [round(last * i / max(1, count - 1)) for i in range(count)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gossamer.arguments import check
 from gossamer.errors import CheckpointError
 from gossamer.io.files import write_atomically
 
@@ -171,6 +172,7 @@ def read_metrics(path: str | Path, limit: int | None = None) -> list[Row]:
     Raises:
         CheckpointError: the file is missing, or another line is damaged.
     """
+    check(read_metrics, locals())
     try:
         lines = Path(path).read_bytes().split(b"\n")[:-1][:limit]
         rows = [json.loads(line) for line in lines]

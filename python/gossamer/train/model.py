@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gossamer.arguments import check
 from gossamer.errors import ArgumentError, ShapeError
 from gossamer.nn import ActivationSparseFFN, MaskedLayer, SinkhornRouter, TopKRouter, sparsify
 
@@ -168,6 +169,7 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
+        check(GPT.__init__, locals())
         self.config = config
         self.tokens = nn.Embedding(config.vocabulary, config.width)
         self.positions = nn.Embedding(config.context, config.width)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from gossamer.arguments import check
 from gossamer.optim import ProxAdamW
 from gossamer.prox import Penalty, parse_penalty
 from gossamer.schedules import Linear
@@ -38,6 +39,7 @@ class PenaltyOptions:
     groups: str | None = None
 
     def __post_init__(self) -> None:
+        check(PenaltyOptions.__init__, vars(self))
         self._penalty(self.lam)
 
     def penalty(self, steps: int) -> Penalty:
@@ -50,6 +52,7 @@ class PenaltyOptions:
         Args:
             steps: steps of the whole training.
         """
+        check(PenaltyOptions.penalty, locals())
         if self.lam is None:
             return self._penalty(None)
         tenth = steps // 10

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from gossamer.agg import Axes, Figure, FigureCanvasAgg
+from gossamer.arguments import check
 from gossamer.train.metrics import Row
 
 PICTURE = "loss.png"  # file name in the folder of a training
@@ -24,6 +25,7 @@ def plot(rows: Sequence[Row], path: str | Path, title: str = "") -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    check(plot, locals())
     runs: dict[str, list[Row]] = {}
     for row in rows:
         runs.setdefault(row["run"], []).append(row)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gossamer.arguments import check
 from gossamer.errors import CheckpointError
 from gossamer.train.checkpoint import CHECKPOINT, load_checkpoint, restore
 from gossamer.train.config import TrainConfig
@@ -35,6 +36,7 @@ def resumed_config(out: str | Path, **wanted: Any) -> TrainConfig:
     Raises:
         CheckpointError: there is no valid checkpoint, or a requested option differs from it.
     """
+    check(resumed_config, locals())
     path = Path(out) / CHECKPOINT
     stored = _stored_config(path, from_first(lambda: load_checkpoint(path)))
     asked = stored.with_options(**wanted)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from gossamer.arguments import check
 from gossamer.errors import GossamerError
 from gossamer.nn import ActivationSparseFFN
 from gossamer.optim import ProxAdamW
@@ -68,6 +69,7 @@ class Run:
     """
 
     def __init__(self, name: str, config: TrainConfig, vocabulary: int) -> None:
+        check(Run.__init__, locals())
         self.name = name
         self.config = config
         torch.manual_seed(config.seed)

@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor
 
+from gossamer.arguments import check
 from gossamer.errors import CheckpointError, DataError, GossamerError
 from gossamer.io.files import write_atomically
 from gossamer.timing import rotation, threads
@@ -100,6 +101,7 @@ def train(
         GossamerError: a pattern or size does not fit, `out` cannot be written, or a loss is not
             finite.
     """
+    check(train, locals())
     with ranks.connected():
         return _train(config, Path(out), resume, overwrite, console)
 

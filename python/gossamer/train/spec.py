@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
+from gossamer.arguments import check
 from gossamer.errors import PatternError, RecipeError
 from gossamer.patterns import parse_pattern
 from gossamer.recipes import Recipe
@@ -57,6 +58,7 @@ class RunSpec:
             PatternError: the pattern or the router is unknown.
             RecipeError: the recipe is unknown.
         """
+        check(RunSpec.parse, locals())
         body, plus, mlps = (part.strip() for part in text.partition("+"))
         if plus and mlps not in (*ROUTERS, ACTIVATIONS):
             raise PatternError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from gossamer.backend import check_array
 from gossamer.backend.arrays import FLOATS
@@ -26,6 +27,8 @@ def check_dense(weight: Tensor, who: str = "weight") -> Tensor:
         ShapeError: the weight is not a matrix.
         DeviceError: the weight is on a device without kernels.
     """
+    if is_lazy(weight):
+        raise ShapeError(f"{who} has no shape yet; run the model once, which gives it one")
     return check_array(weight, who, rank=2, dtypes=FLOATS, device=True)  # type: ignore[no-any-return]
 
 

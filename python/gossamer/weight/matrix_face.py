@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.arguments import is_number, shown
+from gossamer.errors import DTypeError
 from gossamer.patterns import Pattern
 
 
@@ -105,6 +107,9 @@ class MatrixFace:
     def _on_values(self, name: str, *args: Any, **kwargs: Any) -> MatrixFace:
         if any(isinstance(arg, Tensor) and arg.dim() for arg in args):
             raise self._refuse(name)
+        for arg in args:
+            if not (is_number(arg) or isinstance(arg, Tensor)):
+                raise DTypeError(f"{name} got {shown(arg)}; a number is needed")
         getattr(self.values, name)(*args, **kwargs)
         return self
 

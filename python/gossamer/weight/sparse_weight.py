@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from gossamer import backend
-from gossamer.backend import Structure
+from gossamer.arguments import check
+from gossamer.backend import Structure, check_array
 from gossamer.errors import PatternError
 from gossamer.masks import check_mask, magnitude_mask, mask_from_score
 from gossamer.patterns import Nonzeros, Pattern, Unstructured, parse_pattern
@@ -78,6 +79,8 @@ class SparseWeight(MatrixFace, StructureBuffers, Exchange):
         backward: Backward = "exact",
     ) -> None:
         super().__init__()
+        check(SparseWeight.__init__, locals())
+        check_array(values, "values", rank=1)
         check_dtype(values.dtype, "values")
         pattern = parse_pattern(pattern)
         check_fit(structure, pattern, values.numel())

@@ -18,6 +18,7 @@ from gossamer.activations import (
     sparse_feed_forward,
 )
 from gossamer.activations.switch import Form
+from gossamer.arguments import check, shown
 from gossamer.backend import activations as kernels
 from gossamer.errors import ArgumentError, DTypeError, ShapeError
 from gossamer.nn.layers.origin import Origin
@@ -90,6 +91,7 @@ class ActivationSparseFFN(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check(ActivationSparseFFN.__init__, locals())
         self.d = as_integer(d, "ActivationSparseFFN got d")
         self.hidden = as_integer(hidden, "ActivationSparseFFN got hidden")
         if self.d < 1 or self.hidden < 1:
@@ -159,6 +161,7 @@ class ActivationSparseFFN(nn.Module):
         Raises:
             ShapeError: a size does not fit the gate's.
         """
+        check(ActivationSparseFFN.of_parts, locals())
         hidden, d = weights.gate.shape
         sizes = [[hidden, d]] * 3 + [[hidden], [hidden], [d]]
         for name, parameter, size in zip(Weights._fields, weights, sizes, strict=True):
@@ -181,6 +184,7 @@ class ActivationSparseFFN(nn.Module):
     @classmethod
     def find_in(cls, model: nn.Module) -> dict[str, ActivationSparseFFN]:
         """Return the layers of this class in a model, by name."""
+        check(ActivationSparseFFN.find_in, locals())
         return {name: m for name, m in model.named_modules() if isinstance(m, cls)}
 
     @property
@@ -247,6 +251,8 @@ class ActivationSparseFFN(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has
         """Map input [..., d] to [..., d]."""
+        if not isinstance(input, Tensor):
+            raise DTypeError(f"ActivationSparseFFN got {shown(input)}; a tensor is needed")
         if input.shape[-1:] != (self.d,):
             raise ShapeError(
                 f"ActivationSparseFFN got an input of shape {list(input.shape)}; its last "

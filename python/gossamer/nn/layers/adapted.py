@@ -12,8 +12,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from gossamer.arguments import Size, check
-from gossamer.errors import PatternError, ShapeError
+from gossamer.arguments import Size, check, shown
+from gossamer.errors import DTypeError, PatternError, ShapeError
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.layers.linear import SparseLinear
 from gossamer.ops.recording import SYMBOLIC
@@ -89,6 +89,9 @@ class LowRankAdapter(nn.Module):
             [..., out_features].
         """
         sizes = len(self.left), self.right.shape[1]
+        for given, name in ((x, "x"), (y, "y")):
+            if not isinstance(given, Tensor):
+                raise DTypeError(f"LowRankAdapter got {name}={shown(given)}; a tensor is needed")
         if x.shape[-1:] != sizes[:1] or y.shape[-1:] != sizes[1:] or x.shape[:-1] != y.shape[:-1]:
             raise ShapeError(
                 f"LowRankAdapter got x of shape {list(x.shape)} and y of shape {list(y.shape)}; "

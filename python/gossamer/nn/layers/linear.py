@@ -151,6 +151,7 @@ class SparseLinear(MaskedLayer):
             >>> SparseLinear.of_parts(SparseWeight.from_torch_sparse(matrix)).in_features
             4
         """
+        check(SparseLinear.of_parts, locals())
         if bias is not None and bias.shape != weight.shape[:1]:
             raise ShapeError(
                 f"of_parts got a bias of shape {list(bias.shape)} for a weight of shape "

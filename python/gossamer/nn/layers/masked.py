@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer import backend
-from gossamer.arguments import shown
+from gossamer.arguments import check, shown
 from gossamer.backend import Layout, Structure, Transposed
 from gossamer.errors import DTypeError, ShapeError
 from gossamer.masks import check_mask, magnitude_mask
@@ -32,6 +32,7 @@ from gossamer.ops.autocast import autocast, is_autocast
 from gossamer.ops.recording import SYMBOLIC, as_leaf, refuse_recorders
 from gossamer.patterns import NM, Pattern, parse_pattern
 from gossamer.weight import SparseWeight, check_dense
+from gossamer.weight.checks import check_like
 from gossamer.weight.descriptor import describe, group_of
 from gossamer.weight.guard import Guard
 
@@ -82,6 +83,7 @@ class MaskedLinear(MaskedLayer):
         target: str | Pattern | None = None,
     ) -> None:
         super().__init__()
+        check(MaskedLinear.__init__, locals())
         check_dense(weight)
         self.out_features, self.in_features = weight.shape
         self.weight = weight
@@ -196,12 +198,9 @@ class MaskedLinear(MaskedLayer):
             ShapeError, StructureError: the mask has another shape or pattern; the layer does not
                 change.
         """
+        check(MaskedLinear.set_mask, locals())
         pattern = pattern or self._pattern
-        if mask.shape != self.weight.shape:
-            raise ShapeError(
-                f"mask has shape {tuple(mask.shape)}, the weight {tuple(self.weight.shape)}; give "
-                "one entry for each entry of the weight"
-            )
+        check_like(mask, "mask", self.weight.shape)
         check_mask(mask, pattern)
         self._fix_mask(backend.encode(mask, pattern.panel, *group_of(pattern)), pattern)
         if self.is_dense_now:

@@ -25,7 +25,10 @@ def array(values: Any, name: str) -> Any:
         DTypeError: `values` is neither an array nor a list.
     """
     if isinstance(values, list | tuple):
-        return np.asarray(values, dtype=float)
+        try:
+            return np.asarray(values, dtype=float)
+        except (TypeError, ValueError) as error:
+            raise DTypeError(f"{name} is a list that is no array of numbers: {error}") from None
     if not isinstance(values, Tensor | np.ndarray) or values.ndim == 0:
         raise DTypeError(
             f"{name} is a {type(values).__name__}; an array, a tensor or a list is needed"

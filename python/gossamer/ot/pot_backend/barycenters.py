@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gossamer.arguments import is_number
 from gossamer.errors import ConvergenceWarning, ProblemError, ShapeError
 from gossamer.ot.pot_backend.arguments import array, check_tuning, chosen, say
 from gossamer.ot.pot_backend.sweeps import sinkhorn
@@ -147,7 +148,7 @@ def barycenter_unbalanced(
     if chosen(method, names) in names[2:]:
         say(f"method {method} is not implemented for barycenters; Gossamer's solver is used")
     check_tuning(kwargs)
-    if not 0 < float(reg_m) < math.inf:
+    if not (is_number(reg_m) and 0 < float(reg_m) < math.inf):
         raise ProblemError(f"reg_m is {reg_m!r:.80}; a positive number is needed")
     task = _Task.of(A, M, reg, weights)
     s = float(reg_m) / (float(reg_m) + float(reg))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gossamer.backend import check_array
 from gossamer.backend import prox as kernels
-from gossamer.errors import ShapeError
+from gossamer.errors import DTypeError, ShapeError
 from gossamer.prox.groupings import Groups
 from gossamer.prox.operators.elementwise import in_place
 
@@ -31,7 +31,10 @@ def _doubles(x: Any, what: str) -> Tensor:
     """A float64 vector, from a tensor, an array or a sequence."""
     if isinstance(x, Tensor) and x.dtype == torch.float64 and x.dim() == 1:
         return x.detach().contiguous()
-    found = torch.as_tensor(x).detach()
+    try:
+        found = torch.as_tensor(x).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DTypeError(f"{what} are no vector of numbers: {error}") from None
     if found.dim() != 1:
         raise ShapeError(
             f"{what} have {found.dim()} dimensions; a vector with one number per group is needed"

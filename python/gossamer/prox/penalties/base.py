@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gossamer.arguments import check
 from gossamer.errors import PenaltyError, ShapeError
 from gossamer.prox import autograd
 from gossamer.prox.checks import check_entries, check_metric, check_plain, flat64
@@ -213,6 +214,7 @@ class Penalty(ABC):
 
     def gap(self, step: float = 1.0) -> float:
         """The jump at the threshold: no magnitude of an output of `prox_` lies in (0, gap)."""
+        check(Penalty.gap, locals())
         return 0.0
 
     def weak_convexity(self) -> float:

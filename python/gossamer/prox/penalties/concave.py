@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from gossamer.arguments import check
 from gossamer.prox.penalties.fields import NOT_NEGATIVE, POSITIVE, Number, Range, number
 from gossamer.prox.penalties.registry import penalty
 from gossamer.prox.penalties.separable import Separable
@@ -46,6 +47,7 @@ class MCP(Separable):
 
     def gap(self, step: float = 1.0) -> float:
         """The jump lam sqrt(s gamma) for a step s >= gamma, else 0."""
+        check(MCP.gap, locals())
         self._resolved()
         return self._lam * math.sqrt(step * self.gamma) if step >= self.gamma else 0.0
 
@@ -90,6 +92,7 @@ class SCAD(Separable):
 
     def gap(self, step: float = 1.0) -> float:
         """The jump lam sqrt(s (gamma + 1)) for a step s > gamma + 1, else 0."""
+        check(SCAD.gap, locals())
         self._resolved()
         jump = self._lam * math.sqrt(step * (self.gamma + 1.0))
         return jump if step > self.gamma + 1.0 else 0.0
@@ -140,6 +143,7 @@ class CappedL1(Separable):
 
     def gap(self, step: float = 1.0) -> float:
         """The jump sqrt(2 s lam t) if s lam > 2 t, else 0."""
+        check(CappedL1.gap, locals())
         self._resolved()
         reach = step * self._lam
         return math.sqrt(2.0 * reach * self.t) if reach > 2.0 * self.t else 0.0
@@ -183,6 +187,7 @@ class TransformedL1(Separable):
 
     def gap(self, step: float = 1.0) -> float:
         """The jump sqrt(2 s lam (a + 1)) - a if that is positive, else 0."""
+        check(TransformedL1.gap, locals())
         self._resolved()
         return max(0.0, math.sqrt(2.0 * step * self._lam * (self.a + 1.0)) - self.a)
 
@@ -231,6 +236,7 @@ class LogSum(Separable):
 
         It is the root x of s (phi(x) - x phi'(x)) = x^2 / 2, where x and 0 are equally good.
         """
+        check(LogSum.gap, locals())
         self._resolved()
         lam = step * self._lam
         if lam <= self.eps**2:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gossamer.arguments import check
 from gossamer.prox.checks import flat64
 from gossamer.prox.groupings import Groups, spread
 from gossamer.prox.operators.elementwise import elementwise_
@@ -225,6 +226,7 @@ class L0(Separable):
 
     def gap(self, step: float = 1.0) -> float:
         """The jump sqrt(2 lam s)."""
+        check(L0.gap, locals())
         self._resolved()
         return math.sqrt(2.0 * self._lam * step)
 
@@ -268,6 +270,7 @@ class Lp(Separable):
 
     def gap(self, step: float = 1.0) -> float:
         """The smallest magnitude of a non-zero output."""
+        check(Lp.gap, locals())
         self._resolved()
         return float((2.0 * self._lam * step * (1.0 - self.p)) ** (1.0 / (2.0 - self.p)))
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gossamer.arguments import check
 from gossamer.errors import PenaltyError
 from gossamer.prox.groupings import Groups
 from gossamer.prox.operators.elementwise import elementwise_
@@ -107,6 +108,7 @@ class L1MinusL2(Penalty):
 
     def gap(self, step: float = 1.0) -> float:
         """The jump alpha lam s: the smallest magnitude of a single non-zero entry."""
+        check(L1MinusL2.gap, locals())
         self._resolved()
         return float(self.alpha * self._lam * step)
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from gossamer.arguments import check
 from gossamer.distributed.groups import groups_over
 from gossamer.distributed.structure import compare, holders_of, mask_checksums
 from gossamer.errors import RecipeError
@@ -121,6 +122,7 @@ class Attached(ABC):
                 training; nothing changes.
             StructureError: the processes that train the model together hold different masks.
         """
+        check(Attached.attach, {"model": model})
         total_steps = as_integer(total_steps, f"{type(self).__name__}.attach got total_steps")
         optimizer = unwrapped(optimizer)
         inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
@@ -174,6 +176,7 @@ class Attached(ABC):
             RecipeError: the state belongs to another recipe, other fields or another number of
                 steps; nothing changes.
         """
+        check(Attached.load_state_dict, locals())
         if not self.layers:
             raise RecipeError("load_state_dict was called before attach; attach the recipe first")
         # Older versions saved the repr of the recipe, without fields.

@@ -15,6 +15,7 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
+from gossamer.arguments import check
 from gossamer.errors import PatternError, RecipeError
 from gossamer.masks import Distribution
 from gossamer.nn import MaskedLayer
@@ -110,6 +111,7 @@ class Recipe(Attached):
 
     def groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Parameter groups of a prepared model, with what the recipe sets of them."""
+        check(Recipe.groups, locals())
         return [{"params": list(model.parameters())}]
 
     def usual_distribution(self) -> Distribution:
@@ -146,6 +148,7 @@ class Recipe(Attached):
             PatternError: a layer does not fit the pattern; the model is unchanged.
             RecipeError: a recipe has prepared the model already.
         """
+        check(Recipe.prepare, locals())
         self.check_fresh(model)
 
         def make(name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
@@ -162,12 +165,13 @@ class Recipe(Attached):
         distribution = self.distribution or self.usual_distribution()
         return replace_linears(model, make, self.pattern, include, exclude, distribution)
 
-    def parameters(self, model: nn.Module, scale_lr: float = False) -> list[dict[str, Any]]:
+    def parameters(self, model: nn.Module, scale_lr: float | bool = False) -> list[dict[str, Any]]:
         """Return the parameter groups of a prepared model, for an optimizer.
 
         With `scale_lr` the rate of each weight with a mask follows its density, also while the
         recipe prunes: see `gossamer.parameter_groups`.
         """
+        check(Recipe.parameters, locals())
         exponent = exponent_of(scale_lr, f"{type(self).__name__}.parameters")
         return scaled_groups(self.groups(model), model, exponent)
 
@@ -177,6 +181,7 @@ class Recipe(Attached):
         Returns:
             The model, which stores kept entries only.
         """
+        check(Recipe.finish, locals())
         self.detach()
         stored_dense = [
             module
@@ -195,6 +200,7 @@ class Recipe(Attached):
 
     def check_fresh(self, model: nn.Module) -> None:
         """Raise RecipeError if a recipe has prepared a layer of the model."""
+        check(Recipe.check_fresh, locals())
         for name, module in model.named_modules():
             if (maker := getattr(module, _MADE_BY, None)) is not None:
                 raise RecipeError(
@@ -212,6 +218,7 @@ class Recipe(Attached):
 
     def generator(self, t: int, index: int, seed: int) -> torch.Generator:
         """Return a generator that depends on the seed, the step and the layer alone."""
+        check(Recipe.generator, locals())
         mixed = ((seed * 0x9E3779B97F4A7C15 + t) * 0xBF58476D1CE4E5B9 + index) % 2**63
         return torch.Generator("cpu").manual_seed(mixed)
 

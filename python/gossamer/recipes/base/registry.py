@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from gossamer.arguments import check
 from gossamer.errors import GossamerError, RecipeError
 from gossamer.patterns import Pattern
 from gossamer.recipes.base.identity import name_class
@@ -146,6 +147,7 @@ def entry(name: str) -> Entry:
     Raises:
         RecipeError: the name is unknown; the message lists the known ones.
     """
+    check(entry, locals())
     known = _normalised(name)
     if known not in RECIPES:
         raise RecipeError(f"there is no recipe {name!r:.80}; choose one of {', '.join(RECIPES)}")
