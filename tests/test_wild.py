@@ -15,8 +15,11 @@ from wild.targets import Target, targets
 @pytest.mark.process
 def test_few_wild_calls_fail_unclearly() -> None:
     tally = run.run(300, seed=1)
-    assert tally.calls > 250
-    assert tally.holds, tally.table()
+    assert tally.calls > 220
+    assert not tally.signals, tally.table()
+    assert not tally.hangs, tally.table()
+    # The bar of ten thousand is 1 %; three hundred of them may by chance have some more.
+    assert tally.endings["unclear"] <= 0.03 * tally.calls, tally.table()
 
 
 def test_the_public_names_are_found() -> None:
