@@ -151,6 +151,32 @@ def test_the_screen_loses_no_pair(with_bias: bool, dtype: torch.dtype, isa: str)
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_the_screen_is_exact_where_rounding_is(isa: str) -> None:
+    backend.use_isa(isa)
+    x, gate = torch.randint(-9, 10, (130, 70)).float(), torch.randint(-9, 10, (50, 70)).float()
+    x[:, 0] = gate[:, 1] = 127.0  # so that all scales are 1
+    bias = torch.randint(-500, 500, (50,)).float()
+    wanted = x @ gate.t() + bias
+    live = int8_gate(x, gate, bias)
+    assert live.screened == int((wanted >= 0).sum())
+    assert torch.equal(mask_of(live.pairs), wanted > 0)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("rounded", ["x", "gate"])
+def test_each_part_of_the_bound_keeps_a_pair(rounded: str, isa: str) -> None:
+    """The gate is positive, its rounded form is not, and all of the error is that of one factor."""
+    backend.use_isa(isa)
+    signs = torch.randint(0, 2, (62,)) * 2.0 - 1.0
+    exact = 127.0 * torch.cat([torch.ones(2), signs])
+    near = torch.cat([torch.tensor([127.0, -127.0]), 0.4 * signs])  # 0.4 becomes 0
+    near[2:14] -= signs[:12]  # and -0.6 becomes -1
+    x, gate = (near, exact) if rounded == "x" else (exact, near)
+    live = int8_gate(x.repeat(70, 1), gate.repeat(9, 1), None)
+    assert live.pairs.nnz == live.screened == 70 * 9
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_the_screen_is_not_the_whole_matrix(isa: str) -> None:
     backend.use_isa(isa)
     x, weights = make(256, 256, 128, 0.02, dtype=torch.float32)
