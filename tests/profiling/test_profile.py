@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import gossamer
-from gossamer import ArgumentError, DeviceError, PatternError
+from gossamer import ArgumentError, DeviceError, DTypeError, PatternError
 from gossamer.profiling import LayerTimes, Profile
 
 
@@ -184,13 +184,13 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"model": "gpt"}, ArgumentError, "got a str as model"),
+        ({"model": "gpt"}, DTypeError, "got model='gpt'; a Module is needed"),
         ({"model": nn.PReLU()}, ArgumentError, "no call"),
         ({"patterns": []}, ArgumentError, "no pattern"),
         ({"patterns": "nonzeros"}, PatternError, "own zeros"),
         ({"patterns": "three"}, PatternError, "three"),
         ({"rounds": 0}, ArgumentError, "rounds=0"),
-        ({"rounds": True}, ArgumentError, "rounds=True"),
+        ({"rounds": True}, DTypeError, "rounds=True"),
         ({"model": nn.Linear(8, 8).requires_grad_(False)}, ArgumentError, "backward=False"),
         ({"model": nn.Linear(8, 8, device="meta"), "example": torch.randn(2, 8, device="meta")},
          DeviceError, "on meta"),

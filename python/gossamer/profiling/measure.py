@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 
+from gossamer.arguments import Count, check
 from gossamer.errors import ArgumentError, DTypeError, PatternError
 from gossamer.nn.layers.linear import SparseLinear
 from gossamer.patterns import Nonzeros, Pattern, parse_pattern
@@ -25,7 +26,7 @@ def profile(
     patterns: str | Pattern | Sequence[str | Pattern] = PATTERNS,
     *,
     backward: bool = True,
-    rounds: int = ROUNDS,
+    rounds: Count = ROUNDS,
 ) -> Profile:
     """Time each linear layer of a model, dense and sparse, and the whole step.
 
@@ -47,8 +48,9 @@ def profile(
         The times; `print` shows a table.
 
     Raises:
-        ArgumentError: the model is no module, has no linear layer that the example reaches, or
-            `rounds` is below 1.
+        ArgumentError: the model has no linear layer that the example reaches, or `rounds` is
+            below 1.
+        DTypeError: an argument has another type.
         PatternError: a text is no pattern.
         DeviceError: the model is not on the CPU.
 
@@ -59,10 +61,7 @@ def profile(
         >>> [layer.names for layer in found.layers]
         [('0',), ('1',)]
     """
-    if not isinstance(model, nn.Module):
-        raise ArgumentError(f"profile got a {type(model).__name__} as model; give an nn.Module")
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ArgumentError(f"profile got rounds={rounds!r}; it must be a whole number from 1 on")
+    check(profile, locals())
     wanted = _parsed(patterns)
     step = step_of(model, example, backward)
     with untouched(model):
