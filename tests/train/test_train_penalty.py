@@ -199,7 +199,7 @@ def test_a_loss_that_is_not_finite_is_the_error(
 ) -> None:
     from gossamer.train import GPT
 
-    monkeypatch.setattr(GPT, "loss", lambda self, x, y: self.tokens.weight.sum() * math.inf)
+    monkeypatch.setattr(GPT, "forward", lambda self, x, y: self.tokens.weight.sum() * math.inf)
     with pytest.raises(GossamerError, match="at step 1; training has diverged: lower --lr"):
         train(PENALISED, tmp_path, console=QUIET)
 
