@@ -27,12 +27,8 @@ class AveragedModel(swa_utils.AveragedModel):
     but for what a new entry was before it last died. Everything else (`avg_fn`, `multi_avg_fn`,
     `use_buffers`, `update_bn`, the state dict) is torch's.
 
-    Args:
-        model: the model; it is copied.
-        device: see torch, as the others.
-        avg_fn: see torch.
-        multi_avg_fn: see torch, such as `get_ema_multi_avg_fn(0.999)`.
-        use_buffers: see torch; masks are never averaged.
+    The arguments are torch's. The model is copied; masks are never averaged, also with
+    `use_buffers=True`.
 
     Reference:
         Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima and Better Generalization".
