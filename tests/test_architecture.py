@@ -17,7 +17,7 @@ CSRC = ROOT / "csrc"
 PYTHON_LAYERS = [
     {"errors"},
     {"arguments"},
-    {"patterns", "schedules", "timing", "tables", "agg"},
+    {"patterns", "schedules", "timing", "tables", "agg", "nested"},
     {"_core"},  # the stub of the compiled module
     {"backend"},
     {"weight", "masks", "prox", "ot"},

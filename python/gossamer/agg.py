@@ -20,4 +20,7 @@ if _chosen is not None:
     with contextlib.suppress(ValueError):
         mpl.rcParams["backend"] = _chosen  # as matplotlib itself does for the caller's pyplot
 
-__all__ = ["Axes", "Figure", "FigureCanvasAgg"]
+__all__ = ["COLOURS", "Axes", "Figure", "FigureCanvasAgg"]
+
+# Okabe & Ito's colours, distinct for colour-blind readers too; dense is first, near-black.
+COLOURS = ("#222222", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

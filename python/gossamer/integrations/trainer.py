@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gossamer.arguments import check
@@ -24,7 +23,6 @@ from gossamer.recipes.base.steps import unwrapped
 __all__ = ["FILE", "FollowRecipe"]
 
 FILE = "recipe.pt"
-_GIVEN: Any = None  # the Trainer gives it in every call
 
 
 class FollowRecipe(TrainerCallback):
@@ -56,7 +54,7 @@ class FollowRecipe(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        model: nn.Module = _GIVEN,
+        model: Any = None,
         optimizer: Any = None,
         **kwargs: Any,
     ) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import ArgumentError, DeviceError, DTypeError
+from gossamer.nested import tensors
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.layers.linear import dense_weight
 from gossamer.nn.left_dense import is_dense_linear
@@ -153,7 +154,7 @@ def step_of(model: nn.Module, example: object, backward: bool) -> Callable[[], o
 
 def _loss_of(out: object) -> Tensor:
     loss = out.get("loss") if isinstance(out, Mapping) else getattr(out, "loss", None)
-    found = [loss] if isinstance(loss, Tensor) else list(_tensors(out))
+    found = [loss] if isinstance(loss, Tensor) else list(tensors(out))
     means = [t.float().mean() for t in found if t.requires_grad]
     if not means:
         raise ArgumentError(
@@ -161,17 +162,6 @@ def _loss_of(out: object) -> Tensor:
             "profile(..., backward=False) times the forward pass alone"
         )
     return torch.stack(means).sum()
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _tensors(part)
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _tensors(part)
 
 
 @contextmanager

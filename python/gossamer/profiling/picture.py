@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gossamer.agg import Figure, FigureCanvasAgg
+from gossamer.agg import COLOURS, Figure, FigureCanvasAgg
+from gossamer.profiling.report import DENSE
 
 if TYPE_CHECKING:
     from gossamer.profiling.report import Profile
-
-# Okabe & Ito's colours, distinct for colour-blind readers too; dense is near-black.
-COLOURS = ("#222222", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DENSE = "dense"
 
 
 def plot(profile: Profile, path: str | Path) -> None:

@@ -4,13 +4,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from gossamer.agg import Axes, Figure, FigureCanvasAgg
+from gossamer.agg import COLOURS, Axes, Figure, FigureCanvasAgg
 from gossamer.arguments import check
 from gossamer.train.metrics import Row
 
 PICTURE = "loss.png"  # file name in the folder of a training
-# Okabe & Ito's colours, distinct for colour-blind readers too; dense is first, near-black.
-COLOURS = ("#222222", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SHOWN = 0.95  # share of the train losses in the picture; the highest would flatten the rest
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gossamer.errors import ArgumentError
+from gossamer.nested import tensors
 from gossamer.nn import MaskedLayer, summary
 from gossamer.recipes import Recipe
 from gossamer.train.config import TrainConfig
@@ -79,7 +79,7 @@ def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Reci
     """Return the bytes of parameters, gradients, moments, structure and the recipe's tensors."""
     total = summary(model, optimizer).total
     if recipe is not None:
-        total += sum(tensor.nbytes for tensor in _tensors(recipe.state))
+        total += sum(tensor.nbytes for tensor in tensors(recipe.state))
     return total
 
 
@@ -92,14 +92,3 @@ def kept_entries(layers: Mapping[str, nn.Module]) -> tuple[int, int]:
                 kept += module.used_entries
                 whole += module.out_features * module.in_features
     return kept, whole
-
-
-def _tensors(value: Any) -> Iterable[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)

@@ -59,3 +59,15 @@ def pattern_of(descriptor: list[int]) -> Pattern:
     if kind == 3:
         return GroupedNM(a, b, bits)
     raise PatternError(f"pattern kind {kind} was given; 0, 1, 2 and 3 are known")
+
+
+def read(descriptor: Tensor) -> tuple[Pattern, Layout]:
+    """Return the pattern and the layout of a descriptor.
+
+    Raises:
+        PatternError: the descriptor describes no known pattern.
+    """
+    numbers = descriptor.tolist()
+    pattern = pattern_of(numbers)
+    rows, cols, _, block_cols = numbers[1:5]
+    return pattern, Layout(rows, cols, pattern.panel, block_cols, *group_of(pattern))

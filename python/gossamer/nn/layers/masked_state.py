@@ -10,7 +10,7 @@ from torch import Tensor
 from gossamer.backend import Layout, Structure
 from gossamer.errors import StructureError
 from gossamer.patterns import Pattern
-from gossamer.weight.descriptor import group_of, pattern_of
+from gossamer.weight import descriptor
 from gossamer.weight.positions import check_fit
 
 if TYPE_CHECKING:
@@ -47,10 +47,7 @@ def saved_mask(
             "saved from this layer"
         )
     try:
-        numbers = given["descriptor"].tolist()
-        pattern = pattern_of(numbers)
-        rows, cols, _, block_cols = numbers[1:5]
-        layout = Layout(rows, cols, pattern.panel, block_cols, *group_of(pattern))
+        pattern, layout = descriptor.read(given["descriptor"])
         structure = Structure(layout, given["indices"], given["indptr"])
         check_fit(structure, pattern)
     except (AttributeError, TypeError, ValueError) as error:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gossamer import patterns
 from gossamer.activations import Activation, Weights
-from gossamer.backend import Layout, Structure
+from gossamer.backend import Structure
 from gossamer.errors import CheckpointError, GossamerError, PatternError
 from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.adapted import AdaptedLinear
@@ -28,8 +28,7 @@ from gossamer.nn.layers.sampled import SampledLinear
 from gossamer.nn.layers.soft_threshold import SoftThresholdLinear
 from gossamer.nn.layers.threshold import ThresholdLinear
 from gossamer.patterns import Pattern
-from gossamer.weight import SparseWeight
-from gossamer.weight.descriptor import group_of, pattern_of
+from gossamer.weight import SparseWeight, descriptor
 
 MADE_BY = "_gossamer_recipe"
 """The attribute with the identity of the recipe that made a layer: it can be attached again."""
@@ -112,13 +111,6 @@ def _pattern(plain: Options | None) -> Any:
     return kind(**{name: value for name, value in plain.items() if name != "name"})
 
 
-def _descriptor(state: State) -> tuple[Pattern, Layout]:
-    numbers = state["descriptor"].tolist()
-    pattern = pattern_of(numbers)
-    rows, cols, _, block_cols = numbers[1:5]
-    return pattern, Layout(rows, cols, pattern.panel, block_cols, *group_of(pattern))
-
-
 def _one_of(options: Options, name: str, allowed: tuple[Any, ...]) -> Any:
     value = options[name]
     if not any(value is known or (isinstance(value, str) and value == known) for known in allowed):
@@ -147,7 +139,7 @@ def _weight_options(weight: SparseWeight) -> dict[str, Any]:
 
 
 def _weight(state: State, options: Options) -> SparseWeight:
-    pattern, layout = _descriptor(state)
+    pattern, layout = descriptor.read(state["descriptor"])
     indptr = state["indptr"].clone() if "indptr" in state else None
     structure = Structure(layout, state["indices"].clone(), indptr)
     rule = {"transpose": options["transpose"], "backward": options["backward"]}
@@ -197,7 +189,7 @@ def _sampled_options(layer: SampledLinear) -> dict[str, Any]:
 
 def _masked(kind: Callable[..., MaskedLinear]) -> Callable[[State, Options], MaskedLinear]:
     def build(state: State, options: Options) -> MaskedLinear:
-        pattern, layout = _descriptor(state)
+        pattern, layout = descriptor.read(state["descriptor"])
         weight = _needed(state, "weight")
         if tuple(weight.shape) != (layout.rows, layout.cols):
             raise CheckpointError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,23 +11,12 @@ from torch.autograd import Function
 from gossamer.backend import Structure
 from gossamer.ops import autograd
 
+if TYPE_CHECKING:
+    from gossamer.nn.layers.masked import MaskedLinear
+
 Parameters = tuple[Tensor, ...]
 Wanted = tuple[bool, bool, bool]
 """Whether the gradients of the input, of the layer's weights, and of the bias are needed."""
-
-
-class _Gradients(Protocol):
-    """A layer's own rules for its gradients."""
-
-    def gradients(
-        self,
-        grad_output: Tensor,
-        x: Tensor,
-        parameters: Parameters,
-        values: Tensor,
-        structure: Structure,
-        wanted: Wanted,
-    ) -> tuple[Tensor | None, tuple[Tensor | None, ...], Tensor | None]: ...
 
 
 class Masked(Function):
@@ -40,7 +29,7 @@ class Masked(Function):
         bias: Tensor | None,
         values: Tensor,
         structure: Structure,
-        layer: _Gradients,
+        layer: MaskedLinear,
         *parameters: Tensor,
     ) -> Tensor:
         """Y = X W~^T + b on the sparse kernels."""

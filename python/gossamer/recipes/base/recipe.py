@@ -21,16 +21,13 @@ from gossamer.masks import Distribution
 from gossamer.nn import MaskedLayer
 from gossamer.nn.empty_rows import warn_of_empty_rows
 from gossamer.nn.globs import Globs
+from gossamer.nn.layers.rebuilding import MADE_BY
 from gossamer.nn.lr_scaling import exponent_of, scaled_groups
 from gossamer.nn.surgery import replace_linears, replace_modules
 from gossamer.patterns import NM, GroupedNM, Nonzeros, Pattern, parse_pattern
 from gossamer.recipes.base.attached import Attached
 from gossamer.recipes.base.checks import check_choice
 from gossamer.recipes.base.identity import describe, difference, identity
-
-# The attribute with the identity of the recipe that made a layer: a copied or loaded model is
-# prepared.
-_MADE_BY = "_gossamer_recipe"
 
 
 @dataclass(eq=False)
@@ -94,7 +91,7 @@ class Recipe(Attached):
         makers = set()
         found = False
         for name, module in model.named_modules():
-            maker = getattr(module, _MADE_BY, None)
+            maker = getattr(module, MADE_BY, None)
             if maker is None:
                 continue
             if difference(maker, self) is None:
@@ -158,7 +155,7 @@ class Recipe(Attached):
             if rescale and sparse is not None and sparse.nnz:
                 with torch.no_grad():
                     sparse.values.mul_(norm / sparse.values.norm())
-            object.__setattr__(layer, _MADE_BY, mine)
+            object.__setattr__(layer, MADE_BY, mine)
             return layer
 
         mine = identity(self)
@@ -202,7 +199,7 @@ class Recipe(Attached):
         """Raise RecipeError if a recipe has prepared a layer of the model."""
         check(Recipe.check_fresh, locals())
         for name, module in model.named_modules():
-            if (maker := getattr(module, _MADE_BY, None)) is not None:
+            if (maker := getattr(module, MADE_BY, None)) is not None:
                 raise RecipeError(
                     f"layer {name!r} was prepared by {describe(maker)}; a model is prepared once: "
                     "prepare a fresh copy of the dense model"
