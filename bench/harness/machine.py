@@ -41,13 +41,33 @@ def facts(rivals: Iterable[str] = ("sparseprop",)) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's own name, or its architecture."""
+    """The processor's own name, with AMD's generation where the name says none, or its architecture.
+
+    Virtual machines hide the number of the model: each of them calls itself "AMD EPYC".
+    """
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return platform.processor() or platform.machine()
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found.group(1).strip() if found else platform.machine()
+    fields = dict(re.findall(r"^(model name|cpu family|model)\s*:\s*(.+)$", text, re.MULTILINE))
+    name = fields.get("model name", platform.machine()).strip()
+    if "AMD" not in name or re.search(r"\d", name):
+        return name
+    return f"{name} {_zen(int(fields['cpu family']), int(fields['model']))}".strip()
+
+
+def _zen(family: int, model: int) -> str:
+    """AMD's generation from CPUID's family and model; "" if it is none of these.
+
+    Reference:
+        The models by which GCC knows znver1 to znver5 (gcc/common/config/i386/cpuinfo.h).
+    """
+    if family == 0x17:
+        return "Zen 2" if model >= 0x30 else "Zen 1"
+    if family == 0x19:
+        newer = 0x10 <= model <= 0x1F or 0x60 <= model <= 0xAF
+        return "Zen 4" if newer else "Zen 3"
+    return "Zen 5" if family == 0x1A else ""
 
 
 def available_cores() -> int:
