@@ -62,7 +62,7 @@ if TYPE_CHECKING:
         parse_pattern,
     )
     from gossamer.profiling import profile
-    from gossamer.pruning import net_trim, optimal_prune, shrink
+    from gossamer.pruning import net_trim, optimal_prune, prune, shrink
     from gossamer.weight import SparseWeight
 
     __version__: str
@@ -115,7 +115,7 @@ _HOMES = {
     ),
     "profiling": ("profiling", "profile"),
     "prox": ("prox",),
-    "pruning": ("pruning", "net_trim", "optimal_prune", "shrink"),
+    "pruning": ("pruning", "net_trim", "optimal_prune", "prune", "shrink"),
     "recipes": ("recipes",),
     "schedules": ("schedules",),
     "masks": ("masks",),
@@ -172,6 +172,7 @@ __all__ = [
     "profile",
     "profiling",
     "prox",
+    "prune",
     "pruning",
     "recipes",
     "save",

@@ -69,10 +69,12 @@ BARRIERS: dict[str, tuple[Net, str]] = {
     "GroupNorm": (Net(lambda n, x: n.norm(x), norm=nn.GroupNorm(2, 8)), "norm: a GroupNorm"),
     "grouped": (
         Net(lambda n, x: n.mix(x).mean((2, 3)), conv=True, mix=nn.Conv2d(8, 8, 3, groups=2)),
-        "in groups of several channels",
+        "",  # no group is zero
     ),
+    "unequal": (Net(lambda n, x: torch.cat(x.split([2, 6], 1), 1)), "unequal parts"),
+    "fixed parts": (Net(lambda n, x: torch.cat(x.split(4, 1), 1)), "a split with a fixed number"),
+    "dot products": (Net(lambda n, x: (x @ x.T) @ torch.ones(len(x), 8)), "sums over its features"),
     "picked": (Net(picks), "no rule for getitem"),
-    "chunks": (Net(lambda n, x: torch.cat(x.chunk(2, 1), 1)), "no rule for chunk"),
     "halves": (Net(lambda n, x: torch.cat([x[:, :4], x[:, 4:]], 1)), "some are picked"),
     "fixed view": (Net(lambda n, x: x.view(-1, 8)), "fixed number of features"),
     "fixed flat": (
@@ -118,6 +120,13 @@ FOLLOWED: dict[str, tuple[Net, int]] = {
     "scalars of shape": (Net(lambda n, x: x * x.shape[0], bias=0.0), 4),
     "product": (Net(lambda n, x: x * n.gate(x), gate=nn.Linear(8, 8)), 4),
     "subclass": (Net(lambda n, x: n.prelu(x), prelu=nn.PReLU()), 4),
+    "chunks": (Net(lambda n, x: torch.cat(x.chunk(2, 1), 1)), 4),
+    "gated": (Net(lambda n, x: torch.mul(*x.chunk(2, 1)), width=4), 4),
+    "type": (Net(lambda n, x: x + 1 if isinstance(x, Tensor) else x.item()), 4),
+    "groups": (
+        Net(lambda n, x: n.mix(x).mean((2, 3)), conv=True, mix=nn.Conv2d(8, 8, 3, groups=4)),
+        8,
+    ),
     "half dead": (Net(lambda n, x: x - n.other(x), other=nn.Linear(8, 8)), 8),
 }
 
@@ -192,7 +201,7 @@ class Data(nn.Module):
         return self.inner(x) if x.sum() > -1e9 else x
 
 
-def test_what_cannot_be_traced_is_named_and_left_alone() -> None:
+def test_what_depends_on_data_is_named_and_left_alone() -> None:
     net = Net(lambda n, x: n.follow(n.data(x)), data=Data(), follow=nn.Linear(8, 8))
     with torch.no_grad():
         net.data.inner.weight[:4] = 0
@@ -202,23 +211,12 @@ def test_what_cannot_be_traced_is_named_and_left_alone() -> None:
     assert smaller.first.out_features == 8
     assert smaller.follow.out_features == 4
     (note,) = notes
-    assert note.startswith("data: it cannot be traced (symbolically traced variables cannot")
+    assert note == "data: it depends on values of the data (bool)"
 
-    outer = Data()
-    smaller, report = shrink(outer, torch.randn(2, 8), report=True)
-    assert smaller.inner.weight.shape == (8, 8)
-    assert "the model cannot be traced" in report.notes[0]
-
-
-def test_a_graph_that_is_not_the_model_is_not_used() -> None:
-    """Tracing goes another way than the model where it asks for a tensor's type."""
-
-    def typed(self: Net, x: Tensor) -> Tensor:
-        return x + 1 if isinstance(x, Tensor) else x
-
-    smaller, notes = shrunk(Net(typed))
+    outer = Net(lambda n, x: x * float(x.sum() > 0))
+    smaller, report = shrink(outer, torch.randn(2, 6), report=True)
     assert smaller.first.out_features == 8
-    assert notes == ["what was traced is not what the model computes: nothing is removed"]
+    assert report.notes == ("the forward of the model: it depends on values of the data (float)",)
 
 
 def test_hooks_and_parametrizations_stay() -> None:
@@ -357,5 +355,5 @@ def test_the_trace_has_the_values_of_the_model() -> None:
     x = example(net)
     expected = net(x)
     traced = trace(net, (x,))
-    (output,) = (n for n in traced.graph.nodes if n.op == "output")
-    assert torch.equal(traced.values[output.args[0]], expected)
+    assert torch.equal(traced.values[traced.output], expected)
+    assert [node.name for node in traced.nodes] == ["Conv2d", "view", "Linear"]

@@ -2,11 +2,14 @@
 
 from gossamer.pruning.attention import HeadAttention
 from gossamer.pruning.merging import Merged, MergedLayer, merge_scales, optimal_prune
+from gossamer.pruning.multihead import FewerHeads
 from gossamer.pruning.nettrim import Trimmed, TrimmedLayer, net_trim, net_trim_layer
 from gossamer.pruning.report import LayerChange, ShrinkReport
 from gossamer.pruning.shrinking import shrink
+from gossamer.pruning.structured import prune
 
 __all__ = [
+    "FewerHeads",
     "HeadAttention",
     "LayerChange",
     "Merged",
@@ -18,5 +21,6 @@ __all__ = [
     "net_trim",
     "net_trim_layer",
     "optimal_prune",
+    "prune",
     "shrink",
 ]

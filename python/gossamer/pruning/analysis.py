@@ -10,13 +10,16 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from gossamer.errors import GossamerError
-from gossamer.pruning.channels import Channels, Channelwise, Features, Mixing, Size
-from gossamer.pruning.trace import Trace
+from gossamer.pruning.channels import Channels, Channelwise, Features, Mixing
+from gossamer.pruning.sizes import Origins, origins_of
+from gossamer.pruning.trace import Node, Trace
+from gossamer.pruning.units import Unit
 
-Known: TypeAlias = Features | Size | None
+# What is known of a result: its features, one entry for each of several results, or nothing.
+Known: TypeAlias = Features | list[Features] | None
 
 
 INSIDE = "another module calls it as well"
@@ -36,6 +39,8 @@ class Analysis:
         notes: one line per reason to keep channels.
         known: the features of each node so far; None where all are needed.
         frozen: modules that must not change, with the reason.
+        units: heads and experts' neurons, which one module holds, and their channels.
+        attributes: numbers of channels that a module stores: its name, the attribute, the channels.
     """
 
     def __init__(self, traced: Trace) -> None:
@@ -43,10 +48,12 @@ class Analysis:
         self.channels = Channels()
         self.layers: list[Mixing | Channelwise] = []
         self.notes: dict[str, None] = {}
-        self.known: dict[fx.Node, Known] = {}
+        self.known: dict[Node, Known] = {}
         self.frozen = _frozen(traced)
+        self.units: list[tuple[Unit, Tensor]] = []
+        self.attributes: list[tuple[str, str, Tensor]] = []
 
-    def settle(self, node: fx.Node, known: Known) -> None:
+    def settle(self, node: Node, known: Known) -> None:
         """Record the features of a node's result, also for the tensors that the node overwrote."""
         self.known[node] = known
         for tensor in self.traced.changed.get(node, ()):
@@ -63,35 +70,52 @@ class Analysis:
                 constant = known.constant if same else torch.full_like(features.constant, torch.nan)  # type: ignore[union-attr]
                 self.known[earlier] = Features(features.axis, features.ids, constant)
 
-    def hold(self, node: fx.Node, why: str) -> None:
+    @property
+    def called(self) -> list[str]:
+        """Names of the modules that were one operation."""
+        return [node.module for node in self.traced.nodes if node.module is not None]
+
+    def forget(self) -> None:
+        """Free the results of all operations; the channels and the layers stay known."""
+        for held in (self.traced.values, self.traced.changed, self.known):
+            held.clear()
+
+    def hold(self, node: Node, why: str, where: str = "") -> None:
         """Keep every channel that a node reads; add a note if there is a reason to name."""
         held = False
-        for source in node.all_input_nodes:
+        for source in node.inputs:
             known = self.known.get(source)
-            if known is not None:
-                held |= self.channels.pin(known.ids)
+            for part in known if isinstance(known, list) else [known]:
+                if part is not None:
+                    held |= self.channels.pin(part.ids)
         if held and why:
-            scope = self.traced.scope[node] or "the model's forward"
-            self.notes[f"{node.target if node.op == 'call_module' else scope}: {why}"] = None
+            self.note(where or node.module or node.scope, why)
+
+    def note(self, where: str, why: str) -> None:
+        """Add a note on a module or on the forward of one."""
+        self.notes[f"{where or 'the forward of the model'}: {why}"] = None
 
     def value(self, argument: Any) -> Any:
         """Return the value of a node's argument on the example input."""
-        return self.traced.values[argument] if isinstance(argument, fx.Node) else argument
+        return self.traced.values[argument] if isinstance(argument, Node) else argument
 
     def is_tensor(self, argument: Any) -> bool:
         """Return whether an argument is a tensor."""
         return isinstance(self.value(argument), Tensor)
 
     def features(self, argument: Any) -> Features | None:
-        """Return the features of a tensor argument, or None.
+        """Return the features of a tensor argument, or None."""
+        known = self.known[argument] if isinstance(argument, Node) else None
+        return None if isinstance(known, list) else known
 
-        Raises:
-            UnknownError: the argument is a number of channels.
-        """
-        known = self.known[argument] if isinstance(argument, fx.Node) else None
-        if isinstance(known, Size):
-            raise UnknownError("a computation with the number of channels")
-        return known
+    def counts(self, number: Any) -> Origins:
+        """Return the sizes along an axis of channels that a number is computed from."""
+        found = set()
+        for node, axis in origins_of(number):
+            known = self.known.get(node)
+            if isinstance(known, Features) and known.axis == axis:
+                found.add((node, axis))
+        return frozenset(found)
 
     def whole(self, argument: Any, axis: int) -> Features:
         """Return the features of a tensor along an axis; pinned ones where nothing is known.
@@ -121,13 +145,10 @@ def _frozen(traced: Trace) -> dict[str, str]:
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             owners.setdefault(id(tensor), set()).add(module)
     called: dict[nn.Module, int] = {}
-    read: set[int] = set()
-    for node in traced.graph.nodes:
-        if node.op == "call_module":
-            module = root.get_submodule(str(node.target))
+    for node in traced.nodes:
+        if node.module is not None:
+            module = root.get_submodule(node.module)
             called[module] = called.get(module, 0) + 1
-        elif node.op == "get_attr":
-            read.add(id(traced.values[node]))
     inside = tuple(f"{name}." for name in (*traced.opaque, *traced.heads) if name)
     frozen: dict[str, str] = {}
     for module, own in names.items():
@@ -137,7 +158,7 @@ def _frozen(traced: Trace) -> dict[str, str]:
             why = "it is called more than once"
         elif any(len(owners[id(tensor)]) > 1 for tensor in tensors):
             why = "it shares a weight with another module"
-        elif any(id(tensor) in read for tensor in tensors):
+        elif any(id(tensor) in traced.read for tensor in tensors):
             why = "its weight is read outside the module"
         elif len(own) > 1 or own[0].startswith(inside):
             why = INSIDE

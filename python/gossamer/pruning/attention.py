@@ -124,23 +124,41 @@ def without_dead_heads(module: nn.Module, known: FusedHeads) -> HeadAttention | 
     if bool(alive.all()):
         return None
     alive[0] |= not bool(alive.any())
-    keep = alive.nonzero().flatten()
 
-    bias = None if out.bias is None else out.bias.detach()
+    fewer = with_heads(module, known, alive)
     if qkv.bias is not None:
         values = qkv.bias.detach().view(3, heads, size)[2]
         gone = values * (constant & ~alive)[:, None]
         folded = torch.einsum("whs,hs->w", columns.double(), gone.double())
         if bool(folded.any()):
-            bias = (folded if bias is None else bias.double() + folded).to(columns.dtype)
+            trained = out.weight.requires_grad
+            if out.bias is not None:
+                folded, trained = out.bias.detach().double() + folded, out.bias.requires_grad
+            fewer.out.bias = nn.Parameter(folded.to(columns.dtype), trained)
+    return fewer
+
+
+def with_heads(module: nn.Module, known: FusedHeads, keep: Tensor) -> HeadAttention:
+    """Return the attention with some of its heads; what the others add is lost.
+
+    Args:
+        module: a recognised attention; it does not change.
+        known: the result of `recognise`.
+        keep: bool [heads].
+    """
+    qkv: nn.Linear = module.qkv  # type: ignore[assignment]
+    out: nn.Linear = module.out  # type: ignore[assignment]
+    heads, size = known.heads, out.in_features // known.heads
+    keep = keep.to(qkv.weight.device)
+    rows = qkv.weight.detach().view(3, heads, size, -1)[:, keep].flatten(0, 2)
+    bias = None
+    if qkv.bias is not None:
+        bias = qkv.bias.detach().view(3, heads, size)[:, keep].flatten()
+    columns = out.weight.detach().view(-1, heads, size)[:, keep].flatten(1)
     return HeadAttention(
-        _linear(
-            rows[:, keep].flatten(0, 2),
-            None if qkv.bias is None else qkv.bias.detach().view(3, heads, size)[:, keep].flatten(),
-            qkv,
-        ),
-        _linear(columns[:, keep].flatten(1), bias, out),
-        len(keep),
+        _linear(rows, bias, qkv),
+        _linear(columns, None if out.bias is None else out.bias.detach(), out),
+        int(keep.sum()),
         known.causal,
     ).train(module.training)
 

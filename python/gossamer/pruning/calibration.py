@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,14 +16,16 @@ def calibrated(inputs: Tensor, who: str) -> None:
     check_array(inputs, f"{who}: inputs", filled=True, device=True)
 
 
-def called(model: nn.Module, inputs: Sequence[Any], who: str) -> Any:
-    """Return what a model returns for its inputs.
+def called(
+    model: nn.Module, inputs: Sequence[Any], who: str, through: Callable[..., Any] | None = None
+) -> Any:
+    """Return what a model returns for its inputs, or what a function that calls it returns.
 
     Raises:
         ArgumentError: the model raises an error for them.
     """
     try:
-        return model(*inputs)
+        return (through or model)(*inputs)
     except GossamerError:
         raise
     except Exception as error:  # a forward may raise anything

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gossamer.pruning.weights import oriented, replace_weight, resize
+
 
 @dataclass
 class Features:
@@ -29,17 +31,15 @@ class Features:
     ids: Tensor
     constant: Tensor
 
-
-@dataclass
-class Size:
-    """A number that equals the number of channels along an axis."""
-
-    ids: Tensor
+    def varying(self, axis: int | None = None) -> Features:
+        """Return the same channels, of which no constant is known, maybe along another axis."""
+        unknown = torch.full_like(self.constant, torch.nan)
+        return Features(self.axis if axis is None else axis, self.ids, unknown)
 
 
 @dataclass
 class Mixing:
-    """A layer whose outputs read all inputs: Linear, or a convolution without groups.
+    """A layer whose outputs read all inputs: Linear, Conv1D, or a convolution without groups.
 
     Attributes:
         name: the module's name.
@@ -47,6 +47,7 @@ class Mixing:
         source: features of the input.
         foldable: bool [inputs], True if a constant acts like a bias; zero padding prevents it.
         out: int64 [outputs], channels of the output.
+        products: multiplications per pair of an output and an input, in the call on the example.
     """
 
     name: str
@@ -54,21 +55,28 @@ class Mixing:
     source: Features
     foldable: Tensor
     out: Tensor
+    products: int
 
 
 @dataclass
 class Channelwise:
-    """A layer with separate parameters per channel: BatchNorm, PReLU, depthwise convolution.
+    """A layer with separate parameters per channel: BatchNorm, PReLU, convolution in groups.
+
+    A group of several channels is kept or removed as a whole.
 
     Attributes:
         name: the module's name.
         source: int64 [inputs], channels of the input.
         out: int64 [outputs], the same channels, each repeated once per output.
+        groups: number of groups of a convolution, else 1.
+        products: multiplications per output, in the call on the example.
     """
 
     name: str
     source: Tensor
     out: Tensor
+    groups: int = 1
+    products: int = 0
 
 
 class Channels:
@@ -76,7 +84,7 @@ class Channels:
 
     def __init__(self) -> None:
         self._parent: list[int] = []
-        self._pinned: set[int] = set()
+        self._pinned: set[int] = set()  # roots
 
     def fresh(self, count: int) -> Tensor:
         """Make new channels and return their numbers, int64 [count]."""
@@ -86,23 +94,35 @@ class Channels:
 
     def join(self, left: Tensor, right: Tensor) -> None:
         """Join each pair of channels: both are kept, or both are removed."""
-        for a, b in zip(left.tolist(), right.tolist(), strict=True):
-            self._parent[self._root(a)] = self._root(b)
+        for a, b in zip(left.flatten().tolist(), right.flatten().tolist(), strict=True):
+            gone, root = self._root(a), self._root(b)
+            self._parent[gone] = root
+            if gone in self._pinned:
+                self._pinned.add(root)
 
     def pin(self, ids: Tensor) -> bool:
         """Keep these channels; return whether one of them was not pinned before."""
-        fresh = {self._root(i) for i in ids.tolist()} - {self._root(i) for i in self._pinned}
+        fresh = {self._root(i) for i in ids.flatten().tolist()} - self._pinned
         self._pinned |= fresh
         return bool(fresh)
 
+    def pinned(self) -> Tensor:
+        """Return the roots of the channels that are kept, int64, sorted."""
+        roots = {self._root(i) for i in self._pinned}
+        return torch.tensor(sorted(roots), dtype=torch.int64)
+
     def roots(self, ids: Tensor) -> Tensor:
         """Return one number per set of joined channels, in the shape of ids."""
-        return torch.tensor([self._root(i) for i in ids.tolist()], dtype=torch.int64)
+        found = [self._root(i) for i in ids.flatten().tolist()]
+        return torch.tensor(found, dtype=torch.int64).view(ids.shape)
+
+    def __len__(self) -> int:
+        return len(self._parent)
 
     def alive(self, layers: list[Mixing]) -> Tensor:
         """Return the needed channels as bool by number; each layer keeps at least one output."""
         alive = torch.zeros(len(self._parent), dtype=torch.bool)
-        alive[self.roots(torch.tensor(sorted(self._pinned), dtype=torch.int64))] = True
+        alive[self.pinned()] = True
         sites = [(layer, self.roots(layer.source.ids), self.roots(layer.out)) for layer in layers]
         while True:
             before = int(alive.sum())
@@ -125,58 +145,53 @@ class Channels:
         return i
 
 
-def cut(copy: nn.Module, layers: list[Mixing | Channelwise], channels: Channels) -> list[str]:
+def cut(copy: nn.Module, layers: list[Mixing | Channelwise], alive: Tensor) -> None:
     """Remove the channels that are not needed from the modules of a model, in place.
 
     Args:
         copy: the model.
         layers: the layers of the model that can become smaller.
-        channels: the channels of these layers.
-
-    Returns:
-        Names of the changed modules.
+        alive: bool by number of the channel, True where it stays.
     """
-    alive = channels.alive([layer for layer in layers if isinstance(layer, Mixing)])
-    changed = []
     for layer in layers:
         module = copy.get_submodule(layer.name)
         ids = layer.source.ids if isinstance(layer, Mixing) else layer.source
         inputs, outputs = alive[ids], alive[layer.out]
         if bool(inputs.all()) and bool(outputs.all()):
             continue
-        changed.append(layer.name)
+        groups = 1
         if isinstance(layer, Mixing):
             gone = layer.foldable & ~inputs & (layer.source.constant != 0)
             _cut_mixing(module, inputs, outputs, gone, layer.source.constant)
         else:
-            _cut_channelwise(module, inputs, outputs)
-        _resize(module, int(inputs.sum()), int(outputs.sum()))
-    return changed
+            groups = int(inputs.sum()) * layer.groups // len(inputs)
+            _cut_channelwise(module, outputs)
+        resize(module, int(inputs.sum()), int(outputs.sum()), groups)
 
 
 def _cut_mixing(
     module: nn.Module, inputs: Tensor, outputs: Tensor, gone: Tensor, constant: Tensor
 ) -> None:
-    weight: nn.Parameter = module.weight  # type: ignore[assignment]
+    weight = oriented(module)
     bias = module.bias
     rows, columns, folded = (
         flags.nonzero().flatten().to(weight.device) for flags in (outputs, inputs, gone)
     )
-    kept = weight.detach()[rows]
+    kept = weight[rows]
     read = kept.index_select(1, folded).double()
     if read.dim() > 2:
         read = read.flatten(2).sum(2)  # every tap of a filter reads the constant
     shift = read @ constant[gone].to(read)
-    trained = weight.requires_grad
+    trained = module.weight.requires_grad
     if isinstance(bias, nn.Parameter):
         trained = bias.requires_grad
         shift = shift + bias.detach()[rows].double()
-    module.weight = nn.Parameter(kept.index_select(1, columns).contiguous(), weight.requires_grad)
+    replace_weight(module, kept.index_select(1, columns))
     if isinstance(bias, nn.Parameter) or bool(shift.any()):
-        module.bias = nn.Parameter(shift.to(weight), trained)
+        module.bias = nn.Parameter(shift.to(weight), bool(trained))
 
 
-def _cut_channelwise(module: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
+def _cut_channelwise(module: nn.Module, outputs: Tensor) -> None:
     for name, tensor in [
         *module.named_parameters(recurse=False),
         *module.named_buffers(recurse=False),
@@ -186,21 +201,3 @@ def _cut_channelwise(module: nn.Module, inputs: Tensor, outputs: Tensor) -> None
         cut = tensor.detach()[outputs.to(tensor.device)].clone()
         is_parameter = isinstance(tensor, nn.Parameter)
         setattr(module, name, nn.Parameter(cut, tensor.requires_grad) if is_parameter else cut)
-
-
-def _resize(module: nn.Module, inputs: int, outputs: int) -> None:
-    """Update the sizes that a module stores about itself."""
-    depthwise = getattr(module, "groups", 1) > 1
-    sizes = {
-        "in_features": inputs,
-        "out_features": outputs,
-        "in_channels": inputs,
-        "out_channels": outputs,
-        "num_features": outputs,
-        "num_parameters": outputs,
-    }
-    for name, size in sizes.items():
-        if hasattr(module, name):
-            setattr(module, name, size)
-    if depthwise:
-        module.groups = inputs  # type: ignore[assignment]

@@ -7,77 +7,101 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from gossamer.pruning.analysis import Analysis, Known, UnknownError
-from gossamer.pruning.channels import Features, Size
+from gossamer.pruning.channels import Features
 from gossamer.pruning.layers import pooled
 from gossamer.pruning.moves import relabelled
+from gossamer.pruning.products import attended, multiplied
+from gossamer.pruning.shapes import called_on, padded, split, viewed
+from gossamer.pruning.sizes import origins_of
+from gossamer.pruning.trace import Node, mapped
 
-_SAME = {"to", "float", "double", "clone", "detach", "contiguous"}
+_SAME = {
+    *("to", "float", "double", "half", "bfloat16", "type", "type_as", "clone", "detach"),
+    *("contiguous", "cpu", "cuda", "alias"),
+}
 _ELEMENTWISE = {
     *("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "tanh"),
     *("sigmoid", "logsigmoid", "hardtanh", "hardsigmoid", "hardswish", "softplus", "softsign"),
     *("tanhshrink", "softshrink", "hardshrink", "threshold", "abs", "neg", "exp", "log1p", "sin"),
-    *("cos", "erf", "square", "clamp", "clamp_min", "clamp_max"),
+    *("cos", "erf", "square", "clamp", "clamp_min", "clamp_max", "pow", "sqrt", "rsqrt"),
+    *("reciprocal",),
 }
-_DROPOUTS = {"dropout", "dropout1d", "dropout2d", "alpha_dropout"}
+_DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"}
 # Names of the relevant options after the tensor argument.
+_AVERAGE = ("kernel_size", "stride", "padding")
 _POOLS = {
     "max_pool1d": (),
     "max_pool2d": (),
-    "avg_pool1d": ("kernel_size", "stride", "padding"),
-    "avg_pool2d": ("kernel_size", "stride", "padding", "", "", "divisor_override"),
+    "max_pool3d": (),
+    "avg_pool1d": _AVERAGE,
+    "avg_pool2d": (*_AVERAGE, "", "", "divisor_override"),
+    "avg_pool3d": (*_AVERAGE, "", "", "divisor_override"),
     "adaptive_avg_pool1d": (),
     "adaptive_avg_pool2d": (),
+    "adaptive_avg_pool3d": (),
 }
 _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
     "add": operator.add,
     "sub": operator.sub,
+    "subtract": operator.sub,
     "mul": operator.mul,
+    "multiply": operator.mul,
     "truediv": operator.truediv,
     "div": operator.truediv,
+    "divide": operator.truediv,
 }
 _CONCATENATIONS = {"cat", "concat", "concatenate"}
 # These depend on axes only, not on the number of features.
 _MOVES = {
     *("flatten", "permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis"),
-    *("unsqueeze", "flip", "t"),
+    *("unsqueeze", "flip", "t", "T", "mT", "roll"),
 }
-_MEANS = {"mean", "amax", "amin"}
-_VIEWS = {"view", "reshape"}
+_MEANS = {"mean", "sum", "amax", "amin"}
+_VIEWS = {"view", "reshape", "unflatten", "expand", "repeat"}
+_SPLITS = {"chunk", "split", "tensor_split", "unbind"}
+_SOFTMAXES = {"softmax", "log_softmax"}
+_RESIZES = {"interpolate", "upsample"}
 
 
-def function_rule(analysis: Analysis, node: fx.Node) -> Known:
+def function_rule(analysis: Analysis, node: Node) -> Known:
     """Return the features of the result of a function or method.
 
     Raises:
         UnknownError: the channels that it reads must be kept.
     """
     name = _name(node)
-    if all(analysis.known[source] is None for source in node.all_input_nodes):
-        return _of_shape(analysis, node) if _is_item(analysis, node) else None
-    if node.target is getattr:
-        return _attribute(analysis, node)
-    if name == "size":
-        return _size(analysis, node)
-    if name == "dim":
+    if all(analysis.known[source] is None for source in node.inputs):
         return None
     if name in _CONCATENATIONS:
         return _concatenated(analysis, node)
     if name in _ARITHMETIC:
         return _arithmetic(analysis, node, _ARITHMETIC[name])
     if name in _VIEWS:
-        return _viewed(analysis, node)
+        return viewed(analysis, node)
+    if name in _SPLITS:
+        return split(analysis, node, name)
+    if name in ("matmul", "bmm"):
+        return multiplied(analysis, node)
+    if name == "scaled_dot_product_attention":
+        return attended(analysis, node)
     return _of_one(analysis, node, name)
 
 
-def _of_one(analysis: Analysis, node: fx.Node, name: str) -> Known:
+def _of_one(analysis: Analysis, node: Node, name: str) -> Known:
     """Return the features of a function of one tensor, whose options do not concern channels."""
     first = node.args[0] if node.args else None
+    parts = analysis.known.get(first) if isinstance(first, Node) else None
+    if name == "getitem" and isinstance(parts, list):
+        part: Features = parts[node.args[1]]
+        return part
     source = analysis.features(first)
-    others = [other for other in node.all_input_nodes if other is not first]
-    if source is None or any(analysis.is_tensor(n) or analysis.known[n] for n in others):
+    others = [other for other in node.inputs if other is not first]
+    if source is None or (
+        name not in ("masked_fill", "type_as") and any(map(analysis.is_tensor, others))
+    ):
         raise UnknownError(f"no rule for {name} of these arguments")
     value = analysis.value(first)
     if name in _SAME:
@@ -90,10 +114,26 @@ def _of_one(analysis: Analysis, node: fx.Node, name: str) -> Known:
     if name in _POOLS:
         settings = dict(zip(_POOLS[name], node.args[1:], strict=False)) | dict(node.kwargs)
         return pooled(source, analysis.value(node), name, settings)
-    apply = _call(analysis, node)
+    if name in _SOFTMAXES:
+        dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+        if isinstance(dim, int) and dim % value.dim() != source.axis:
+            return source.varying()
+    if name == "pad":
+        return padded(analysis, node, source)
+    if name in _RESIZES and source.axis < 2:
+        return source.varying()
+    if name == "masked_fill":
+        return _filled(analysis, node, source)
+    apply = called_on(analysis, node)
     if name in _ELEMENTWISE:
+        if any(map(_is_tensor, (*node.args[1:], *node.kwargs.values()))):
+            raise UnknownError(f"no rule for {name} of two tensors")
         constant = torch.where(source.constant.isnan(), torch.nan, apply(source.constant.clone()))
         return Features(source.axis, source.ids, constant)
+    if name == "sum":
+        mean = Tensor.mean
+        args, kwargs = mapped(node.args[1:], analysis.value), mapped(node.kwargs, analysis.value)
+        return relabelled(source.varying(), value, lambda x: mean(x, *args, **kwargs))
     if name in _MOVES or name in _MEANS or (name == "squeeze" and len(node.args) > 1):
         return relabelled(source, value, apply)
     if name == "getitem":
@@ -103,37 +143,17 @@ def _of_one(analysis: Analysis, node: fx.Node, name: str) -> Known:
     raise UnknownError(f"no rule for {name}")
 
 
-def _call(analysis: Analysis, node: fx.Node) -> Callable[[Tensor], Tensor]:
-    """Return a node's operation as a function of its first argument."""
-    args: Any = fx.node.map_arg(node.args[1:], analysis.value)
-    kwargs: Any = fx.node.map_arg(node.kwargs, analysis.value)
-    if node.op == "call_method":
-        return lambda x: getattr(x, str(node.target))(*args, **kwargs)
-    return lambda x: node.target(x, *args, **kwargs)  # type: ignore[operator]
+def _filled(analysis: Analysis, node: Node, source: Features) -> Features:
+    mask, value = analysis.value(node.args[1]), analysis.value(node.args[0])
+    if analysis.features(node.args[1]) is not None:
+        raise UnknownError("a mask made of features")
+    at = source.axis - value.dim() + mask.dim()
+    if at >= 0 and mask.shape[at] > 1:
+        raise UnknownError("a mask over features")
+    return source.varying()
 
 
-def _viewed(analysis: Analysis, node: fx.Node) -> Features:
-    """Return the features of a reshape that adapts to their number, by -1 or a queried size."""
-    source = analysis.features(node.args[0])
-    if source is None or node.kwargs:
-        raise UnknownError("a view by the number of channels of another tensor")
-    given = node.args[1:]
-    sizes = list(given[0] if isinstance(given[0], tuple | list) else given)
-    moved = relabelled(source, analysis.value(node.args[0]), _call(analysis, node))
-    for axis, size in enumerate(sizes):
-        known = analysis.known[size] if isinstance(size, fx.Node) else None
-        if isinstance(known, Features) or (known is not None) != (
-            axis == moved.axis and size != -1
-        ):
-            raise UnknownError("a view with a fixed number of features: flatten(1) takes any")
-        if isinstance(known, Size):
-            if len(known.ids) != len(moved.ids):
-                raise UnknownError("a view by the number of channels of another tensor")
-            analysis.channels.join(known.ids, moved.ids)
-    return moved
-
-
-def _concatenated(analysis: Analysis, node: fx.Node) -> Features:
+def _concatenated(analysis: Analysis, node: Node) -> Features:
     parts = node.args[0]
     dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
     if not isinstance(parts, list | tuple) or not isinstance(dim, int):
@@ -153,7 +173,7 @@ def _concatenated(analysis: Analysis, node: fx.Node) -> Features:
     return Features(axis, every[0].ids, constant)
 
 
-def _arithmetic(analysis: Analysis, node: fx.Node, operate: Callable[[Any, Any], Any]) -> Features:
+def _arithmetic(analysis: Analysis, node: Node, operate: Callable[[Any, Any], Any]) -> Features:
     if node.kwargs or len(node.args) != 2:
         raise UnknownError(f"{_name(node)} with options")
     if not all(analysis.is_tensor(side) for side in node.args):
@@ -188,13 +208,13 @@ def _arithmetic(analysis: Analysis, node: fx.Node, operate: Callable[[Any, Any],
     return Features(total.dim() + axis, full[0].ids, constant)
 
 
-def _with_number(analysis: Analysis, node: fx.Node, operate: Callable[[Any, Any], Any]) -> Features:
+def _with_number(analysis: Analysis, node: Node, operate: Callable[[Any, Any], Any]) -> Features:
     left, right = node.args
     tensor, number = (left, right) if analysis.is_tensor(left) else (right, left)
     source = analysis.features(tensor)
-    if source is None or (isinstance(number, fx.Node) and analysis.known[number] is not None):
+    if source is None or analysis.counts(number):
         raise UnknownError("a computation with the number of channels")
-    if isinstance(number, fx.Node):  # it varies with the shape of the input
+    if origins_of(number):  # it varies with the shape of the input
         zero = (source.constant == 0) & (tensor is left)
         if operate not in (operator.mul, operator.truediv):
             zero = torch.zeros_like(zero)
@@ -204,60 +224,18 @@ def _with_number(analysis: Analysis, node: fx.Node, operate: Callable[[Any, Any]
     return Features(source.axis, source.ids, constant)
 
 
-def _attribute(analysis: Analysis, node: fx.Node) -> Known:
-    if node.args[1] in ("dtype", "device", "ndim"):
-        return None
-    if node.args[1] == "shape" and _only_items(analysis, node):
-        return None
-    raise UnknownError(f"it reads .{node.args[1]}")
-
-
-def _size(analysis: Analysis, node: fx.Node) -> Known:
-    if len(node.args) == 1 and not node.kwargs and _only_items(analysis, node):
-        return None
-    index = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    return _one_size(analysis, node.args[0], index)
-
-
-def _is_item(analysis: Analysis, node: fx.Node) -> bool:
-    return node.target is operator.getitem and isinstance(analysis.value(node.args[0]), torch.Size)
-
-
-def _only_items(analysis: Analysis, node: fx.Node) -> bool:
-    """Return whether a shape is used for single sizes only."""
-    return all(_is_item(analysis, u) and isinstance(u.args[1], int) for u in node.users)
-
-
-def _of_shape(analysis: Analysis, node: fx.Node) -> Known:
-    shape: fx.Node = node.args[0]  # type: ignore[assignment]
-    if shape.op in ("call_function", "call_method") and shape.args:
-        return _one_size(analysis, shape.args[0], node.args[1])
-    return None
-
-
-def _one_size(analysis: Analysis, tensor: Any, index: Any) -> Known:
-    known = analysis.features(tensor) if isinstance(tensor, fx.Node) else None
-    if known is None:
-        return None
-    if not isinstance(index, int):
-        raise UnknownError("a size along what cannot be told")
-    return Size(known.ids) if index % analysis.value(tensor).dim() == known.axis else None
-
-
 def _is_plain(index: Any) -> bool:
     parts = index if isinstance(index, tuple) else (index,)
     return all(part is None or part is ... or isinstance(part, int | slice) for part in parts)
 
 
-def _name(node: fx.Node) -> str:
-    """Return the name of an operation, without the mark of an in-place one."""
-    if node.op == "call_method":
-        name = str(node.target)
-    else:
-        name = str(getattr(node.target, "__name__", "a function"))
-        home = getattr(node.target, "__module__", None) or "torch"
-        if home.split(".")[0] not in ("torch", "_operator", "builtins", "math"):
-            return f"{home}.{name}"
-    if name in ("iadd", "isub", "imul", "itruediv"):
-        return name[1:]
-    return name.rstrip("_") if not name.startswith("_") else name
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor | Node)
+
+
+def _name(node: Node) -> str:
+    """Return the name of a function; with its module if it is not torch's."""
+    home = getattr(node.target, "__module__", None) or "torch"
+    if home.split(".")[0] not in ("torch", "_operator", "builtins", "math"):
+        return f"{home}.{node.name}"
+    return node.name

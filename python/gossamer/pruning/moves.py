@@ -15,6 +15,35 @@ from gossamer.pruning.analysis import UnknownError
 from gossamer.pruning.channels import Features
 
 
+def labelled(source: Features, value: Tensor) -> Tensor:
+    """Return a tensor of a value's shape whose entries are the index of their channel, float64."""
+    shape = [1] * value.dim()
+    shape[source.axis] = size = len(source.ids)
+    labels = torch.arange(size, dtype=torch.float64)
+    return labels.view(shape).expand(value.shape).contiguous()
+
+
+def one_axis(source: Features, moved: Tensor) -> Features | None:
+    """Return the features of moved labels; None unless they vary along exactly one axis.
+
+    Args:
+        source: features before the move.
+        moved: what the move has made of `labelled`.
+    """
+    size = len(source.ids)
+    for axis in range(moved.dim()):
+        line = moved
+        for other in range(moved.dim()):
+            if other != axis:
+                line = line.narrow(other, 0, 1)
+        if not torch.equal(line.expand(moved.shape), moved):
+            continue
+        index = line.flatten().round().long()
+        if size > 1 and set(index.tolist()) == set(range(size)):
+            return Features(axis, source.ids[index], source.constant[index])
+    return None
+
+
 def relabelled(source: Features, value: Tensor, move: Callable[[Tensor], Tensor]) -> Features:
     """Return the features of a moved tensor.
 
@@ -26,19 +55,7 @@ def relabelled(source: Features, value: Tensor, move: Callable[[Tensor], Tensor]
     Raises:
         UnknownError: not all channels lie along one axis after the move.
     """
-    size = len(source.ids)
-    shape = [1] * value.dim()
-    shape[source.axis] = size
-    labels = torch.arange(size, dtype=torch.float64).view(shape).expand(value.shape).contiguous()
-    moved = move(labels)
-    for axis in range(moved.dim()):
-        line = moved
-        for other in range(moved.dim()):
-            if other != axis:
-                line = line.narrow(other, 0, 1)
-        if not torch.equal(line.expand(moved.shape), moved):
-            continue
-        index = line.flatten().round().long()
-        if size > 1 and set(index.tolist()) == set(range(size)):
-            return Features(axis, source.ids[index], source.constant[index])
-    raise UnknownError("its features are mixed with places, or some are picked")
+    found = one_axis(source, move(labelled(source, value)))
+    if found is None:
+        raise UnknownError("its features are mixed with places, or some are picked")
+    return found

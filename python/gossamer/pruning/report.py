@@ -9,6 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.nn.layers.linear import is_conv1d
+from gossamer.pruning.experts import is_experts
+from gossamer.pruning.multihead import FewerHeads
+from gossamer.pruning.weights import TRANSPOSED
 from gossamer.tables import text_table
 
 
@@ -41,10 +45,12 @@ class ShrinkReport:
     Args:
         layers: one entry per module with parameters, in the model's order.
         notes: modules that kept channels, with the reason.
+        title: heading of the table.
     """
 
     layers: tuple[LayerChange, ...]
     notes: tuple[str, ...]
+    title: str = "shrink"
 
     @property
     def parameters(self) -> tuple[int, int]:
@@ -70,11 +76,15 @@ class ShrinkReport:
         totals = ("{:,} -> {:,}".format(*pair) for pair in (self.parameters, self.flops))
         headings = ("layer", "before", "after", "parameters", "flops")
         notes = [f"kept: {note}" for note in self.notes]
-        return text_table("shrink", headings, rows, ("sum", "", "", *totals), notes=notes) + "\n"
+        return text_table(self.title, headings, rows, ("sum", "", "", *totals), notes=notes) + "\n"
 
 
 def compare(
-    before: nn.Module, after: nn.Module, inputs: Sequence[Any], notes: Sequence[str]
+    before: nn.Module,
+    after: nn.Module,
+    inputs: Sequence[Any],
+    notes: Sequence[str],
+    title: str = "shrink",
 ) -> ShrinkReport:
     """Compare a model with its smaller version; both are called once.
 
@@ -83,6 +93,7 @@ def compare(
         after: the smaller model, with the same module names.
         inputs: positional arguments of the forward pass.
         notes: modules that kept channels, with the reason.
+        title: heading of the report.
 
     Returns:
         The report.
@@ -104,11 +115,14 @@ def compare(
                 (old.get(name, 0), new.get(name, 0)),
             )
         )
-    return ShrinkReport(tuple(layers), tuple(notes))
+    return ShrinkReport(tuple(layers), tuple(notes), title)
 
 
 def flops(model: nn.Module, inputs: Sequence[Any]) -> dict[str, int]:
-    """Count the operations of each Linear and convolution in one call of a model.
+    """Count the operations with weights in one call of a model, two per multiplication.
+
+    Counted are Linear layers and transformers' Conv1D, convolutions, the projections of
+    `nn.MultiheadAttention`, and experts that are stored together.
 
     Args:
         model: any module.
@@ -124,13 +138,12 @@ def flops(model: nn.Module, inputs: Sequence[Any]) -> dict[str, int]:
     counts: dict[str, int] = {}
     handles = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
 
-            def count(module: nn.Module, _: Any, out: Tensor, name: str = name) -> None:
-                weight: Tensor = module.weight  # type: ignore[assignment]
-                counts[name] = counts.get(name, 0) + 2 * out.numel() * weight[0].numel()
+        def count(module: nn.Module, given: Any, out: Any, name: str = name) -> None:
+            if found := _products(module, given, out):
+                counts[name] = counts.get(name, 0) + 2 * found
 
-            handles.append(module.register_forward_hook(count))
+        handles.append(module.register_forward_hook(count))
     try:
         with torch.no_grad():
             model(*inputs)
@@ -138,6 +151,31 @@ def flops(model: nn.Module, inputs: Sequence[Any]) -> dict[str, int]:
         for handle in handles:
             handle.remove()
     return counts
+
+
+def cost_of(model: nn.Module, inputs: Sequence[Any], budget: str) -> int:
+    """Return the operations of a call, or the bytes of the parameters; shared ones count once."""
+    if budget == "flops":
+        return sum(flops(model, inputs).values())
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def _products(module: nn.Module, given: Any, out: Any) -> int:
+    """Return the number of multiplications with weights in one call of a module."""
+    if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return int(out.numel() * module.weight[0].numel())
+    if isinstance(module, TRANSPOSED):
+        return int(given[0].numel() * module.weight[0].numel())
+    if is_conv1d(module):
+        return int(out.numel() * module.weight.shape[0])  # type: ignore[index]
+    if isinstance(module, nn.MultiheadAttention | FewerHeads) and given:
+        places = given[0].numel() // given[0].shape[-1]
+        return int(places * (module.in_proj_weight.numel() + module.out_proj.weight.numel()))
+    if is_experts(module) and given:
+        chosen = given[1].numel() if len(given) > 1 else given[0].numel() // given[0].shape[-1]
+        up: Tensor = module.gate_up_proj  # type: ignore[assignment]
+        return int(chosen * (up[0].numel() * 3 // 2))
+    return 0
 
 
 def _sums(pairs: list[tuple[int, int]]) -> tuple[int, int]:

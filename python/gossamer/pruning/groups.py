@@ -1,0 +1,246 @@
+"""Groups: what can be removed from a model by itself, with its parameters, cost and size.
+
+A group is a set of joined channels, or one unit. A family is the groups of one layer's outputs, and
+of all layers that share some of them: they compete for the family's places.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.nn.globs import covers
+from gossamer.pruning.analysis import Analysis
+from gossamer.pruning.channels import Channels, Channelwise, Mixing
+from gossamer.pruning.units import Unit, energies
+from gossamer.pruning.weights import oriented
+
+Budget: TypeAlias = Literal["flops", "bytes"]
+
+
+class Site(NamedTuple):
+    """The parameters of one layer, or of the units of one module, by group.
+
+    Attributes:
+        name: name of the module.
+        rows: int64 [outputs], the group of each output.
+        columns: int64 [inputs], the group of each input; None if the layer keeps channels apart.
+        price: cost per pair of an output and an input, or per output.
+        extra: cost per output beside it.
+    """
+
+    name: str
+    rows: Tensor
+    columns: Tensor | None
+    price: float
+    extra: float
+
+
+class Family(NamedTuple):
+    """Groups that compete for places.
+
+    Attributes:
+        name: name of the first module that makes them.
+        groups: int64, their numbers.
+        allowed: numbers of groups that may be kept, ascending; the last is all.
+    """
+
+    name: str
+    groups: Tensor
+    allowed: tuple[int, ...]
+
+
+class Groups:
+    """The groups of a model that has been followed.
+
+    Args:
+        analysis: what is known of the channels.
+        model: the model, or a copy.
+        budget: what a group costs: operations on the example, or bytes of parameters.
+        total: the cost of the whole model.
+        round_to: the numbers of features that layers keep are multiples of it.
+        exclude: globs of modules that do not change.
+
+    Attributes:
+        of: int64 [channels], the group of each channel.
+        count: number of groups.
+        free: bool [groups], True for those that may be removed.
+        sites: parameters by group.
+        families: the free groups.
+    """
+
+    def __init__(
+        self,
+        analysis: Analysis,
+        model: nn.Module,
+        budget: Budget,
+        total: float,
+        round_to: int,
+        exclude: Sequence[str],
+    ) -> None:
+        self.analysis, self.budget = analysis, budget
+        channels = analysis.channels
+        for layer in analysis.layers:
+            if any(covers(glob, layer.name) for glob in exclude):
+                source = layer.source.ids if isinstance(layer, Mixing) else layer.source
+                channels.pin(torch.cat([source, layer.out]))
+        for unit, ids in analysis.units:
+            if any(covers(glob, unit.name) for glob in exclude):
+                channels.pin(ids)
+        roots = channels.roots(torch.arange(len(channels)))
+        found, self.of = torch.unique(roots, return_inverse=True)
+        self.count = len(found)
+        self.free = torch.ones(self.count, dtype=torch.bool)
+        self.free[self.of[channels.pinned()]] = False
+        self.sites = [_layer_site(self.of, model, layer, budget) for layer in analysis.layers]
+        self.sites += [
+            _unit_site(self.of[ids], model, unit, budget) for unit, ids in analysis.units
+        ]
+        self.families = self._families(round_to)
+        self.rest = total - self._structural(torch.ones(self.count, dtype=torch.bool))
+
+    def cost(self, kept: Tensor) -> float:
+        """Return the cost of the model with some groups, bool [groups]."""
+        return self.rest + self._structural(kept)
+
+    def _structural(self, kept: Tensor) -> float:
+        total = 0.0
+        for site in self.sites:
+            rows = int(kept[site.rows].sum())
+            columns = 1 if site.columns is None else int(kept[site.columns].sum())
+            total += rows * (columns * site.price + site.extra)
+        return total
+
+    def shares(self, kept: Tensor) -> Tensor:
+        """Return what each group adds to the cost beside the kept ones, float64 [groups]."""
+        found = torch.zeros(self.count, dtype=torch.float64)
+        for site in self.sites:
+            rows = kept[site.rows].sum().double()
+            columns = torch.ones((), dtype=torch.float64)
+            if site.columns is not None:
+                columns = kept[site.columns].sum().double()
+                found.index_add_(0, site.columns, (rows * site.price).expand(len(site.columns)))
+            each = columns * site.price + site.extra
+            found.index_add_(0, site.rows, each.expand(len(site.rows)))
+        return found
+
+    def hold(self, families: Sequence[Family]) -> None:
+        """Keep all groups of some families."""
+        for family in families:
+            self.free[family.groups] = False
+        self.families = [f for f in self.families if bool(self.free[f.groups].all())]
+
+    def alive(self, kept: Tensor) -> Tensor:
+        """Return the channels of some groups, bool [channels]."""
+        return kept[self.of]
+
+    def sizes(self, model: nn.Module) -> Tensor:
+        """Return the relative size of each group's parameters, float64 [groups].
+
+        The sums of squares of a group's outputs and of its inputs are divided by the layer's mean,
+        so that each layer counts alike; then the mean over the layers is taken.
+        """
+        total = torch.zeros(self.count, dtype=torch.float64)
+        seen = torch.zeros(self.count, dtype=torch.float64)
+
+        def add(groups: Tensor, squares: Tensor) -> None:
+            mean = squares.mean()
+            if float(mean) > 0:
+                total.index_add_(0, groups, squares / mean)
+                seen.index_add_(0, groups, torch.ones(len(groups), dtype=torch.float64))
+
+        for layer in self.analysis.layers:
+            module = model.get_submodule(layer.name)
+            if isinstance(layer, Mixing):
+                weight = oriented(module).double()
+                squares = weight.flatten(2).square().sum(2) if weight.dim() > 2 else weight.square()
+                add(self.of[layer.out], squares.sum(1).cpu())
+                add(self.of[layer.source.ids], squares.sum(0).cpu())
+                continue
+            scale = module.weight
+            if isinstance(scale, Tensor) and len(scale) == len(layer.out):
+                rows = scale.detach().double().view(len(scale), -1)
+                add(self.of[layer.out], rows.square().sum(1).cpu())
+        for unit, ids in self.analysis.units:
+            add(self.of[ids], energies(unit.slices(model.get_submodule(unit.name))))
+        return total / seen.clamp(min=1)
+
+    @torch.no_grad()
+    def zero_(self, model: nn.Module, kept: Tensor) -> None:
+        """Zero the parameters of all other groups in a model, in place."""
+        for layer in self.analysis.layers:
+            module = model.get_submodule(layer.name)
+            gone = ~kept[self.of[layer.out]]
+            if isinstance(layer, Mixing):
+                oriented(module)[gone] = 0
+                oriented(module)[:, ~kept[self.of[layer.source.ids]]] = 0
+                tensors = [module.bias]
+            else:
+                tensors = [] if isinstance(module, nn.PReLU) else [module.weight, module.bias]
+            for tensor in tensors:
+                if isinstance(tensor, Tensor):
+                    tensor[gone] = 0
+        for unit, ids in self.analysis.units:
+            for part in unit.slices(model.get_submodule(unit.name)):
+                part[~kept[self.of[ids]]] = 0
+
+    def _families(self, round_to: int) -> list[Family]:
+        related = Channels()
+        related.fresh(self.count)
+        made = [site for site in self.sites if len(site.rows)]
+        names: dict[int, str] = {}
+        for site in made:
+            free = site.rows[self.free[site.rows]]
+            related.join(free[:1].expand(len(free)), free)
+            for group in free.tolist():
+                names.setdefault(group, site.name)
+        roots = related.roots(torch.arange(self.count))
+        families = []
+        for root in torch.unique(roots[self.free]).tolist():
+            groups = ((roots == root) & self.free).nonzero().flatten()
+            name = names[min(groups.tolist())]
+            families.append(Family(name, groups, self._allowed(groups, made, round_to)))
+        return families
+
+    def _allowed(self, groups: Tensor, made: list[Site], round_to: int) -> tuple[int, ...]:
+        """Return how many of the groups may stay: with each number layers keep rounded sizes."""
+        count = len(groups)
+        if round_to == 1:
+            return tuple(range(1, count + 1))
+        mine = torch.zeros(self.count, dtype=torch.bool)
+        mine[groups] = True
+        fits = torch.ones(count, dtype=torch.bool)
+        for site in made:
+            if site.columns is None or not bool(mine[site.rows].any()):
+                continue
+            each = torch.bincount(site.rows[mine[site.rows]], minlength=self.count)[groups]
+            if not bool((each == each[0]).all()):
+                return (count,)
+            others = int((~mine[site.rows]).sum())
+            fits &= (others + int(each[0]) * torch.arange(1, count + 1)) % round_to == 0
+        return tuple(sorted({*(fits.nonzero().flatten() + 1).tolist(), count}))
+
+
+def _layer_site(of: Tensor, model: nn.Module, layer: Mixing | Channelwise, budget: Budget) -> Site:
+    module = model.get_submodule(layer.name)
+    rows = of[layer.out]
+    columns = of[layer.source.ids] if isinstance(layer, Mixing) else None
+    if budget == "flops":
+        return Site(layer.name, rows, columns, 2.0 * layer.products, 0.0)
+    own = [p for p in module.parameters(recurse=False) if p.dim()]
+    size = own[0].element_size() if own else 0
+    if isinstance(layer, Mixing):
+        taps = math.prod(oriented(module).shape[2:])
+        return Site(layer.name, rows, columns, size * taps, size * (len(own) - 1))
+    return Site(layer.name, rows, None, size * sum(p[0].numel() for p in own), 0.0)
+
+
+def _unit_site(groups: Tensor, model: nn.Module, unit: Unit, budget: Budget) -> Site:
+    if budget == "flops":
+        return Site(unit.name, groups, None, 2.0 * unit.products, 0.0)
+    size = next(model.get_submodule(unit.name).parameters()).element_size()
+    return Site(unit.name, groups, None, float(size * unit.parameters), 0.0)

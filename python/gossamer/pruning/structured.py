@@ -1,0 +1,207 @@
+"""prune(): a smaller, ordinary model without its least important channels, heads and neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.arguments import Count, Range, check
+from gossamer.errors import GossamerError
+from gossamer.nn.globs import Globs, as_globs, check_globs
+from gossamer.pruning.analysis import Analysis
+from gossamer.pruning.calibration import called
+from gossamer.pruning.choosing import chosen
+from gossamer.pruning.comparing import copied, difference, fresh, noise
+from gossamer.pruning.following import followed, resize_all
+from gossamer.pruning.groups import Budget, Groups
+from gossamer.pruning.report import ShrinkReport, compare, cost_of
+
+Keep = Annotated[float, Range(lambda v: 0 < v <= 1, "above 0 and at most 1")]
+
+
+@overload
+def prune(
+    model: nn.Module,
+    example: Any,
+    keep: Keep = 0.5,
+    *,
+    budget: Budget = "flops",
+    round_to: Count = 1,
+    exclude: Globs = (),
+    report: Literal[False] = False,
+) -> nn.Module: ...
+@overload
+def prune(
+    model: nn.Module,
+    example: Any,
+    keep: Keep = 0.5,
+    *,
+    budget: Budget = "flops",
+    round_to: Count = 1,
+    exclude: Globs = (),
+    report: Literal[True],
+) -> tuple[nn.Module, ShrinkReport]: ...
+def prune(
+    model: nn.Module,
+    example: Any,
+    keep: Keep = 0.5,
+    *,
+    budget: Budget = "flops",
+    round_to: Count = 1,
+    exclude: Globs = (),
+    report: bool = False,
+) -> nn.Module | tuple[nn.Module, ShrinkReport]:
+    """Remove the smallest channels, hidden neurons and attention heads, down to a budget.
+
+    What belongs together is found from one call on the example: the branches of a sum, both
+    factors of a gate, a convolution with its BatchNorm and depthwise convolutions, the parts of a
+    concatenation, a key and value head with all its query heads. Each such group is removed as a
+    whole. Of every layer the same share of groups stays, those with the largest parameters: the sum
+    of squares of what makes and of what reads the group, relative to the mean of each layer.
+
+    The result is an ordinary model with the same module names. It computes what the model computes
+    whose removed groups are zero, which is checked on the example and on random input. An
+    `nn.MultiheadAttention` that loses heads becomes a `FewerHeads`, which has the same parameters.
+
+    What keeps its size: inputs and outputs of the model, the stream of a transformer (LayerNorm
+    takes moments over all its features), shared weights, and operations that cannot be followed;
+    the report names them. Every layer keeps at least one group.
+
+    Args:
+        model: any module; it does not change.
+        example: a tensor, or a tuple of the positional arguments of its forward.
+        keep: share of the cost that stays at most, in (0, 1].
+        budget: what costs: "flops", the operations of Linear layers, convolutions, attention
+            projections and experts on the example; or "bytes", those of the parameters.
+        round_to: the numbers of features that layers keep are multiples of it where the layer has
+            so many, for example 8 for tensor cores.
+        exclude: globs of modules that do not change, for example "layers.0.*".
+        report: whether to return a report too.
+
+    Returns:
+        A new model in the training mode of the model; with `report`, the pair of this model and a
+        `ShrinkReport`. The parameters are new: give them to a new optimizer.
+
+    Raises:
+        DTypeError: the model is not an `nn.Module`.
+        ArgumentError: the model cannot become that small, or does not take the example.
+        PatternError: a glob matches nothing.
+        GossamerError: the smaller model computes something else.
+
+    Reference:
+        Li et al. 2017, "Pruning filters for efficient convnets", for filters by their size; Fang et
+        al. 2023, "DepGraph: towards any structural pruning", for groups of coupled parameters.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> model = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 2))
+        >>> prune(model, torch.ones(1, 4), keep=0.5)
+        Sequential(
+          (0): Linear(in_features=4, out_features=32, bias=True)
+          (1): ReLU()
+          (2): Linear(in_features=32, out_features=2, bias=True)
+        )
+    """
+    check(prune, locals())
+    inputs = example if isinstance(example, tuple) else (example,)
+    globs = as_globs(exclude, "exclude")
+    check_globs(model, {"exclude": globs}, "modules", [n for n, _ in model.named_children()])
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        still = copied(model).eval()
+        total = called(still, fresh(inputs), "prune", lambda *x: cost_of(still, x, budget))
+        analysis = followed(still, inputs, "prune")
+        analysis.forget()
+        groups = Groups(analysis, still, budget, total, round_to, globs)
+        smaller = _without(model, groups, inputs, keep * total)
+        found = None
+        if report:
+            notes = [*analysis.notes, *never_called(still, analysis)]
+            found = compare(copied(model).eval(), smaller, fresh(inputs), notes, "prune")
+        for name, module in smaller.named_modules():
+            module.training = _mode(model, name)
+    return smaller if found is None else (smaller, found)
+
+
+def _without(model: nn.Module, groups: Groups, inputs: Sequence[Any], target: float) -> nn.Module:
+    """Return the smaller model; what turns out not to fit is kept, with a note."""
+    sizes = groups.sizes(model)
+    while True:
+        kept = chosen(groups, sizes, target, "prune")
+        smaller, problem = smaller_of(model, groups, kept, inputs)
+        if problem is None:
+            return smaller
+        changed = [i for i, f in enumerate(groups.families) if not bool(kept[f.groups].all())]
+
+        def fails(places: Sequence[int], kept: Tensor = kept) -> bool:
+            some = torch.ones_like(kept)
+            for place in places:
+                gone = groups.families[place].groups
+                some[gone] = kept[gone]
+            return smaller_of(model, groups, some, inputs)[1] is not None
+
+        guilty = _guilty(changed, fails)
+        if not guilty:
+            raise GossamerError(
+                f"prune: the smaller model differs from the pruned one by {problem}, and no layer "
+                "alone explains it: exclude layers with exclude=, or report a bug of prune"
+            )
+        for place in guilty:
+            name = groups.families[place].name
+            groups.analysis.note(name, f"without some of its features the model fails ({problem})")
+        groups.hold([groups.families[place] for place in guilty])
+
+
+def smaller_of(
+    model: nn.Module, groups: Groups, kept: Tensor, inputs: Sequence[Any]
+) -> tuple[nn.Module, str | None]:
+    """Return a copy of the model, in evaluation, without all other groups.
+
+    Returns:
+        The copy, and how it differs from the model whose other groups are zero, or None.
+    """
+    zeroed = copied(model).eval()
+    groups.zero_(zeroed, kept)
+    smaller = copied(zeroed)
+    resize_all(smaller, groups.analysis, groups.alive(kept))
+    for unit, ids in groups.analysis.units:
+        stays = groups.alive(kept)[ids]
+        if not bool(stays.all()):
+            unit.cut(smaller, stays)
+    for probe in (inputs, noise(inputs)):
+        problem = difference(called(zeroed, fresh(probe), "prune"), smaller, probe)
+        if problem is not None:
+            return smaller, problem
+    return smaller, None
+
+
+def _guilty(places: list[int], fails: Callable[[Sequence[int]], bool]) -> list[int]:
+    """Return the places that fail alone, by halving."""
+    if not places or not fails(places):
+        return []
+    if len(places) == 1:
+        return places
+    half = len(places) // 2
+    return _guilty(places[:half], fails) + _guilty(places[half:], fails)
+
+
+def never_called(model: nn.Module, analysis: Analysis) -> list[str]:
+    """Return a note per module with parameters that the example does not reach."""
+    used = {id(p) for name in analysis.called for p in model.get_submodule(name).parameters()}
+    used |= analysis.traced.read
+    notes: list[str] = []
+    idle: list[str] = []
+    for name, module in model.named_modules():
+        own = [id(p) for p in module.parameters()]
+        if any(name.startswith(f"{other}.") for other in idle) or not own or not name:
+            continue
+        if used.isdisjoint(own):
+            idle.append(name)
+            notes.append(f"{name}: the example does not reach it, so it does not change")
+    return notes
+
+
+def _mode(model: nn.Module, name: str) -> bool:
+    return model.get_submodule(name).training
