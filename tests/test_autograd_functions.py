@@ -15,7 +15,8 @@ from torch.autograd import Function
 
 import gossamer
 from gossamer import SparseWeight, codes
-from gossamer.activations.functions import Options, Weights, _Penalized, sparse_feed_forward
+from gossamer.activations import Options, Weights, sparse_feed_forward
+from gossamer.activations.functions import _Penalized
 from gossamer.activations.memory import GradientMemory
 from gossamer.nn import MaskedLinear
 from gossamer.ot import sparsity_constrained

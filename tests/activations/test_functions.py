@@ -188,6 +188,7 @@ def test_shares() -> None:
 
 def test_empty_and_other_shapes() -> None:
     layer = ActivationSparseFFN(8, 16, gate="float32")
+    layer.penalty = 0.1
     for shape in [(0, 8), (3, 0, 8), (8,), (2, 3, 4, 8)]:
         x = torch.randn(shape, requires_grad=True)
         y = layer(x)

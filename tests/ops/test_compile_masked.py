@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import gossamer
 from gossamer import GossamerError
 from gossamer.nn import MaskedLinear
-from gossamer.nn.layers import compiled
 from gossamer.nn.layers.bimask import BiMaskLinear
+from gossamer.nn.layers.numbered import layer_of
 from gossamer.nn.layers.sampled import SampledLinear
 from gossamer.nn.layers.soft_threshold import SoftThresholdLinear
 from gossamer.nn.layers.threshold import ThresholdLinear
@@ -154,10 +154,10 @@ def test_copies_have_numbers_of_their_own_and_numbers_hold_no_layer() -> None:
     copied = copy.deepcopy(layer)
     assert copied.number != layer.number
     number = copied.number
-    assert compiled._LAYERS[number] is copied
+    assert layer_of(number) is copied
     del copied
     gc.collect()
-    assert number not in compiled._LAYERS
+    assert layer_of(number) is None
 
 
 @pytest.mark.parametrize("strict", [True, False])

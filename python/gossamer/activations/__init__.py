@@ -3,16 +3,10 @@
 `gossamer.nn.ActivationSparseFFN` is the layer; the functions are here.
 """
 
-from gossamer.activations.functions import (
-    Activation,
-    Counts,
-    Options,
-    Weights,
-    dense_feed_forward,
-    sparse_feed_forward,
-)
+from gossamer.activations.functions import Counts, dense_feed_forward, sparse_feed_forward
 from gossamer.activations.gate import GateForm, LiveGate, float_gate, int8_gate
 from gossamer.activations.memory import GradientMemory
+from gossamer.activations.passes import Activation, Options, Weights
 from gossamer.activations.switch import Costs, costs_of
 from gossamer.backend.activations import has_fast_int8
 

@@ -15,17 +15,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 
-from gossamer.activations.functions import (
-    Options,
-    Weights,
-    dense_feed_forward,
-    feed_forward_at,
-)
+from gossamer.activations.functions import dense_feed_forward, feed_forward_at
 from gossamer.activations.gate import LiveGate, float_gate, tile_of
+from gossamer.activations.passes import Options, Weights
 from gossamer.arguments import check
 from gossamer.backend import activations as kernels
 from gossamer.backend.activations import Pairs
@@ -78,28 +75,37 @@ def costs_of(batch: int, weights: Weights, with_gradients: bool) -> Costs:
         with_gradients: Whether a backward pass follows.
     """
     check(costs_of, locals())
+    kind = "training" if with_gradients else "inference"
+    measure = partial(_measure, weights=weights, with_gradients=with_gradients)
+    return remembered(kind, batch, weights, measure)
+
+
+def remembered(kind: str, batch: int, weights: Weights, measure: Callable[[int], Costs]) -> Costs:
+    """Return the costs of a kind of call for a shape; `measure(batch)` is called once."""
+    batch = _rounded(batch)
     hidden, d = weights.gate.shape
     key = (
-        # A batch that differs by less than an eighth has the coefficients of its neighbour.
-        _rounded(batch),
+        kind,
+        batch,
         d,
         hidden,
         weights.up is None,
         weights.gate.dtype,
         torch.get_num_threads(),
-        with_gradients,
     )
     if key not in _measured:
-        _measured[key] = _measure(_rounded(batch), weights, with_gradients)
+        _measured[key] = measure(batch)
     return _measured[key]
 
 
 def _rounded(batch: int) -> int:
+    """A batch that differs by less than an eighth has the coefficients of its neighbour."""
     step = 1 << max(0, batch.bit_length() - 3)
     return -(-batch // step) * step
 
 
-def _seconds(run: Callable[[], object]) -> float:
+def seconds_of(run: Callable[[], object]) -> float:
+    """Return the median time of a call."""
     run()
     times = []
     for _ in range(_ROUNDS):
@@ -131,18 +137,18 @@ def _measure(batch: int, weights: Weights, with_gradients: bool) -> Costs:
         return call
 
     with torch.set_grad_enabled(with_gradients):
-        dense = _seconds(both(lambda: dense_feed_forward(x, own, Options())[0]))
+        dense = seconds_of(both(lambda: dense_feed_forward(x, own, Options())[0]))
         few, many = (_random_pairs(batch, hidden, share, dtype) for share in (0.01, 0.08))
         times = [
-            _seconds(both(lambda live=live: feed_forward_at(x, own, live, Options())))  # type: ignore[misc]
+            seconds_of(both(lambda live=live: feed_forward_at(x, own, live, Options())))  # type: ignore[misc]
             for live in (few, many)
         ]
     with torch.no_grad():
-        gate = _seconds(lambda: float_gate(x.detach(), own.gate, own.gate_bias, few.pairs.nnz))
-        refine = _seconds(lambda: kernels.sample(many.pairs, x.detach(), own.gate))
+        gate = seconds_of(lambda: float_gate(x.detach(), own.gate, own.gate_bias, few.pairs.nnz))
+        refine = seconds_of(lambda: kernels.sample(many.pairs, x.detach(), own.gate))
         int8 = None
         if dtype != torch.float64 and kernels.has_fast_int8():
-            int8 = _seconds(lambda: _screen(x.detach(), own))
+            int8 = seconds_of(lambda: _screen(x.detach(), own))
     pair = max(0.0, (times[1] - times[0]) / (many.pairs.nnz - few.pairs.nnz))
     fixed = max(0.0, times[0] - pair * few.pairs.nnz)
     return Costs(dense, gate, int8, refine / many.pairs.nnz, fixed, pair)
@@ -171,4 +177,4 @@ def _random_pairs(batch: int, hidden: int, share: float, dtype: torch.dtype) -> 
     return LiveGate(Pairs(indptr, ids, hidden, batch, tile), values, 0)
 
 
-__all__ = ["Costs", "Form", "costs_of"]
+__all__ = ["Costs", "Form", "costs_of", "remembered", "seconds_of"]

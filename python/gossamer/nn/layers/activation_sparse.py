@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, SupportsFloat, TypeAlias
+from typing import Any, Literal, SupportsFloat, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from gossamer.activations import (
     Activation,
+    GateForm,
     GradientMemory,
     Options,
     Weights,
@@ -20,7 +21,11 @@ from gossamer.activations import (
 from gossamer.activations.switch import Form
 from gossamer.arguments import check, shown
 from gossamer.backend import activations as kernels
+from gossamer.backend.activations import Pairs
 from gossamer.errors import ArgumentError, DTypeError, ShapeError
+from gossamer.nn.layers.compiled_activations import compiled_feed_forward
+from gossamer.nn.layers.live_shares import LiveShares
+from gossamer.nn.layers.numbered import number
 from gossamer.nn.layers.origin import Origin
 from gossamer.ops.autocast import autocast, is_autocast
 from gossamer.patterns import as_integer
@@ -33,9 +38,7 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 # Below this many products of the dense network everything is overhead: the dense form serves.
 _SMALL = 1 << 22
-# How much of the old mean of the counts stays after a step, and how often the other forms' counts
-# are looked at.
-_KEPT = 0.8
+# How often the other forms' counts are looked at.
 _LOOK_EVERY = 32
 
 
@@ -133,13 +136,16 @@ class ActivationSparseFFN(nn.Module):
         """Strength of the L1 penalty on h in training; `recipes.ActivationL1` sets it."""
         self.origin: Origin | None = None
         """What `sparsify_activations` replaced by this layer."""
-        self._memory = GradientMemory()
-        self._live: float | None = None  # running shares of live and screened pairs
-        self._screened: float | None = None
-        self._silent: Tensor | None = None  # [hidden] steps since a neuron was last alive
-        self._calls = 0
+        self.memory = GradientMemory()
+        """Where the gradients of the weights are written."""
+        self.shares = LiveShares()
+        """What the calls so far found."""
+        self.number = number(self)
         self._form: Form | None = None
-        self._taken = (0, 0)  # live and all pairs of the training passes since `take_counts`
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.number = number(self)  # a copy has its own
 
     @classmethod
     def of_parts(
@@ -222,22 +228,22 @@ class ActivationSparseFFN(nn.Module):
     @property
     def live_share(self) -> float:
         """The running share of live entries of h, NaN before the first call."""
-        return math.nan if self._live is None else self._live
+        return math.nan if self.shares.live is None else self.shares.live
 
     @property
     def screened_share(self) -> float:
         """The running share of pairs that the int8 screen leaves, NaN before it ran."""
-        return math.nan if self._screened is None else self._screened
+        return math.nan if self.shares.screened is None else self.shares.screened
 
     @property
     def dead_share(self) -> float:
         """The share of neurons that no token of the last 50 training steps made alive."""
-        return 0.0 if self._silent is None else float((self._silent >= 50).float().mean())
+        dead = self.shares.dead()
+        return 0.0 if dead is None else float(dead.float().mean())
 
     def take_counts(self) -> tuple[int, int]:
         """Return the live pairs and all pairs of the training passes since the last call."""
-        counts, self._taken = self._taken, (0, 0)
-        return counts
+        return self.shares.take()
 
     def reset_parameters(self) -> None:
         """Draw the parameters as nn.Linear does."""
@@ -268,49 +274,72 @@ class ActivationSparseFFN(nn.Module):
                 f"ActivationSparseFFN got an input of dtype {x.dtype} and has weights of dtype "
                 f"{weights.gate.dtype}; convert one of them"
             )
-        y: Tensor = self._run(x, weights)
-        return y.view(input.shape)
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _run(self, x: Tensor, weights: Weights) -> Tensor:
         learns = torch.is_grad_enabled() and (
             x.requires_grad or any(w is not None and w.requires_grad for w in weights)
         )
+        if torch.compiler.is_compiling():
+            return compiled_feed_forward(self, x, weights, learns).view(input.shape)
+        options = self.plan(x, weights, learns)
+        if options is None:
+            y, h = dense_feed_forward(x, weights, self.options("float32", len(x)))
+            self.count_dense(h.detach(), learns)
+        else:
+            y, counts = sparse_feed_forward(x, weights, options)
+            self.count(*counts, learns)
+        return y.view(input.shape)
+
+    def plan(self, x: Tensor, weights: Weights, learns: bool) -> Options | None:
+        """Choose how a call is computed.
+
+        Args:
+            x: [batch, d].
+            weights: in the dtype of x.
+            learns: whether a backward pass follows.
+
+        Returns:
+            How; None is by torch's products.
+        """
+        self.shares.calls += 1
         form = self._form = self._choose(x, weights, learns)
-        pairs = len(x) * self.hidden
-        options = Options(
+        return None if form == "dense" or not len(x) else self.options(form, len(x))
+
+    def options(self, gate: GateForm, batch: int) -> Options:
+        """Return how a call with a form of the gate is computed."""
+        return Options(
             self.activation,
-            "int8" if form == "int8" else "float32",
+            gate,
             self.slack,
             float(self.penalty) if self.training else 0.0,
-            int((self._live or 0.0) * pairs),
-            self._memory,
+            int((self.shares.live or 0.0) * batch * self.hidden),
+            self.memory,
         )
-        if form == "dense" or len(x) == 0:
-            y, h = dense_feed_forward(x, weights, options)
-            if len(x) and (learns or self._calls % _LOOK_EVERY == 1):
-                self._count(h.detach().count_nonzero(0), pairs, learns)
-            return y
-        y, counts = sparse_feed_forward(x, weights, options)
-        self._count(counts.pairs.indptr.diff().view(-1, self.hidden).sum(0), pairs, learns)
-        if counts.screened:
-            self._screened = _mean(self._screened, counts.screened / pairs)
-        return y
+
+    def count(self, pairs: Pairs, screened: int, learns: bool) -> None:
+        """Follow the shares of a call at live pairs."""
+        alive = pairs.indptr.diff().view(-1, self.hidden).sum(0)
+        self.shares.count(alive, pairs.batch * self.hidden, self.training, learns)
+        if screened:
+            self.shares.count_screened(screened, pairs.batch * self.hidden)
+
+    def count_dense(self, h: Tensor, learns: bool) -> None:
+        """Follow the shares of a dense call; h [batch, hidden]."""
+        if len(h) and (learns or self.shares.calls % _LOOK_EVERY == 1):
+            self.shares.count(h.count_nonzero(0), h.numel(), self.training, learns)
 
     def _choose(self, x: Tensor, weights: Weights, learns: bool) -> Form:
-        self._calls += 1
+        shares = self.shares
         if self.gate_form != "auto":
             return self.gate_form
         if 9 * len(x) * self.hidden * self.d < _SMALL:
             return "dense"
-        if self._live is None:  # a first look
+        if shares.live is None:  # a first look
             return "float32"
         costs = costs_of(len(x), weights, learns)
         pairs = len(x) * self.hidden
-        if costs.int8_gate is not None and self._calls % _LOOK_EVERY == 2:
+        if costs.int8_gate is not None and shares.calls % _LOOK_EVERY == 2:
             self._look(x, weights)
-        screened = 1.0 if self._screened is None else self._screened
-        return costs.best(self._live * pairs, screened * pairs)
+        screened = 1.0 if shares.screened is None else shares.screened
+        return costs.best(shares.live * pairs, screened * pairs)
 
     @torch.no_grad()
     def _look(self, x: Tensor, weights: Weights) -> None:
@@ -319,17 +348,7 @@ class ActivationSparseFFN(nn.Module):
         bias = None if weights.gate_bias is None else weights.gate_bias.float()
         rows = kernels.quantize_rows(weights.gate.contiguous())
         _, screened = kernels.screen(kernels.quantize_tokens(x), rows, bias, self.slack, indptr)
-        self._screened = _mean(self._screened, screened / (len(x) * self.hidden))
-
-    def _count(self, alive: Tensor, pairs: int, learns: bool) -> None:
-        """Follow the shares; alive: [hidden] number of tokens for which each neuron is alive."""
-        live = int(alive.sum())
-        self._live = _mean(self._live, live / pairs)
-        if self.training:
-            silent = torch.zeros_like(alive) if self._silent is None else self._silent
-            self._silent = (silent + 1).masked_fill_(alive > 0, 0)
-            if learns:
-                self._taken = (self._taken[0] + live, self._taken[1] + pairs)
+        self.shares.count_screened(screened, len(x) * self.hidden)
 
     def extra_repr(self) -> str:
         """Return the line that `print(model)` shows."""
@@ -338,10 +357,6 @@ class ActivationSparseFFN(nn.Module):
             f"gate={self.gate_form}, activation={self.activation}, "
             f"bias={self.down_bias is not None}"
         )
-
-
-def _mean(old: float | None, new: float) -> float:
-    return new if old is None else _KEPT * old + (1 - _KEPT) * new
 
 
 __all__ = ["ActivationSparseFFN"]

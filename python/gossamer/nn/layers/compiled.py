@@ -13,19 +13,16 @@ A graph is of this process: torch.export is refused, because the number means no
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 from gossamer.backend import Layout, Structure
-from gossamer.errors import GossamerError
+from gossamer.nn.layers.numbered import layer_of, refuse_export
 from gossamer.nn.layers.straight_through import SoftlyMasked
 from gossamer.ops import autograd
 from gossamer.ops.autocast import autocast, is_autocast
-from gossamer.weight.naming import describe
 
 if TYPE_CHECKING:
     from gossamer.nn.layers.masked import MaskedLinear
@@ -34,22 +31,13 @@ _LIBRARY = torch.library.Library("gossamer", "FRAGMENT")  # type: ignore[no-unty
 _define: Callable[[str], object] = _LIBRARY.define
 _KEPT = "Tensor values, Tensor indices, Tensor indptr, Tensor layout"
 _define(
-    "masked(Tensor x, Tensor weight, Tensor? extra, Tensor? bias, int layer, bool mixed) -> "
+    "masked(Tensor x, Tensor weight, Tensor? extra, Tensor? bias, Tensor layer, bool mixed) -> "
     f"(Tensor y, {_KEPT})"
 )
 _define(
     "masked_backward(Tensor grad_output, Tensor x, Tensor weight, Tensor? extra, "
-    f"{_KEPT}, int layer, bool[] needs) -> Tensor[]"
+    f"{_KEPT}, Tensor layer, bool[] needs) -> Tensor[]"
 )
-_LAYERS: WeakValueDictionary[int, MaskedLinear] = WeakValueDictionary()
-_NUMBERS = count()
-
-
-def number(layer: MaskedLinear) -> int:
-    """Return a new number by which the operator finds a layer while it lives."""
-    found = next(_NUMBERS)
-    _LAYERS[found] = layer
-    return found
 
 
 def masked(layer: MaskedLinear, x: Tensor) -> Tensor:
@@ -59,14 +47,11 @@ def masked(layer: MaskedLinear, x: Tensor) -> Tensor:
         GossamerError: by torch.export.
         ShapeError, DTypeError: x does not fit; torch.compile wraps them.
     """
-    if torch.compiler.is_exporting():
-        # What looks for the name on the call stack cannot be traced itself.
-        who = type(layer).__name__ if torch.compiler.is_dynamo_compiling() else describe(layer)
-        raise GossamerError(
-            f"{who} was called under torch.export, which cannot see how it selects its "
-            "mask: use to_sparse(), or the model that recipe.finish gives, or "
-            "gossamer.densify(model)"
-        )
+    refuse_export(
+        layer,
+        "how it selects its mask",
+        "use to_sparse(), or the model that recipe.finish gives, or gossamer.densify(model)",
+    )
     layer.check_fits(x)
     weight, *extra = layer.trained()
     bias, mixed = layer.bias, is_autocast(x)
@@ -79,9 +64,9 @@ def masked(layer: MaskedLinear, x: Tensor) -> Tensor:
 
 
 def _forward(
-    x: Tensor, weight: Tensor, extra: Tensor | None, bias: Tensor | None, layer: int, mixed: bool
+    x: Tensor, weight: Tensor, extra: Tensor | None, bias: Tensor | None, layer: Tensor, mixed: bool
 ) -> tuple[Tensor, ...]:
-    own = _LAYERS[layer]
+    own = layer_of(layer)
     with torch.no_grad():
         if own.masked_weight_share.item() > 0.0:
             used = own.used_weight().detach()
@@ -98,7 +83,7 @@ def _forward(
 
 
 def _forward_fake(
-    x: Tensor, weight: Tensor, extra: Tensor | None, bias: Tensor | None, layer: int, mixed: bool
+    x: Tensor, weight: Tensor, extra: Tensor | None, bias: Tensor | None, layer: Tensor, mixed: bool
 ) -> tuple[Tensor, ...]:
     size = torch.library.get_ctx().new_dynamic_size
     return (
@@ -119,10 +104,10 @@ def _backward(
     indices: Tensor,
     indptr: Tensor,
     layout: Tensor,
-    layer: int,
+    layer: Tensor,
     needs: list[bool],
 ) -> list[Tensor]:
-    own = _LAYERS[layer]
+    own = layer_of(layer)
     parameters = (weight,) if extra is None else (weight, extra)
     wanted = needs[0], needs[1] or needs[2], needs[3]
     if len(layout):
@@ -162,14 +147,14 @@ def _empty(dtype: torch.dtype) -> Tensor:
 
 
 def _context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weight, extra, _, ctx.layer, _ = inputs
-    ctx.save_for_backward(x, weight, extra, *output[1:])
+    x, weight, extra, _, layer, _ = inputs
+    ctx.save_for_backward(x, weight, extra, *output[1:], layer)
     ctx.mark_non_differentiable(*output[1:])
 
 
 def _gradients(ctx: Any, grad_output: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     needs = list(ctx.needs_input_grad[:4])
-    found = torch.ops.gossamer.masked_backward(grad_output, *ctx.saved_tensors, ctx.layer, needs)
+    found = torch.ops.gossamer.masked_backward(grad_output, *ctx.saved_tensors, needs)
     grads = (grad if need else None for grad, need in zip(found, needs, strict=True))
     return *grads, None, None
 

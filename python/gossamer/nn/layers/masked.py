@@ -26,6 +26,7 @@ from gossamer.nn.layers import compiled
 from gossamer.nn.layers.base import MaskedLayer, copy_parameter, whole
 from gossamer.nn.layers.linear import SparseLinear, dense_weight
 from gossamer.nn.layers.masked_state import STRUCTURE, saved_mask
+from gossamer.nn.layers.numbered import number
 from gossamer.nn.layers.straight_through import Masked, Parameters, SoftlyMasked, Wanted
 from gossamer.ops import autograd
 from gossamer.ops.autocast import autocast, is_autocast
@@ -94,7 +95,7 @@ class MaskedLinear(MaskedLayer):
         for name in STRUCTURE:
             self.register_buffer(name, None)
         self._guard = Guard(self)
-        self.number = compiled.number(self)
+        self.number = number(self)
         self.set_pattern(pattern)
         self.target = self._pattern if target is None else parse_pattern(target)
 
@@ -362,7 +363,7 @@ class MaskedLinear(MaskedLayer):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         # A layer that an earlier version has written has none.
         self.__dict__.setdefault("_guard", Guard(self)).own(self)
-        self.number = compiled.number(self)  # a copy has its own
+        self.number = number(self)  # a copy has its own
 
     def _select(self, weight: Tensor) -> tuple[Tensor, Structure]:
         """Select the largest magnitudes; return them and their structure."""
