@@ -16,6 +16,7 @@ from gossamer.pruning.following import followed
 from gossamer.pruning.groups import Groups
 from gossamer.pruning.report import cost_of
 from support.networks import NETWORKS, Residual
+from support.submodels import redrawn, zeroed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -75,38 +76,7 @@ def drawn(name: str) -> tuple[nn.Module, Tensor]:
     """A network in float64 of random numbers that occur once each, and an example."""
     torch.manual_seed(0)
     make, shape = CASES[name]
-    model = make().double()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
-    return model, torch.randn(shape, dtype=torch.float64)
-
-
-def zeroed(model: nn.Module, smaller: nn.Module) -> nn.Module:
-    """The model, with zeros in the rows and columns whose values the smaller one does not have."""
-    twin = copy.deepcopy(model)
-    for (name, tensor), small in zip(
-        twin.named_parameters(), dict(smaller.named_parameters()).values(), strict=True
-    ):
-        if "weight" not in name or tensor.dim() < 2:
-            continue
-        rows = _kept(tensor.detach(), small.detach())
-        columns = _kept(tensor.detach().transpose(0, 1), small.detach().transpose(0, 1))
-        tensor.data[~rows] = 0
-        tensor.data[:, ~columns] = 0
-        bias = dict(twin.named_parameters()).get(name.replace("weight", "bias"))
-        if bias is not None and len(bias) == len(rows):
-            bias.data[~rows] = 0
-    return twin
-
-
-def _kept(large: Tensor, small: Tensor) -> Tensor:
-    """Which rows of a tensor are those of a smaller one, whose values occur once in the tensor."""
-    values = set(small.flatten().tolist())
-    return torch.tensor([any(v in values for v in row.flatten().tolist()) for row in large])
+    return redrawn(make()), torch.randn(shape, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("budget", ["flops", "bytes"])
@@ -210,8 +180,9 @@ def test_what_a_rule_does_not_see_is_found_by_trial() -> None:
     assert smaller.b.out_features == 8
     assert smaller.a.out_features < 8
     assert smaller.c.out_features < 8
-    (note,) = report.notes
-    assert note.startswith("b: without some of its features the model fails")
+    assert [note.split(":")[0] for note in report.notes] == ["b", "head"]
+    assert report.notes[0].startswith("b: without some of these features the model fails (")
+    assert report.notes[1] == "head: they are outputs of the model"
 
 
 def test_a_wrong_cut_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +211,7 @@ def test_parts_that_the_example_does_not_reach_are_named() -> None:
 
     smaller, report = prune(Net(), torch.randn(2, 4), report=True)
     assert smaller.body.out_features == 4
-    assert report.notes == ("side: the example does not reach it, so it does not change",)
+    assert report.notes[1:] == ("side: the example does not reach it, so it does not change",)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +221,11 @@ def test_parts_that_the_example_does_not_reach_are_named() -> None:
         ((nn.Linear(2, 2), torch.ones(1, 2), 0.0), ArgumentError, "keep=0.0; it must be above 0"),
         ((nn.Linear(2, 2), torch.ones(1, 2), 1.5), ArgumentError, "at most 1"),
         (([], torch.ones(1, 2)), DTypeError, "a Module is needed"),
-        ((nn.Linear(2, 2), torch.ones(1, 2)), ArgumentError, "not all of it can be removed"),
+        (
+            (nn.Linear(2, 2), torch.ones(1, 2)),
+            ArgumentError,
+            "the least of this model is 8, because",
+        ),
     ],
 )
 def test_errors(arguments: tuple[object, ...], error: type[GossamerError], text: str) -> None:

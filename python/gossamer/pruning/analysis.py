@@ -41,6 +41,7 @@ class Analysis:
         frozen: modules that must not change, with the reason.
         units: heads and experts' neurons, which one module holds, and their channels.
         attributes: numbers of channels that a module stores: its name, the attribute, the channels.
+        skipped: modules that were called but cannot become smaller, with the reason.
     """
 
     def __init__(self, traced: Trace) -> None:
@@ -52,6 +53,8 @@ class Analysis:
         self.frozen = _frozen(traced)
         self.units: list[tuple[Unit, Tensor]] = []
         self.attributes: list[tuple[str, str, Tensor]] = []
+        self.skipped: dict[str, str] = {}
+        self.place = ""  # of the operation whose rule runs
 
     def settle(self, node: Node, known: Known) -> None:
         """Record the features of a node's result, also for the tensors that the node overwrote."""
@@ -82,14 +85,16 @@ class Analysis:
 
     def hold(self, node: Node, why: str, where: str = "") -> None:
         """Keep every channel that a node reads; add a note if there is a reason to name."""
+        place = where or node.module or node.scope or "the forward of the model"
+        reason = f"{place}: {why}" if why else f"{place} needs all of its features"
         held = False
         for source in node.inputs:
             known = self.known.get(source)
             for part in known if isinstance(known, list) else [known]:
                 if part is not None:
-                    held |= self.channels.pin(part.ids)
+                    held |= self.channels.pin(part.ids, reason)
         if held and why:
-            self.note(where or node.module or node.scope, why)
+            self.note(place, why)
 
     def note(self, where: str, why: str) -> None:
         """Add a note on a module or on the forward of one."""
@@ -127,7 +132,7 @@ class Analysis:
         if known is None:
             size = self.value(argument).shape[axis]
             ids = self.channels.fresh(size)
-            self.channels.pin(ids)
+            self.channels.pin(ids, f"{self.place}: they meet a tensor whose features are not known")
             known = Features(axis, ids, torch.full((size,), torch.nan, dtype=torch.float64))
         if known.axis != axis:
             raise UnknownError("its features lie along another axis than it works on")

@@ -84,7 +84,7 @@ class Channels:
 
     def __init__(self) -> None:
         self._parent: list[int] = []
-        self._pinned: set[int] = set()  # roots
+        self._pinned: dict[int, str] = {}  # why, by root
 
     def fresh(self, count: int) -> Tensor:
         """Make new channels and return their numbers, int64 [count]."""
@@ -98,13 +98,17 @@ class Channels:
             gone, root = self._root(a), self._root(b)
             self._parent[gone] = root
             if gone in self._pinned:
-                self._pinned.add(root)
+                self._pinned.setdefault(root, self._pinned[gone])
 
-    def pin(self, ids: Tensor) -> bool:
+    def pin(self, ids: Tensor, why: str) -> bool:
         """Keep these channels; return whether one of them was not pinned before."""
-        fresh = {self._root(i) for i in ids.flatten().tolist()} - self._pinned
-        self._pinned |= fresh
+        fresh = {self._root(i) for i in ids.flatten().tolist()} - self._pinned.keys()
+        self._pinned |= dict.fromkeys(fresh, why)
         return bool(fresh)
+
+    def why(self, ids: Tensor) -> list[str | None]:
+        """Return why each channel is kept; None for those that may be removed."""
+        return [self._pinned.get(self._root(i)) for i in ids.flatten().tolist()]
 
     def pinned(self) -> Tensor:
         """Return the roots of the channels that are kept, int64, sorted."""

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from gossamer.errors import ArgumentError
+from gossamer.nn.globs import listed
 from gossamer.pruning.groups import Family, Groups
 
 
-def chosen(groups: Groups, sizes: Tensor, target: float, who: str) -> Tensor:
+def chosen(groups: Groups, sizes: Tensor, target: float, who: str, notes: list[str]) -> Tensor:
     """Choose the largest groups of each family, the same share of each, within a budget.
 
     Every family keeps at least one group. What the rounding leaves of the budget goes to the
@@ -22,6 +23,7 @@ def chosen(groups: Groups, sizes: Tensor, target: float, who: str) -> Tensor:
         sizes: float64 [groups]; larger ones are kept first.
         target: largest cost.
         who: the function that a user has called, for errors.
+        notes: what keeps its features, for errors.
 
     Returns:
         The kept groups, bool [groups].
@@ -42,10 +44,10 @@ def chosen(groups: Groups, sizes: Tensor, target: float, who: str) -> Tensor:
 
     least = groups.cost(kept(at(0.0)))
     if least > target:
+        why = f", because these stay: {listed(notes)}" if notes else ""
         raise ArgumentError(
             f"{who} cannot reach {target:,.0f} {groups.budget}; the least of this model is "
-            f"{least:,.0f}, because not all of it can be removed (report=True lists what and why): "
-            "choose a larger keep, a smaller round_to, or exclude less"
+            f"{least:,.0f}{why}; choose a larger keep, a smaller round_to, or exclude less"
         )
     low, high = 0.0, 1.0
     if groups.cost(kept(at(1.0))) <= target:

@@ -33,6 +33,7 @@ def followed(still: nn.Module, inputs: Sequence[Any], who: str) -> Analysis:
         analysis.note(decided, reason)
     for node in traced.nodes:
         scope = _deciding(traced, node)
+        analysis.place = node.module or node.scope or "the forward of the model"
         try:
             if scope is not None:
                 raise UnknownError(traced.decided[scope])
@@ -40,11 +41,16 @@ def followed(still: nn.Module, inputs: Sequence[Any], who: str) -> Analysis:
         except UnknownError as why:
             known = None
             analysis.hold(node, str(why), scope or "")
+            if node.module is not None and str(why):
+                analysis.skipped[node.module] = str(why)
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            known = None  # arguments that a rule does not expect
+            analysis.hold(node, f"{node.name} cannot be followed ({error!s:.80})")
         analysis.settle(node, known)
 
     def keep(leaf: Any) -> None:
         if (found := analysis.features(leaf)) is not None:
-            analysis.channels.pin(found.ids)
+            analysis.channels.pin(found.ids, "they are outputs of the model")
 
     mapped(traced.output, keep)
     return analysis

@@ -158,6 +158,7 @@ def _concatenated(analysis: Analysis, node: Node) -> Features:
     dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
     if not isinstance(parts, list | tuple) or not isinstance(dim, int):
         raise UnknownError("a concatenation along what cannot be told")
+    parts = [part for part in parts if tuple(analysis.value(part).shape) != (0,)]  # left out
     axes = {known.axis for known in map(analysis.features, parts) if known is not None}
     if len(axes) != 1:
         raise UnknownError("a concatenation of different layouts")
@@ -198,7 +199,7 @@ def _arithmetic(analysis: Analysis, node: Node, operate: Callable[[Any, Any], An
         else:  # one number for all channels
             known = analysis.features(side)
             if known is not None:
-                analysis.channels.pin(known.ids)
+                analysis.channels.pin(known.ids, "they are combined with one number for all")
             constants.append(torch.full((total.shape[axis],), torch.nan, dtype=torch.float64))
     if len(full) == 2:
         analysis.channels.join(full[0].ids, full[1].ids)

@@ -17,7 +17,7 @@ from gossamer.nn.globs import covers
 from gossamer.pruning.analysis import Analysis
 from gossamer.pruning.channels import Channels, Channelwise, Mixing
 from gossamer.pruning.units import Unit, energies
-from gossamer.pruning.weights import oriented
+from gossamer.pruning.weights import is_weighted, oriented
 
 Budget: TypeAlias = Literal["flops", "bytes"]
 
@@ -31,6 +31,7 @@ class Site(NamedTuple):
         columns: int64 [inputs], the group of each input; None if the layer keeps channels apart.
         price: cost per pair of an output and an input, or per output.
         extra: cost per output beside it.
+        multiple: the number of outputs is a multiple of it; 0 if it does not matter.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Site(NamedTuple):
     columns: Tensor | None
     price: float
     extra: float
+    multiple: int
 
 
 class Family(NamedTuple):
@@ -87,10 +89,10 @@ class Groups:
         for layer in analysis.layers:
             if any(covers(glob, layer.name) for glob in exclude):
                 source = layer.source.ids if isinstance(layer, Mixing) else layer.source
-                channels.pin(torch.cat([source, layer.out]))
+                channels.pin(torch.cat([source, layer.out]), "excluded")
         for unit, ids in analysis.units:
             if any(covers(glob, unit.name) for glob in exclude):
-                channels.pin(ids)
+                channels.pin(ids, "excluded")
         roots = channels.roots(torch.arange(len(channels)))
         found, self.of = torch.unique(roots, return_inverse=True)
         self.count = len(found)
@@ -128,10 +130,12 @@ class Groups:
             found.index_add_(0, site.rows, each.expand(len(site.rows)))
         return found
 
-    def hold(self, families: Sequence[Family]) -> None:
+    def hold(self, families: Sequence[Family], why: str) -> None:
         """Keep all groups of some families."""
         for family in families:
             self.free[family.groups] = False
+            mine = torch.isin(self.of, family.groups).nonzero().flatten()
+            self.analysis.channels.pin(mine, why)
         self.families = [f for f in self.families if bool(self.free[f.groups].all())]
 
     def alive(self, kept: Tensor) -> Tensor:
@@ -188,6 +192,22 @@ class Groups:
             for part in unit.slices(model.get_submodule(unit.name)):
                 part[~kept[self.of[ids]]] = 0
 
+    def notes(self, model: nn.Module) -> list[str]:
+        """Return what keeps its features, and why: layers with the same reason in one line."""
+        because: dict[str, list[str]] = {}
+        channels = self.analysis.channels
+        made = [(layer.name, layer.out) for layer in self.analysis.layers]
+        made += [(unit.name, ids) for unit, ids in self.analysis.units]
+        for name, ids in made:
+            reasons = channels.why(ids)
+            for why in dict.fromkeys(why for why in reasons if why is not None):
+                some = "" if reasons.count(why) == len(reasons) else " in part"
+                because.setdefault(why, []).append(name + some)
+        for name, why in self.analysis.skipped.items():
+            if is_weighted(model.get_submodule(name)):
+                because.setdefault(why, []).append(name)
+        return [f"{', '.join(names)}: {why}" for why, names in because.items()]
+
     def _families(self, round_to: int) -> list[Family]:
         related = Channels()
         related.fresh(self.count)
@@ -209,19 +229,18 @@ class Groups:
     def _allowed(self, groups: Tensor, made: list[Site], round_to: int) -> tuple[int, ...]:
         """Return how many of the groups may stay: with each number layers keep rounded sizes."""
         count = len(groups)
-        if round_to == 1:
-            return tuple(range(1, count + 1))
         mine = torch.zeros(self.count, dtype=torch.bool)
         mine[groups] = True
         fits = torch.ones(count, dtype=torch.bool)
         for site in made:
-            if site.columns is None or not bool(mine[site.rows].any()):
+            step = math.lcm(round_to, site.multiple)
+            if step <= 1 or not bool(mine[site.rows].any()):
                 continue
             each = torch.bincount(site.rows[mine[site.rows]], minlength=self.count)[groups]
             if not bool((each == each[0]).all()):
                 return (count,)
             others = int((~mine[site.rows]).sum())
-            fits &= (others + int(each[0]) * torch.arange(1, count + 1)) % round_to == 0
+            fits &= (others + int(each[0]) * torch.arange(1, count + 1)) % step == 0
         return tuple(sorted({*(fits.nonzero().flatten() + 1).tolist(), count}))
 
 
@@ -229,18 +248,19 @@ def _layer_site(of: Tensor, model: nn.Module, layer: Mixing | Channelwise, budge
     module = model.get_submodule(layer.name)
     rows = of[layer.out]
     columns = of[layer.source.ids] if isinstance(layer, Mixing) else None
+    multiple = 0 if columns is None else 1
     if budget == "flops":
-        return Site(layer.name, rows, columns, 2.0 * layer.products, 0.0)
+        return Site(layer.name, rows, columns, 2.0 * layer.products, 0.0, multiple)
     own = [p for p in module.parameters(recurse=False) if p.dim()]
     size = own[0].element_size() if own else 0
     if isinstance(layer, Mixing):
         taps = math.prod(oriented(module).shape[2:])
-        return Site(layer.name, rows, columns, size * taps, size * (len(own) - 1))
-    return Site(layer.name, rows, None, size * sum(p[0].numel() for p in own), 0.0)
+        return Site(layer.name, rows, columns, size * taps, size * (len(own) - 1), 1)
+    return Site(layer.name, rows, None, size * sum(p[0].numel() for p in own), 0.0, 0)
 
 
 def _unit_site(groups: Tensor, model: nn.Module, unit: Unit, budget: Budget) -> Site:
     if budget == "flops":
-        return Site(unit.name, groups, None, 2.0 * unit.products, 0.0)
+        return Site(unit.name, groups, None, 2.0 * unit.products, 0.0, unit.multiple)
     size = next(model.get_submodule(unit.name).parameters()).element_size()
-    return Site(unit.name, groups, None, float(size * unit.parameters), 0.0)
+    return Site(unit.name, groups, None, float(size * unit.parameters), 0.0, unit.multiple)

@@ -170,7 +170,10 @@ def _products(module: nn.Module, given: Any, out: Any) -> int:
         return int(out.numel() * module.weight.shape[0])  # type: ignore[index]
     if isinstance(module, nn.MultiheadAttention | FewerHeads) and given:
         places = given[0].numel() // given[0].shape[-1]
-        return int(places * (module.in_proj_weight.numel() + module.out_proj.weight.numel()))
+        weights = module.in_proj_weight.numel()
+        if isinstance(module, nn.MultiheadAttention):  # it does not call its out_proj
+            weights += module.out_proj.weight.numel()
+        return int(places * weights)
     if is_experts(module) and given:
         chosen = given[1].numel() if len(given) > 1 else given[0].numel() // given[0].shape[-1]
         up: Tensor = module.gate_up_proj  # type: ignore[assignment]

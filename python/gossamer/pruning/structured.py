@@ -118,7 +118,8 @@ def prune(
         smaller = _without(model, groups, inputs, keep * total)
         found = None
         if report:
-            notes = [*analysis.notes, *never_called(still, analysis)]
+            notes = [*groups.notes(model), *never_called(still, analysis)]
+            notes += [f"{name}: {why}" for name, why in analysis.traced.decided.items() if name]
             found = compare(copied(model).eval(), smaller, fresh(inputs), notes, "prune")
         for name, module in smaller.named_modules():
             module.training = _mode(model, name)
@@ -129,7 +130,7 @@ def _without(model: nn.Module, groups: Groups, inputs: Sequence[Any], target: fl
     """Return the smaller model; what turns out not to fit is kept, with a note."""
     sizes = groups.sizes(model)
     while True:
-        kept = chosen(groups, sizes, target, "prune")
+        kept = chosen(groups, sizes, target, "prune", groups.notes(model))
         smaller, problem = smaller_of(model, groups, kept, inputs)
         if problem is None:
             return smaller
@@ -148,10 +149,8 @@ def _without(model: nn.Module, groups: Groups, inputs: Sequence[Any], target: fl
                 f"prune: the smaller model differs from the pruned one by {problem}, and no layer "
                 "alone explains it: exclude layers with exclude=, or report a bug of prune"
             )
-        for place in guilty:
-            name = groups.families[place].name
-            groups.analysis.note(name, f"without some of its features the model fails ({problem})")
-        groups.hold([groups.families[place] for place in guilty])
+        why = f"without some of these features the model fails ({problem})"
+        groups.hold([groups.families[place] for place in guilty], why)
 
 
 def smaller_of(

@@ -23,12 +23,14 @@ class Unit(Protocol):
         count: number of units.
         parameters: number of parameter entries per unit.
         products: number of multiplications with weights per unit, in the call on the example.
+        multiple: the number of units is a multiple of it; 0 if it does not matter.
     """
 
     name: str
     count: int
     parameters: int
     products: int
+    multiple: int
 
     def slices(self, module: nn.Module) -> list[Tensor]:
         """Return views of the parameters that make the units' values, each [count, ...].
@@ -46,6 +48,7 @@ class _Named:
     def __init__(self, name: str, count: int, entries: int, biases: int, products: int) -> None:
         self.name, self.count, self.products = name, count, products
         self.parameters = entries + biases
+        self.multiple = 0
 
 
 class FusedUnits(_Named):
@@ -94,8 +97,10 @@ class ExpertUnits(_Named):
     def __init__(self, name: str, module: nn.Module, uses: int) -> None:
         up, down = parts(module)
         hidden = down.shape[2]
-        each = 3 * up.shape[2]  # entries in one expert
+        each = 3 * down.shape[1]  # entries in one expert
         super().__init__(name, hidden, each * len(up), 0, each * uses)
+        # torch's grouped products take rows of a multiple of 16 bytes.
+        self.multiple = max(16 // up.element_size(), 1)
 
     def slices(self, module: nn.Module) -> list[Tensor]:
         """Return rows of the gate and of what it multiplies, by neuron."""

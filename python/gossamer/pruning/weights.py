@@ -22,6 +22,12 @@ def inputs_first(module: nn.Module) -> bool:
     return type(module) in TRANSPOSED or is_conv1d(module)
 
 
+def is_weighted(module: nn.Module) -> bool:
+    """Return whether a module is a layer or an attention whose weight multiplies features."""
+    kinds = (nn.Linear, *CONVS, *TRANSPOSED, nn.MultiheadAttention)
+    return isinstance(module, kinds) or is_conv1d(module)
+
+
 def oriented(module: nn.Module) -> Tensor:
     """Return a view of the weight, [outputs, inputs, ...]."""
     weight: Tensor = module.weight.detach()  # type: ignore[operator]
