@@ -3,7 +3,8 @@
 The model is transformers' GPT2LMHeadModel with random weights and without dropout. The linear
 layers of its blocks are sparse; embeddings and the head, which share a weight, stay dense. A step
 is loss, gradients and fused AdamW. bfloat16 is torch's autocast, and is measured where the
-processor multiplies bfloat16.
+processor multiplies bfloat16. What no sparse layer can exceed is measured beside: the same model
+whose sparse layers cost nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import gossamer
 from bench.harness.bars import Bar
@@ -30,7 +31,7 @@ from gossamer.timing import interleaved
 
 GROUP = "models"
 LIBRARY = "transformers"
-STEP, DENSE = "train step", "dense"
+STEP, DENSE, FREE = "train step", "dense", "layers that cost nothing"
 PATTERNS = ("2:4:v4", "1:4:v4", "90%")
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
 # Times faster than the dense step, where a processor multiplies bfloat16.
@@ -147,12 +148,41 @@ def sparse_gpt2(scope: Scope, pattern: str) -> nn.Module:
     return gossamer.sparsify(gpt2(scope), pattern, exclude=["lm_head"])
 
 
+class Free(nn.Module):
+    """Stands for a layer that takes no time: every output is the first input.
+
+    Args:
+        width: number of outputs.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [..., width], without a copy; under autocast in its dtype, as a layer does."""
+        if torch.is_autocast_enabled("cpu"):
+            x = x.to(torch.get_autocast_dtype("cpu"))
+        return x[..., :1].expand(*x.shape[:-1], self.width)
+
+
+def free_gpt2(scope: Scope) -> nn.Module:
+    """Return the same model with layers that cost nothing where `sparse_gpt2` has sparse ones."""
+    model = sparse_gpt2(scope, PATTERNS[0])
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, SparseLinear):
+            model.set_submodule(name, Free(layer.out_features))
+    return model
+
+
 def _measure(plan: Plan[Scope], key: Key, errors: list[str]) -> list[Record]:
     scope, pattern, dtype = plan.scope, key[2], key[3]
     sparse = Stepper(sparse_gpt2(scope, pattern), scope, dtype)
     verify(sparse, scope, dtype, pattern)
     dense = Stepper(gpt2(scope), scope, dtype)
     calls = {GOSSAMER: sparse.step, DENSE: dense.step}
+    if pattern == PATTERNS[0]:  # does not depend on the pattern
+        calls[FREE] = Stepper(free_gpt2(scope), scope, dtype).step
     timings = interleaved(calls, repeats=scope.rounds, warmup=1)
     return [Record.timed(key, timings, density=density(sparse.model))]
 

@@ -27,7 +27,7 @@ from support.kernel_cases import (
     vector_of,
 )
 
-ISAS = backend.isas()
+ISAS = [isa for isa in backend.isas() if isa != "avx512vnni"]  # has no products
 # Tables of some kernels of bfloat16, and those that they leave the rest to.
 PAIRS = {"amx": "avx512bf16", "avx512bf16": "avx512", "neonbf16": "neon"}
 SERVING = sorted(backend.info()["serving"])
@@ -213,9 +213,11 @@ def test_a_size_of_zero(isa: str, rows: int, cols: int, batch: int) -> None:
 
 
 def test_a_forced_table_serves_every_kernel() -> None:
-    for isa in ISAS:
+    for isa in backend.isas():
         backend.use_isa(isa)
         assert backend.isa() == backend.info()["isa"] == isa
+        if isa not in ISAS:
+            isa = "avx512"  # serves what it leaves
         serving = backend.info()["serving"]
         wide = {v for (_, layout, dtype), v in serving.items() if (layout, dtype) == TILES}
         assert wide == {isa}
@@ -226,7 +228,7 @@ def test_a_forced_table_serves_every_kernel() -> None:
             serving = {k: v for k, v in serving.items() if k[2] == "bfloat16"}
         assert set(serving.values()) == {isa}
     backend.use_isa(None)
-    assert backend.isa() == ISAS[0]
+    assert backend.isa() == backend.isas()[0]
 
 
 def test_a_forced_table_really_runs() -> None:

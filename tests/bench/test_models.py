@@ -33,10 +33,14 @@ def test_a_whole_measurement(tmp_path: Path) -> None:
     text = page(results).markdown()
     assert all(f"| {pattern} | GPT-2 64×1, 2×16 | float32 | 1 |" in text for pattern in PATTERNS)
     assert "bfloat16 was not measured" in text
+    # What is possible is measured with the first pattern and stands beside each.
+    assert [gpt2.FREE in r.measured for r in records] == [True, False, False]
+    lines = [line for line in text.splitlines() if line.startswith("| ") and "2×16" in line]
+    assert len({line.split("|")[-3] for line in lines}) == 1 and "–" not in lines[1].split("|")[-3]
     slow = {GOSSAMER: Quartiles.exactly(1.0), DENSE: Quartiles.exactly(1.2)}
     half = replace(records[0], dtype=BFLOAT16, measured=slow, ratios={DENSE: slow[DENSE]})
     results = replace(results, records=[half])
-    assert "1.2× ✗ | ≥ 1.25× |" in page(results).markdown()
+    assert "1.2× ✗ | – | ≥ 1.25× |" in page(results).markdown()
 
 
 def test_bfloat16_is_measured_where_it_is_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,3 +81,17 @@ def test_both_train_and_a_wrong_model_is_not_timed(dtype: str) -> None:
         patch.setattr(gossamer, "densify", wrong)
         with pytest.raises(WrongResultError, match="is wrong at"):
             gpt2.verify(sparse, scope, dtype, "2:4:v4")
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16])
+def test_layers_that_cost_nothing_stand_where_the_sparse_ones_do(dtype: str) -> None:
+    scope = QUICK.scope
+    free = Stepper(gpt2.free_gpt2(scope), scope, dtype)
+    names = {n for n, m in free.model.named_modules() if isinstance(m, gpt2.Free)}
+    sparse = gpt2.sparse_gpt2(scope, "2:4:v4")
+    assert names == {n for n, m in sparse.named_modules() if isinstance(m, gossamer.SparseLinear)}
+    before = [p.detach().clone() for p in free.model.parameters()]
+    free.step()
+    assert free.output().logits.shape == Stepper(sparse, scope, dtype).output().logits.shape
+    changed = [bool((p != b).any()) for p, b in zip(free.model.parameters(), before, strict=True)]
+    assert all(changed)  # every part that is left still trains

@@ -66,22 +66,15 @@ GOSSAMER_INLINE void dot_columns(const bf16* pairs, const Pairs (&a)[U], const P
   }
 }
 
-// U registers of x: 2 U registers of sums for each row. `odd` holds the sums of every other pair
-// (Split): one row has too few chains of dependent sums to hide the latency of a dot product.
+// One list of columns, U registers of x: 2 U registers of sums for each row. `odd` holds the sums
+// of every other pair (Split): one row has too few chains of dependent sums to hide the latency of
+// a dot product.
 template <int V, int U, bool Split>
 GOSSAMER_INLINE void dots_panel(const bf16* x, std::int64_t ld, const bf16* pairs, const bf16* tail,
-                                const std::uint8_t* indices, std::int64_t count, Start<bf16> start,
-                                float* y) noexcept {
+                                const std::uint8_t* indices, std::int64_t count,
+                                Vec<float> (&sums)[V][2 * U]) noexcept {
   using R = Vec<float>;
   constexpr int wide = 2 * Pairs::lanes;
-  R sums[V][2 * U];
-  R odd[V][2 * U];
-  start.load(y, ld, sums);
-#pragma GCC unroll 8
-  for (int v = 0; v < V; ++v) {
-#pragma GCC unroll 8
-    for (int k = 0; k < 2 * U; ++k) odd[v][k] = R::zero();
-  }
   const auto load = [&](std::int64_t e, Pairs(&a)[U]) noexcept __attribute__((always_inline)) {
     const bf16* from = x + indices[e] * ld;
 #pragma GCC unroll 8
@@ -91,6 +84,12 @@ GOSSAMER_INLINE void dots_panel(const bf16* x, std::int64_t ld, const bf16* pair
   Pairs b[U];
   std::int64_t e = 0;
   if constexpr (Split) {
+    R odd[V][2 * U];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+#pragma GCC unroll 8
+      for (int k = 0; k < 2 * U; ++k) odd[v][k] = R::zero();
+    }
     for (; e + 4 <= count; e += 4) {
       load(e, a);
       load(e + 1, b);
@@ -98,6 +97,11 @@ GOSSAMER_INLINE void dots_panel(const bf16* x, std::int64_t ld, const bf16* pair
       load(e + 2, a);
       load(e + 3, b);
       dot_columns<V, U>(pairs + (e + 2) * V, a, b, odd);
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+#pragma GCC unroll 8
+      for (int k = 0; k < 2 * U; ++k) sums[v][k] = add(sums[v][k], odd[v][k]);
     }
   }
   for (; e + 2 <= count; e += 2) {
@@ -111,73 +115,90 @@ GOSSAMER_INLINE void dots_panel(const bf16* x, std::int64_t ld, const bf16* pair
     for (int k = 0; k < U; ++k) b[k] = Pairs::zero();
     dot_columns<V, U>(tail, a, b, sums);
   }
-#pragma GCC unroll 8
-  for (int v = 0; v < V; ++v) {
-#pragma GCC unroll 8
-    for (int k = 0; k < 2 * U; ++k) {
-      (Split ? add(sums[v][k], odd[v][k]) : sums[v][k]).store(y + v * ld + k * R::lanes);
-    }
-  }
 }
 
 // Registers of x beside V rows of sums; each stands for two registers of sums.
 template <int V>
 inline constexpr int dot_vectors = V == 8 ? 1 : 2;
 
-// One block of columns against panels [first, last), as spmm_block.
+// Blocks of columns against panels [first, last), as spmm_blocks.
 template <int V, int U, bool Split>
-void spmm_dots(const Panels& w, const bf16* values, std::int64_t block, std::int64_t first,
+void spmm_dots(const Panels& w, const bf16* values, Span blocks, std::int64_t first,
                std::int64_t last, const bf16* x, std::int64_t ld, int vectors, Start<bf16> start,
                float* y) noexcept {
   if constexpr (U > 1) {
     if (vectors < U) {
-      return spmm_dots<V, U / 2, Split>(w, values, block, first, last, x, ld, vectors, start, y);
+      return spmm_dots<V, U / 2, Split>(w, values, blocks, first, last, x, ld, vectors, start, y);
     }
   }
+  using R = Vec<float>;
   constexpr std::int64_t wide = 2 * Pairs::lanes;
   constexpr std::int64_t most = Panels::max_block_cols;
   alignas(64) bf16 made[V == 1 ? 2 : most * V];
   for (std::int64_t p = first; p < last; ++p) {
-    const auto [begin, count] = w.entries(block, p);
-    prefetch_panel<bf16, V>(values + begin * V, w.indices + begin, count);
-    float* out = y + (p - first) * V * ld;
-    // A panel has at most `most` entries, unless somebody wrote into indptr; it may have none.
-    std::int64_t e = 0;
-    do {
-      const std::int64_t live = count - e < most ? count - e : most;
-      const bf16* pairs = values + (begin + e) * V;
-      const bf16* tail = made;
-      if constexpr (V == 1) {
-        made[0] = live % 2 != 0 ? pairs[live - 1] : bf16{0};
-        made[1] = bf16{0};
-      } else {
-        pair_panel<V>(pairs, live, made);
-        pairs = made;
-        tail = made + live / 2 * 2 * V;
+    const Start<bf16> from = start.behind((p - first) * V);
+    for (int k = 0; k < vectors; k += U) {
+      float* out = y + (p - first) * V * ld + k * wide;
+      R sums[V][2 * U];
+      from.load(out, ld, sums);
+      for (std::int64_t block = blocks.first; block < blocks.last; ++block) {
+        auto [begin, left] = w.entries(block, p);
+        prefetch_panel<bf16, V>(values + begin * V, w.indices + begin, left);
+        // A list has at most `most` entries, unless somebody wrote into indptr.
+        for (; left > 0; begin += most, left -= most) {
+          const std::int64_t count = left < most ? left : most;
+          const bf16* pairs = values + begin * V;
+          const bf16* tail = made;
+          if constexpr (V == 1) {
+            made[0] = count % 2 != 0 ? pairs[count - 1] : bf16{0};
+            made[1] = bf16{0};
+          } else {
+            pair_panel<V>(pairs, count, made);
+            pairs = made;
+            tail = made + count / 2 * 2 * V;
+          }
+          dots_panel<V, U, Split>(x + (block - blocks.first) * most * ld + k * wide, ld, pairs,
+                                  tail, w.indices + begin, count, sums);
+        }
       }
-      Start<bf16> from = start.behind((p - first) * V);
-      from.first = from.first && e == 0;
-      for (int k = 0; k < vectors; k += U) {
-        dots_panel<V, U, Split>(x + k * wide, ld, pairs, tail, w.indices + begin + e, live, from,
-                                out + k * wide);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+#pragma GCC unroll 8
+        for (int i = 0; i < 2 * U; ++i) sums[v][i].store(out + v * ld + i * R::lanes);
       }
-      e += most;
-    } while (e < count);
+    }
   }
 }
 
 template <class T, int V>
-GOSSAMER_INLINE void multiply_block(const Panels& w, const T* values, std::int64_t block,
-                                    std::int64_t first, std::int64_t last, const bf16* x,
-                                    std::int64_t ld, int vectors, bool sparse, Start<bf16> start,
-                                    float* y) noexcept {
+GOSSAMER_INLINE void multiply_blocks(const Panels& w, const T* values, Span blocks,
+                                     std::int64_t first, std::int64_t last, const bf16* x,
+                                     std::int64_t ld, int vectors, bool sparse, Start<bf16> start,
+                                     float* y) noexcept {
   if constexpr (V == 1) {
     if (sparse)
-      return spmm_dots<1, 4, false>(w, values, block, first, last, x, ld, vectors, start, y);
+      return spmm_dots<1, 4, false>(w, values, blocks, first, last, x, ld, vectors, start, y);
   }
-  spmm_dots<V, dot_vectors<V>, V == 1>(w, values, block, first, last, x, ld, vectors, start, y);
+  spmm_dots<V, dot_vectors<V>, V == 1>(w, values, blocks, first, last, x, ld, vectors, start, y);
 }
 
+// Zips the rows of each panel by twos, where they lie: all blocks of columns read them zipped.
+template <int V>
+void zip_rows(bf16* g, std::int64_t ld, std::int64_t rows) noexcept {
+  constexpr int wide = 2 * Pairs::lanes;
+  if constexpr (V == 1) return;
+  for (std::int64_t r = 0; r < rows; r += 2) {
+    for (bf16 *even = g + r * ld, *odd = even + ld; even < g + (r + 1) * ld;
+         even += wide, odd += wide) {
+      const Pairs a = Pairs::load(even);
+      const Pairs b = Pairs::load(odd);
+      zip_low(a, b).store(even);
+      zip_high(a, b).store(odd);
+    }
+  }
+}
+
+// g: V rows, zipped by twos.
 template <int V, int U>
 GOSSAMER_INLINE void scatter_dots(const bf16* g, std::int64_t ld, const bf16* values,
                                   const std::uint8_t* indices, std::int64_t count,
@@ -191,9 +212,13 @@ GOSSAMER_INLINE void scatter_dots(const bf16* g, std::int64_t ld, const bf16* va
 #pragma GCC unroll 4
     for (int k = 0; k < U; ++k) {
       const Pairs a = Pairs::load(g + 2 * v * ld + k * wide);
-      const Pairs b = V == 1 ? Pairs::zero() : Pairs::load(g + (2 * v + 1) * ld + k * wide);
-      grad[v][2 * k] = zip_low(a, b);
-      grad[v][2 * k + 1] = zip_high(a, b);
+      if constexpr (V == 1) {
+        grad[v][2 * k] = zip_low(a, Pairs::zero());
+        grad[v][2 * k + 1] = zip_high(a, Pairs::zero());
+      } else {
+        grad[v][2 * k] = a;
+        grad[v][2 * k + 1] = Pairs::load(g + (2 * v + 1) * ld + k * wide);
+      }
     }
   }
   for (std::int64_t e = 0; e < count; ++e) {
@@ -213,16 +238,20 @@ GOSSAMER_INLINE void scatter_dots(const bf16* g, std::int64_t ld, const bf16* va
   }
 }
 
+// The sums of a block are twice the first-level cache. Panels with this many entries in it are
+// visited in two halves, each of which uses about half of the columns (bench_kernels).
+inline constexpr std::int64_t scatter_halved_count = 96;
+
 template <int V, int U>
 void spmm_t_dots(const Panels& w, const bf16* values, std::int64_t block, const bf16* g,
-                 std::int64_t ld, int vectors, float* dx) noexcept {
+                 std::int64_t ld, int vectors, Visit visit, float* dx) noexcept {
   if constexpr (U > 1) {
-    if (vectors < U) return spmm_t_dots<V, U / 2>(w, values, block, g, ld, vectors, dx);
+    if (vectors < U) return spmm_t_dots<V, U / 2>(w, values, block, g, ld, vectors, visit, dx);
   }
   constexpr std::int64_t wide = 2 * Pairs::lanes;
   const std::int64_t panels = w.panels();
   for (std::int64_t p = 0; p < panels; ++p) {
-    const auto [begin, count] = w.entries(block, p);
+    const auto [begin, count] = visit.of(w.entries(block, p));
     prefetch_panel<bf16, V>(values + begin * V, w.indices + begin, count);
     for (int k = 0; k < vectors; k += U) {
       scatter_dots<V, U>(g + p * V * ld + k * wide, ld, values + begin * V, w.indices + begin,
@@ -235,7 +264,11 @@ template <class T, int V>
 GOSSAMER_INLINE void scatter_block(const Panels& w, const T* values, std::int64_t block,
                                    const bf16* g, std::int64_t ld, int vectors,
                                    float* dx) noexcept {
-  spmm_t_dots<V, 2>(w, values, block, g, ld, vectors, dx);
+  if (V == 4 && w.total_entries() >= scatter_halved_count * w.blocks() * w.panels()) {
+    spmm_t_dots<V, 2>(w, values, block, g, ld, vectors, {0, 2, 1}, dx);
+    return spmm_t_dots<V, 2>(w, values, block, g, ld, vectors, {1, 2, 1}, dx);
+  }
+  spmm_t_dots<V, 2>(w, values, block, g, ld, vectors, {}, dx);
 }
 
 }  // namespace

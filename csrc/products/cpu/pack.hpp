@@ -41,6 +41,24 @@ using Packed = typename PackedOf<T>::type;
 template <class T>
 inline constexpr int packed_lanes = PackedOf<T>::lanes;
 
+// Blocks of columns [first, last).
+struct Span {
+  std::int64_t first, last;
+};
+
+// A part of each panel's list: all of it, or a half, cut at a multiple of `step`.
+struct Visit {
+  int half = 0;
+  int halves = 1;
+  std::int64_t step = 1;
+
+  constexpr Panels::Entries of(Panels::Entries all) const noexcept {
+    const std::int64_t middle = halves == 1 ? all.count : all.count / 2 / step * step;
+    return half == 0 ? Panels::Entries{all.begin, middle}
+                     : Panels::Entries{all.begin + middle, all.count - middle};
+  }
+};
+
 // What the sums of a panel start from: those of the blocks before, or the bias of its rows.
 template <class T>
 struct Start {

@@ -100,6 +100,7 @@ void spmm_t(const SpmmTArgs& a, const Task& task, void* scratch) noexcept {
     while (vectors * lanes < rows) vectors *= 2;
     const std::int64_t ld = vectors * lanes;
     pack<T>(a.grad_output, b, rows, 0, w.rows, g, ld);
+    if constexpr (sizeof(Packed<T>) == 2) zip_rows<V>(g, ld, w.rows);
     for (std::int64_t k = task.part0; k < task.part1; ++k) {
       const std::int64_t width = w.block_width(k);
       for (std::int64_t i = 0; i < width * ld; i += R::lanes) R::zero().store(dx + i);
