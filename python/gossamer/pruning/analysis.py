@@ -41,6 +41,7 @@ class Analysis:
         frozen: modules that must not change, with the reason.
         units: heads and experts' neurons, which one module holds, and their channels.
         attributes: numbers of channels that a module stores: its name, the attribute, the channels.
+        reached: names of the parameters that the call has used, once `forget` was called.
         skipped: modules that were called but cannot become smaller, with the reason.
     """
 
@@ -54,6 +55,7 @@ class Analysis:
         self.units: list[tuple[Unit, Tensor]] = []
         self.attributes: list[tuple[str, str, Tensor]] = []
         self.skipped: dict[str, str] = {}
+        self.reached: set[str] = set()
         self.place = ""  # of the operation whose rule runs
 
     def settle(self, node: Node, known: Known) -> None:
@@ -73,15 +75,18 @@ class Analysis:
                 constant = known.constant if same else torch.full_like(features.constant, torch.nan)  # type: ignore[union-attr]
                 self.known[earlier] = Features(features.axis, features.ids, constant)
 
-    @property
-    def called(self) -> list[str]:
-        """Names of the modules that were one operation."""
-        return [node.module for node in self.traced.nodes if node.module is not None]
-
     def forget(self) -> None:
-        """Free the results of all operations; the channels and the layers stay known."""
-        for held in (self.traced.values, self.traced.changed, self.known):
+        """Free the model and the results of all operations; channels and layers stay known."""
+        root = self.traced.root
+        used = {
+            id(p) for n in self.traced.nodes if n.module is not None for p in n.target.parameters()
+        }
+        used |= self.traced.read
+        own = root.named_parameters(remove_duplicate=False)
+        self.reached = {name for name, parameter in own if id(parameter) in used}
+        for held in (self.traced.values, self.traced.changed, self.known, self.traced.nodes):
             held.clear()
+        self.traced = self.traced._replace(root=nn.Module(), output=None)
 
     def hold(self, node: Node, why: str, where: str = "") -> None:
         """Keep every channel that a node reads; add a note if there is a reason to name."""

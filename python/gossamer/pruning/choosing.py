@@ -12,7 +12,13 @@ from gossamer.nn.globs import listed
 from gossamer.pruning.groups import Family, Groups
 
 
-def chosen(groups: Groups, sizes: Tensor, target: float, who: str, notes: list[str]) -> Tensor:
+def chosen(
+    groups: Groups,
+    sizes: Tensor,
+    target: float,
+    who: str,
+    notes: list[str],
+) -> Tensor:
     """Choose the largest groups of each family, the same share of each, within a budget.
 
     Every family keeps at least one group. What the rounding leaves of the budget goes to the
@@ -40,7 +46,7 @@ def chosen(groups: Groups, sizes: Tensor, target: float, who: str, notes: list[s
         return found
 
     def at(share: float) -> list[int]:
-        return [_rounded(family, share) for family in groups.families]
+        return [_rounded(family, share * len(family.groups)) for family in groups.families]
 
     least = groups.cost(kept(at(0.0)))
     if least > target:
@@ -79,8 +85,8 @@ def _order(family: Family, sizes: Tensor) -> Tensor:
     return family.groups[torch.sort(own, descending=True, stable=True).indices]
 
 
-def _rounded(family: Family, share: float) -> int:
-    """Return the largest allowed count within a share of the family, or the smallest there is."""
-    most = int(share * len(family.groups) + 1e-9)
+def _rounded(family: Family, most: float) -> int:
+    """Return the largest allowed count up to a number, or the smallest there is."""
+    most = int(most + 1e-9)
     place = bisect.bisect_right(family.allowed, most)
     return family.allowed[max(place - 1, 0)]

@@ -117,19 +117,6 @@ class Groups:
             total += rows * (columns * site.price + site.extra)
         return total
 
-    def shares(self, kept: Tensor) -> Tensor:
-        """Return what each group adds to the cost beside the kept ones, float64 [groups]."""
-        found = torch.zeros(self.count, dtype=torch.float64)
-        for site in self.sites:
-            rows = kept[site.rows].sum().double()
-            columns = torch.ones((), dtype=torch.float64)
-            if site.columns is not None:
-                columns = kept[site.columns].sum().double()
-                found.index_add_(0, site.columns, (rows * site.price).expand(len(site.columns)))
-            each = columns * site.price + site.extra
-            found.index_add_(0, site.rows, each.expand(len(site.rows)))
-        return found
-
     def hold(self, families: Sequence[Family], why: str) -> None:
         """Keep all groups of some families."""
         for family in families:
@@ -173,24 +160,52 @@ class Groups:
             add(self.of[ids], energies(unit.slices(model.get_submodule(unit.name))))
         return total / seen.clamp(min=1)
 
+    def parts(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+        """Return the parameters that make the groups' features.
+
+        Returns:
+            Views [rows, ...] of parameters of the model, with the group of each row, int64 [rows].
+            A group whose rows are all zero gives a constant feature.
+        """
+        found: list[tuple[Tensor, Tensor]] = []
+        for layer in self.analysis.layers:
+            module = model.get_submodule(layer.name)
+            if isinstance(module, nn.PReLU):
+                continue
+            tensors = [oriented(module) if isinstance(layer, Mixing) else module.weight]
+            tensors.append(module.bias)
+            own = [t.detach() for t in tensors if isinstance(t, Tensor)]
+            found += [(tensor, self.of[layer.out]) for tensor in own]
+        for unit, ids in self.analysis.units:
+            slices = unit.slices(model.get_submodule(unit.name))
+            found += [(part, self.of[ids]) for part in slices]
+        return found
+
+    def squares(self, model: nn.Module) -> Tensor:
+        """Return the sum of squares of each group's `parts`, float64 [groups]."""
+        total = torch.zeros(self.count, dtype=torch.float64)
+        for part, groups in self.parts(model):
+            rows = torch.linalg.vector_norm(
+                part.flatten(1) if part.dim() > 1 else part[:, None], dim=1
+            )
+            total.index_add_(0, groups, rows.double().square().cpu())
+        return total
+
+    def scale_(self, model: nn.Module, gains: Tensor) -> None:
+        """Multiply each group's `parts` in a model by a number, float64 [groups], in place."""
+        for part, groups in self.parts(model):
+            gain = gains[groups].to(part)
+            part.mul_(gain.view(-1, *[1] * (part.dim() - 1)))
+
     @torch.no_grad()
     def zero_(self, model: nn.Module, kept: Tensor) -> None:
         """Zero the parameters of all other groups in a model, in place."""
+        for part, groups in self.parts(model):
+            part[~kept[groups]] = 0
         for layer in self.analysis.layers:
-            module = model.get_submodule(layer.name)
-            gone = ~kept[self.of[layer.out]]
             if isinstance(layer, Mixing):
-                oriented(module)[gone] = 0
-                oriented(module)[:, ~kept[self.of[layer.source.ids]]] = 0
-                tensors = [module.bias]
-            else:
-                tensors = [] if isinstance(module, nn.PReLU) else [module.weight, module.bias]
-            for tensor in tensors:
-                if isinstance(tensor, Tensor):
-                    tensor[gone] = 0
-        for unit, ids in self.analysis.units:
-            for part in unit.slices(model.get_submodule(unit.name)):
-                part[~kept[self.of[ids]]] = 0
+                weight = oriented(model.get_submodule(layer.name))
+                weight[:, ~kept[self.of[layer.source.ids]]] = 0
 
     def notes(self, model: nn.Module) -> list[str]:
         """Return what keeps its features, and why: layers with the same reason in one line."""

@@ -110,27 +110,45 @@ def prune(
     globs = as_globs(exclude, "exclude")
     check_globs(model, {"exclude": globs}, "modules", [n for n, _ in model.named_children()])
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        still = copied(model).eval()
-        total = called(still, fresh(inputs), "prune", lambda *x: cost_of(still, x, budget))
-        analysis = followed(still, inputs, "prune")
-        analysis.forget()
-        groups = Groups(analysis, still, budget, total, round_to, globs)
-        smaller = _without(model, groups, inputs, keep * total)
+        groups, total = groups_of(model, inputs, budget, round_to, globs, "prune")
+        smaller = fitted(model, groups, inputs, keep * total, "prune")
         found = None
         if report:
-            notes = [*groups.notes(model), *never_called(still, analysis)]
-            notes += [f"{name}: {why}" for name, why in analysis.traced.decided.items() if name]
-            found = compare(copied(model).eval(), smaller, fresh(inputs), notes, "prune")
-        for name, module in smaller.named_modules():
-            module.training = _mode(model, name)
+            found = compare(
+                copied(model).eval(), smaller, fresh(inputs), all_notes(model, groups), "prune"
+            )
+        as_before(model, smaller)
     return smaller if found is None else (smaller, found)
 
 
-def _without(model: nn.Module, groups: Groups, inputs: Sequence[Any], target: float) -> nn.Module:
-    """Return the smaller model; what turns out not to fit is kept, with a note."""
+def groups_of(
+    model: nn.Module,
+    inputs: Sequence[Any],
+    budget: Budget,
+    round_to: int,
+    exclude: Sequence[str],
+    who: str,
+) -> tuple[Groups, int]:
+    """Return the groups of a model, and what the whole model costs."""
+    still = copied(model).eval()
+    total = called(still, fresh(inputs), who, lambda *x: cost_of(still, x, budget))
+    analysis = followed(still, inputs, who)
+    analysis.forget()
+    return Groups(analysis, still, budget, total, round_to, exclude), total
+
+
+def fitted(
+    model: nn.Module, groups: Groups, inputs: Sequence[Any], target: float, who: str
+) -> nn.Module:
+    """Return the smaller model within a budget; families that turn out not to fit are held.
+
+    Raises:
+        ArgumentError: the model cannot become that small.
+        GossamerError: the smaller model computes something else, and no family explains it.
+    """
     sizes = groups.sizes(model)
     while True:
-        kept = chosen(groups, sizes, target, "prune", groups.notes(model))
+        kept = chosen(groups, sizes, target, who, groups.notes(model))
         smaller, problem = smaller_of(model, groups, kept, inputs)
         if problem is None:
             return smaller
@@ -146,8 +164,8 @@ def _without(model: nn.Module, groups: Groups, inputs: Sequence[Any], target: fl
         guilty = _guilty(changed, fails)
         if not guilty:
             raise GossamerError(
-                f"prune: the smaller model differs from the pruned one by {problem}, and no layer "
-                "alone explains it: exclude layers with exclude=, or report a bug of prune"
+                f"{who}: the smaller model differs from the pruned one by {problem}, and no layer "
+                f"alone explains it: exclude layers with exclude=, or report a bug of {who}"
             )
         why = f"without some of these features the model fails ({problem})"
         groups.hold([groups.families[place] for place in guilty], why)
@@ -186,21 +204,28 @@ def _guilty(places: list[int], fails: Callable[[Sequence[int]], bool]) -> list[i
     return _guilty(places[:half], fails) + _guilty(places[half:], fails)
 
 
-def never_called(model: nn.Module, analysis: Analysis) -> list[str]:
+def all_notes(model: nn.Module, groups: Groups) -> list[str]:
+    """Return what keeps its size, and why."""
+    analysis = groups.analysis
+    decided = [f"{name}: {why}" for name, why in analysis.traced.decided.items() if name]
+    return [*groups.notes(model), *_never_called(model, analysis), *decided]
+
+
+def as_before(model: nn.Module, smaller: nn.Module) -> None:
+    """Give a smaller model the training mode of each module of the model."""
+    for name, module in smaller.named_modules():
+        module.training = model.get_submodule(name).training
+
+
+def _never_called(model: nn.Module, analysis: Analysis) -> list[str]:
     """Return a note per module with parameters that the example does not reach."""
-    used = {id(p) for name in analysis.called for p in model.get_submodule(name).parameters()}
-    used |= analysis.traced.read
     notes: list[str] = []
     idle: list[str] = []
     for name, module in model.named_modules():
-        own = [id(p) for p in module.parameters()]
+        own = [n for n, _ in module.named_parameters(prefix=name, remove_duplicate=False)]
         if any(name.startswith(f"{other}.") for other in idle) or not own or not name:
             continue
-        if used.isdisjoint(own):
+        if analysis.reached.isdisjoint(own):
             idle.append(name)
             notes.append(f"{name}: the example does not reach it, so it does not change")
     return notes
-
-
-def _mode(model: nn.Module, name: str) -> bool:
-    return model.get_submodule(name).training
