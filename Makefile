@@ -9,6 +9,8 @@
 #   make cross    compile the kernels for 64-bit ARM and check them under an emulator: 2 minutes
 #   make corrupted  load 2,000 corrupted files and states: about 3 minutes
 #   make kills    kill a training 50 times and compare the outcome: about 10 minutes
+#   make wheel    build a wheel for an old glibc, and test it in a clean environment: 10 minutes
+#   make versions  test the wheel with the oldest torch that is promised and with the newest
 #   make asan     the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make lint     linters and type checker alone
 #   make setup    the environment alone
@@ -24,6 +26,9 @@ PYTEST_ARGS ?=
 COUNT_ARGS ?=
 KILLS_ARGS ?=
 CORRUPTED_ARGS ?=
+WHEEL_ARGS ?=
+# The oldest that pyproject.toml promises, and the newest that is known to pass.
+TORCHES ?= 2.8.0 2.14.1
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,7 +37,7 @@ CPP := $(shell find csrc tests/counts tests/cross -name '*.hpp' -o -name '*.cpp'
 ASAN := build/asan/venv
 PY_LIST := build/python-files
 
-.PHONY: demo announce-demo check test count cross docs bench kills corrupted asan lint setup clean always
+.PHONY: demo announce-demo check test count cross docs bench kills corrupted wheel versions asan lint setup clean always
 .DELETE_ON_ERROR:
 
 # pytest keeps the tests that it compiled: compiling them all takes each worker 8 s.
@@ -81,6 +86,12 @@ kills: setup
 
 corrupted: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/corrupted $(CORRUPTED_ARGS)
+
+wheel:
+	$(PYTHON) cmake/wheel.py $(WHEEL_ARGS)
+
+versions:
+	$(PYTHON) cmake/wheel.py --only-test $(TORCHES:%=--torch %) $(WHEEL_ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

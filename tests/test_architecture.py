@@ -16,7 +16,7 @@ CSRC = ROOT / "csrc"
 # layer do not know each other.
 PYTHON_LAYERS = [
     {"errors"},
-    {"arguments"},
+    {"arguments", "deprecations"},
     {"patterns", "schedules", "timing", "tables", "agg", "nested"},
     {"_core"},  # the stub of the compiled module
     {"backend"},

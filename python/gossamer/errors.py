@@ -12,6 +12,7 @@ __all__ = [
     "DTypeError",
     "DataError",
     "DeviceError",
+    "GossamerDeprecationWarning",
     "GossamerError",
     "NotOffered",
     "PatternError",
@@ -87,3 +88,7 @@ class Unserved(GossamerError, NotImplementedError):  # noqa: N818
 
 class ConvergenceWarning(UserWarning):
     """A solver stopped before its tolerance; the message says what to do."""
+
+
+class GossamerDeprecationWarning(FutureWarning):
+    """Something is still taken, and a coming version removes it; the message says what to use."""

@@ -58,8 +58,36 @@ def test_a_resumed_run_is_bit_equal() -> None:
     assert main_of("resume")(20)
 
 
-def test_there_are_six() -> None:
-    assert len(EXAMPLES) == 6
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the library
+def test_lightning_trainer() -> None:
+    pytest.importorskip("pytorch_lightning")
+    losses = main_of("lightning_trainer")(60)
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the library
+def test_lora(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("peft")
+    losses, off = main_of("lora")(6)
+    assert losses[-1] < losses[0]
+    assert "masks are the same" in capsys.readouterr().out
+    assert off < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the libraries
+@pytest.mark.parametrize("library", ["torchao", "bitsandbytes"])
+def test_eight_bit(library: str) -> None:
+    pytest.importorskip(library)
+    losses, size = main_of("eight_bit")(30, library)
+    assert losses[-1] < losses[0]
+    assert size == 2  # two moments of one byte each
+
+
+def test_there_are_nine() -> None:
+    assert len(EXAMPLES) == 9
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -157,14 +157,16 @@ def test_backward_called_under_autocast_keeps_the_dtype_of_forward() -> None:
 def test_inductor() -> None:
     torch.compiler.reset()
     layer = model("2:4")
-    x = torch.randn(6, 12, requires_grad=True)
-    got = torch.compile(layer, fullgraph=True)(x)
-    torch.testing.assert_close(got, layer(x))
-    expected = torch.autograd.grad(layer(x).sum(), list(layer.parameters()))
-    for a, b in zip(
-        torch.autograd.grad(got.sum(), list(layer.parameters())), expected, strict=True
-    ):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    run = torch.compile(layer, fullgraph=True, dynamic=True)
+    for batch in (6, 3):
+        x = torch.randn(batch, 12, requires_grad=True)
+        got = run(x)
+        torch.testing.assert_close(got, layer(x))
+        expected = torch.autograd.grad(layer(x).sum(), list(layer.parameters()))
+        for a, b in zip(
+            torch.autograd.grad(got.sum(), list(layer.parameters())), expected, strict=True
+        ):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("strict", [True, False])

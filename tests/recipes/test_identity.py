@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from gossamer.errors import RecipeError
+from gossamer.errors import GossamerDeprecationWarning, RecipeError
 from gossamer.patterns import NM
 from gossamer.recipes import (
     DSL,
@@ -145,7 +145,9 @@ def test_former_names_of_fields_are_read_in_checkpoints_and_options(
     old = {k: v for k, v in mine["fields"].items() if k not in kind.renamed.values()} | former
     name = next(name for name, one in RECIPES.items() if one.kind == kind.__name__)
     options = {k: v for k, v in old.items() if k != "pattern"}
-    assert identity(make(name, recipe.pattern, **options)) == mine
+    with pytest.warns(GossamerDeprecationWarning, match=next(iter(former))) as caught:
+        assert identity(make(name, recipe.pattern, **options)) == mine
+    assert {warning.filename for warning in caught} == {__file__}  # it names the caller's line
     again = kind(**mine["fields"])
     attached(again)
     state = again.state_dict()

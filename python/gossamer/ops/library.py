@@ -38,6 +38,9 @@ _define(f"spmm_t(Tensor grad_output, Tensor values, {_STRUCTURE}) -> Tensor")
 _define(f"sddmm(Tensor grad_output, Tensor x, {_STRUCTURE}) -> Tensor")
 
 
+_NO_LAYOUT = (0,)  # of a transpose that is not there; AOTInductor reads an empty list as None
+
+
 class _Parts(NamedTuple):
     """The structure as the ops take it."""
 
@@ -75,7 +78,7 @@ def _parts(weight: SparseWeight) -> tuple[Any, ...]:
         weight.layout_ints,
         weight.t_indices,
         weight.t_indptr,
-        weight.t_layout_ints,
+        weight.t_layout_ints or _NO_LAYOUT,
         weight.t_perm,
     )
 
@@ -87,7 +90,7 @@ def _exact(weight: SparseWeight) -> tuple[Any, ...]:
 
 
 def _without_transpose(p: _Parts) -> _Parts:
-    return _Parts(p.indices, p.indptr, p.layout, None, None, (), None)
+    return _Parts(p.indices, p.indptr, p.layout, None, None, _NO_LAYOUT, None)
 
 
 def _structure(p: _Parts) -> Structure:

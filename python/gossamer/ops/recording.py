@@ -39,9 +39,15 @@ def differentiating_forward() -> bool:
     return forward_ad._current_level >= 0
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _exporting_onnx() -> bool:
+    # torch.compile takes torch.onnx.is_in_onnx_export() itself for False.
+    return torch.onnx.is_in_onnx_export()
+
+
 def refuse_onnx(module: nn.Module) -> None:
     """Raise GossamerError if a model is being exported to ONNX, which has no sparse product."""
-    if torch.onnx.is_in_onnx_export():
+    if _exporting_onnx():
         raise GossamerError(
             f"{describe(module)} was called by an ONNX exporter, and ONNX has no operator for its "
             "product: export gossamer.densify(model)"

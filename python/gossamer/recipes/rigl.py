@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gossamer.backend import Structure
 from gossamer.backend.growth import grow_largest
+from gossamer.errors import RecipeError
 from gossamer.nn import SparseLinear
 from gossamer.recipes.base.capture import Capture
 from gossamer.recipes.base.slots import RowScores, Slots
@@ -64,6 +65,7 @@ class RigL(SET):
         super().__post_init__()
         self.captures: dict[str, Capture] = {}
         self._hooks: list[Any] = []
+        self._seen = False  # whether a capture had a gradient at this update
 
     def start(self) -> None:
         """Capture the layers' inputs and output gradients."""
@@ -85,7 +87,10 @@ class RigL(SET):
 
     def after_step(self, t: int) -> None:
         """Move the masks, and drop what was captured in the step."""
+        self._seen = False
         super().after_step(t)
+        if self.captures and self.share(t) and not self._seen:
+            self._check_unseen()
         for capture in self.captures.values():
             capture.clear()
 
@@ -100,7 +105,18 @@ class RigL(SET):
 
     def scores(self, t: int, index: int, name: str, slots: Slots) -> RowScores | None:
         """Return the magnitudes of the dense gradient; None if the layer had none in this step."""
-        return self.captures[name].scores(self.average)
+        found = self.captures[name].scores(self.average)
+        self._seen = self._seen or found is not None
+        return found
+
+    def _check_unseen(self) -> None:
+        """Raise RecipeError if gradients are there, of which no capture has seen one."""
+        if any(capture.has_gradient() for capture in self.captures.values()):
+            raise RecipeError(
+                f"{type(self).__name__} has seen none of the gradients that are there; code that "
+                "was compiled before recipe.attach does not tell it: attach the recipe before the "
+                "first call of the compiled model, or call torch.compiler.reset() after attaching"
+            )
 
     def _forget(self) -> None:
         for hook in self._hooks:

@@ -2,7 +2,7 @@
 
 An entry that both structures keep keeps its numbers; those of a new entry are 0. Everything follows
 the coordinates, and nothing is as large as the dense weight. What is sharded over processes is
-gathered, moved alike by each of them, and cut again.
+gathered, moved alike by each of them, and cut again. State in 8 bits is read, moved and quantised.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from gossamer import backend
 from gossamer.backend import Structure
 from gossamer.backend.arrays import FLOATS
 from gossamer.errors import DTypeError
+from gossamer.weight.quantized_state import BlockState, quantized_state
 from gossamer.weight.sharding import is_sharded, put, whole
 
 
@@ -43,12 +44,16 @@ class Moving:
         _check_whole(values, old, new.nnz != old.nnz)
         self._parameter = values
         self._kept = {} if optimizer is None else optimizer.state.get(values, {})
-        state = _elementwise(self._kept, values)
+        self._quantized = quantized_state(self._kept, values)
+        state = _elementwise(self._kept, values, self._quantized)
+        if new.nnz != old.nnz:
+            _check_resizable(self._quantized)
         grads = [] if values.grad is None else [values.grad]
         self._names = list(state)
         self._tensors = [values, *state.values(), *grads]
         # Copies of those that are not contiguous or sharded.
         self._sources = [whole(tensor).contiguous() for tensor in self._tensors]
+        self._sources += [block.read() for block in self._quantized.values()]
         # In place where the number of entries stays: no other memory is needed then.
         self._fresh = None if new.nnz == old.nnz else self._moved(self._sources)
 
@@ -63,8 +68,11 @@ class Moving:
         forget_joint_state(self._optimizer)
         parameter = self._parameter
         if self._fresh is None:
-            for tensor, source in zip(self._tensors, self._sources, strict=True):
+            moved, read = self._parted(self._sources)
+            for tensor, source in zip(self._tensors, moved, strict=True):
                 put(tensor, source)
+            for block, numbers in zip(self._quantized.values(), read, strict=True):
+                block.write(numbers)
             torch.autograd.graph.increment_version(self._tensors)
             return
         torch.autograd.graph.increment_version(parameter)
@@ -74,10 +82,18 @@ class Moving:
         # node that adds up the gradient, and torch makes a new one only then.
         other = torch.float64 if parameter.dtype == torch.float32 else torch.float32
         parameter.data = parameter.new_empty(0, dtype=other)
-        parameter.data = self._fresh[0]
+        moved, read = self._parted(self._fresh)
+        parameter.data = moved[0]
         if has_grad:
-            parameter.grad = self._fresh[-1]
-        self._kept.update(zip(self._names, self._fresh[1:], strict=False))
+            parameter.grad = moved[-1]
+        self._kept.update(zip(self._names, moved[1:], strict=False))
+        for block, numbers in zip(self._quantized.values(), read, strict=True):
+            block.replace(self._kept, numbers)
+
+    def _parted(self, sources: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return what belongs to tensors, and what is quantised."""
+        count = len(self._tensors)
+        return sources[:count], sources[count:]
 
     def _moved(self, sources: list[Tensor]) -> list[Tensor]:
         out = [source.new_empty(self._new.nnz) for source in sources]
@@ -117,10 +133,25 @@ def _check_whole(values: nn.Parameter, structure: Structure, resized: bool) -> N
         )
 
 
-def _elementwise(state: dict[str, object], parameter: nn.Parameter) -> dict[str, Tensor]:
+def _check_resizable(quantized: dict[str, BlockState]) -> None:
+    """Raise DTypeError for quantised state whose class fixes its size."""
+    for name, block in quantized.items():
+        if len(block.names) == 1:
+            raise DTypeError(
+                f"set_mask: the optimizer's {name} is in 8 bits, in a tensor of its own class, "
+                "whose size is fixed: keep the number of entries, or use an optimizer that keeps "
+                "float32 or bfloat16"
+            )
+
+
+def _elementwise(
+    state: dict[str, object], parameter: nn.Parameter, quantized: dict[str, BlockState]
+) -> dict[str, Tensor]:
     """Return the state tensors with one number per value; DTypeError for one that cannot move."""
     found = {}
     for name, tensor in state.items():
+        if name in quantized:
+            continue
         if isinstance(tensor, Tensor) and tensor.shape == parameter.shape and tensor.dim():
             if tensor.dtype not in FLOATS:
                 raise DTypeError(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.recipes.base.compiled_capture import captured, number
 from gossamer.recipes.base.slots import RowScores
 from gossamer.weight.sharding import whole
 
@@ -20,7 +21,8 @@ from gossamer.weight.sharding import whole
 class Capture:
     """A forward hook that keeps the pairs (X, dY) of a layer in the steps that need them.
 
-    A copied or pickled layer has a capture that does nothing.
+    A copied or pickled layer has a capture that does nothing. In a graph of torch.compile it is an
+    operator, see `compiled_capture`.
 
     Args:
         parameter: the layer's Parameter; if its `.grad` is None or zero, pairs captured so far
@@ -44,21 +46,39 @@ class Capture:
         self.wanted = wanted
         self.coming: list[tuple[Tensor, Tensor]] = []
         self.pairs: list[tuple[Tensor, Tensor]] = []
+        self.number = -1 if parameter is None else number(self)
 
     def __call__(
         self, layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], y: Tensor
-    ) -> None:
-        """Called after every forward pass."""
-        if self.parameter is None or not y.requires_grad or not self.wanted():
-            return
-        # What FSDP has gathered for this pass may have gradients that are not yet reduced.
-        used = getattr(layer, "entries", self.parameter)
-        grads = [p.grad for p in {self.parameter, used} if p.grad is not None]
-        if not any(whole(grad).any() for grad in grads):
-            # The pairs belong to an abandoned step.
-            self.coming.clear()
+    ) -> Tensor | None:
+        """Called after every forward pass; returns what takes the place of y, if anything."""
+        if self.number < 0 or not y.requires_grad:
+            return None
         x = (args[0] if args else kwargs["input"]).detach()
-        y.register_hook(lambda g: self.coming.append((x, g.detach())))  # type: ignore[no-untyped-call]
+        if torch.compiler.is_compiling():
+            return captured(y, x, self.number)
+        if self.wanted():
+            # What FSDP has gathered for this pass may have gradients that are not yet reduced.
+            self.begin(getattr(layer, "entries", None))
+            y.register_hook(lambda g: self.coming.append((x, g.detach())))  # type: ignore[no-untyped-call]
+        return None
+
+    def begin(self, used: Tensor | None = None) -> None:
+        """Drop what was captured so far if it belongs to an abandoned step.
+
+        Args:
+            used: what the layer multiplies by, if that is another tensor than the parameter.
+        """
+        if not self.has_gradient(used):
+            self.coming.clear()
+
+    def has_gradient(self, used: Tensor | None = None) -> bool:
+        """Return whether a gradient is there that is not zero; arguments as in `begin`."""
+        return any(bool(whole(grad).any()) for grad in self._grads(used))
+
+    def _grads(self, used: Tensor | None = None) -> list[Tensor]:
+        grads = (None if p is None else p.grad for p in {self.parameter, used})
+        return [grad for grad in grads if grad is not None]
 
     def __reduce__(self) -> Any:
         return Capture, (None, self.shape, _never)

@@ -17,6 +17,7 @@ from gossamer.masks import magnitude_mask
 from gossamer.nn import MaskedLinear
 from gossamer.patterns import NM, GroupedNM, Pattern
 from gossamer.weight.moving import forget_joint_state
+from gossamer.weight.quantized_state import BlockState, quantized_state
 
 __all__ = ["apply_mask", "fixed_mask", "prune_to", "with_sparsity", "zero_outside"]
 
@@ -79,6 +80,7 @@ def apply_mask(
         pattern: pattern of the mask; None is the layer's own.
         optimizer: the optimizer that holds the weight, or None.
     """
+    quantized_of(layer.weight, optimizer)  # refuses before anything changes
     layer.set_mask(mask, pattern)
     zero_outside(layer.weight, mask, optimizer)
 
@@ -97,7 +99,18 @@ def zero_outside(
     """
     forget_joint_state(optimizer)
     state = optimizer.state.get(weight, {}) if optimizer is not None else {}
-    for tensor in (weight.detach(), weight.grad, *state.values()):
+    quantized = quantized_of(weight, optimizer)
+    for block in quantized.values():
+        block.write(block.read().masked_fill_(~mask, 0.0))
+    plain = (value for name, value in state.items() if name not in quantized)
+    for tensor in (weight.detach(), weight.grad, *plain):
         if isinstance(tensor, Tensor) and tensor.shape == mask.shape:
             # Not a product: NaN times 0 is NaN.
             tensor.masked_fill_(~mask, 0.0)
+
+
+def quantized_of(
+    weight: nn.Parameter, optimizer: torch.optim.Optimizer | None
+) -> dict[str, BlockState]:
+    """Return what an optimizer keeps of a weight in 8 bits; see `quantized_state`."""
+    return {} if optimizer is None else quantized_state(optimizer.state.get(weight, {}), weight)

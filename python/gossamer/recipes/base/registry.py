@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from gossamer.arguments import check
+from gossamer.deprecations import deprecated
 from gossamer.errors import GossamerError, RecipeError
 from gossamer.patterns import Pattern
 from gossamer.recipes.base.identity import name_class
@@ -76,7 +77,8 @@ class Entry:
 
         Args:
             pattern: which entries are kept; None takes the pattern for 50 percent.
-            options: fields of the class, also by a former name; they override the name's options.
+            options: fields of the class; they override the name's options. A former name of a field
+                is still taken, with a warning.
 
         Raises:
             RecipeError: the class does not have such an option.
@@ -90,6 +92,12 @@ class Entry:
                 f"{kind.__name__} got an option by its present and its former name "
                 f"({', '.join(given)}); give it once"
             )
+        if former := [name for name in given if name in kind.renamed]:
+            old, new = (
+                ", ".join(f"{name}=..." for name in names)
+                for names in (former, [kind.renamed[name] for name in former])
+            )
+            deprecated(f"{kind.__name__}({old})", new, removed="0.3", stacklevel=3)
         for name in options:
             if name not in free:
                 raise RecipeError(
