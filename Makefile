@@ -8,6 +8,7 @@
 #   make bench    measure against torch and SparseProp
 #   make cross    compile the kernels for 64-bit ARM and check them under an emulator: 2 minutes
 #   make corrupted  load 2,000 corrupted files and states: about 3 minutes
+#   make sweep    prune all classification models of torchvision, which must be installed: 15 minutes
 #   make kills    kill a training 50 times and compare the outcome: about 10 minutes
 #   make wheel    build a wheel for an old glibc, and test it in a clean environment: 10 minutes
 #   make versions  test the wheel with the oldest torch that is promised and with the newest
@@ -37,7 +38,7 @@ CPP := $(shell find csrc tests/counts tests/cross -name '*.hpp' -o -name '*.cpp'
 ASAN := build/asan/venv
 PY_LIST := build/python-files
 
-.PHONY: demo announce-demo check test count cross docs bench kills corrupted wheel versions asan lint setup clean always
+.PHONY: demo announce-demo check test count cross docs bench kills corrupted sweep wheel versions asan lint setup clean always
 .DELETE_ON_ERROR:
 
 # pytest keeps the tests that it compiled: compiling them all takes each worker 8 s.
@@ -92,6 +93,9 @@ wheel:
 
 versions:
 	$(PYTHON) cmake/wheel.py --only-test $(TORCHES:%=--torch %) $(WHEEL_ARGS)
+
+sweep: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/pruning/sweep.py $(SWEEP_ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -49,6 +49,21 @@ def test_the_finetune_example_runs(tmp_path: Path) -> None:
     assert names["tuned"] < 0.5 * names["pruned"]
 
 
+def test_the_prune_example_runs(tmp_path: Path) -> None:
+    names = run_fence("docs/guides/prune.md", "prune.py", tmp_path)
+
+    before, after = names["report"].flops
+    assert after <= 0.5 * before
+    assert names["smaller"][0].out_channels % 4 == 0
+
+
+def test_the_example_of_pruned_groups_runs(tmp_path: Path) -> None:
+    names = run_fence("docs/guides/prune.md", "prune_groups.py", tmp_path)
+
+    assert names["smaller"][0].out_features == 51
+    assert names["loss"].item() < 0.2
+
+
 def test_the_saving_example_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
