@@ -122,6 +122,18 @@ RowStats quantize(const T* v, std::int64_t d, std::int8_t* q) noexcept {
           static_cast<float>(__builtin_sqrt(rounded)), static_cast<float>(__builtin_sqrt(error))};
 }
 
+// Whether the gate may be live, by the bound of ScreenArgs; a bound that is NaN says nothing.
+bool may_be_live(std::int64_t product, const RowStats& x, const RowStats& w, float bias,
+                 float slack) noexcept {
+  const double bound =
+      slack * (double{x.error} * double{w.norm} + double{x.rounded} * double{w.error});
+  const double sum =
+      static_cast<double>(product) * double{x.scale} * double{w.scale} + double{bias};
+  // A little more, for the rounding of the gate that is computed in float32 afterwards.
+  const double margin = 1e-4 * bound + 0x1p-20 * double{x.rounded} * double{w.norm};
+  return !(sum + bound + margin <= 0);
+}
+
 void screen(const ScreenArgs& args, std::int64_t first, std::int64_t last,
             std::uint64_t* bits) noexcept {
   const std::int64_t blocks = ceil_div(args.tokens, word_tokens), d = args.quads * 4;
@@ -134,17 +146,55 @@ void screen(const ScreenArgs& args, std::int64_t first, std::int64_t last,
         const std::int64_t at = (t / word_tokens * args.quads + i / 4) * word_tokens;
         product += (args.x[(at + t % word_tokens) * 4 + i % 4] - 128) * args.w[k * d + i];
       }
-      const double bound = args.slack * (double{args.x_error[t]} * double{w.norm} +
-                                         double{args.x_rounded[t]} * double{w.error});
-      const double sum = static_cast<double>(product) * double{args.x_scale[t]} * double{w.scale} +
-                         (args.bias == nullptr ? 0.0 : double{args.bias[k]});
-      // A little more, for the rounding of the gate that is computed in float32 afterwards.
-      const double margin = 1e-4 * bound + 0x1p-20 * double{args.x_rounded[t]} * double{w.norm};
-      if (sum + bound + margin <= 0) continue;
+      const RowStats x = {args.x_scale[t], 0.0f, args.x_rounded[t], args.x_error[t]};
+      const float bias = args.bias == nullptr ? 0.0f : args.bias[k];
+      if (!may_be_live(product, x, w, bias, args.slack)) continue;
       bits[k * blocks + t / word_tokens] |= std::uint64_t{1} << (t % word_tokens);
     }
   }
 }
+
+template <class T>
+void few_dots(const Compute<T>* x, std::int64_t width, Slice<const T> w, FewPairs pairs,
+              std::int64_t first, std::int64_t last, Compute<T>* out) noexcept {
+  for (std::int64_t p = first; p < last; ++p) {
+    double sum = 0;
+    for (std::int64_t c = 0; c < w.cols; ++c) {
+      sum += static_cast<double>(x[pairs.tokens[p] * width + c]) *
+             static_cast<double>(widen(w.data[pairs.rows[p] * w.stride + c]));
+    }
+    out[p] = static_cast<Compute<T>>(sum);
+  }
+}
+
+template <class T>
+void few_add_rows(Compute<T>* y, std::int64_t width, Slice<const T> w, FewPairs pairs,
+                  const Compute<T>* factors) noexcept {
+  for (std::int64_t p = 0; p < pairs.count; ++p) {
+    for (std::int64_t c = 0; c < w.cols; ++c) {
+      y[pairs.tokens[p] * width + c] += factors[p] * widen(w.data[pairs.rows[p] * w.stride + c]);
+    }
+  }
+}
+
+void few_screen(const FewScreen& args, std::int64_t first, std::int64_t last,
+                std::uint16_t* masks) noexcept {
+  for (std::int64_t k = first; k < last; ++k) {
+    masks[k] = 0;
+    for (std::int64_t t = 0; t < args.tokens; ++t) {
+      std::int64_t product = 0;
+      for (std::int64_t i = 0; i < args.row_bytes; ++i) {
+        product += (args.x[t * args.padded + i] - 128) * args.w[k * args.row_bytes + i];
+      }
+      const float bias = args.bias == nullptr ? 0.0f : args.bias[k];
+      if (!may_be_live(product, args.x_stats[t], args.w_stats[k], bias, args.slack)) continue;
+      masks[k] = static_cast<std::uint16_t>(masks[k] | 1u << t);
+    }
+  }
+}
+
+template <class T>
+constexpr FewKernels<T> few = {few_dots<T>, few_add_rows<T>};
 
 template <class T>
 constexpr PairKernels<T> plain = {pack<T>,        unpack<T>,          sample<T>,     scatter<T>,
@@ -154,6 +204,10 @@ constexpr PairKernels<T> plain = {pack<T>,        unpack<T>,          sample<T>,
 }  // namespace
 
 extern "C" constexpr ActivationsTable gossamer_activations_reference = {
-    plain<float>, plain<double>, plain<bf16>, {quantize<float>, quantize<bf16>, screen}};
+    plain<float>,
+    plain<double>,
+    plain<bf16>,
+    {quantize<float>, quantize<bf16>, screen},
+    {few<float>, few<double>, few<bf16>, few_screen}};
 
 }  // namespace gossamer

@@ -135,11 +135,58 @@ struct GateKernels {
                  std::uint64_t* bits) noexcept;
 };
 
+// Tokens of a call that decodes.
+inline constexpr std::int64_t few_tokens = 16;
+
+// Pairs of a few tokens, in rising order of the rows.
+struct FewPairs {
+  const std::int32_t *rows, *tokens;
+  std::int64_t count;
+};
+
+// Kernels for a few tokens. x and y are [tokens][width] in the type of the sums; columns of x from
+// w.cols to width are zero.
+template <class T>
+struct FewKernels {
+  using C = Compute<T>;
+  // out[p] = <x[token of p], w[row of p]> for the pairs [first, last)
+  void (*dots)(const C* x, std::int64_t width, Slice<const T> w, FewPairs pairs, std::int64_t first,
+               std::int64_t last, C* out) noexcept;
+  // y[token of p] += factors[p] w[row of p] for all pairs
+  void (*add_rows)(C* y, std::int64_t width, Slice<const T> w, FewPairs pairs,
+                   const C* factors) noexcept;
+};
+
+// The int8 gate of a few tokens, by the bound of ScreenArgs.
+struct FewScreen {
+  const std::uint8_t* x;  // [tokens][padded], 128 added to each of the first row_bytes
+  std::int64_t padded;    // a multiple of 64
+  std::int64_t tokens;
+  RowStats x_stats[few_tokens];
+  const std::int8_t* w;        // [neurons][row_bytes]
+  const RowStats* w_stats;     // [neurons]
+  const std::int32_t* w_sums;  // [neurons]
+  const float* bias;           // [neurons], or null
+  std::int64_t row_bytes;      // d, rounded up to 4
+  float slack;
+};
+
+struct FewTable {
+  FewKernels<float> f32;
+  FewKernels<double> f64;
+  FewKernels<bf16> bf16_;
+  // masks[k] bit t = the gate of neuron k and token t may be live, for neurons [first, last). Null
+  // where an instruction set has no products of int8.
+  void (*screen)(const FewScreen& args, std::int64_t first, std::int64_t last,
+                 std::uint16_t* masks) noexcept;
+};
+
 struct ActivationsTable {
   PairKernels<float> f32;
   PairKernels<double> f64;
   PairKernels<bf16> bf16_;
   GateKernels gate;
+  FewTable few;
 };
 
 extern "C" {

@@ -56,6 +56,7 @@ void register_topics(py::module_& m) {
   register_codes(codes);
   auto activations = m.def_submodule("activations", "Sparse activations.");
   register_activations(activations);
+  register_decoding(activations);
   auto transport = m.def_submodule("transport", "Optimal transport.");
   register_transport(transport);
   register_semidual(transport);

@@ -30,6 +30,7 @@ void register_path_norm(pybind11::module_& prox);
 void register_codes(pybind11::module_& codes);
 
 void register_activations(pybind11::module_& activations);
+void register_decoding(pybind11::module_& activations);
 
 void register_transport(pybind11::module_& transport);
 void register_semidual(pybind11::module_& transport);

@@ -14,6 +14,11 @@ struct Bytes {
     __builtin_memcpy(out.r, p, sizeof out.r);
     return out;
   }
+  static GOSSAMER_INLINE Bytes load_signed(const std::int8_t* p) noexcept {
+    Bytes out;
+    __builtin_memcpy(out.r, p, sizeof out.r);
+    return out;
+  }
   static GOSSAMER_INLINE Bytes set(const std::int8_t* p) noexcept {
     Bytes out;
     for (int i = 0; i < Vec<float>::lanes; ++i) __builtin_memcpy(out.r + 4 * i, p, 4);
@@ -34,6 +39,11 @@ struct Ints {
     for (int i = 0; i < 4 * lanes; ++i) {
       sum.r[i / 4] += static_cast<std::int32_t>(x.r[i]) * static_cast<std::int8_t>(w.r[i]);
     }
+    return sum;
+  }
+  friend GOSSAMER_INLINE std::int32_t total(Ints a) noexcept {
+    std::int32_t sum = 0;
+    for (int i = 0; i < lanes; ++i) sum += a.r[i];
     return sum;
   }
   friend GOSSAMER_INLINE Vec<float> floats(Ints a, std::int32_t offset) noexcept {

@@ -76,3 +76,20 @@ def accumulate(
 def sum_neurons(
     indptr: Any, tokens: Any, neurons: int, batch: int, tile: int, values: Any, out: Any, /
 ) -> None: ...
+def decode(
+    x: Any,
+    gate: Any,
+    up: Any,
+    down: Any,
+    gate_bias: Any,
+    up_bias: Any,
+    down_bias: Any,
+    square: bool,
+    dense_gate: Any,
+    q: Any,
+    stats: Any,
+    sums: Any,
+    slack: float,
+    y: Any,
+    /,
+) -> tuple[int, int]: ...

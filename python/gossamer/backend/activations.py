@@ -13,6 +13,8 @@ from torch import Tensor
 
 from gossamer.backend.registry import module_of
 
+FEW_TOKENS = 16
+"""The most tokens of a call of `decode`."""
 _WORD = 64  # tokens in a word of live bits
 
 
@@ -219,12 +221,44 @@ def sum_neurons(pairs: Pairs, values: Tensor) -> Tensor:
     return out
 
 
+def decode(
+    x: Tensor,
+    weights: tuple[Tensor, Tensor | None, Tensor],
+    biases: tuple[Tensor | None, Tensor | None, Tensor | None],
+    square: bool,
+    gate: Tensor | QuantizedRows,
+    slack: float = 1.0,
+) -> tuple[Tensor, int, int]:
+    """Compute a whole network for a few tokens.
+
+    Args:
+        x: [tokens, d], at most `FEW_TOKENS`, contiguous.
+        weights: Gate, up (or None) and down [neurons, d], contiguous, in the dtype of x.
+        biases: Theirs, in the dtype of the sums, or None.
+        square: Whether the activation is the square of ReLU.
+        gate: The gate [tokens, neurons] with its bias, in the dtype of x; or the rounded rows of
+            its weight.
+        slack: Scales the bound of the rounding error; 1 is rigorous.
+
+    Returns:
+        y [tokens, d], the number of live pairs, and that of pairs whose gate was computed after the
+        int8 screen, 0 without it.
+    """
+    y = torch.empty_like(x)
+    dense, rows = (gate, (None,) * 3) if isinstance(gate, Tensor) else (None, gate)
+    call = module_of(x).activations.decode
+    live, screened = call(x, *weights, *biases, square, dense, *rows, slack, y)
+    return y, live, screened
+
+
 __all__ = [
+    "FEW_TOKENS",
     "Pairs",
     "QuantizedRows",
     "QuantizedTokens",
     "accumulate",
     "compact",
+    "decode",
     "expand",
     "has_fast_int8",
     "keep",

@@ -10,19 +10,16 @@ from torch import Tensor, nn
 
 from gossamer.activations import (
     Activation,
-    GateForm,
     GradientMemory,
-    Options,
     Weights,
-    costs_of,
     dense_feed_forward,
     sparse_feed_forward,
 )
+from gossamer.activations.decoding import RoundedGate
 from gossamer.activations.switch import Form
 from gossamer.arguments import check, shown
-from gossamer.backend import activations as kernels
-from gossamer.backend.activations import Pairs
 from gossamer.errors import ArgumentError, DTypeError, ShapeError
+from gossamer.nn.layers import activation_calls as calls
 from gossamer.nn.layers.compiled_activations import compiled_feed_forward
 from gossamer.nn.layers.live_shares import LiveShares
 from gossamer.nn.layers.numbered import number
@@ -35,11 +32,6 @@ Gate: TypeAlias = Literal["auto", "dense", "float32", "int8"]
 _GATES = ("auto", "dense", "float32", "int8")
 _ACTIVATIONS = ("relu", "relu2")
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-
-# Below this many products of the dense network everything is overhead: the dense form serves.
-_SMALL = 1 << 22
-# How often the other forms' counts are looked at.
-_LOOK_EVERY = 32
 
 
 class ActivationSparseFFN(nn.Module):
@@ -140,8 +132,11 @@ class ActivationSparseFFN(nn.Module):
         """Where the gradients of the weights are written."""
         self.shares = LiveShares()
         """What the calls so far found."""
+        self.rounded = RoundedGate()
+        """The gate in int8, kept from call to call while it decodes."""
         self.number = number(self)
-        self._form: Form | None = None
+        self.form: Form | None = None
+        """How the last call was computed, None before the first."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -221,11 +216,6 @@ class ActivationSparseFFN(nn.Module):
         return Weights(self.gate, self.up, self.down, self.gate_bias, self.up_bias, self.down_bias)
 
     @property
-    def form(self) -> Form | None:
-        """How the last call was computed, None before the first."""
-        return self._form
-
-    @property
     def live_share(self) -> float:
         """The running share of live entries of h, NaN before the first call."""
         return math.nan if self.shares.live is None else self.shares.live
@@ -279,76 +269,16 @@ class ActivationSparseFFN(nn.Module):
         )
         if torch.compiler.is_compiling():
             return compiled_feed_forward(self, x, weights, learns).view(input.shape)
-        options = self.plan(x, weights, learns)
+        options = calls.plan(self, x, weights, learns)
         if options is None:
-            y, h = dense_feed_forward(x, weights, self.options("float32", len(x)))
-            self.count_dense(h.detach(), learns)
-        else:
+            y, h = dense_feed_forward(x, weights, calls.options_of(self, "float32", len(x)))
+            calls.count_dense(self, h.detach(), learns)
+        elif learns:
             y, counts = sparse_feed_forward(x, weights, options)
-            self.count(*counts, learns)
+            calls.count(self, *counts, learns)
+        else:
+            y = calls.infer(self, x, weights, options)
         return y.view(input.shape)
-
-    def plan(self, x: Tensor, weights: Weights, learns: bool) -> Options | None:
-        """Choose how a call is computed.
-
-        Args:
-            x: [batch, d].
-            weights: in the dtype of x.
-            learns: whether a backward pass follows.
-
-        Returns:
-            How; None is by torch's products.
-        """
-        self.shares.calls += 1
-        form = self._form = self._choose(x, weights, learns)
-        return None if form == "dense" or not len(x) else self.options(form, len(x))
-
-    def options(self, gate: GateForm, batch: int) -> Options:
-        """Return how a call with a form of the gate is computed."""
-        return Options(
-            self.activation,
-            gate,
-            self.slack,
-            float(self.penalty) if self.training else 0.0,
-            int((self.shares.live or 0.0) * batch * self.hidden),
-            self.memory,
-        )
-
-    def count(self, pairs: Pairs, screened: int, learns: bool) -> None:
-        """Follow the shares of a call at live pairs."""
-        alive = pairs.indptr.diff().view(-1, self.hidden).sum(0)
-        self.shares.count(alive, pairs.batch * self.hidden, self.training, learns)
-        if screened:
-            self.shares.count_screened(screened, pairs.batch * self.hidden)
-
-    def count_dense(self, h: Tensor, learns: bool) -> None:
-        """Follow the shares of a dense call; h [batch, hidden]."""
-        if len(h) and (learns or self.shares.calls % _LOOK_EVERY == 1):
-            self.shares.count(h.count_nonzero(0), h.numel(), self.training, learns)
-
-    def _choose(self, x: Tensor, weights: Weights, learns: bool) -> Form:
-        shares = self.shares
-        if self.gate_form != "auto":
-            return self.gate_form
-        if 9 * len(x) * self.hidden * self.d < _SMALL:
-            return "dense"
-        if shares.live is None:  # a first look
-            return "float32"
-        costs = costs_of(len(x), weights, learns)
-        pairs = len(x) * self.hidden
-        if costs.int8_gate is not None and shares.calls % _LOOK_EVERY == 2:
-            self._look(x, weights)
-        screened = 1.0 if shares.screened is None else shares.screened
-        return costs.best(shares.live * pairs, screened * pairs)
-
-    @torch.no_grad()
-    def _look(self, x: Tensor, weights: Weights) -> None:
-        """Count what the int8 screen would leave."""
-        indptr = torch.zeros(self.hidden + 1, dtype=torch.int64)
-        bias = None if weights.gate_bias is None else weights.gate_bias.float()
-        rows = kernels.quantize_rows(weights.gate.contiguous())
-        _, screened = kernels.screen(kernels.quantize_tokens(x), rows, bias, self.slack, indptr)
-        self.shares.count_screened(screened, len(x) * self.hidden)
 
     def extra_repr(self) -> str:
         """Return the line that `print(model)` shows."""

@@ -28,6 +28,7 @@ from gossamer.activations.passes import (
     sparse_forward,
 )
 from gossamer.backend.activations import Pairs, sums_dtype
+from gossamer.nn.layers import activation_calls as calls
 from gossamer.nn.layers.numbered import layer_of, refuse_export
 
 if TYPE_CHECKING:
@@ -86,20 +87,22 @@ def _forward(
     weights = Weights(gate, up, down, gate_bias, up_bias, down_bias)
     kept, tile = _nothing(x), 0
     with torch.no_grad():
-        options = own.plan(x, weights, learns)
+        options = calls.plan(own, x, weights, learns)
         if options is None:
-            options = own.options("float32", len(x))
+            options = calls.options_of(own, "float32", len(x))
             y, h, *dense = dense_forward(x, weights, options)
-            own.count_dense(h, learns)
+            calls.count_dense(own, h, learns)
             kept[4:] = [
                 empty if t is None else t.flatten()
                 for t, empty in zip(dense, kept[4:], strict=True)
             ]
+        elif not learns:
+            y = calls.infer(own, x, weights, options)
         else:
             x = x.contiguous()
             live = find_live(x, weights, options)
             y, u = sparse_forward(x, weights, live, options)
-            own.count(live.pairs, live.screened, learns)
+            calls.count(own, live.pairs, live.screened, learns)
             tile = live.pairs.tile
             kept[:3] = [live.pairs.indptr, live.pairs.tokens, live.values]
             kept[3] = kept[3] if u is None else u

@@ -34,12 +34,16 @@ class LiveShares:
             learns: whether a backward pass follows.
         """
         live = int(alive.sum())
-        self.live = _mean(self.live, live / pairs)
+        self.count_live(live, pairs)
         if training:
             silent = torch.zeros_like(alive) if self.silent is None else self.silent
             self.silent = (silent + 1).masked_fill_(alive > 0, 0)
             if learns:
                 self._taken = (self._taken[0] + live, self._taken[1] + pairs)
+
+    def count_live(self, live: int, pairs: int) -> None:
+        """Follow the share of live pairs alone."""
+        self.live = _mean(self.live, live / pairs)
 
     def count_screened(self, screened: int, pairs: int) -> None:
         """Follow the share of the pairs that the int8 screen leaves."""
