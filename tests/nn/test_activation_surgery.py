@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gossamer
-from gossamer import densify, sparsify, sparsify_activations
+from gossamer import SparseLinear, densify, sparsify_activations
 from support.activation_models import Written, classes, networks, same_state, step
 from support.transformer_models import MODELS, bert, gpt2, llama_like, sequential
 
@@ -146,6 +146,12 @@ def half() -> nn.Module:
     return model
 
 
+def pruned() -> nn.Module:
+    model = Written()
+    model.up = SparseLinear.from_dense(model.up, "2:4", backward="double_pruned")
+    return model
+
+
 LEFT: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "dropout": (lambda: Written(dropout=0.1), r"dropout of 0\.1 before down; set its p to 0"),
     "scaled": (lambda: Written(scale=2.0), "more than the network, and the network has two"),
@@ -157,7 +163,7 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "leaky": (lambda: of(nn.LeakyReLU()), "its activation LeakyReLU is not like ReLU"),
     "hooks": (hooked, "up has hooks"),
     "dtypes": (half, "its weights have the dtypes"),
-    "sparse": (lambda: sparsify(Written(), "2:4", include="up"), "up is a SparseLinear"),
+    "pruned": (pruned, "up is a SparseLinear; only .* with an exact backward pass"),
     "encoder": (
         lambda: nn.TransformerEncoderLayer(8, 2, 24, batch_first=True),
         r"dropout of 0\.1 before linear2",

@@ -196,19 +196,36 @@ def shards(rank: int) -> dict[str, Any]:
     for other in range(2):
         (loss_of(masked[1], other) / 2).backward()
     found["masked"] = (masked[0].weight.grad.full_tensor(), masked[1].weight.grad)
+    found["activations"] = [
+        pair
+        for options in (
+            {"gated": False},
+            {"gate": "float32", "bias": True},
+            {"gate": "int8", "bias": True},
+            {"gate": "float32", "pattern": "2:4"},
+        )
+        for pair in network_pairs(rank, options)
+    ]
+    return found
+
+
+def network_pairs(rank: int, options: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
+    """Gradients and a decoded call of a sharded network, each beside that of one process."""
     torch.manual_seed(0)
-    networks = [ActivationSparseFFN(32, 64, gated=False) for _ in range(2)]
+    networks = [ActivationSparseFFN(32, 64, **options) for _ in range(2)]
     networks[1].load_state_dict(networks[0].state_dict())
     fully_shard(networks[0])
-    x = batch(rank)[0]
-    networks[0](x).pow(2).mean().backward()
+    networks[0](batch(rank)[0]).pow(2).mean().backward()
     for other in range(2):
         (networks[1](batch(other)[0]).pow(2).mean() / 2).backward()
-    found["activations"] = [
+    pairs = [
         (a.grad.full_tensor(), b.grad)
         for a, b in zip(networks[0].parameters(), networks[1].parameters(), strict=True)
     ]
-    return found
+    with torch.no_grad():
+        few = batch(0)[0][:3]
+        again = [(networks[0].eval()(few), networks[1].eval()(few)) for _ in range(2)]
+    return pairs + again
 
 
 def bytes_of(pattern: str) -> int:

@@ -21,6 +21,7 @@ from gossamer.errors import GossamerError, PatternError
 from gossamer.nn.feed_forward import Network, Place, find_networks
 from gossamer.nn.globs import Globs, as_globs, check_globs, covers, listed
 from gossamer.nn.layers.activation_sparse import ActivationSparseFFN, Gate
+from gossamer.nn.layers.linear import SparseLinear
 from gossamer.nn.layers.origin import Absorbed, Origin, shell_of, transpose
 from gossamer.nn.left_dense import is_dense_linear
 from gossamer.nn.surgery import replace_modules
@@ -45,6 +46,9 @@ def sparsify_activations(
     and ViT, torch's Transformer layers, an `nn.Sequential` of two linear layers. It is recognised
     by what its method computes. With ReLU or squared ReLU the outputs stay the same up to rounding.
     Any other network stays dense, with a warning.
+
+    A network may have sparse weights already: `SparseLinear` layers become the layer's gate, up and
+    down, and recipes move their masks as before (`sparsify` first, then this function).
 
     `down`, and every weight of a `Conv1D`, is stored transposed, as a new parameter: build the
     optimizer afterwards. `densify` restores the modules, with their parameters under their names.
@@ -90,7 +94,7 @@ def sparsify_activations(
         )
     for swap in swaps:
         for place in swap.network.linears:
-            if place.value.weight.is_meta:  # numbers are loaded later
+            if _is_sparse(place.value) or place.value.weight.is_meta:  # numbers are loaded later
                 continue
             check_dense(place.value.weight, f"{place.name} of {swap.network.label}")
     transposed: dict[int, nn.Parameter] = {}
@@ -166,10 +170,10 @@ def _plan(
 def _obstacle(network: Network) -> str | None:
     """Return why a network cannot be swapped, whatever its activation."""
     for place in network.linears:
-        if not is_dense_linear(place.value):
+        if not is_dense_linear(place.value) and not _is_sparse(place.value):
             return (
-                f"{place.name} is a {type(place.value).__name__}; only nn.Linear itself and Conv1D "
-                "can be swapped"
+                f"{place.name} is a {type(place.value).__name__}; only nn.Linear itself, Conv1D "
+                "and a SparseLinear with an exact backward pass can be swapped"
             )
     dtypes = {place.value.weight.dtype for place in network.linears}
     if len(dtypes) > 1:
@@ -193,6 +197,11 @@ def _obstacle(network: Network) -> str | None:
             "self.activation = nn.ReLU()"
         )
     return None
+
+
+def _is_sparse(linear: nn.Module) -> bool:
+    """Whether a layer's sparse weight can be that of a network; its own gradients are exact."""
+    return type(linear) is SparseLinear and linear.weight.backward == "exact"
 
 
 def _has_hooks(module: nn.Module) -> bool:
@@ -237,7 +246,7 @@ def _tied_elsewhere(model: nn.Module, networks: list[Network]) -> list[Network]:
     }
     places: set[tuple[int, str]] = set()
     for network in networks:
-        for place, turned in zip(network.linears, network.turned, strict=True):
+        for place, turned in zip(network.linears, _turned(network), strict=True):
             uses.setdefault(id(place.value.weight), set()).add(turned)
             places.add((id(place.owner), place.name))
     for parent in model.modules():
@@ -255,13 +264,20 @@ def _tied_elsewhere(model: nn.Module, networks: list[Network]) -> list[Network]:
     return tied + _tied_elsewhere(model, [n for n in networks if n not in tied])
 
 
+def _turned(network: Network) -> list[bool]:
+    """Whether each weight is stored transposed; a sparse layer stays as it is."""
+    pairs = zip(network.linears, network.turned, strict=True)
+    return [turned and not _is_sparse(place.value) for place, turned in pairs]
+
+
 def _weights(network: Network, transposed: dict[int, nn.Parameter]) -> Weights:
     """Return the parameters of the layer, [hidden, d]."""
     weights: list[Any] = []
-    for place, turned in zip(network.linears, network.turned, strict=True):
-        weight = place.value.weight
+    linears = [place.value for place in network.linears]
+    for linear, turned in zip(linears, _turned(network), strict=True):
+        weight = linear if _is_sparse(linear) else linear.weight
         weights.append(transpose(weight, transposed) if turned else weight)
-    biases = [place.value.bias for place in network.linears]
+    biases = [None if _is_sparse(linear) else linear.bias for linear in linears]
     if network.up is None:
         weights.insert(1, None)
         biases.insert(1, None)
@@ -271,16 +287,18 @@ def _weights(network: Network, transposed: dict[int, nn.Parameter]) -> Weights:
 def _put(swap: _Swap, layer: ActivationSparseFFN, new: dict[nn.Module, nn.Module]) -> None:
     """Put a layer in the place of a network; if that is a module, note it in `new`."""
     network, relu = swap.network, swap.relu
-    place, turned = network.activation_place, network.turned
+    place, turned = network.activation_place, _turned(network)
+    # A sparse layer is no shell: densify puts back the layer itself.
+    values = [p.value for p in network.linears]
+    shells: dict[int, nn.Module] = {id(v): v for v in values if _is_sparse(v)}
     if network.whole:
-        shells: dict[int, nn.Module] = {}
         shell = shell_of(network.module, shells)
         linears: list[Any] = [shells[id(p.value)] for p in network.linears]
         if relu and place is not None:
             setattr(shells[id(place.owner)], place.name, nn.ReLU())
         new[network.module] = layer
     else:
-        shell, last = (shell_of(p.value, {}) for p in (network.gate, network.down))
+        shell, last = (shell_of(p.value, shells) for p in (network.gate, network.down))
         linears = [shell, last]
         layer.train(network.gate.value.training)
         setattr(*network.gate, layer)

@@ -226,8 +226,12 @@ def densify(model: nn.Module) -> nn.Module:
         check_absorbed(model, name, network.origin)
     for network in networks.values():
         if network.origin is not None:
-            layers[id(network)] = network.origin.restore(network.weights, transposed)
-            _adopt(layers[id(network)], network)
+            layers[id(network)] = network.origin.restore(network.parts, transposed)
+        elif network.sparse_parts:
+            layers[id(network)] = network.to_dense()
+        else:
+            continue
+        _adopt(layers[id(network)], network)
     for module in model.modules():
         if isinstance(module, MaskedLayer):
             linear = module.to_dense()
@@ -238,7 +242,8 @@ def densify(model: nn.Module) -> nn.Module:
             layers[id(module)] = linear
     model = _swap(model, layers)
     put_back_absorbed(model)
-    return model
+    # What was put back may have sparse layers.
+    return _swap(model, layers) if networks else model
 
 
 def _checked_sites(

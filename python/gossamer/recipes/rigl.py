@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gossamer.backend import Structure
 from gossamer.backend.growth import grow_largest
 from gossamer.errors import RecipeError
-from gossamer.nn import SparseLinear
+from gossamer.nn import ActivationSparseFFN, SparseLinear
 from gossamer.recipes.base.capture import Capture
 from gossamer.recipes.base.slots import RowScores, Slots
 from gossamer.recipes.set import SET
@@ -66,6 +66,23 @@ class RigL(SET):
         self.captures: dict[str, Capture] = {}
         self._hooks: list[Any] = []
         self._seen = False  # whether a capture had a gradient at this update
+
+    def find(self, model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the layers that `prepare` has made.
+
+        Raises:
+            RecipeError: there are none, or a network with sparse activations holds one, which is
+                not called and has no output gradient.
+        """
+        networks = ActivationSparseFFN.find_in(model).values()
+        inside = {id(part) for network in networks for part in network.sparse_parts.values()}
+        for name, layer in super().find(model):
+            if id(layer) in inside:
+                raise RecipeError(
+                    f"{type(self).__name__} grows by the gradients of layers that are called, and "
+                    f"{name} is a part of an ActivationSparseFFN; use SET or Static"
+                )
+            yield name, layer
 
     def start(self) -> None:
         """Capture the layers' inputs and output gradients."""

@@ -62,16 +62,14 @@ def options_of(layer: ActivationSparseFFN, gate: GateForm, batch: int) -> Option
 @torch.no_grad()
 def infer(layer: ActivationSparseFFN, x: Tensor, weights: Weights, options: Options) -> Tensor:
     """Compute a call at its live pairs, without a backward pass: y [batch, d]."""
-    if not _decodes(layer, x):
+    if not _decodes(layer, x, weights):
         x = x.contiguous()
         found = find_live(x, weights, options)
         y, _ = sparse_forward(x, weights, found, options)
         count(layer, found.pairs, found.screened, False)
         return y
-    gate = layer.gate
-    own = gate.data_ptr() == weights.gate.data_ptr()  # not where autocast has made another
-    int8 = options.gate == "int8" and own and x.dtype != torch.float64
-    rows = layer.rounded.rows_of(gate) if int8 else None
+    int8 = options.gate == "int8" and x.dtype != torch.float64
+    rows = layer.rounded.rows_of(layer.gate) if int8 else None  # type: ignore[arg-type]
     y, live, screened = decode(x, weights, options, rows)
     layer.shares.count_live(live, len(x) * layer.hidden)
     if rows is not None:
@@ -93,9 +91,14 @@ def count_dense(layer: ActivationSparseFFN, h: Tensor, learns: bool) -> None:
         layer.shares.count(h.count_nonzero(0), h.numel(), layer.training, learns)
 
 
-def _decodes(layer: ActivationSparseFFN, x: Tensor) -> bool:
-    """Whether a call without a backward pass is one of a few tokens."""
-    return is_few(x) and not layer.training
+def _decodes(layer: ActivationSparseFFN, x: Tensor, weights: Weights) -> bool:
+    """Whether a call without a backward pass is one of a few tokens, by weights that stay.
+
+    Autocast and sparse weights give each call a gate of its own, whose rows nobody can keep.
+    """
+    gate = layer.gate
+    stays = isinstance(gate, Tensor) and gate.data_ptr() == weights.gate.data_ptr()
+    return is_few(x) and not layer.training and stays
 
 
 def _choose(layer: ActivationSparseFFN, x: Tensor, weights: Weights, learns: bool) -> Form:
@@ -106,7 +109,7 @@ def _choose(layer: ActivationSparseFFN, x: Tensor, weights: Weights, learns: boo
         return "dense"
     if shares.live is None:  # a first look
         return "float32"
-    few = not learns and _decodes(layer, x)
+    few = not learns and _decodes(layer, x, weights)
     costs = decoding_costs(len(x), weights) if few else costs_of(len(x), weights, learns)
     pairs = len(x) * layer.hidden
     if costs.int8_gate is not None and shares.calls % _LOOK_EVERY == 2:

@@ -21,11 +21,13 @@ from gossamer.arguments import check, shown
 from gossamer.errors import ArgumentError, DTypeError, ShapeError
 from gossamer.nn.layers import activation_calls as calls
 from gossamer.nn.layers.compiled_activations import compiled_feed_forward
+from gossamer.nn.layers.linear import SparseLinear
 from gossamer.nn.layers.live_shares import LiveShares
 from gossamer.nn.layers.numbered import number
 from gossamer.nn.layers.origin import Origin
 from gossamer.ops.autocast import autocast, is_autocast
-from gossamer.patterns import as_integer
+from gossamer.ops.expansion import expand
+from gossamer.patterns import Pattern, as_integer
 
 Gate: TypeAlias = Literal["auto", "dense", "float32", "int8"]
 
@@ -55,8 +57,12 @@ class ActivationSparseFFN(nn.Module):
         bias: whether to learn biases: [hidden] of gate and up, [d] of down.
         device: the kernels run on the CPU.
         dtype: float32, float64 or bfloat16; None is torch's default dtype.
+        pattern: pattern of sparse weights, such as "2:4:v4": gate, up and down are `SparseLinear`
+            layers then. Their rows are written out dense once per call, and their gradients are
+            taken at the kept entries. None is dense weights.
 
     Raises:
+        PatternError: the sizes do not fit the pattern.
         ArgumentError: a size is not positive, or a name is not known.
         DTypeError: the dtype is not supported.
 
@@ -69,9 +75,9 @@ class ActivationSparseFFN(nn.Module):
         True
     """
 
-    gate: nn.Parameter
-    up: nn.Parameter | None
-    down: nn.Parameter
+    gate: nn.Parameter | SparseLinear
+    up: nn.Parameter | SparseLinear | None
+    down: nn.Parameter | SparseLinear
 
     def __init__(
         self,
@@ -84,6 +90,7 @@ class ActivationSparseFFN(nn.Module):
         bias: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        pattern: str | Pattern | None = None,
     ) -> None:
         super().__init__()
         check(ActivationSparseFFN.__init__, locals())
@@ -106,17 +113,21 @@ class ActivationSparseFFN(nn.Module):
             raise DTypeError(
                 f"ActivationSparseFFN got dtype {dtype}; choose float32, float64 or bfloat16"
             )
-        options = {"device": device, "dtype": dtype}
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
 
-        def weight() -> nn.Parameter:
-            return nn.Parameter(torch.empty(self.hidden, self.d, **options))  # type: ignore[arg-type]
+        def weight(turned: bool = False) -> nn.Parameter | SparseLinear:
+            if pattern is None:
+                return nn.Parameter(torch.empty(self.hidden, self.d, **options))
+            sizes = (self.hidden, self.d) if turned else (self.d, self.hidden)
+            return SparseLinear(*sizes, bias, pattern=pattern, **options)
 
         def vector(size: int) -> nn.Parameter | None:
-            return nn.Parameter(torch.empty(size, **options)) if bias else None  # type: ignore[arg-type]
+            own = bias and pattern is None  # a sparse layer has its bias inside
+            return nn.Parameter(torch.empty(size, **options)) if own else None
 
         self.gate = weight()
         self.up = weight() if gated else None
-        self.down = weight()
+        self.down = weight(turned=True)
         self.gate_bias = vector(self.hidden)
         self.up_bias = vector(self.hidden) if gated else None
         self.down_bias = vector(self.d)
@@ -154,7 +165,8 @@ class ActivationSparseFFN(nn.Module):
 
         Args:
             weights: Parameters [hidden, d], and biases; `up` None makes the form without a second
-                factor.
+                factor. A `SparseLinear` of gate, up or down, which maps as its dense layer does,
+                stands for its weight and its bias.
             activation: see the class, as the next two.
             gate: see the class.
             slack: see the class.
@@ -163,13 +175,15 @@ class ActivationSparseFFN(nn.Module):
             ShapeError: a size does not fit the gate's.
         """
         check(ActivationSparseFFN.of_parts, locals())
-        hidden, d = weights.gate.shape
+        parts = [_shape(part) for part in weights]
+        hidden, d = parts[0] or [0, 0]
         sizes = [[hidden, d]] * 3 + [[hidden], [hidden], [d]]
-        for name, parameter, size in zip(Weights._fields, weights, sizes, strict=True):
-            shape = size if parameter is None else list(parameter.shape)
-            if shape != size:
+        if isinstance(weights.down, SparseLinear):
+            sizes[2] = [d, hidden]
+        for name, found, size in zip(Weights._fields, parts, sizes, strict=True):
+            if found not in (None, size):
                 raise ShapeError(
-                    f"{name} has shape {shape}; {size} is needed beside a gate of shape "
+                    f"{name} has shape {found}; {size} is needed beside a gate of shape "
                     f"{[hidden, d]}"
                 )
         layer = cls.__new__(cls)
@@ -212,8 +226,27 @@ class ActivationSparseFFN(nn.Module):
 
     @property
     def weights(self) -> Weights:
-        """The Parameters."""
-        return Weights(self.gate, self.up, self.down, self.gate_bias, self.up_bias, self.down_bias)
+        """The Parameters; of sparse layers their weights as dense matrices, differentiable."""
+        up = None if self.up is None else _rows(self.up)
+        return Weights(_rows(self.gate), up, _rows(self.down, turned=True), *self._biases)
+
+    @property
+    def parts(self) -> Weights:
+        """Gate, up and down as they are stored, Parameters or `SparseLinear`, and biases."""
+        return Weights(*(getattr(self, name) for name in Weights._fields))
+
+    @property
+    def sparse_parts(self) -> dict[str, SparseLinear]:
+        """Those of gate, up and down whose weights are sparse, by name."""
+        parts = {name: getattr(self, name) for name in Weights._fields[:3]}
+        return {name: part for name, part in parts.items() if isinstance(part, SparseLinear)}
+
+    @property
+    def _biases(self) -> list[Tensor | None]:
+        own = (self.gate_bias, self.up_bias, self.down_bias)
+        parts = (self.gate, self.up, self.down)
+        pairs = zip(parts, own, strict=True)
+        return [part.bias if isinstance(part, SparseLinear) else bias for part, bias in pairs]
 
     @property
     def live_share(self) -> float:
@@ -236,14 +269,28 @@ class ActivationSparseFFN(nn.Module):
         return self.shares.take()
 
     def reset_parameters(self) -> None:
-        """Draw the parameters as nn.Linear does."""
-        for weight, fan_in in ((self.gate, self.d), (self.up, self.d), (self.down, self.hidden)):
-            if weight is not None:
-                nn.init.uniform_(weight, -(fan_in**-0.5), fan_in**-0.5)
-        biases = ((self.gate_bias, self.d), (self.up_bias, self.d), (self.down_bias, self.hidden))
-        for bias, fan_in in biases:
-            if bias is not None:
-                nn.init.uniform_(bias, -(fan_in**-0.5), fan_in**-0.5)
+        """Draw the parameters as nn.Linear does, of sparse weights as `SparseLinear` does."""
+        parts = (self.gate, self.up, self.down)
+        biases = (self.gate_bias, self.up_bias, self.down_bias)
+        for part, bias, fan_in in zip(parts, biases, (self.d, self.d, self.hidden), strict=True):
+            if isinstance(part, SparseLinear):
+                part.reset_parameters()
+                continue
+            for parameter in (part, bias):
+                if parameter is not None:
+                    nn.init.uniform_(parameter, -(fan_in**-0.5), fan_in**-0.5)
+
+    def to_dense(self) -> ActivationSparseFFN:
+        """Return an equivalent layer with dense weights; copies of those that were sparse."""
+        weights = self.weights
+        new = [
+            w if w is None or isinstance(w, nn.Parameter) else nn.Parameter(w.detach())
+            for w in weights
+        ]
+        kind = type(self)
+        layer = kind.of_parts(Weights(*new), self.activation, self.gate_form, self.slack)  # type: ignore[arg-type]
+        layer.penalty = self.penalty
+        return layer.train(self.training)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has
         """Map input [..., d] to [..., d]."""
@@ -285,8 +332,22 @@ class ActivationSparseFFN(nn.Module):
         return (
             f"d={self.d}, hidden={self.hidden}, gated={self.up is not None}, "
             f"gate={self.gate_form}, activation={self.activation}, "
-            f"bias={self.down_bias is not None}"
+            f"bias={self._biases[2] is not None}"
         )
+
+
+def _rows(part: nn.Parameter | SparseLinear, turned: bool = False) -> Tensor:
+    """Return a weight [hidden, d]; `turned` says that a sparse layer stores its transpose."""
+    if not isinstance(part, SparseLinear):
+        return part
+    dense = expand(part.weight)
+    return dense.t().contiguous() if turned else dense
+
+
+def _shape(part: Any) -> list[int] | None:
+    if isinstance(part, SparseLinear):
+        return [part.out_features, part.in_features]
+    return None if part is None else list(part.shape)
 
 
 __all__ = ["ActivationSparseFFN"]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gossamer.activations import Weights
 from gossamer.errors import PatternError
+from gossamer.nn.layers.base import MaskedLayer
 
 
 class Absorbed(nn.Identity):
@@ -40,7 +41,8 @@ class Origin:
 
     Args:
         module: what `densify` puts in its place.
-        linears: the linear layers of gate, up and down, in the module or beside it.
+        linears: the linear layers of gate, up and down, in the module or beside it; of those with
+            sparse weights the layers themselves.
         turned: whether each of them stores its weight transposed.
     """
 
@@ -63,7 +65,7 @@ class Origin:
         """
         entries = zip(self.linears, self.turned, weights[:3], weights[3:], strict=True)
         for linear, turned, weight, bias in entries:
-            if linear is not None and weight is not None:
+            if linear is not None and weight is not None and not isinstance(linear, MaskedLayer):
                 linear.weight = transpose(weight, transposed) if turned else weight
                 linear.bias = bias  # type: ignore[assignment]
         return self.module

@@ -265,11 +265,19 @@ for _whole in (Branches, Factors, Doped):
 
 
 def _network_options(layer: ActivationSparseFFN) -> dict[str, Any]:
-    return {"activation": layer.activation, "gate": layer.gate_form, "slack": layer.slack}
+    found = {"activation": layer.activation, "gate": layer.gate_form, "slack": layer.slack}
+    if sparse := layer.sparse_parts:
+        found["parts"] = {name: describe(part) for name, part in sparse.items()}
+    return found
 
 
 def _network(state: State, options: Options) -> ActivationSparseFFN:
-    weights = Weights(*(_parameter(state, name) for name in Weights._fields))  # type: ignore[arg-type]
+    parts: dict[str, Any] = {name: _parameter(state, name) for name in Weights._fields}
+    for name, part in options.get("parts", {}).items():
+        if name not in Weights._fields[:3]:
+            raise CheckpointError(f"ActivationSparseFFN has no part {name!r:.80}")
+        parts[name] = build(part, part_of(state, f"{name}."))
+    weights = Weights(**parts)
     if weights.gate is None or weights.down is None:
         raise CheckpointError("ActivationSparseFFN lacks gate or down; use another copy")
     activation = _one_of(options, "activation", get_args(Activation))
