@@ -25,6 +25,8 @@ from gossamer.activations.passes import (
     Weights,
     activate,
     cast,
+    mean_of,
+    pull_dead_,
     sparse_backward,
     sparse_forward,
 )
@@ -65,12 +67,41 @@ def feed_forward_at(x: Tensor, weights: Weights, live: LiveGate, options: Option
 def dense_feed_forward(x: Tensor, weights: Weights, options: Options) -> tuple[Tensor, Tensor]:
     """Compute the same network by torch's products; returns y and h [batch, hidden]."""
     check(dense_feed_forward, locals())
-    h = activate(functional.linear(x, weights.gate, cast(weights.gate_bias, x)), options.activation)
+    h = activate(functional.linear(x, weights.gate, cast(weights.gate_bias, x)), options)
     if weights.up is not None:
         h = h * functional.linear(x, weights.up, cast(weights.up_bias, x))
     if options.penalty:
         h = _Penalized.apply(h, options.penalty)  # type: ignore[no-untyped-call]
     return functional.linear(h, weights.down.t(), cast(weights.down_bias, x)), h
+
+
+def pulled(weights: Weights, x: Tensor, dead: Tensor, strength: float) -> Weights:
+    """Return the weights, whose gate gets the gradient of `pull_dead_` too.
+
+    Args:
+        weights: of a network.
+        x: [batch, d], its input.
+        dead: int64 [dead neurons].
+        strength: of the pull.
+    """
+    mean = mean_of(x)
+
+    def hooked(part: Tensor | None, index: int) -> Tensor | None:
+        if part is None or not part.requires_grad:
+            return part
+
+        def pull(grad: Tensor) -> Tensor:
+            grads: list[Tensor | None] = [None, None]
+            grads[index] = grad = grad.clone()
+            pull_dead_(grads, mean, dead, strength)
+            return grad
+
+        alias = part.view_as(part)
+        alias.register_hook(pull)  # type: ignore[no-untyped-call]
+        return alias
+
+    gate, bias = hooked(weights.gate, 0), hooked(weights.gate_bias, 1)
+    return weights._replace(gate=gate, gate_bias=bias)  # type: ignore[arg-type]
 
 
 def find_live(x: Tensor, weights: Weights, options: Options) -> LiveGate:
@@ -136,5 +167,6 @@ __all__ = [
     "dense_feed_forward",
     "feed_forward_at",
     "find_live",
+    "pulled",
     "sparse_feed_forward",
 ]

@@ -18,6 +18,8 @@ from gossamer.activations.memory import GradientMemory
 from gossamer.backend import activations as kernels
 
 Activation: TypeAlias = Literal["relu", "relu2"]
+Former: TypeAlias = Literal["silu", "gelu", "gelu_tanh"]
+"""An activation from which a network goes over to ReLU."""
 Gradients: TypeAlias = tuple[Tensor | None, ...]
 """Of x and of the six `Weights`, None where one is not wanted; those of biases are sums."""
 
@@ -35,6 +37,9 @@ class Options(NamedTuple):
     expected: int = 0
     """About how many live pairs there will be."""
     memory: GradientMemory | None = None
+    softness: float = 0.0
+    """The activation is (1 - softness) act + softness former. Above 0: the dense form only."""
+    former: Former | None = None
 
 
 class Weights(NamedTuple):
@@ -48,28 +53,70 @@ class Weights(NamedTuple):
     down_bias: Tensor | None = None
 
 
-def activate(gate: Tensor, activation: Activation) -> Tensor:
+def former_activation(gate: Tensor, former: Former | None) -> Tensor:
+    """Return the activation from which a network goes over to ReLU."""
+    if former == "silu":
+        return functional.silu(gate)
+    return functional.gelu(gate, approximate="tanh" if former == "gelu_tanh" else "none")
+
+
+def activate(gate: Tensor, options: Options) -> Tensor:
     """Return act(gate)."""
     positive = torch.relu(gate)
-    return positive.square() if activation == "relu2" else positive
+    if options.activation == "relu2":
+        positive = positive.square()
+    if options.softness:
+        soft = former_activation(gate, options.former)
+        return (1.0 - options.softness) * positive + options.softness * soft
+    return positive
 
 
-def _activation_gradient(grad: Tensor, gate: Tensor, activation: Activation) -> Tensor:
+def _activation_gradient(grad: Tensor, gate: Tensor, options: Options) -> Tensor:
     """Return grad * act'(gate); torch's rule for what is not positive, and for NaN."""
-    if activation == "relu2":
-        grad = grad * 2 * gate
-    return torch.ops.aten.threshold_backward(grad, gate, 0)  # type: ignore[no-any-return]
+    aten = torch.ops.aten
+    outer = grad * 2 * gate if options.activation == "relu2" else grad
+    hard: Tensor = aten.threshold_backward(outer, gate, 0)
+    if not options.softness:
+        return hard
+    if options.former == "silu":
+        soft = aten.silu_backward(grad, gate)
+    else:
+        approximate = "tanh" if options.former == "gelu_tanh" else "none"
+        soft = aten.gelu_backward(grad, gate, approximate=approximate)
+    return (1.0 - options.softness) * hard + options.softness * soft  # type: ignore[no-any-return]
+
+
+def mean_of(x: Tensor) -> Tensor:
+    """Return the mean token [d] of x [batch, d]; zeros of none."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return x.detach().sum(0, dtype=dtype) / max(1, len(x))
+
+
+def pull_dead_(grads: Sequence[Tensor | None], mean: Tensor, dead: Tensor, strength: float) -> None:
+    """Add the gradient of -strength * sum over dead neurons of the mean over tokens of the gate.
+
+    Args:
+        grads: of the gate's weight [hidden, d] and bias [hidden], or None; they change.
+        mean: [d], the mean token.
+        dead: int64 [dead neurons].
+        strength: in units of the loss per unit of the gate.
+    """
+    of_weight, of_bias = grads
+    if of_weight is not None:
+        of_weight[dead] -= (strength * mean).to(of_weight.dtype)
+    if of_bias is not None:
+        of_bias[dead] -= strength
 
 
 def _hidden_gradients(
     dh: Tensor, g: Tensor, u: Tensor | None, options: Options, batch: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return h and the gradients of g and u; dh is that of h without the penalty, and changes."""
-    a = activate(g, options.activation)
+    a = activate(g, options)
     h = a if u is None else a * u
     if options.penalty:
         dh.add_(h.sign(), alpha=options.penalty / max(1, batch))
-    dg = _activation_gradient(dh if u is None else dh * u, g, options.activation)
+    dg = _activation_gradient(dh if u is None else dh * u, g, options)
     return h, dg, None if u is None else dh * a
 
 
@@ -78,7 +125,7 @@ def sparse_forward(
 ) -> tuple[Tensor, Tensor | None]:
     """Return y [batch, d], and u [nnz] at the live pairs; x is contiguous."""
     pairs = live.pairs
-    h, u = activate(live.values, options.activation), None
+    h, u = activate(live.values, options), None
     if weights.up is not None:
         bias = weights.up_bias
         sums = None if bias is None else bias.to(kernels.sums_dtype(x.dtype))
@@ -126,7 +173,7 @@ def dense_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Return y [batch, d], and h, g and u [batch, hidden]."""
     g = functional.linear(x, weights.gate, cast(weights.gate_bias, x))
-    h, u = activate(g, options.activation), None
+    h, u = activate(g, options), None
     if weights.up is not None:
         u = functional.linear(x, weights.up, cast(weights.up_bias, x))
         h = h * u
@@ -172,6 +219,7 @@ def cast(bias: Tensor | None, x: Tensor) -> Tensor | None:
 
 __all__ = [
     "Activation",
+    "Former",
     "Gradients",
     "Options",
     "Weights",
@@ -179,6 +227,9 @@ __all__ = [
     "cast",
     "dense_backward",
     "dense_forward",
+    "former_activation",
+    "mean_of",
+    "pull_dead_",
     "sparse_backward",
     "sparse_forward",
 ]

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from gossamer.activations import Activation, Weights
+from gossamer.activations.passes import Former, former_activation
 from gossamer.arguments import check
 from gossamer.errors import GossamerError, PatternError
 from gossamer.nn.feed_forward import Network, Place, find_networks
@@ -61,7 +62,8 @@ def sparsify_activations(
         include: globs of the networks to swap, or of their linear layers.
         exclude: globs of the networks to keep; they win over `include`.
         relufy: replace SiLU, GELU and similar activations by ReLU. This changes the function: the
-            model needs fine-tuning. An activation that transformers' configuration names is set
+            model needs fine-tuning (`recipes.ActivationL1(relufy_share=...)` goes over slowly). An
+            activation that transformers' configuration names is set
             to "relu" there too.
         gate: see `ActivationSparseFFN`, as the next one.
         slack: see `ActivationSparseFFN`.
@@ -112,6 +114,7 @@ def sparsify_activations(
         former = swap.network.activation_place
         if swap.relu and former is not None:
             changed[layer] = type(former.value)
+            layer.former = _former_of(swap.network.activation)
         _put(swap, layer, new)
     model = replace_modules(model, new)
     notes += _tell_configs(model, changed)
@@ -218,6 +221,15 @@ def _activation_of(function: Callable[[Tensor], Tensor]) -> Activation | None:
     if torch.equal(y, x.relu()):
         return "relu"
     return "relu2" if torch.allclose(y, x.relu().square(), rtol=1e-12, atol=0) else None
+
+
+@torch.no_grad()
+def _former_of(function: Callable[[Tensor], Tensor]) -> Former | None:
+    """Return which activation a function is, None if a network cannot go over from it slowly."""
+    x = torch.linspace(-8, 8, 257, dtype=torch.float64)
+    y = function(x.clone())
+    forms: tuple[Former, ...] = get_args(Former)
+    return next((f for f in forms if torch.allclose(y, former_activation(x, f), atol=1e-9)), None)
 
 
 @torch.no_grad()

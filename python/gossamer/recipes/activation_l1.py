@@ -48,6 +48,11 @@ class ActivationL1(Attached):
         target_share: share of live activations to reach, the mean over the layers, in (0, 1).
         begin_share: share of the steps before the ramp, without a penalty.
         end_share: share of the steps at which the ramp ends.
+        relufy_share: share of the steps over which networks whose activation
+            `sparsify_activations(relufy=True)` has replaced go over from SiLU or GELU to ReLU, on a
+            straight line; at most begin_share. Meanwhile they are dense. 0 begins with ReLU.
+        revival: strength of a pull on dead neurons (without a live token for 50 steps): the loss
+            gets -revival * sum over them of the mean over tokens of their gate. 0 is off.
 
     Attributes:
         loss_scale: what each loss is multiplied by before `backward`, a number or a function that
@@ -76,6 +81,8 @@ class ActivationL1(Attached):
     target_share: float | None = None
     begin_share: float = 0.1
     end_share: float = 0.4
+    relufy_share: float = 0.0
+    revival: float = 0.0
 
     id: ClassVar[str] = "activation-l1"
 
@@ -102,17 +109,32 @@ class ActivationL1(Attached):
                 "ramp ends at or after its beginning: swap them"
             )
 
+        check_share(self.relufy_share, "ActivationL1 got relufy_share")
+        if self.relufy_share > self.begin_share:
+            raise RecipeError(
+                f"ActivationL1 got relufy_share={self.relufy_share}, "
+                f"begin_share={self.begin_share}; a network is ReLU before the ramp begins: lower "
+                "relufy_share, or raise begin_share"
+            )
+        check_number(self.revival, "ActivationL1 got revival")
+
     def find(self, model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
         """Return the `ActivationSparseFFN` layers of a model.
 
         Raises:
-            RecipeError: there are none.
+            RecipeError: there are none, or none that can go over to ReLU.
         """
         found = ActivationSparseFFN.find_in(model)
         if not found:
             raise RecipeError(
                 "ActivationL1.attach got a model without ActivationSparseFFN; replace its "
                 "feed-forward networks first"
+            )
+        if self.relufy_share and all(layer.former is None for layer in found.values()):
+            raise RecipeError(
+                f"ActivationL1.attach got relufy_share={self.relufy_share} and a model whose "
+                "networks had no SiLU or GELU: convert it with sparsify_activations(relufy=True), "
+                "or drop relufy_share"
             )
         return found.items()
 
@@ -126,17 +148,26 @@ class ActivationL1(Attached):
         self.state["integral"] = self.state["log_strength"]
         for layer in self._ffns:
             layer.take_counts()
-            layer.penalty = _Strength(self)
+            layer.penalty = _Scaled(self, "strength_now")
+            layer.revival = _Scaled(self, "revival") if self.revival else 0.0
+            if layer.former is not None:
+                layer.softness = _Current(self, "softness_now")
 
     def detach(self) -> None:
-        """Remove the hooks from the optimizer and the penalty from the layers."""
+        """Remove the hooks from the optimizer and the penalty from the layers.
+
+        A network that has not become ReLU yet keeps the activation that it has now.
+        """
         for layer in self._ffns:
-            layer.penalty = 0.0
+            layer.penalty = layer.revival = 0.0
+            layer.softness = float(layer.softness)
         super().detach()
 
     def after_step(self, t: int) -> None:
         """Measure the shares of the step and control the strength of the next."""
         self._measure()
+        if self.softness_now > 0.0:  # every activation was alive
+            self.state["shares"].fill_(math.nan)
         share = self.live_share
         if self.target_share is None or math.isnan(share) or t + 1 < self._begin:
             return
@@ -183,6 +214,12 @@ class ActivationL1(Attached):
         return math.exp(self.state["log_strength"]) if self.step >= self._begin else 0.0
 
     @property
+    def softness_now(self) -> float:
+        """The share of SiLU or GELU in the activation at this step."""
+        end = int(self.relufy_share * self.total_steps)
+        return Linear(1.0, 0.0, 0, end)(self.step) if end else 0.0
+
+    @property
     def live_shares(self) -> dict[str, float]:
         """The running share of live activations of each layer, in training; NaN before a step."""
         shares: list[float] = self.state["shares"].tolist() if self.layers else []
@@ -215,18 +252,25 @@ class ActivationL1(Attached):
         self.state["shares"] = torch.where(seen.isnan(), shares, mean)
 
 
-class _Strength:
-    """What a layer's penalty is while a recipe is attached; a copy of it is its number."""
+class _Current:
+    """A number of the step, which a layer holds while a recipe is attached; a copy is a float."""
 
-    def __init__(self, recipe: ActivationL1) -> None:
-        self._recipe = recipe
+    def __init__(self, recipe: ActivationL1, name: str) -> None:
+        self._recipe, self._name = recipe, name
 
     def __float__(self) -> float:
-        scale = self._recipe.loss_scale
-        return self._recipe.strength_now * float(scale() if callable(scale) else scale)
+        return float(getattr(self._recipe, self._name))
 
     def __reduce__(self) -> tuple[type[float], tuple[float]]:
         return float, (float(self),)
+
+
+class _Scaled(_Current):
+    """A strength in units of the loss, multiplied as the losses are."""
+
+    def __float__(self) -> float:
+        scale = self._recipe.loss_scale
+        return super().__float__() * float(scale() if callable(scale) else scale)
 
 
 __all__ = ["ActivationL1"]

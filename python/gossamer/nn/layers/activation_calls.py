@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gossamer.activations import GateForm, Options, Weights, costs_of
 from gossamer.activations.decoding import decode, decoding_costs, is_few
-from gossamer.activations.functions import find_live
+from gossamer.activations.functions import find_live, pulled
 from gossamer.activations.passes import sparse_forward
 from gossamer.activations.switch import Form
 from gossamer.backend import activations as kernels
@@ -56,7 +56,21 @@ def options_of(layer: ActivationSparseFFN, gate: GateForm, batch: int) -> Option
         float(layer.penalty) if layer.training else 0.0,
         int((layer.shares.live or 0.0) * batch * layer.hidden),
         layer.memory,
+        float(layer.softness),
+        layer.former,
     )
+
+
+def pull_of(layer: ActivationSparseFFN) -> tuple[Tensor, float]:
+    """Return the dead neurons, int64, and the strength of the pull on their gates."""
+    strength = float(layer.revival) if layer.training else 0.0
+    return (layer.shares.dead() if strength else torch.empty(0, dtype=torch.int64)), strength
+
+
+def with_pull(layer: ActivationSparseFFN, x: Tensor, weights: Weights) -> Weights:
+    """Return the weights of a call; those of dead neurons are pulled in its backward pass."""
+    dead, strength = pull_of(layer)
+    return pulled(weights, x, dead, strength) if len(dead) else weights
 
 
 @torch.no_grad()
@@ -103,6 +117,8 @@ def _decodes(layer: ActivationSparseFFN, x: Tensor, weights: Weights) -> bool:
 
 def _choose(layer: ActivationSparseFFN, x: Tensor, weights: Weights, learns: bool) -> Form:
     shares = layer.shares
+    if float(layer.softness) > 0.0:
+        return "dense"
     if layer.gate_form != "auto":
         return layer.gate_form
     if 9 * len(x) * layer.hidden * layer.d < _SMALL:
@@ -130,4 +146,4 @@ def _look(layer: ActivationSparseFFN, x: Tensor, weights: Weights) -> None:
     layer.shares.count_screened(screened, len(x) * layer.hidden)
 
 
-__all__ = ["count", "count_dense", "infer", "options_of", "plan"]
+__all__ = ["count", "count_dense", "infer", "options_of", "plan", "pull_of", "with_pull"]

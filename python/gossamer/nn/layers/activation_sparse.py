@@ -16,6 +16,7 @@ from gossamer.activations import (
     sparse_feed_forward,
 )
 from gossamer.activations.decoding import RoundedGate
+from gossamer.activations.passes import Former
 from gossamer.activations.switch import Form
 from gossamer.arguments import check, shown
 from gossamer.errors import ArgumentError, DTypeError, ShapeError
@@ -137,6 +138,12 @@ class ActivationSparseFFN(nn.Module):
     def _set_up(self) -> None:
         self.penalty: SupportsFloat = 0.0
         """Strength of the L1 penalty on h in training; `recipes.ActivationL1` sets it."""
+        self.former: Former | None = None
+        """The activation that `sparsify_activations(relufy=True)` has replaced by ReLU."""
+        self.softness: SupportsFloat = 0.0
+        """The share of `former` in the activation; above 0 the network is dense."""
+        self.revival: SupportsFloat = 0.0
+        """Strength of the pull on the gates of dead neurons in training."""
         self.origin: Origin | None = None
         """What `sparsify_activations` replaced by this layer."""
         self.memory = GradientMemory()
@@ -261,8 +268,7 @@ class ActivationSparseFFN(nn.Module):
     @property
     def dead_share(self) -> float:
         """The share of neurons that no token of the last 50 training steps made alive."""
-        dead = self.shares.dead()
-        return 0.0 if dead is None else float(dead.float().mean())
+        return len(self.shares.dead()) / self.hidden
 
     def take_counts(self) -> tuple[int, int]:
         """Return the live pairs and all pairs of the training passes since the last call."""
@@ -289,7 +295,8 @@ class ActivationSparseFFN(nn.Module):
         ]
         kind = type(self)
         layer = kind.of_parts(Weights(*new), self.activation, self.gate_form, self.slack)  # type: ignore[arg-type]
-        layer.penalty = self.penalty
+        layer.penalty, layer.revival = self.penalty, self.revival
+        layer.former, layer.softness = self.former, self.softness
         return layer.train(self.training)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has
@@ -316,6 +323,8 @@ class ActivationSparseFFN(nn.Module):
         )
         if torch.compiler.is_compiling():
             return compiled_feed_forward(self, x, weights, learns).view(input.shape)
+        if learns:
+            weights = calls.with_pull(self, x, weights)
         options = calls.plan(self, x, weights, learns)
         if options is None:
             y, h = dense_feed_forward(x, weights, calls.options_of(self, "float32", len(x)))

@@ -6,7 +6,9 @@ returns what the backward pass needs of this call:
 
     indptr, tokens, g, u             of the live pairs
     dense_g, dense_u                 [batch * hidden], where the call was dense
-    fixed                            the penalty, and the tokens of a tile
+    dead                             neurons whose gates are pulled
+    fixed                            the tokens of a tile, the penalty, the strength of the pull,
+                                     and the softness of the activation
 
 What a call does not have is an empty tensor; a call without a backward pass has none of them.
 """
@@ -24,6 +26,8 @@ from gossamer.activations.functions import find_live
 from gossamer.activations.passes import (
     dense_backward,
     dense_forward,
+    mean_of,
+    pull_dead_,
     sparse_backward,
     sparse_forward,
 )
@@ -38,15 +42,17 @@ _LIBRARY = torch.library.Library("gossamer", "FRAGMENT")  # type: ignore[no-unty
 _define: Callable[[str], object] = _LIBRARY.define
 _MATRICES = "Tensor gate, Tensor? up, Tensor down"
 _KEPT = (
-    "Tensor indptr, Tensor tokens, Tensor g, Tensor u, Tensor dense_g, Tensor dense_u, Tensor fixed"
+    "Tensor indptr, Tensor tokens, Tensor g, Tensor u, Tensor dense_g, Tensor dense_u, "
+    "Tensor dead, Tensor fixed"
 )
 _define(
     f"activation_ffn(Tensor x, {_MATRICES}, Tensor? gate_bias, Tensor? up_bias, "
-    f"Tensor? down_bias, Tensor layer, str activation, bool learns) -> (Tensor y, {_KEPT})"
+    "Tensor? down_bias, Tensor layer, str activation, str former, bool learns) -> "
+    f"(Tensor y, {_KEPT})"
 )
 _define(
     f"activation_ffn_backward(Tensor grad_output, Tensor x, {_MATRICES}, {_KEPT}, Tensor layer, "
-    "str activation, bool[] needs) -> Tensor[]"
+    "str activation, str former, bool[] needs) -> Tensor[]"
 )
 
 
@@ -66,7 +72,7 @@ def compiled_feed_forward(
     """
     refuse_export(layer, "how many activations are alive", "use gossamer.densify(model)")
     y: Tensor = torch.ops.gossamer.activation_ffn(
-        x, *weights, layer.number, layer.activation, learns
+        x, *weights, layer.number, layer.activation, layer.former or "", learns
     )[0]
     return y
 
@@ -81,20 +87,22 @@ def _forward(
     down_bias: Tensor | None,
     layer: Tensor,
     activation: str,
+    former: str,
     learns: bool,
 ) -> tuple[Tensor, ...]:
     own: ActivationSparseFFN = layer_of(layer)
     weights = Weights(gate, up, down, gate_bias, up_bias, down_bias)
     kept, tile = _nothing(x), 0
     with torch.no_grad():
+        kept[6], pull = calls.pull_of(own)
         options = calls.plan(own, x, weights, learns)
         if options is None:
             options = calls.options_of(own, "float32", len(x))
             y, h, *dense = dense_forward(x, weights, options)
             calls.count_dense(own, h, learns)
-            kept[4:] = [
+            kept[4:6] = [
                 empty if t is None else t.flatten()
-                for t, empty in zip(dense, kept[4:], strict=True)
+                for t, empty in zip(dense, kept[4:6], strict=True)
             ]
         elif not learns:
             y = calls.infer(own, x, weights, options)
@@ -106,7 +114,7 @@ def _forward(
             tile = live.pairs.tile
             kept[:3] = [live.pairs.indptr, live.pairs.tokens, live.values]
             kept[3] = kept[3] if u is None else u
-    fixed = torch.tensor([options.penalty, tile], dtype=torch.float64)
+    fixed = torch.tensor([tile, options.penalty, pull, options.softness], dtype=torch.float64)
     return (y, *(kept if learns else _nothing(x)), fixed)
 
 
@@ -117,13 +125,13 @@ def _nothing(x: Tensor) -> list[Tensor]:
 
 def _kept_dtypes(x: Tensor) -> tuple[torch.dtype, ...]:
     sums = sums_dtype(x.dtype)
-    return torch.int64, torch.int32, sums, sums, x.dtype, x.dtype
+    return torch.int64, torch.int32, sums, sums, x.dtype, x.dtype, torch.int64
 
 
 def _forward_fake(x: Tensor, *_: Any) -> tuple[Tensor, ...]:
     size = torch.library.get_ctx().new_dynamic_size
     kept = (x.new_empty(size(), dtype=dtype) for dtype in _kept_dtypes(x))
-    return (x.new_empty(x.shape), *kept, x.new_empty(2, dtype=torch.float64))
+    return (x.new_empty(x.shape), *kept, x.new_empty(4, dtype=torch.float64))
 
 
 def _backward(
@@ -138,15 +146,22 @@ def _backward(
     u: Tensor,
     dense_g: Tensor,
     dense_u: Tensor,
+    dead: Tensor,
     fixed: Tensor,
     layer: Tensor,
     activation: str,
+    former: str,
     needs: list[bool],
 ) -> list[Tensor]:
     own: ActivationSparseFFN | None = layer_of(layer)
-    penalty, tile = fixed.tolist()
-    memory = None if own is None else own.memory
-    options = Options(activation, penalty=penalty, memory=memory)  # type: ignore[arg-type]
+    tile, penalty, pull, softness = fixed.tolist()
+    options = Options(
+        activation,  # type: ignore[arg-type]
+        penalty=penalty,
+        memory=None if own is None else own.memory,
+        softness=softness,
+        former=former or None,  # type: ignore[arg-type]
+    )
     weights, batch, hidden = Weights(gate, up, down), len(x), len(gate)
     with torch.no_grad():
         if tile:
@@ -161,6 +176,8 @@ def _backward(
             found = dense_backward(
                 grad_output, x, weights, dense_g.view(shape), factor, options, needs
             )
+        if len(dead):
+            pull_dead_((found[1], found[4]), mean_of(x), dead, pull)
     return [
         like if grad is None or not need else grad.contiguous()
         for grad, need, like in zip(found, needs, _no_gradients(x), strict=True)
@@ -184,7 +201,7 @@ def _no_gradients(x: Tensor) -> list[Tensor]:
 
 
 def _context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, gate, up, down, _, _, _, layer, ctx.activation, _ = inputs
+    x, gate, up, down, _, _, _, layer, *ctx.names, _ = inputs
     ctx.save_for_backward(x, gate, up, down, *output[1:], layer)
     ctx.mark_non_differentiable(*output[1:])
 
@@ -192,10 +209,10 @@ def _context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> N
 def _gradients(ctx: Any, grad_output: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     needs = list(ctx.needs_input_grad[:7])
     found = torch.ops.gossamer.activation_ffn_backward(
-        grad_output, *ctx.saved_tensors, ctx.activation, needs
+        grad_output, *ctx.saved_tensors, *ctx.names, needs
     )
     grads = (grad if need else None for grad, need in zip(found, needs, strict=True))
-    return *grads, None, None, None
+    return *grads, None, None, None, None
 
 
 def _register() -> None:

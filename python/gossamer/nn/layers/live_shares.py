@@ -49,9 +49,11 @@ class LiveShares:
         """Follow the share of the pairs that the int8 screen leaves."""
         self.screened = _mean(self.screened, screened / pairs)
 
-    def dead(self) -> Tensor | None:
-        """Return which neurons are dead, bool [hidden]; None before the first training step."""
-        return None if self.silent is None else self.silent >= _DEAD_AFTER
+    def dead(self) -> Tensor:
+        """Return the dead neurons, int64."""
+        if self.silent is None:
+            return torch.empty(0, dtype=torch.int64)
+        return (self.silent >= _DEAD_AFTER).nonzero().flatten()
 
     def take(self) -> tuple[int, int]:
         """Return the live pairs and all pairs of the training passes since the last call."""

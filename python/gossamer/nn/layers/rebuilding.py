@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gossamer import patterns
 from gossamer.activations import Activation, Weights
+from gossamer.activations.passes import Former
 from gossamer.backend import Structure
 from gossamer.errors import CheckpointError, GossamerError, PatternError
 from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
@@ -266,6 +267,8 @@ for _whole in (Branches, Factors, Doped):
 
 def _network_options(layer: ActivationSparseFFN) -> dict[str, Any]:
     found = {"activation": layer.activation, "gate": layer.gate_form, "slack": layer.slack}
+    if layer.former is not None:
+        found["former"] = layer.former
     if sparse := layer.sparse_parts:
         found["parts"] = {name: describe(part) for name, part in sparse.items()}
     return found
@@ -283,6 +286,8 @@ def _network(state: State, options: Options) -> ActivationSparseFFN:
     activation = _one_of(options, "activation", get_args(Activation))
     layer = ActivationSparseFFN.of_parts(weights, activation)
     layer.gate_form, layer.slack = options["gate"], options["slack"]
+    if "former" in options:
+        layer.former = _one_of(options, "former", get_args(Former))
     return layer
 
 
