@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gossamer import backend
 from gossamer.activations import (
+    Costs,
     GradientMemory,
     Options,
     Weights,
@@ -274,3 +275,30 @@ def test_gradients_are_taken_over_without_a_copy() -> None:
             sorted(p.grad.data_ptr() for p in layer.parameters() if p.grad is not None)
         )
     assert addresses[1] == addresses[2]
+
+
+def test_outlier_weights_spoil_the_screen_and_the_switch_sees_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One large weight in a row takes the whole int8 scale of the row."""
+    from gossamer.nn.layers import activation_calls
+
+    found = []
+    for outlier in (0.0, 60.0):
+        torch.manual_seed(0)
+        x, weights = make(256, 256, 512, 0.02, dtype=torch.float32)
+        weights.gate[:, 200] += outlier
+        x[:, 200] = 0.0
+        parts = (None if w is None else torch.nn.Parameter(w) for w in weights)
+        layer = ActivationSparseFFN.of_parts(Weights(*parts))  # type: ignore[arg-type]
+        # In seconds: an int8 gate that is the cheapest unless most pairs pass its screen.
+        costs = Costs(9.0, 1.0, 0.1, refine=1e-4, fixed=0.0, pair=0.0)
+        monkeypatch.setattr(activation_calls, "costs_of", lambda *_, costs=costs: costs)
+        dense, _ = dense_feed_forward(x, weights, Options())
+        for _ in range(4):
+            torch.testing.assert_close(layer(x), dense, rtol=1e-4, atol=1e-4)
+        found.append((layer.form, layer.screened_share))
+    (good, few), (bad, many) = found
+    assert (good, bad) == ("int8", "float32")
+    assert few < 0.1
+    assert many > 0.9
