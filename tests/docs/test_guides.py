@@ -100,6 +100,11 @@ def test_the_pot_example_runs(tmp_path: Path) -> None:
     assert names["value"] > 0
 
 
+def test_the_guide_to_sparse_weights_beside_sparse_activations(tmp_path: Path) -> None:
+    names = run_fence("docs/guides/sparse-activations.md", "both.py", tmp_path)
+    assert list(names["network"].sparse_parts) == ["gate", "down"]
+
+
 def test_the_example_of_the_activation_penalty_runs(tmp_path: Path) -> None:
     names = run_fence("docs/guides/sparse-activations.md", "activation_l1.py", tmp_path)
 

@@ -133,13 +133,15 @@ def test_nothing_is_kept_without_a_backward_pass(form: str) -> None:
     x = torch.randn(70, D)
     call = torch.ops.gossamer.activation_ffn
     with torch.no_grad():
-        y, *kept, _ = call(x, *layer.weights, layer.number, "relu", False)
+        y, *kept, _ = call(x, *layer.weights, layer.number, "relu", "", False)
         assert not any(t.numel() for t in kept)
         run = torch.compile(layer, fullgraph=True, backend="aot_eager")
         assert torch.equal(run(x), y)
         assert torch.equal(layer(x), y)
-    y, *kept, _ = call(x, *layer.weights, layer.number, "relu", True)
-    assert [bool(t.numel()) for t in kept] == [form != "dense"] * 4 + [form == "dense"] * 2
+    y, *kept, _ = call(x, *layer.weights, layer.number, "relu", "", True)
+    assert [bool(t.numel()) for t in kept] == [form != "dense"] * 4 + [form == "dense"] * 2 + [
+        False
+    ]
 
 
 @pytest.mark.parametrize(("before", "after"), [("float32", "dense"), ("dense", "int8")])
@@ -218,7 +220,7 @@ def test_a_layer_may_go_before_its_backward_pass() -> None:
     x = torch.randn(5, D, requires_grad=True)
     weights = [w.detach() for w in layer.weights[:3] if w is not None]
     call = torch.ops.gossamer.activation_ffn
-    y = call(x, *weights, None, None, None, layer.number, "relu", True)[0]
+    y = call(x, *weights, None, None, None, layer.number, "relu", "", True)[0]
     (expected,) = torch.autograd.grad(layer(x).sum(), x)
     del layer
     gc.collect()

@@ -21,8 +21,7 @@ from gossamer.arguments import check
 from gossamer.errors import GossamerError, PatternError
 from gossamer.nn.feed_forward import Network, Place, find_networks
 from gossamer.nn.globs import Globs, as_globs, check_globs, covers, listed
-from gossamer.nn.layers.activation_sparse import ActivationSparseFFN, Gate
-from gossamer.nn.layers.linear import SparseLinear
+from gossamer.nn.layers.activation_sparse import ActivationSparseFFN, Gate, is_sparse_part
 from gossamer.nn.layers.origin import Absorbed, Origin, shell_of, transpose
 from gossamer.nn.left_dense import is_dense_linear
 from gossamer.nn.surgery import replace_modules
@@ -96,7 +95,9 @@ def sparsify_activations(
         )
     for swap in swaps:
         for place in swap.network.linears:
-            if _is_sparse(place.value) or place.value.weight.is_meta:  # numbers are loaded later
+            if (
+                is_sparse_part(place.value) or place.value.weight.is_meta
+            ):  # numbers are loaded later
                 continue
             check_dense(place.value.weight, f"{place.name} of {swap.network.label}")
     transposed: dict[int, nn.Parameter] = {}
@@ -173,7 +174,7 @@ def _plan(
 def _obstacle(network: Network) -> str | None:
     """Return why a network cannot be swapped, whatever its activation."""
     for place in network.linears:
-        if not is_dense_linear(place.value) and not _is_sparse(place.value):
+        if not is_dense_linear(place.value) and not is_sparse_part(place.value):
             return (
                 f"{place.name} is a {type(place.value).__name__}; only nn.Linear itself, Conv1D "
                 "and a SparseLinear with an exact backward pass can be swapped"
@@ -200,11 +201,6 @@ def _obstacle(network: Network) -> str | None:
             "self.activation = nn.ReLU()"
         )
     return None
-
-
-def _is_sparse(linear: nn.Module) -> bool:
-    """Whether a layer's sparse weight can be that of a network; its own gradients are exact."""
-    return type(linear) is SparseLinear and linear.weight.backward == "exact"
 
 
 def _has_hooks(module: nn.Module) -> bool:
@@ -279,7 +275,7 @@ def _tied_elsewhere(model: nn.Module, networks: list[Network]) -> list[Network]:
 def _turned(network: Network) -> list[bool]:
     """Whether each weight is stored transposed; a sparse layer stays as it is."""
     pairs = zip(network.linears, network.turned, strict=True)
-    return [turned and not _is_sparse(place.value) for place, turned in pairs]
+    return [turned and not is_sparse_part(place.value) for place, turned in pairs]
 
 
 def _weights(network: Network, transposed: dict[int, nn.Parameter]) -> Weights:
@@ -287,9 +283,9 @@ def _weights(network: Network, transposed: dict[int, nn.Parameter]) -> Weights:
     weights: list[Any] = []
     linears = [place.value for place in network.linears]
     for linear, turned in zip(linears, _turned(network), strict=True):
-        weight = linear if _is_sparse(linear) else linear.weight
+        weight = linear if is_sparse_part(linear) else linear.weight
         weights.append(transpose(weight, transposed) if turned else weight)
-    biases = [None if _is_sparse(linear) else linear.bias for linear in linears]
+    biases = [None if is_sparse_part(linear) else linear.bias for linear in linears]
     if network.up is None:
         weights.insert(1, None)
         biases.insert(1, None)
@@ -302,7 +298,7 @@ def _put(swap: _Swap, layer: ActivationSparseFFN, new: dict[nn.Module, nn.Module
     place, turned = network.activation_place, _turned(network)
     # A sparse layer is no shell: densify puts back the layer itself.
     values = [p.value for p in network.linears]
-    shells: dict[int, nn.Module] = {id(v): v for v in values if _is_sparse(v)}
+    shells: dict[int, nn.Module] = {id(v): v for v in values if is_sparse_part(v)}
     if network.whole:
         shell = shell_of(network.module, shells)
         linears: list[Any] = [shells[id(p.value)] for p in network.linears]

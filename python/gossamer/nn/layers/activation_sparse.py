@@ -184,9 +184,8 @@ class ActivationSparseFFN(nn.Module):
         check(ActivationSparseFFN.of_parts, locals())
         parts = [_shape(part) for part in weights]
         hidden, d = parts[0] or [0, 0]
-        sizes = [[hidden, d]] * 3 + [[hidden], [hidden], [d]]
-        if isinstance(weights.down, SparseLinear):
-            sizes[2] = [d, hidden]
+        down = [d, hidden] if _stored_turned(weights.down) else [hidden, d]
+        sizes = [[hidden, d], [hidden, d], down, [hidden], [hidden], [d]]
         for name, found, size in zip(Weights._fields, parts, sizes, strict=True):
             if found not in (None, size):
                 raise ShapeError(
@@ -345,6 +344,11 @@ class ActivationSparseFFN(nn.Module):
         )
 
 
+def is_sparse_part(linear: nn.Module) -> bool:
+    """Return whether a layer's sparse weight can be that of a network: its gradients are exact."""
+    return type(linear) is SparseLinear and linear.weight.backward == "exact"
+
+
 def _rows(part: nn.Parameter | SparseLinear, turned: bool = False) -> Tensor:
     """Return a weight [hidden, d]; `turned` says that a sparse layer stores its transpose."""
     if not isinstance(part, SparseLinear):
@@ -353,10 +357,15 @@ def _rows(part: nn.Parameter | SparseLinear, turned: bool = False) -> Tensor:
     return dense.t().contiguous() if turned else dense
 
 
+def _stored_turned(down: object) -> bool:
+    """Whether the last weight is stored as the layer that maps [hidden] to [d] stores it."""
+    return isinstance(down, SparseLinear)
+
+
 def _shape(part: Any) -> list[int] | None:
     if isinstance(part, SparseLinear):
         return [part.out_features, part.in_features]
     return None if part is None else list(part.shape)
 
 
-__all__ = ["ActivationSparseFFN"]
+__all__ = ["ActivationSparseFFN", "is_sparse_part"]

@@ -266,7 +266,9 @@ for _whole in (Branches, Factors, Doped):
 
 
 def _network_options(layer: ActivationSparseFFN) -> dict[str, Any]:
-    found = {"activation": layer.activation, "gate": layer.gate_form, "slack": layer.slack}
+    found: dict[str, Any] = {
+        "activation": layer.activation, "gate": layer.gate_form, "slack": layer.slack,
+    }  # fmt: skip
     if layer.former is not None:
         found["former"] = layer.former
     if sparse := layer.sparse_parts:
