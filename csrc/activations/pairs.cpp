@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "core/caches.hpp"
 #include "core/check.hpp"
 #include "core/parallel.hpp"
 #include "core/workspace.hpp"
@@ -156,9 +157,12 @@ void accumulate_rows(const LivePairs& pairs, const T* x, const T* dy, const Comp
   using C = Compute<T>;
   const PairKernels<T>& kernels = pair_kernels<T>();
   const std::int64_t d = out.cols;
+  // Where the second-level cache is larger, fewer and longer pieces of each row are written. The
+  // sums do not depend on it, those of `sample_products` would.
+  const std::int64_t near = std::max(panel_bytes, second_level_cache() / 4 * 3);
   std::int64_t width = kernels.accumulate_width;
   while (width > kernels.accumulate_least &&
-         2 * width * pairs.batch * static_cast<std::int64_t>(sizeof(C)) > panel_bytes) {
+         2 * width * pairs.batch * static_cast<std::int64_t>(sizeof(C)) > near) {
     width /= 2;
   }
   const std::int64_t tasks = ceil_div(d, width);

@@ -97,32 +97,40 @@ GOSSAMER_INLINE void dots_n(int n, const Compute<T>* panel, std::int64_t width, 
   if constexpr (N > 1) dots_n<N - 1, T>(n, panel, width, w, cols, tokens, token0, sum);
 }
 
+// Pairs lie in the order of their neurons, so that the tree that turns registers of sums into one
+// register of results serves pairs of several neurons.
 template <class T>
 void sample(const Compute<T>* panel, std::int64_t width, Slice<const T> w, PairRows rows,
             std::int64_t row0, Compute<T>* out) noexcept {
   using V = Vec<Compute<T>>;
-  constexpr int group = V::lanes > together ? V::lanes : together;  // a whole number of sums()
+  constexpr int group = V::lanes > together ? V::lanes : together;
+  V sum[group];
+  int filled = 0;
+  std::int64_t p = rows.indptr[rows.first];
+  const auto write = [&](int n) noexcept __attribute__((always_inline)) {
+    for (int i = n; i < group; ++i) sum[i] = V::zero();
+    for (int i = 0; i < n; i += V::lanes) {
+      V(&part)[V::lanes] = *reinterpret_cast<V(*)[V::lanes]>(sum + i);
+      Compute<T>* to = out + p - n + i;
+      const int count = n - i < V::lanes ? n - i : V::lanes;
+      add(V::sums(part), V::load_n(to, count)).store_n(to, count);
+    }
+    filled = 0;
+  };
   for (std::int64_t r = rows.first; r < rows.last; ++r) {
     fetch(w, r - row0, rows, r);
     const T* slice = w.data + (r - row0) * w.stride;
-    const std::int64_t end = rows.indptr[r + 1];
-    for (std::int64_t p = rows.indptr[r]; p < end; p += group) {
-      const int n = static_cast<int>(end - p < group ? end - p : group);
-      V sum[group];
-      for (int i = 0; i < group; i += together) {
-        for (int k = n > i ? n - i : 0; k < together; ++k) sum[i + k] = V::zero();
-        if (n > i) {
-          dots_n<together, T>(n - i < together ? n - i : together, panel, width, slice, w.cols,
-                              rows.tokens + p + i, rows.token0, sum + i);
-        }
-      }
-      for (int i = 0; i < n; i += V::lanes) {
-        V(&part)[V::lanes] = *reinterpret_cast<V(*)[V::lanes]>(sum + i);
-        const int count = n - i < V::lanes ? n - i : V::lanes;
-        add(V::sums(part), V::load_n(out + p + i, count)).store_n(out + p + i, count);
-      }
+    for (const std::int64_t end = rows.indptr[r + 1]; p < end;) {
+      int n = end - p < together ? static_cast<int>(end - p) : together;
+      n = n < group - filled ? n : group - filled;
+      dots_n<together, T>(n, panel, width, slice, w.cols, rows.tokens + p, rows.token0,
+                          sum + filled);
+      p += n;
+      filled += n;
+      if (filled == group) write(group);
     }
   }
+  if (filled != 0) write(filled);
 }
 
 // ---- scatter -----------------------------------------------------------------------------------
