@@ -216,6 +216,20 @@ def test_a_mask_for_other_heads_is_refused() -> None:
         attention(x, x, x, attn_mask=torch.zeros(12, 4, 4))
 
 
+def test_other_shapes_are_refused() -> None:
+    attention, x = FewerHeads(8, 2, 2), torch.ones(3, 4, 8)
+    for given in ((x, x[0], x), (x[..., :6],) * 3, (x[None],) * 3):
+        with pytest.raises(ShapeError, match=r"three of \[batch, length, 8\] or three of"):
+            attention(*given)
+
+
+def test_fewer_heads_is_one_graph_of_torch_compile() -> None:
+    torch.manual_seed(0)
+    attention, x = FewerHeads(8, 2, 2), torch.randn(3, 4, 8)
+    compiled = torch.compile(attention, backend="aot_eager", fullgraph=True)
+    close(compiled(x, x, x, need_weights=False), attention(x, x, x, need_weights=False), 1e-6)
+
+
 def test_attention_that_cannot_lose_heads_keeps_them() -> None:
     torch.manual_seed(0)
     for options in ({"add_zero_attn": True}, {"add_bias_kv": True}):

@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gossamer.arguments import Count, check
+from gossamer.arguments import Share, Size, check
+from gossamer.backend import check_array
+from gossamer.backend.arrays import FLOATING
 from gossamer.errors import ShapeError
 
 
@@ -35,12 +37,12 @@ class FewerHeads(nn.Module):
 
     def __init__(
         self,
-        embed_dim: Count,
-        num_heads: Count,
-        head_dim: Count,
+        embed_dim: Size,
+        num_heads: Size,
+        head_dim: Size,
         *,
         bias: bool = True,
-        dropout: float = 0.0,
+        dropout: Share = 0.0,
         batch_first: bool = True,
     ) -> None:
         super().__init__()
@@ -65,6 +67,8 @@ class FewerHeads(nn.Module):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the attention and, if asked for, its weights, as `nn.MultiheadAttention` does."""
+        if not torch.compiler.is_compiling():
+            self._check(query, key, value)
         flat = query.dim() == 2
         order = self.batch_first or flat
         given = [
@@ -92,6 +96,17 @@ class FewerHeads(nn.Module):
         if flat:
             return result[0], None if shares is None else shares[0]
         return result if order else result.transpose(0, 1), shares
+
+    def _check(self, *given: Tensor) -> None:
+        for name, x in zip(("query", "key", "value"), given, strict=True):
+            check_array(x, f"FewerHeads got {name}", dtypes=FLOATING)
+        ranks = {x.dim() for x in given}
+        if len(ranks) > 1 or ranks - {2, 3} or any(x.shape[-1] != self.embed_dim for x in given):
+            shapes = ", ".join(str(list(x.shape)) for x in given)
+            raise ShapeError(
+                f"FewerHeads got query, key and value of shapes {shapes}; three of [batch, length, "
+                f"{self.embed_dim}] or three of [length, {self.embed_dim}] are needed"
+            )
 
     def _mask(
         self, attend: Tensor | None, padding: Tensor | None, query: Tensor, flat: bool
