@@ -57,6 +57,17 @@ def test_the_prune_example_runs(tmp_path: Path) -> None:
     assert names["smaller"][0].out_channels % 4 == 0
 
 
+def test_the_example_of_loading_a_pruned_model_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_fence("docs/guides/prune.md", "resize.py", tmp_path)
+
+    x = torch.randn(3, 8)
+    assert torch.equal(names["again"](x), names["smaller"](x))
+    assert names["again"][0].out_features == 19
+
+
 def test_the_example_of_pruned_groups_runs(tmp_path: Path) -> None:
     names = run_fence("docs/guides/prune.md", "prune_groups.py", tmp_path)
 

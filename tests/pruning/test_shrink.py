@@ -155,6 +155,18 @@ def test_constants_before_padding_stay(settings: dict[str, object], kept: int) -
     same(model, smaller, torch.randn(2, 2, 5, 5))
 
 
+def test_constants_before_transposed_convolutions_stay() -> None:
+    """Its border reads fewer entries; a channel of zeros goes."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.ConvTranspose2d(4, 2, 3, 2))
+    with torch.no_grad():
+        model[0].weight[:2] = 0
+        model[0].bias[:2] = torch.tensor([1.5, -1.5])
+    smaller = shrink(model, torch.randn(1, 1, 4, 4))
+    assert smaller[0].out_channels == smaller[2].in_channels == 3
+    assert smaller[2].weight.shape == (3, 2, 3, 3)
+    same(model, smaller, torch.randn(2, 1, 5, 5))
+
+
 def test_one_channel_of_a_dead_layer_stays() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
     with torch.no_grad():

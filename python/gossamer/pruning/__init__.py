@@ -5,6 +5,7 @@ from gossamer.pruning.merging import Merged, MergedLayer, merge_scales, optimal_
 from gossamer.pruning.multihead import FewerHeads
 from gossamer.pruning.nettrim import Trimmed, TrimmedLayer, net_trim, net_trim_layer
 from gossamer.pruning.report import LayerChange, ShrinkReport
+from gossamer.pruning.resizing import resize_like
 from gossamer.pruning.shrinking import shrink
 from gossamer.pruning.structured import prune
 
@@ -22,5 +23,6 @@ __all__ = [
     "net_trim_layer",
     "optimal_prune",
     "prune",
+    "resize_like",
     "shrink",
 ]

@@ -44,6 +44,11 @@ def cut_experts(module: nn.Module, keep: Tensor) -> None:
     trained = [module.gate_up_proj.requires_grad, module.down_proj.requires_grad]
     module.gate_up_proj = nn.Parameter(up[:, :, keep].flatten(1, 2).contiguous(), bool(trained[0]))
     module.down_proj = nn.Parameter(down[:, :, keep].contiguous(), bool(trained[1]))
+    store_hidden(module, hidden, int(keep.sum()))
+
+
+def store_hidden(module: nn.Module, before: int, after: int) -> None:
+    """Update the number of hidden neurons that a module stores about itself."""
     for name in ("intermediate_dim", "intermediate_size", "moe_intermediate_size"):
-        if getattr(module, name, None) == hidden:
-            setattr(module, name, int(keep.sum()))
+        if getattr(module, name, None) == before:
+            setattr(module, name, after)

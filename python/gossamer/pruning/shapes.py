@@ -21,7 +21,7 @@ from gossamer.pruning.trace import Node, mapped
 
 _FIXED = "a view with a fixed number of features: flatten(1) takes any"
 # Attributes that hold the size of one part of a split.
-_PART_SIZES = ("split_size",)
+PART_SIZES = ("split_size",)
 
 
 def called_on(analysis: Analysis, node: Node) -> Callable[[Tensor], Tensor]:
@@ -133,7 +133,7 @@ def _part_size(analysis: Analysis, node: Node, ids: Tensor) -> None:
     if analysis.counts(given):
         return
     module = analysis.traced.root.get_submodule(node.scope)
-    name = next((n for n in _PART_SIZES if vars(module).get(n) == given), None)
+    name = next((n for n in PART_SIZES if vars(module).get(n) == given), None)
     if name is None or not isinstance(given, int):
         raise UnknownError("a split with a fixed number of features: chunk takes any")
     analysis.attributes.append((node.scope, name, ids[0]))
