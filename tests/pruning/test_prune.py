@@ -3,6 +3,7 @@
 import copy
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import gossamer
 from gossamer.errors import ArgumentError, DTypeError, GossamerError, PatternError
-from gossamer.pruning import ShrinkReport, prune, structured
+from gossamer.pruning import ShrinkReport, prune, shrink, structured
 from gossamer.pruning.following import followed
 from gossamer.pruning.groups import Groups
 from gossamer.pruning.report import cost_of
@@ -212,6 +213,60 @@ def test_parts_that_the_example_does_not_reach_are_named() -> None:
     smaller, report = prune(Net(), torch.randn(2, 4), report=True)
     assert smaller.body.out_features == 4
     assert report.notes[1:] == ("side: the example does not reach it, so it does not change",)
+
+
+@dataclass
+class Result:
+    hidden: Tensor
+    logits: Tensor
+
+
+def test_features_in_any_output_stay() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.up, self.head = nn.Linear(4, 8), nn.Linear(8, 40), nn.Linear(40, 2)
+
+        def forward(self, x: Tensor) -> Result:
+            hidden = self.first(x)
+            return Result(hidden, self.head(torch.relu(self.up(hidden))))
+
+    smaller, report = prune(Net(), torch.randn(3, 4), report=True)
+    assert smaller(torch.randn(3, 4)).hidden.shape == (3, 8)
+    assert smaller.up.out_features < 40
+    assert report.notes == ("first, head: they are outputs of the model",)
+
+
+def test_weights_that_functions_read_are_named() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.matrix = nn.Parameter(torch.randn(8, 4))
+            self.up, self.head = nn.Linear(8, 40), nn.Linear(40, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.up(F.linear(x, self.matrix))))
+
+    smaller, report = prune(Net(), torch.randn(3, 4), report=True)
+    assert smaller.up.out_features == 20
+    assert report.notes[1] == "matrix: functions read it, outside of a layer with a rule"
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_models_in_wrappers() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.ones(1, 4)
+    smaller = prune(nn.DataParallel(model), x)
+    assert smaller.module[0].out_features == 4
+    for wrapped, text in (
+        (torch.jit.script(model), "got a module of torch.jit; give the ordinary model"),
+        (nn.Sequential(torch.compile(model)), "got a module of torch.compile (0)"),
+        (copy.deepcopy(model).to("meta"), "parameters on the device meta (0)"),
+    ):
+        for function in (prune, shrink):
+            with pytest.raises(ArgumentError, match=re.escape(text)):
+                function(wrapped, x)
+    with pytest.raises(ArgumentError, match="no flops; give an example with at least one row"):
+        prune(model, torch.ones(0, 4))
 
 
 @pytest.mark.parametrize(

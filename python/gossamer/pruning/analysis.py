@@ -42,6 +42,7 @@ class Analysis:
         units: heads and experts' neurons, which one module holds, and their channels.
         attributes: numbers of channels that a module stores: its name, the attribute, the channels.
         reached: names of the parameters that the call has used, once `forget` was called.
+        read: names of the matrices that functions have read, likewise.
         skipped: modules that were called but cannot become smaller, with the reason.
     """
 
@@ -56,6 +57,7 @@ class Analysis:
         self.attributes: list[tuple[str, str, Tensor]] = []
         self.skipped: dict[str, str] = {}
         self.reached: set[str] = set()
+        self.read: list[str] = []
         self.place = ""  # of the operation whose rule runs
 
     def settle(self, node: Node, known: Known) -> None:
@@ -82,6 +84,11 @@ class Analysis:
             id(p) for n in self.traced.nodes if n.module is not None for p in n.target.parameters()
         }
         used |= self.traced.read
+        self.read = [
+            name
+            for name, parameter in root.named_parameters()
+            if parameter.dim() > 1 and id(parameter) in self.traced.read
+        ]
         own = root.named_parameters(remove_duplicate=False)
         self.reached = {name for name, parameter in own if id(parameter) in used}
         for held in (self.traced.values, self.traced.changed, self.known, self.traced.nodes):

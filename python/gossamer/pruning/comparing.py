@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -60,6 +61,8 @@ def _distance(expected: Any, found: Any) -> str | None:
         if torch.allclose(expected, found, rtol=0, atol=tolerance, equal_nan=True):
             return None
         return f"{float((expected.double() - found.double()).abs().max()):.3g}"
+    if is_dataclass(expected) and type(found) is type(expected):
+        expected, found = vars(expected), vars(found)
     if isinstance(expected, dict):
         if not isinstance(found, dict) or expected.keys() != found.keys():
             return "its keys"

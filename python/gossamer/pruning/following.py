@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from gossamer.errors import ArgumentError
 from gossamer.pruning.analysis import Analysis, Known, UnknownError
 from gossamer.pruning.calibration import called
 from gossamer.pruning.channels import cut
@@ -14,6 +16,28 @@ from gossamer.pruning.comparing import fresh
 from gossamer.pruning.functions import function_rule
 from gossamer.pruning.layers import module_rule
 from gossamer.pruning.trace import Node, Trace, mapped, trace
+
+
+def check_followable(model: nn.Module, who: str) -> None:
+    """Raise ArgumentError if the calls of a model cannot be written down.
+
+    Args:
+        model: the model that a user has given.
+        who: the function that was called.
+    """
+    for name, module in model.named_modules():
+        given = None
+        if isinstance(module, torch.jit.ScriptModule):
+            given = "a module of torch.jit"
+        elif hasattr(module, "_orig_mod"):
+            given = "a module of torch.compile"
+        elif any(p.is_meta for p in module.parameters(recurse=False)):
+            given = "parameters on the device meta"
+        if given is not None:
+            raise ArgumentError(
+                f"{who} got {given}{f' ({name})' if name else ''}; give the ordinary model, with "
+                "memory, and compile the smaller one"
+            )
 
 
 def followed(still: nn.Module, inputs: Sequence[Any], who: str) -> Analysis:

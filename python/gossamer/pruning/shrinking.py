@@ -19,7 +19,7 @@ from gossamer.pruning.attention import without_dead_heads
 from gossamer.pruning.calibration import called
 from gossamer.pruning.channels import Mixing
 from gossamer.pruning.comparing import copied, difference, fresh, noise
-from gossamer.pruning.following import followed, resize_all
+from gossamer.pruning.following import check_followable, followed, resize_all
 from gossamer.pruning.report import ShrinkReport, compare
 from gossamer.pruning.units import FusedUnits
 
@@ -75,6 +75,7 @@ def shrink(
         )
     """
     check(shrink, locals())
+    check_followable(model, "shrink")
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         still = copied(model).eval()

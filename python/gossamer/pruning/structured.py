@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.arguments import Count, Range, check
-from gossamer.errors import GossamerError
+from gossamer.errors import ArgumentError, GossamerError
 from gossamer.nn.globs import Globs, as_globs, check_globs
 from gossamer.pruning.analysis import Analysis
 from gossamer.pruning.calibration import called
 from gossamer.pruning.choosing import chosen
 from gossamer.pruning.comparing import copied, difference, fresh, noise
-from gossamer.pruning.following import followed, resize_all
+from gossamer.pruning.following import check_followable, followed, resize_all
 from gossamer.pruning.groups import Budget, Groups
 from gossamer.pruning.report import ShrinkReport, compare, cost_of
 
@@ -130,8 +130,14 @@ def groups_of(
     who: str,
 ) -> tuple[Groups, int]:
     """Return the groups of a model, and what the whole model costs."""
+    check_followable(model, who)
     still = copied(model).eval()
     total = called(still, fresh(inputs), who, lambda *x: cost_of(still, x, budget))
+    if total == 0:
+        raise ArgumentError(
+            f"{who} got a model and an example that have no {budget}; give an example with at "
+            "least one row, and a model with Linear layers or convolutions"
+        )
     analysis = followed(still, inputs, who)
     analysis.forget()
     return Groups(analysis, still, budget, total, round_to, exclude), total
@@ -208,7 +214,10 @@ def all_notes(model: nn.Module, groups: Groups) -> list[str]:
     """Return what keeps its size, and why."""
     analysis = groups.analysis
     decided = [f"{name}: {why}" for name, why in analysis.traced.decided.items() if name]
-    return [*groups.notes(model), *_never_called(model, analysis), *decided]
+    direct = []
+    if analysis.read:
+        direct = [f"{', '.join(analysis.read)}: functions read it, outside of a layer with a rule"]
+    return [*groups.notes(model), *direct, *_never_called(model, analysis), *decided]
 
 
 def as_before(model: nn.Module, smaller: nn.Module) -> None:

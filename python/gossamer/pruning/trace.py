@@ -7,8 +7,10 @@ that the example takes. Operations on the inputs alone are not written down.
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import torch
@@ -134,7 +136,7 @@ def trace(model: nn.Module, inputs: Sequence[Any]) -> Trace:
 
 
 def mapped(value: Any, function: Callable[[Any], Any]) -> Any:
-    """Replace the leaves of nested tuples, lists, dicts and slices."""
+    """Replace the leaves of nested tuples, lists, dicts, slices and dataclasses (as dicts)."""
     if isinstance(value, tuple):
         parts = [mapped(part, function) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
@@ -144,6 +146,8 @@ def mapped(value: Any, function: Callable[[Any], Any]) -> Any:
         return {key: mapped(part, function) for key, part in value.items()}
     if isinstance(value, slice):
         return slice(*(mapped(part, function) for part in (value.start, value.stop, value.step)))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: mapped(getattr(value, field.name), function) for field in fields(value)}
     return function(value)
 
 
@@ -165,6 +169,7 @@ def is_leaf(module: nn.Module) -> bool:
 _CONTAINERS = (
     *(nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Transformer, nn.TransformerEncoder),
     *(nn.TransformerDecoder, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer),
+    *(nn.DataParallel, nn.parallel.DistributedDataParallel),
 )
 
 
