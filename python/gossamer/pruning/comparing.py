@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.pruning.calibration import called
+
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 0.05, torch.float16: 0.01}
 
 
@@ -47,6 +49,38 @@ def difference(expected: Any, smaller: nn.Module, inputs: Sequence[Any]) -> str 
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
         # Sizes that no longer fit.
         return f"an error ({str(error).strip():.200})"
+
+
+def differs(model: nn.Module, smaller: nn.Module, inputs: Sequence[Any], who: str) -> str | None:
+    """Return how the outputs of two models differ, as text.
+
+    A deep network may make much of the rounding of its own dtype: numbers that differ are compared
+    again in float64.
+
+    Args:
+        model: the model, in evaluation mode.
+        smaller: the smaller model, likewise.
+        inputs: positional arguments of the forward pass.
+        who: the function that a user has called, for errors.
+
+    Returns:
+        None if they are equal up to rounding.
+    """
+    problem = difference(called(model, fresh(inputs), who), smaller, inputs)
+    is_exact = all(p.dtype == torch.float64 for p in model.parameters())
+    if problem is None or is_exact or not problem[0].isdigit():
+        return problem
+    exact = tuple(_as_double(given) for given in inputs)
+    try:
+        expected = copied(model).double()(*fresh(exact))
+    except Exception:  # a forward may insist on a dtype
+        return problem
+    return difference(expected, copied(smaller).double(), exact) and problem
+
+
+def _as_double(given: Any) -> Any:
+    is_real = isinstance(given, Tensor) and given.is_floating_point()
+    return given.double() if is_real else given
 
 
 def _distance(expected: Any, found: Any) -> str | None:

@@ -16,9 +16,8 @@ from torch import nn
 from gossamer.arguments import check
 from gossamer.errors import GossamerError
 from gossamer.pruning.attention import without_dead_heads
-from gossamer.pruning.calibration import called
 from gossamer.pruning.channels import Mixing
-from gossamer.pruning.comparing import copied, difference, fresh, noise
+from gossamer.pruning.comparing import copied, differs, fresh, noise
 from gossamer.pruning.following import check_followable, followed, resize_all
 from gossamer.pruning.report import ShrinkReport, compare
 from gossamer.pruning.units import FusedUnits
@@ -85,7 +84,7 @@ def shrink(
         smaller.eval()
         still = copied(model).eval()
         for probe in (inputs, noise(inputs)):
-            distance = difference(called(still, fresh(probe), "shrink"), smaller, probe)
+            distance = differs(still, smaller, probe, "shrink")
             if distance is not None:
                 raise GossamerError(
                     f"the smaller model differs from the model by {distance}; they must be equal "

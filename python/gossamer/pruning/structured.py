@@ -14,10 +14,15 @@ from gossamer.nn.globs import Globs, as_globs, check_globs
 from gossamer.pruning.analysis import Analysis
 from gossamer.pruning.calibration import called
 from gossamer.pruning.choosing import chosen
-from gossamer.pruning.comparing import copied, difference, fresh, noise
+from gossamer.pruning.comparing import copied, differs, fresh, noise
 from gossamer.pruning.following import check_followable, followed, resize_all
 from gossamer.pruning.groups import Budget, Groups
 from gossamer.pruning.report import ShrinkReport, compare, cost_of
+
+_NOT_REACHED = (
+    "the example does not reach it in evaluation, so it does not change; where training calls it, "
+    "it may no longer fit"
+)
 
 Keep = Annotated[float, Range(lambda v: 0 < v <= 1, "above 0 and at most 1")]
 
@@ -72,7 +77,8 @@ def prune(
 
     Args:
         model: any module; it does not change.
-        example: a tensor, or a tuple of the positional arguments of its forward.
+        example: a tensor, or a tuple of the positional arguments of its forward; a batch of one is
+            enough. All results of the call are held, and two more copies of the model.
         keep: share of the cost that stays at most, in (0, 1].
         budget: what costs: "flops", the operations of Linear layers, convolutions, attention
             projections and experts on the example; or "bytes", those of the parameters.
@@ -194,7 +200,7 @@ def smaller_of(
         if not bool(stays.all()):
             unit.cut(smaller, stays)
     for probe in (inputs, noise(inputs)):
-        problem = difference(called(zeroed, fresh(probe), "prune"), smaller, probe)
+        problem = differs(zeroed, smaller, probe, "prune")
         if problem is not None:
             return smaller, problem
     return smaller, None
@@ -236,5 +242,5 @@ def _never_called(model: nn.Module, analysis: Analysis) -> list[str]:
             continue
         if analysis.reached.isdisjoint(own):
             idle.append(name)
-            notes.append(f"{name}: the example does not reach it, so it does not change")
+            notes.append(f"{name}: {_NOT_REACHED}")
     return notes

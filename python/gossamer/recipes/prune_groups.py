@@ -153,6 +153,7 @@ class PruneGroups(Attached):
         """
         check(PruneGroups.finish, locals())
         groups = self._ready()
+        model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             kept = self.state.get("kept")
             if kept is None:
