@@ -51,6 +51,19 @@ class Gated(nn.Module):
         return x + self.down(F.silu(gate) * value)
 
 
+class Chosen(nn.Module):
+    """Features that are chosen by comparisons, and masked by place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 20), nn.Linear(6, 20), nn.Linear(20, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.a(x), self.b(x)
+        a = torch.where(a > 0.1 * b, a, -0.2 * a).masked_fill(b.ge(3.0), 0.5)
+        return self.c(torch.maximum(a, b).masked_fill(x[:, :1] > 1, 0.0))
+
+
 def grouped() -> nn.Module:
     return nn.Sequential(
         *(nn.Conv2d(3, 12, 1), nn.BatchNorm2d(12), nn.ReLU()),
@@ -68,6 +81,7 @@ def upscaled() -> nn.Module:
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = NETWORKS | {
     "shuffled": (Shuffled, (2, 3, 5, 5)),
     "gated": (Gated, (4, 6)),
+    "chosen": (Chosen, (4, 6)),
     "grouped": (grouped, (2, 3, 6, 6)),
     "upscaled": (upscaled, (2, 3, 6, 6)),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -60,6 +60,11 @@ _MOVES = {
     *("unsqueeze", "flip", "t", "T", "mT", "roll"),
 }
 _MEANS = {"mean", "sum", "amax", "amin"}
+# Functions of several tensors, entry by entry.
+_TOGETHER = {
+    *("where", "maximum", "minimum", "fmax", "fmin", "lerp", "addcmul", "addcdiv", "masked_fill"),
+    *("gt", "lt", "ge", "le", "eq", "ne", "greater", "less", "logical_and", "logical_or"),
+}
 _VIEWS = {"view", "reshape", "unflatten", "expand", "repeat"}
 _SPLITS = {"chunk", "split", "tensor_split", "unbind"}
 _SOFTMAXES = {"softmax", "log_softmax"}
@@ -79,6 +84,9 @@ def function_rule(analysis: Analysis, node: Node) -> Known:
         return _concatenated(analysis, node)
     if name in _ARITHMETIC:
         return _arithmetic(analysis, node, _ARITHMETIC[name])
+    if name in _TOGETHER and not any(map(analysis.counts, node.args)):
+        sides = [side for side in node.args if analysis.is_tensor(side)]
+        return _aligned(analysis, node, sides)[0].varying()
     if name in _VIEWS:
         return viewed(analysis, node)
     if name in _SPLITS:
@@ -99,9 +107,7 @@ def _of_one(analysis: Analysis, node: Node, name: str) -> Known:
         return part
     source = analysis.features(first)
     others = [other for other in node.inputs if other is not first]
-    if source is None or (
-        name not in ("masked_fill", "type_as") and any(map(analysis.is_tensor, others))
-    ):
+    if source is None or (name != "type_as" and any(map(analysis.is_tensor, others))):
         raise UnknownError(f"no rule for {name} of these arguments")
     value = analysis.value(first)
     if name in _SAME:
@@ -122,8 +128,6 @@ def _of_one(analysis: Analysis, node: Node, name: str) -> Known:
         return padded(analysis, node, source)
     if name in _RESIZES and source.axis < 2:
         return source.varying()
-    if name == "masked_fill":
-        return _filled(analysis, node, source)
     apply = called_on(analysis, node)
     if name in _ELEMENTWISE:
         if any(map(_is_tensor, (*node.args[1:], *node.kwargs.values()))):
@@ -141,16 +145,6 @@ def _of_one(analysis: Analysis, node: Node, name: str) -> Known:
         if _is_plain(node.args[1]) and torch.equal(moved.ids, source.ids):
             return moved
     raise UnknownError(f"no rule for {name}")
-
-
-def _filled(analysis: Analysis, node: Node, source: Features) -> Features:
-    mask, value = analysis.value(node.args[1]), analysis.value(node.args[0])
-    if analysis.features(node.args[1]) is not None:
-        raise UnknownError("a mask made of features")
-    at = source.axis - value.dim() + mask.dim()
-    if at >= 0 and mask.shape[at] > 1:
-        raise UnknownError("a mask over features")
-    return source.varying()
 
 
 def _concatenated(analysis: Analysis, node: Node) -> Features:
@@ -179,18 +173,32 @@ def _arithmetic(analysis: Analysis, node: Node, operate: Callable[[Any, Any], An
         raise UnknownError(f"{_name(node)} with options")
     if not all(analysis.is_tensor(side) for side in node.args):
         return _with_number(analysis, node, operate)
+    full, constants = _aligned(analysis, node, node.args)
+    constant = operate(*constants)
+    if operate is operator.mul:  # zero times anything is zero
+        constant = torch.where((constants[0] == 0) | (constants[1] == 0), 0.0, constant)
+    return Features(full.axis, full.ids, constant)
+
+
+def _aligned(analysis: Analysis, node: Node, sides: Sequence[Any]) -> tuple[Features, list[Tensor]]:
+    """Join the features of tensors that are broadcast together.
+
+    Returns:
+        The features of the result, and the constants of each tensor.
+    """
     total: Tensor = analysis.value(node)
     # Axes are counted from the last, as in broadcasting.
     axes = set()
-    for side in node.args:
+    for side in sides:
         known, value = analysis.features(side), analysis.value(side)
         if known is not None and value.shape[known.axis] > 1:
             axes.add(known.axis - value.dim())
     if len(axes) != 1:
         raise UnknownError(f"{_name(node)} of different layouts")
     (axis,) = axes
-    constants, full = [], []
-    for side in node.args:
+    constants: list[Tensor] = []
+    full: list[Features] = []
+    for side in sides:
         value = analysis.value(side)
         if value.dim() >= -axis and value.shape[axis] > 1:
             known = analysis.whole(side, value.dim() + axis)
@@ -201,12 +209,9 @@ def _arithmetic(analysis: Analysis, node: Node, operate: Callable[[Any, Any], An
             if known is not None:
                 analysis.channels.pin(known.ids, "they are combined with one number for all")
             constants.append(torch.full((total.shape[axis],), torch.nan, dtype=torch.float64))
-    if len(full) == 2:
-        analysis.channels.join(full[0].ids, full[1].ids)
-    constant = operate(*constants)
-    if operate is operator.mul:  # zero times anything is zero
-        constant = torch.where((constants[0] == 0) | (constants[1] == 0), 0.0, constant)
-    return Features(total.dim() + axis, full[0].ids, constant)
+    for other in full[1:]:
+        analysis.channels.join(full[0].ids, other.ids)
+    return Features(total.dim() + axis, full[0].ids, constants[0]), constants
 
 
 def _with_number(analysis: Analysis, node: Node, operate: Callable[[Any, Any], Any]) -> Features:
