@@ -89,6 +89,37 @@ def test_the_smaller_model_is_the_trained_one(name: str, budget: str) -> None:
         close(smaller(x), course.model.eval()(x), 1e-12)
 
 
+def test_a_llama_loses_heads_and_neurons_while_it_learns() -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=40, num_hidden_layers=1,
+        num_attention_heads=8, num_key_value_heads=4, head_dim=4, pad_token_id=0,
+        bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    model, tokens = transformers.LlamaForCausalLM(config), torch.randint(32, (2, 12))
+    recipe = PruneGroups(0.5)
+    recipe.prepare(model, tokens[:1])
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    recipe.attach(model, optimizer, 60)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = model(tokens, labels=tokens).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    smaller = recipe.finish(model)
+    assert smaller(tokens, labels=tokens).loss.item() < 0.05 * losses[0]
+    attention = smaller.model.layers[0].self_attn
+    assert attention.q_proj.out_features == 2 * attention.k_proj.out_features < 32
+    text = [
+        m.eval().generate(tokens[:1, :4], max_new_tokens=5, do_sample=False)
+        for m in (model, smaller)
+    ]
+    assert torch.equal(*text)
+
+
 def test_one_step_is_the_proximal_step_on_whole_groups() -> None:
     """The parameters of one family as one vector, against the penalty on a custom partition."""
     course = Course(keep=0.3, strength=4.0, begin_share=0.0, end_share=1.0)

@@ -40,9 +40,9 @@ class PruneGroups(Attached):
     What `gossamer.prune` does at once, over a training: the network adapts while groups fade, and
     the gradients decide which. A group is what makes a feature: rows and biases of all layers that
     write it, and its BatchNorm. Groups compete within a layer, or within the layers that a sum
-    joins, and every layer keeps the same share: on small networks that was better than a contest of
-    all layers, which emptied the expensive ones. When the schedule ends, the largest groups within
-    the budget are fixed and all others zero.
+    joins, and every layer keeps the same share: in a contest of all layers those whose groups cost
+    most would lose nearly all of them. When the schedule ends, the largest groups within the budget
+    are fixed and all others zero.
 
     Args:
         keep: share of the cost that stays at most, in (0, 1].
