@@ -1,4 +1,4 @@
-"""shrink() on networks drawn at random: any order of layers, sums, products, concatenations."""
+"""shrink() and prune() on networks drawn at random: any order of layers, sums, concatenations."""
 
 import copy
 import random
@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gossamer.pruning import shrink
+from gossamer.errors import ArgumentError
+from gossamer.pruning import prune, shrink
+from support.submodels import redrawn, zeroed
 
 STEPS = ("conv", "pad", "reflect", "depthwise", "norm", "act", "add", "mul", "cat", "gate", "twice")
 ACTS = (nn.ReLU, nn.Sigmoid, nn.Tanh, nn.SiLU)
@@ -121,3 +123,34 @@ def test_most_of_them_become_smaller() -> None:
     draw = random.Random(0)
     found = [becomes_smaller(draw.choices(STEPS, k=6), seed) for seed in range(40)]
     assert sum(found) > 30
+
+
+def is_pruned(steps: list[str], seed: int) -> bool:
+    """Prune a network that is drawn; it must be the network with zeros, on other data."""
+    torch.set_num_threads(1)
+    model = Drawn(steps, seed)
+    torch.manual_seed(seed % 1000)
+    model = redrawn(model).eval()
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    try:
+        smaller, report = prune(model, x[:1], 0.3 + seed % 7 / 10, report=True)
+    except ArgumentError:  # not that small
+        return False
+    assert not any("the model fails" in note for note in report.notes)
+    expected = zeroed(model, smaller)(x)
+    scale = max(1.0, float(expected.detach().abs().max()))
+    torch.testing.assert_close(smaller(x), expected, rtol=0, atol=1e-11 * scale)
+    return True
+
+
+@settings(derandomize=True, max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(STEPS), min_size=2, max_size=9), st.integers(0, 2**31))
+@pytest.mark.slow
+def test_any_network_is_pruned_to_its_zeroed_self(steps: list[str], seed: int) -> None:
+    is_pruned(steps, seed)
+
+
+def test_most_of_them_can_be_pruned() -> None:
+    draw = random.Random(0)
+    found = [is_pruned(draw.choices(STEPS, k=6), seed) for seed in range(30)]
+    assert sum(found) > 12
