@@ -8,12 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import prune
+from torch.nn.utils import prune as torch_prune
 from torch.nn.utils.parametrizations import weight_norm
 
 from gossamer.errors import DTypeError, GossamerError
 from gossamer.nn import SparseLinear
-from gossamer.pruning import functions, layers, shrink
+from gossamer.pruning import functions, layers, prune, shrink
+from gossamer.pruning.following import BRANCHED
 from gossamer.pruning.trace import trace
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -219,14 +220,26 @@ def test_what_depends_on_data_is_named_and_left_alone() -> None:
     assert report.notes == ("the forward of the model: it depends on values of the data (float)",)
 
 
+def test_a_branch_on_the_inputs_is_followed_and_named() -> None:
+    class Branching(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x if bool((x * 2).isfinite().all()) else torch.zeros_like(x))
+
+    smaller, notes = shrunk(Branching(lambda n, x: torch.relu(x)))
+    assert smaller.first.out_features == 4
+    assert notes == [f"the forward of the model: {BRANCHED}"]
+    _, report = prune(smaller, torch.randn(2, 6), 0.9, report=True)
+    assert report.notes[-1] == f"the model: {BRANCHED}"
+
+
 def test_hooks_and_parametrizations_stay() -> None:
     net = Net(lambda n, x: n.normed(n.hooked(x)), hooked=nn.Linear(8, 8), normed=nn.Linear(8, 8))
-    prune.ln_structured(net.hooked, "weight", 0.5, 2, 0)
+    torch_prune.ln_structured(net.hooked, "weight", 0.5, 2, 0)
     weight_norm(net.normed)
     smaller, notes = shrunk(net)
     assert smaller.hooked.weight.shape == (8, 8)
     assert any(note.startswith("hooked: it has hooks") for note in notes)
-    prune.remove(net.hooked, "weight")
+    torch_prune.remove(net.hooked, "weight")
     smaller, notes = shrunk(net)
     assert smaller.first.out_features == 4
     assert len(smaller.hooked.weight) == 8  # a parametrized layer reads it

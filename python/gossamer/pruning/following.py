@@ -17,6 +17,8 @@ from gossamer.pruning.functions import function_rule
 from gossamer.pruning.layers import module_rule
 from gossamer.pruning.trace import Node, Trace, mapped, trace
 
+BRANCHED = "it branches on values of the inputs; the example's branch is followed"
+
 
 def check_followable(model: nn.Module, who: str) -> None:
     """Raise ArgumentError if the calls of a model cannot be written down.
@@ -53,6 +55,8 @@ def followed(still: nn.Module, inputs: Sequence[Any], who: str) -> Analysis:
     """
     traced: Trace = called(still, fresh(inputs), who, lambda *given: trace(still, given))
     analysis = Analysis(traced)
+    for branching in traced.branched:
+        analysis.note(branching, BRANCHED)
     for decided, reason in traced.decided.items():
         analysis.note(decided, reason)
     for node in traced.nodes:

@@ -15,7 +15,7 @@ from gossamer.pruning.analysis import Analysis
 from gossamer.pruning.calibration import called
 from gossamer.pruning.choosing import chosen
 from gossamer.pruning.comparing import copied, differs, fresh, noise
-from gossamer.pruning.following import check_followable, followed, resize_all
+from gossamer.pruning.following import BRANCHED, check_followable, followed, resize_all
 from gossamer.pruning.groups import Budget, Groups
 from gossamer.pruning.report import ShrinkReport, compare, cost_of
 
@@ -160,7 +160,7 @@ def fitted(
     """
     sizes = groups.sizes(model)
     while True:
-        kept = chosen(groups, sizes, target, who, groups.notes(model))
+        kept = chosen(groups, sizes, target, who, all_notes(model, groups))
         smaller, problem = smaller_of(model, groups, kept, inputs)
         if problem is None:
             return smaller
@@ -223,7 +223,8 @@ def all_notes(model: nn.Module, groups: Groups) -> list[str]:
     direct = []
     if analysis.read:
         direct = [f"{', '.join(analysis.read)}: functions read it, outside of a layer with a rule"]
-    return [*groups.notes(model), *direct, *_never_called(model, analysis), *decided]
+    branched = [f"{name or 'the model'}: {BRANCHED}" for name in analysis.traced.branched]
+    return [*groups.notes(model), *direct, *_never_called(model, analysis), *decided, *branched]
 
 
 def as_before(model: nn.Module, smaller: nn.Module) -> None:

@@ -89,7 +89,8 @@ class Trace(NamedTuple):
         heads: attention modules that are one node because they were recognised.
         changed: tensors that a node overwrote.
         read: ids of the parameters and buffers that are read outside their own layer.
-        decided: scopes whose forward depends on the values of a tensor, with the reason.
+        decided: scopes whose forward depends on the values of a result, with the reason.
+        branched: scopes whose forward depends on the values of the inputs alone.
     """
 
     root: nn.Module
@@ -101,6 +102,7 @@ class Trace(NamedTuple):
     changed: dict[Node, list[Tensor]]
     read: set[int]
     decided: dict[str, str]
+    branched: dict[str, None]
 
 
 def trace(model: nn.Module, inputs: Sequence[Any]) -> Trace:
@@ -116,7 +118,7 @@ def trace(model: nn.Module, inputs: Sequence[Any]) -> Trace:
     Raises:
         Exception: whatever the model raises.
     """
-    recorder = _Recorder(model)
+    recorder = _Recorder(model, inputs)
     try:
         with torch.no_grad(), recorder:
             output = model(*inputs)
@@ -132,6 +134,7 @@ def trace(model: nn.Module, inputs: Sequence[Any]) -> Trace:
         recorder.changed,
         recorder.read,
         recorder.decided,
+        recorder.branched,
     )
 
 
@@ -176,7 +179,7 @@ _CONTAINERS = (
 class _Recorder(TorchFunctionMode):
     """Writes down the calls of a model, from its hooks and as a torch function mode."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, inputs: Sequence[Any]) -> None:
         super().__init__()
         self.recorded: list[Node] = []
         self.values: dict[Node, Any] = {}
@@ -185,6 +188,8 @@ class _Recorder(TorchFunctionMode):
         self.changed: dict[Node, list[Tensor]] = {}
         self.read: set[int] = set()
         self.decided: dict[str, str] = {}
+        self.branched: dict[str, None] = {}
+        self._given = {id(tensor): tensor for tensor in tensors(inputs)}  # and what is made of them
         self._nodes: dict[int, Node] = {}  # by id of the tensor, which `values` keeps alive
         self._path: list[str] = []
         self._leaf: tuple[nn.Module, Any] | None = None  # the leaf that is running
@@ -226,7 +231,12 @@ class _Recorder(TorchFunctionMode):
         given = list(tensors((args, kwargs)))
         self.read |= {id(tensor) for tensor in given} & self._own
         if not any(id(tensor) in self._nodes for tensor in given):
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            if any(id(tensor) in self._given for tensor in given):
+                self._given |= {id(tensor): tensor for tensor in tensors(result)}
+                if name in _DECIDES:
+                    self.branched[self._path[-1]] = None
+            return result
         if name in _DECIDES:
             self.decided[self._path[-1]] = f"it depends on values of the data ({name.strip('_')})"
             return func(*args, **kwargs)
