@@ -184,7 +184,17 @@ def environment(folder: Path, anew: bool = False) -> Path:
 def install(python: Path, *packages: str, constrained: bool = True) -> None:
     """Install packages, at the versions of constraints.txt where they stand there."""
     pins = ["-c", ROOT / "constraints.txt"] if constrained else []
-    run(python, "-m", "pip", "--disable-pip-version-check", "install", *pins, *packages)
+    # Compiling every module of torch takes longer than all tests.
+    run(
+        python,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--no-compile",
+        *pins,
+        *packages,
+    )
 
 
 def run(program: Path, *arguments: str | Path, cwd: Path = ROOT, **variables: str) -> None:

@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim import swa_utils
 from torch.optim.swa_utils import get_ema_multi_avg_fn, update_bn
 
 import gossamer
-from gossamer import recipes
+from gossamer import StructureError, recipes
 from gossamer.masks import random_mask
 from gossamer.optim import AveragedModel, follow_masks
 
@@ -101,3 +102,30 @@ def test_other_layers_are_refused_and_nothing_changes() -> None:
     with pytest.raises(gossamer.ArgumentError, match=r"'1.weight' is SparseWeight"):
         follow_masks(average, model)
     assert torch.equal(average[0].mask(), before)
+
+
+# ---- torch's own average, which cannot follow --------------------------------------------------
+
+
+@pytest.mark.parametrize("use_buffers", [False, True])
+@pytest.mark.parametrize("kind", ["sparse", "masked"])
+def test_torchs_own_average_is_told_when_a_mask_has_moved(kind: str, use_buffers: bool) -> None:
+    """Without buffers torch copies them: the mask of the model, with values of the one before."""
+    torch.manual_seed(0)
+    layer = gossamer.SparseLinear(16, 8, pattern="2:4")
+    if kind == "masked":
+        layer = gossamer.nn.MaskedLinear.from_dense(nn.Linear(16, 8), "2:4", False)
+    model, x = nn.Sequential(nn.Identity(), layer), torch.randn(3, 16)
+    average = swa_utils.AveragedModel(
+        model, multi_avg_fn=get_ema_multi_avg_fn(DECAY), use_buffers=use_buffers
+    )
+    for _ in range(2):
+        average.update_parameters(model)
+        average(x)
+    set_mask = layer.set_mask if kind == "masked" else layer.weight.set_mask
+    set_mask(random_mask((8, 16), "2:4", seed=1))
+    average(x)  # as it was before the mask moved: right
+    average.update_parameters(model)
+    for use in (average, average.module):
+        with pytest.raises(StructureError, match=r"1(\.weight)?: .*optim\.AveragedModel"):
+            use(x)

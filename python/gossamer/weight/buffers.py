@@ -48,6 +48,7 @@ class StructureBuffers(nn.Module):
         self.register_buffer("descriptor", descriptor_of(pattern, structure.layout))
         self._guard, self._t_guard = Guard(self), Guard(self)
         self._seal()
+        self._describe()
         self._t_layout: Layout | None = None
         self.t_layout_ints: tuple[int, ...] = ()
         for name in NAMES:
@@ -136,12 +137,17 @@ class StructureBuffers(nn.Module):
         self._guard.keep(structure, *structure[1:], checksum=True)
 
     @torch.no_grad()
+    def _describe(self) -> None:
+        """Write pattern, layout and checksum into the descriptor."""
+        if has_bytes(self.descriptor):
+            self.descriptor.copy_(descriptor_of(self.pattern, self.layout, self._guard.checksum))
+
+    @torch.no_grad()
     def _inspect(self) -> None:
         """Look at positions that may have changed: pass, restore or refuse them."""
         structure = Structure(self.layout, self.indices, self.indptr)
         self._guard.check(structure, "indices", _ANEW, *structure[1:])
-        if has_bytes(self.descriptor):  # what averages the one averages the other
-            self.descriptor.copy_(descriptor_of(self.pattern, self.layout))
+        self._describe()  # what averages the one averages the other
 
     @torch.no_grad()
     def _inspect_transpose(self) -> None:
@@ -189,8 +195,8 @@ class StructureBuffers(nn.Module):
                 if own is not None:
                     torch.autograd.graph.increment_version(own)
                 setattr(self, name, None if tensor is None else tensor.clone())
-        self.descriptor.copy_(descriptor_of(self.pattern, self.layout))
         self._seal()
+        self._describe()
 
     def _room(self, nnz: int) -> Transposed | None:
         """Return the stored transpose to overwrite if it has so many values, else None."""

@@ -86,13 +86,13 @@ class Guard:
         if checksum is False:
             self._checksum = None
         elif checksum and has_bytes(self._a):
-            self._checksum = _checksum(buffers)
+            self._checksum = checksum_of(buffers)
         if self._a is not None and has_bytes(self._a):
             _BY_ADDRESS[self._a.data_ptr()] = self
 
     def is_intact(self, *buffers: Tensor | None) -> bool:
         """Return whether the bytes are those of the last checksum; False if there is none."""
-        return self._checksum is not None and self._checksum == _checksum(buffers)
+        return self._checksum is not None and self._checksum == checksum_of(buffers)
 
     def check(self, value: Any, name: str, advice: str, *buffers: Tensor | None) -> None:
         """Pass buffers whose bytes are right, put right what can be, and keep them.
@@ -114,8 +114,8 @@ class Guard:
             raise StructureError(
                 f"the {name} of {whose} were written over after the mask was set (by an average or "
                 "a broadcast of all buffers, by to_empty, or by hand), and the values do not "
-                f"belong to what is there now: load a state dict, {advice}, or leave integer "
-                "buffers out of the average"
+                f"belong to what is there now: load a state dict, {advice}, or average by "
+                "gossamer.optim.AveragedModel, which follows masks that move"
             )
         self.keep(value, *buffers, checksum=True)
 
@@ -188,7 +188,8 @@ def _shapes(buffers: tuple[Tensor | None, ...]) -> list[Any]:
     return [None if buffer is None else (buffer.shape, buffer.dtype) for buffer in buffers]
 
 
-def _checksum(buffers: tuple[Tensor | None, ...]) -> int:
+def checksum_of(buffers: tuple[Tensor | None, ...]) -> int:
+    """Return the CRC-32 of the bytes of some buffers, one after the other."""
     total = 0
     for buffer in buffers:
         if buffer is not None and buffer.numel():
@@ -211,4 +212,4 @@ def _is_rounded(found: Tensor | None, right: Tensor | None) -> bool:
     return near and torch.unique(pairs, dim=1).shape[1] == torch.unique(b).numel()
 
 
-__all__ = ["Guard", "check_written", "has_bytes"]
+__all__ = ["Guard", "check_written", "checksum_of", "has_bytes"]

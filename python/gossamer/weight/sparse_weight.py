@@ -270,6 +270,7 @@ class SparseWeight(MatrixFace, StructureBuffers, Exchange):
         self._rule = replace(self._rule, pattern=pattern)
         if prefix + "indices" in state_dict or prefix + "indptr" in state_dict:
             self._seal()
+            self._describe()
         if kept:
             self._seal_transpose(checksum=True)
         elif self._is_intact():

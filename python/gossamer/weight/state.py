@@ -13,6 +13,7 @@ from gossamer.backend import Layout, Structure, check_array
 from gossamer.errors import PatternError, StructureError
 from gossamer.masks import check_structure
 from gossamer.patterns import Pattern
+from gossamer.weight import descriptor as descriptors
 from gossamer.weight.checks import check_dtype
 from gossamer.weight.descriptor import describe, pattern_of
 from gossamer.weight.transpose import TransposeRule
@@ -78,6 +79,8 @@ def check_state(
         try:
             backend.validate(structure, weight.nnz)
             check_structure(structure, pattern)
+            if "descriptor" in given and "indices" in given:
+                descriptors.check(given["descriptor"], structure)
         except StructureError as error:
             raise StructureError(f"{where}: {error}") from None
         rule.check_structure(structure, f"{where}: ")
@@ -94,7 +97,8 @@ def _check_descriptor(weight: _Stored, descriptor: Tensor, where: str) -> Patter
     expected = describe(weight.pattern, weight.layout).tolist()
     try:
         pattern = pattern_of(theirs)
-        if theirs[:-1] == expected[:-1] and pattern.count(rows, cols) == weight.nnz:
+        same = [theirs[0] & 0xFF, *theirs[1:-1]] == expected[:-1]
+        if same and pattern.count(rows, cols) == weight.nnz:
             return pattern
         saved = f"{pattern} of {theirs[1]}x{theirs[2]} (blocks of {theirs[4]})"
     except PatternError:

@@ -25,7 +25,7 @@ from gossamer.masks.n_of_m import add_pruned_, select_nm
 from gossamer.nn.layers import compiled
 from gossamer.nn.layers.base import MaskedLayer, copy_parameter, whole
 from gossamer.nn.layers.linear import SparseLinear, dense_weight
-from gossamer.nn.layers.masked_state import STRUCTURE, saved_mask
+from gossamer.nn.layers.masked_state import STRUCTURE, describe, saved_mask
 from gossamer.nn.layers.numbered import number
 from gossamer.nn.layers.straight_through import Masked, Parameters, SoftlyMasked, Wanted
 from gossamer.ops import autograd
@@ -34,7 +34,7 @@ from gossamer.ops.recording import SYMBOLIC, as_leaf, refuse_recorders
 from gossamer.patterns import NM, Pattern, parse_pattern
 from gossamer.weight import SparseWeight, check_dense
 from gossamer.weight.checks import check_like
-from gossamer.weight.descriptor import describe, group_of
+from gossamer.weight.descriptor import group_of
 from gossamer.weight.guard import Guard
 
 Gradient = Literal["dense", "kept"]
@@ -73,6 +73,7 @@ class MaskedLinear(MaskedLayer):
     indices: Tensor
     indptr: Tensor | None
     descriptor: Tensor
+    _described: tuple[Pattern, Layout, int | None]
 
     def __init__(
         self,
@@ -356,7 +357,7 @@ class MaskedLinear(MaskedLayer):
         if not self.reselect_each_forward and not guard.holds(*structure[1:]):
             advice = "set the mask again with set_mask or set_pattern"
             guard.check(structure, "indices", advice, *structure[1:])
-            self.descriptor = describe(self._pattern, self._layout)  # averaged like the others
+            describe(self, anew=True)  # averaged like the others
         return structure
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -375,13 +376,12 @@ class MaskedLinear(MaskedLayer):
 
     def _fix_mask(self, structure: Structure, pattern: Pattern) -> None:
         # New buffers, because a pending backward pass may still use the old ones.
-        if self.__dict__.get("_pattern") != pattern or self._layout != structure.layout:
-            self._pattern = pattern
-            self._layout: Layout = structure.layout
-            self.descriptor = describe(pattern, structure.layout)
+        self._pattern: Pattern = pattern
+        self._layout: Layout = structure.layout
         self.indices, self.indptr = structure.indices, structure.indptr
         # A mask that is selected again in each forward pass needs no checksum.
         self._guard.keep(structure, *structure[1:], checksum=not self.reselect_each_forward)
+        describe(self)
         self._transposed: Transposed | None = None
         if not self.reselect_each_forward and structure.layout.vector == 1:
             self._transposed = backend.transpose(structure)
@@ -393,6 +393,8 @@ class MaskedLinear(MaskedLayer):
         if saved := saved_mask(self, state_dict, prefix):
             self._fix_mask(*saved)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if saved:
+            describe(self, anew=True)
 
 
 __all__ = ["Gradient", "MaskedLinear"]

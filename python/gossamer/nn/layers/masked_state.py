@@ -1,4 +1,4 @@
-"""Reads the mask of a masked layer from a state dict, checked before the layer changes."""
+"""The mask of a masked layer in a state dict: checked before the layer changes, and described."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ def saved_mask(
         pattern, layout = descriptor.read(given["descriptor"])
         structure = Structure(layout, given["indices"], given["indptr"])
         check_fit(structure, pattern)
+        descriptor.check(given["descriptor"], structure)
     except (AttributeError, TypeError, ValueError) as error:
         raise StructureError(f"{where}: {error}; load what was saved from this layer") from None
     _check_rest(layer, state_dict, prefix, layout)
@@ -79,3 +80,15 @@ def _check_rest(
             f"{where}: masked_weight_share is {found.tolist()!r:.80}; a number in [0, 1] is "
             "needed: load what was saved from this layer"
         )
+
+
+def describe(layer: MaskedLinear, anew: bool = False) -> None:
+    """Write pattern, layout and checksum of a layer's mask into its descriptor.
+
+    Args:
+        layer: the layer.
+        anew: whether to write them although they have not changed.
+    """
+    now = (layer._pattern, layer._layout, layer._guard.checksum)
+    if anew or layer.__dict__.get("_described") != now:
+        layer._described, layer.descriptor = now, descriptor.describe(*now)

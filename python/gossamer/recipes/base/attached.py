@@ -66,6 +66,7 @@ class Attached(ABC):
         self._groups: list[Any] = []
         self._holders: dict[str, nn.Module] = {}
         self._checksums: tuple[int | None, ...] = ()
+        self._resumed: dict[str, int] = {}  # checksums of the masks that a checkpoint belongs to
         self._handles: list[Any] = []
 
     # ---- the hooks -----------------------------------------------------------------------------
@@ -160,10 +161,15 @@ class Attached(ABC):
         self._forget()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of the recipe: id, fields, steps and `state`."""
+        """Return what a checkpoint keeps of the recipe.
+
+        That is its id, fields, steps and `state`, and the checksum of each mask: the first step
+        after a resume raises `RecipeError` if the model's masks are of another step.
+        """
         copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.state.items()}
         return identity(self) | {
             "total_steps": self.total_steps, "step": self.step, "state": copies,
+            "masks": self._masks(),
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -194,6 +200,7 @@ class Attached(ABC):
         if not isinstance(state.get("step"), int) or not isinstance(saved, Mapping):
             raise RecipeError("the checkpoint of the recipe is damaged; use another copy")
         self.step = state["step"]
+        self._resumed = dict(state.get("masks") or {})  # older versions saved none
         self.state = {k: v.clone() if isinstance(v, Tensor) else v for k, v in saved.items()}
 
     # ---- what subclasses use -------------------------------------------------------------------
@@ -213,6 +220,21 @@ class Attached(ABC):
         return tensor
 
     # ---- inside --------------------------------------------------------------------------------
+
+    def _masks(self) -> dict[str, int]:
+        """Return the checksum of each mask that stays until it is changed, by name."""
+        sums = zip(self._holders, mask_checksums(self._holders.values()), strict=True)
+        return {name: found for name, found in sums if found is not None}
+
+    def _check_resumed(self) -> None:
+        """Raise RecipeError if the model has other masks than when the checkpoint was saved."""
+        expected, self._resumed = self._resumed, {}
+        for name, found in self._masks().items():
+            if name in expected and expected[name] != found:
+                raise RecipeError(
+                    f"the mask of {name!r} is not the one that the checkpoint of the recipe was "
+                    "saved with: after the recipe's state, load the model's state of the same step"
+                )
 
     def _compare(self) -> None:
         """Compare the masks of all processes, and remember them."""
@@ -263,9 +285,11 @@ class Attached(ABC):
 
     def _forget(self) -> None:
         self.layers, self.optimizer, self._handles, self._groups = {}, None, [], []
-        self._holders, self._checksums = {}, ()
+        self._holders, self._checksums, self._resumed = {}, (), {}
 
     def _before(self, evaluation: int) -> None:
+        if self._resumed:
+            self._check_resumed()
         self.evaluation = evaluation
         self.before_step(self.step)
 
