@@ -92,7 +92,6 @@ void screen(const DecodeArgs<T>& args, const Scratch<T>& s) noexcept {
     few.bias = args.gate_bias;
     for (std::int64_t t = 0; t < args.tokens; ++t) {
       std::uint8_t* row = s.bytes + t * s.padded;
-      std::fill_n(row, s.padded, std::uint8_t{0});
       few.x_stats[t] = quantize(args.x + t * args.d, args.d, reinterpret_cast<std::int8_t*>(row));
       for (std::int64_t i = 0; i < few.row_bytes; ++i) row[i] ^= 0x80u;  // 128 added to each
     }

@@ -262,6 +262,23 @@ def test_a_loaded_state_is_rounded_again() -> None:
         assert torch.equal(layer(x), other(x))
 
 
+@pytest.mark.slow
+def test_a_compiled_layer_decodes() -> None:
+    torch.compiler.reset()
+    layer = layer_of("int8")
+    run = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    dense = copy.deepcopy(layer)
+    dense.gate_form = "dense"
+    with torch.no_grad():
+        for tokens in (3, 5):
+            x = torch.randn(tokens, 72)
+            torch.testing.assert_close(run(x), dense(x))
+        rows = layer.rounded.rows_of(layer.gate)
+        run(x)
+        assert layer.rounded.rows_of(layer.gate) is rows
+    assert 0.0 < layer.screened_share < 1.0
+
+
 def test_autocast_does_not_keep_its_casts() -> None:
     layer = layer_of("int8")
     dense = copy.deepcopy(layer)

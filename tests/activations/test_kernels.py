@@ -133,6 +133,21 @@ def test_rounding_to_int8_bounds_its_error(dtype: torch.dtype, isa: str) -> None
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tokens_are_rounded_as_rows_are_and_packed(dtype: torch.dtype, isa: str) -> None:
+    backend.use_isa(isa)
+    for count, d in [(1, 1), (70, 7), (64, 130)]:
+        x = torch.randn(count, d).to(dtype)
+        rows, tokens = kernels.quantize_rows(x), kernels.quantize_tokens(x)
+        blocks = len(tokens.q)
+        q = tokens.q.view(blocks, -1, 64, 4).transpose(1, 2).reshape(64 * blocks, -1)
+        assert torch.equal(q[:count] ^ 128, rows.q)
+        assert q[count:].eq(128).all()  # zeros, with 128 added
+        assert torch.equal(tokens.stats[:, :count], rows.stats.t()[[0, 2, 3]])
+        assert tokens.stats[:, count:].eq(0).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_the_screen_loses_no_pair(with_bias: bool, dtype: torch.dtype, isa: str) -> None:
     backend.use_isa(isa)

@@ -48,22 +48,26 @@ class Costs(NamedTuple):
     def seconds(self, form: Form, live: float, screened: float) -> float:
         """Return the time of a form."""
         check(Costs.seconds, locals())
-        if form == "dense":
-            return self.dense
-        pairs = self.fixed + self.pair * live
-        if form == "float32":
-            return self.float_gate + pairs
-        return (
-            float("inf")
-            if self.int8_gate is None
-            else (self.int8_gate + self.refine * screened + pairs)
-        )
+        return _seconds_of_forms(self, live, screened)[form]
 
     def best(self, live: float, screened: float) -> Form:
         """Return the form with the smallest time."""
         check(Costs.best, locals())
-        forms: tuple[Form, ...] = ("dense", "float32", "int8")
-        return min(forms, key=lambda form: self.seconds(form, live, screened))
+        return cheapest(self, live, screened)
+
+
+def cheapest(costs: Costs, live: float, screened: float) -> Form:
+    """Return the form with the smallest time, without a check: a call that decodes asks for it."""
+    seconds = _seconds_of_forms(costs, live, screened)
+    return min(seconds, key=seconds.__getitem__)
+
+
+def _seconds_of_forms(costs: Costs, live: float, screened: float) -> dict[Form, float]:
+    pairs = costs.fixed + costs.pair * live
+    int8 = float("inf")
+    if costs.int8_gate is not None:
+        int8 = costs.int8_gate + costs.refine * screened + pairs
+    return {"dense": costs.dense, "float32": costs.float_gate + pairs, "int8": int8}
 
 
 def costs_of(batch: int, weights: Weights, with_gradients: bool) -> Costs:
@@ -177,4 +181,4 @@ def _random_pairs(batch: int, hidden: int, share: float, dtype: torch.dtype) -> 
     return LiveGate(Pairs(indptr, ids, hidden, batch, tile), values, 0)
 
 
-__all__ = ["Costs", "Form", "costs_of", "remembered", "seconds_of"]
+__all__ = ["Costs", "Form", "cheapest", "costs_of", "remembered", "seconds_of"]

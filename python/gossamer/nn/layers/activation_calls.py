@@ -15,7 +15,7 @@ from gossamer.activations import GateForm, Options, Weights, costs_of
 from gossamer.activations.decoding import decode, decoding_costs, is_few
 from gossamer.activations.functions import find_live, pulled
 from gossamer.activations.passes import sparse_forward
-from gossamer.activations.switch import Form
+from gossamer.activations.switch import Form, cheapest
 from gossamer.backend import activations as kernels
 from gossamer.backend.activations import Pairs
 
@@ -133,7 +133,7 @@ def _choose(layer: ActivationSparseFFN, x: Tensor, weights: Weights, learns: boo
             return "int8"  # whose screen is the look
         _look(layer, x, weights)
     screened = 1.0 if shares.screened is None else shares.screened
-    return costs.best(shares.live * pairs, screened * pairs)
+    return cheapest(costs, shares.live * pairs, screened * pairs)
 
 
 @torch.no_grad()
