@@ -41,6 +41,7 @@ void register_topics(py::module_& m) {
   register_csr(products);
   register_change(products);
   register_verbs(products);
+  register_convolve(products);
   auto masks = m.def_submodule("masks", "Selections of masks.");
   register_select(masks);
   register_draw(masks);

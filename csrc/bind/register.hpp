@@ -15,6 +15,7 @@ void register_structure(pybind11::module_& products);
 void register_csr(pybind11::module_& products);
 void register_change(pybind11::module_& products);
 void register_verbs(pybind11::module_& products);
+void register_convolve(pybind11::module_& products);
 
 void register_select(pybind11::module_& masks);
 void register_draw(pybind11::module_& masks);

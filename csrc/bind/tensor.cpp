@@ -48,13 +48,14 @@ const Names& names() {
   return *instance;
 }
 
-void set_rank(Tensor& t, std::int64_t rank, const char* who) {
-  require<ShapeError>(rank <= 2, std::string(who) + " has " + std::to_string(rank) +
-                                     " dimensions; at most 2 are possible here: reshape it");
+void set_rank(Tensor& t, std::int64_t rank, const char* who, int most) {
+  require<ShapeError>(rank <= most, std::string(who) + " has " + std::to_string(rank) +
+                                        " dimensions; at most " + std::to_string(most) +
+                                        " are possible here: reshape it");
   t.rank = static_cast<int>(rank);
 }
 
-Tensor read_torch(py::handle object, const char* who) {
+Tensor read_torch(py::handle object, const char* who, int most) {
   Tensor t;
   if (!object.attr(names().is_here).cast<bool>()) {
     throw DeviceError(std::string(who) + " is on device " +
@@ -66,7 +67,7 @@ Tensor read_torch(py::handle object, const char* who) {
   t.kind = torch_kind(dtype, t.dtype_name);
   try {
     const py::tuple shape = object.attr(names().shape);
-    set_rank(t, static_cast<std::int64_t>(shape.size()), who);
+    set_rank(t, static_cast<std::int64_t>(shape.size()), who, most);
     const py::tuple stride = object.attr(names().stride)();
     for (int i = 0; i < t.rank; ++i) {
       t.shape[i] = shape[static_cast<std::size_t>(i)].cast<std::int64_t>();
@@ -100,7 +101,7 @@ Kind numpy_kind(const py::buffer_info& info) {
   return Kind::other;
 }
 
-Tensor read_buffer(py::handle object, const char* who, bool writable) {
+Tensor read_buffer(py::handle object, const char* who, bool writable, int most) {
   const auto info = py::reinterpret_borrow<py::buffer>(object).request();
   Tensor t;
   t.kind = numpy_kind(info);
@@ -108,7 +109,7 @@ Tensor read_buffer(py::handle object, const char* who, bool writable) {
   require<DTypeError>(info.itemsize > 0,
                       std::string(who) + " has dtype " + t.dtype_name +
                           ", whose elements have no bytes; float32 or float64 is needed");
-  set_rank(t, info.ndim, who);
+  set_rank(t, info.ndim, who, most);
   require<ArgumentError>(!writable || !info.readonly,
                          std::string(who) + " is read-only; pass a writable copy: array.copy()");
   bool aligned =
@@ -164,13 +165,13 @@ const char* name_of(Kind kind) noexcept {
   }
 }
 
-Tensor read_tensor(py::handle object, const char* who, bool writable) {
+Tensor read_tensor(py::handle object, const char* who, bool writable, int most) {
   // A torch storage has a data_ptr as well, but is no tensor.
   if (py::hasattr(object, names().data_ptr) && py::hasattr(object, names().is_here)) {
-    return read_torch(object, who);
+    return read_torch(object, who, most);
   }
   if (PyObject_CheckBuffer(object.ptr()) != 0 && py::hasattr(object, names().dtype)) {
-    return read_buffer(object, who, writable);
+    return read_buffer(object, who, writable, most);
   }
   throw DTypeError(std::string(who) + " is a " +
                    std::string(py::str(py::type::of(object).attr("__name__"))) +

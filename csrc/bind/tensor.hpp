@@ -16,13 +16,16 @@ struct Tensor {
   void* data = nullptr;
   Kind kind = Kind::other;
   int rank = 0;
-  std::int64_t shape[2] = {0, 0};
-  std::int64_t strides[2] = {0, 0};  // in elements
-  std::string dtype_name;            // only when kind is `other`
-  int device = -1;                   // its number; -1 on the CPU
+  static constexpr int most_rank = 5;
+  std::int64_t shape[most_rank] = {};
+  std::int64_t strides[most_rank] = {};  // in elements
+  std::string dtype_name;                // only when kind is `other`
+  int device = -1;                       // its number; -1 on the CPU
 
   std::int64_t numel() const noexcept {
-    return rank == 0 ? 1 : rank == 1 ? shape[0] : shape[0] * shape[1];
+    std::int64_t count = 1;
+    for (int i = 0; i < rank; ++i) count *= shape[i];
+    return count;
   }
   bool contiguous() const noexcept;
   std::string dtype() const;  // as a message shows it
@@ -40,8 +43,8 @@ std::string device_name(int device);
 void adopt_torch_threads();
 
 // `who` names the argument in errors. Throws DTypeError (not an array), DeviceError (not on
-// module_device), ShapeError (more than two dimensions), ArgumentError (read-only, unaligned).
-Tensor read_tensor(pybind11::handle object, const char* who, bool writable = false);
+// module_device), ShapeError (more than `most` dimensions), ArgumentError (read-only, unaligned).
+Tensor read_tensor(pybind11::handle object, const char* who, bool writable = false, int most = 2);
 
 // read_tensor and the checks that most arguments share: rank, and a contiguous vector of `kind`.
 Tensor read_matrix(pybind11::handle object, const char* who, bool writable = false);

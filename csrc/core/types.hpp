@@ -38,15 +38,19 @@ constexpr std::size_t compute_itemsize(DType dtype) noexcept {
   return dtype == DType::f64 ? sizeof(double) : sizeof(float);
 }
 
+struct Patches;  // layouts/patches.hpp
+
 // A matrix anywhere in memory. Strides are in elements and may be zero (an expanded gradient) or
 // negative (a flipped NumPy array). Outputs are written through `data` as well: the owner of the
-// view knows whether it may.
+// view knows whether it may. With `patches` it is the matrix of a convolution, read from images,
+// and its strides mean nothing.
 struct Matrix {
   void* data = nullptr;
   std::int64_t rows = 0;
   std::int64_t cols = 0;
   std::int64_t row_stride = 0;
   std::int64_t col_stride = 0;
+  const Patches* patches = nullptr;
 };
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) noexcept { return (a + b - 1) / b; }

@@ -39,6 +39,10 @@ struct Panels {
   std::int64_t entry_count = 0;
   // Consecutive panels that have equal lists, where a driver has looked (products/runs.hpp).
   std::int64_t run = 1;
+  // Of a view of some consecutive panels of a weight (a group of a convolution): the first of them,
+  // and how many the weight has. `rows` counts the rows of the view.
+  std::int64_t first_panel = 0;
+  std::int64_t all_panels = 0;
 
   static constexpr std::int64_t max_block_cols = 256;
 
@@ -48,6 +52,9 @@ struct Panels {
   };
 
   constexpr std::int64_t panels() const noexcept { return rows / vector; }
+  constexpr std::int64_t stored_panels() const noexcept {
+    return all_panels == 0 ? panels() : all_panels;
+  }
   constexpr std::int64_t runs() const noexcept { return panels() / run; }
   constexpr std::int64_t blocks() const noexcept { return ceil_div(cols, block_cols); }
   constexpr std::int64_t block_width(std::int64_t block) const noexcept {
@@ -60,16 +67,22 @@ struct Panels {
     if (fixed_count()) {
       const std::int64_t full = block_cols / m * n;
       const std::int64_t count = block_width(block) / m * n;
-      return {block * full * panels() + panel * count, count};
+      return {block * full * stored_panels() + (first_panel + panel) * count, count};
     }
-    const std::int64_t at = block * panels() + panel;
+    const std::int64_t at = block * stored_panels() + first_panel + panel;
     return {indptr[at], indptr[at + 1] - indptr[at]};
   }
 
+  // Of a view without a fixed count: the share of its panels, rounded up.
   constexpr std::int64_t total_entries() const noexcept {
-    return fixed_count() ? cols / m * n * panels() : entry_count;
+    if (fixed_count()) return cols / m * n * panels();
+    return all_panels == 0 ? entry_count : ceil_div(entry_count * panels(), all_panels);
   }
   constexpr std::int64_t nnz() const noexcept { return total_entries() * vector; }
+  // Of the whole weight, in whose values the entries of a view lie.
+  constexpr std::int64_t stored_nnz() const noexcept {
+    return (fixed_count() ? cols / m * n * stored_panels() : entry_count) * vector;
+  }
 
   // The widest block that a byte can index and that holds whole groups of m.
   static constexpr std::int64_t widest_block(std::int64_t m) noexcept {

@@ -5,6 +5,7 @@
 
 #include "core/parallel.hpp"
 #include "core/workspace.hpp"
+#include "layouts/patches.hpp"
 #include "products/dispatch.hpp"
 #include "products/runs.hpp"
 #include "simd/bits.hpp"
@@ -28,12 +29,33 @@ std::int64_t parts_for(std::int64_t tiles, std::int64_t units, int workers) noex
   return uneven ? std::min<std::int64_t>(units, workers) : 1;
 }
 
+const Matrix& output(const SpmmArgs& args) noexcept { return args.y; }
+const Matrix& output(const SpmmTArgs& args) noexcept { return args.grad_input; }
+
+bool adds(const Matrix& y) noexcept { return y.patches != nullptr && y.patches->adds; }
+
+// Rows of a task that adds to images: whole images, because neighbouring rows add to one pixel, in
+// the order of rows. A few together where that fills the last tile better. It must not depend on
+// the number of threads.
+std::int64_t rows_of_images(const Matrix& y, std::int64_t tile) noexcept {
+  const std::int64_t pixels = y.patches->pixels();
+  const std::int64_t most = std::clamp<std::int64_t>(y.rows / pixels / 4, 1, 4);
+  std::int64_t best = 1;
+  for (std::int64_t images = 2; images <= most; ++images) {
+    const std::int64_t tiles = ceil_div(images * pixels, tile);
+    if (tiles * best < ceil_div(best * pixels, tile) * images) best = images;
+  }
+  return best * pixels;
+}
+
 template <class Args>
 void run_tiles(const Kernel<Args>& kernel, const Args& args, std::int64_t batch, std::int64_t units,
                int workers, std::byte* scratch) noexcept {
-  const std::int64_t rows = kernel.batch_tile(args);
+  const bool images = adds(output(args));
+  const std::int64_t height = kernel.batch_tile(args);
+  const std::int64_t rows = images ? rows_of_images(output(args), height) : height;
   const std::int64_t tiles = ceil_div(batch, rows);
-  const std::int64_t parts = parts_for(tiles, units, workers);
+  const std::int64_t parts = images ? 1 : parts_for(tiles, units, workers);
   const std::size_t bytes = slice(kernel.scratch(args));
   parallel_for(tiles * parts, workers, [&](std::int64_t task, int worker) noexcept {
     const std::int64_t tile = task / parts;
@@ -50,11 +72,12 @@ constexpr std::int64_t few_rows = 8;
 // The kernel of a verb: that of runs of panels where there is one and the panels have equal lists.
 // Leaves w.run as the kernel wants it.
 template <class Find>
-const auto& kernel_for(const Find& find, DType dtype, std::int64_t batch, int workers, Panels& w) {
+const auto& kernel_for(const Find& find, DType dtype, const Matrix& batch, int workers, Panels& w) {
   const auto& of_panels = find({dtype, vector_index(w.vector)}, nullptr);
   const auto& of_runs = find({dtype, run_index}, nullptr);
   w.run = 1;
-  if (w.vector != vectors[run_index - 1] || of_runs.run == of_panels.run || batch <= few_rows) {
+  if (w.vector != vectors[run_index - 1] || of_runs.run == of_panels.run ||
+      batch.rows <= few_rows || batch.patches != nullptr) {
     return of_panels;
   }
   std::byte* found = Workspace::get(static_cast<std::size_t>(w.blocks()) * sizeof(std::int64_t));
@@ -121,7 +144,7 @@ void run_spmm(SpmmArgs args, DType dtype, const Queue&) {
   if (batch == 0 || w.rows == 0) return;
   const TrimWorkspace trim;
   const int workers = workers_for(w, batch);
-  const auto& kernel = kernel_for(find_spmm, dtype, batch, workers, w);
+  const auto& kernel = kernel_for(find_spmm, dtype, args.x, workers, w);
   run_kernel(kernel, args, batch, w.runs(), workers);
 }
 // --8<-- [end:drive]
@@ -132,7 +155,7 @@ void run_spmm_t(SpmmTArgs args, DType dtype, const Queue&) {
   if (batch == 0 || w.cols == 0) return;
   const TrimWorkspace trim;
   const int workers = workers_for(w, batch);
-  const auto& kernel = kernel_for(find_spmm_t, dtype, batch, workers, w);
+  const auto& kernel = kernel_for(find_spmm_t, dtype, args.grad_output, workers, w);
   run_kernel(kernel, args, batch, w.blocks(), workers);
 }
 
@@ -161,15 +184,15 @@ void run_spmm_t_packed(const SpmmTArgs& args, const Panels& transposed, const st
 void run_sddmm(SddmmArgs args, DType dtype, const Queue&) {
   const std::int64_t batch = args.x.rows;
   Panels& w = args.weight;
-  const std::int64_t nnz = w.nnz();
-  if (nnz == 0) return;
+  const std::int64_t nnz = w.stored_nnz();
+  if (nnz == 0 || w.rows == 0) return;
   if (batch == 0) {
     std::memset(args.grad_values, 0, static_cast<std::size_t>(nnz) * itemsize(dtype));
     return;
   }
   const TrimWorkspace trim;
   const int workers = workers_for(w, batch);
-  const auto& kernel = kernel_for(find_sddmm, dtype, batch, workers, w);
+  const auto& kernel = kernel_for(find_sddmm, dtype, args.x, workers, w);
   const std::int64_t tile = kernel.chunk_rows(args);
   const std::size_t chunk_bytes = kernel.chunk_bytes(args);
 

@@ -1,5 +1,6 @@
 // Every verb once, plain: one loop nest a formula, sums in double, no packing, no blocking. The
 // fast tables are tested against this one, and it serves whatever they leave out.
+#include "layouts/patches.hpp"
 #include "products/table.hpp"
 #include "simd/bits.hpp"
 
@@ -15,9 +16,26 @@ void write(T* p, double x) noexcept {
   narrow(static_cast<Compute<T>>(x), *p);
 }
 
+// An element of a matrix; of patches it may lie in the padding, which reads as zero.
 template <class T>
-T* element(const Matrix& x, std::int64_t row, std::int64_t col) noexcept {
-  return static_cast<T*>(x.data) + row * x.row_stride + col * x.col_stride;
+double read(const Matrix& x, std::int64_t row, std::int64_t col) noexcept {
+  const T* data = static_cast<const T*>(x.data);
+  if (x.patches == nullptr) return read(data + row * x.row_stride + col * x.col_stride);
+  const std::int64_t at = x.patches->at(row, col);
+  return at < 0 ? 0.0 : read(data + at);
+}
+template <class T>
+void write(const Matrix& y, std::int64_t row, std::int64_t col, double value) noexcept {
+  T* data = static_cast<T*>(y.data);
+  if (y.patches == nullptr) return write(data + row * y.row_stride + col * y.col_stride, value);
+  const std::int64_t at = y.patches->at(row, col);
+  if (at < 0) return;
+  if (y.patches->adds) {
+    auto* sums = static_cast<Compute<T>*>(y.data);
+    sums[at] = static_cast<Compute<T>>(sums[at] + value);
+  } else {
+    write(data + at, value);
+  }
 }
 
 // A byte may name a column past the last one of a narrow block; such an entry counts as absent.
@@ -43,10 +61,10 @@ void spmm(const SpmmArgs& a, const Task& task, void*) noexcept {
         double sum = bias != nullptr ? read(bias + row) : 0.0;
         for (std::int64_t k = 0; k < w.blocks(); ++k) {
           for_each_entry(w, k, p, [&](std::int64_t e, std::int64_t col) {
-            sum += read(values + e * w.vector + v) * read(element<T>(a.x, b, col));
+            sum += read(values + e * w.vector + v) * read<T>(a.x, b, col);
           });
         }
-        write(element<T>(a.y, b, row), sum);
+        write<T>(a.y, b, row, sum);
       }
     }
   }
@@ -65,13 +83,13 @@ void spmm_t(const SpmmTArgs& a, const Task& task, void* scratch) noexcept {
       for (std::int64_t p = 0; p < w.panels(); ++p) {
         for_each_entry(w, k, p, [&](std::int64_t e, std::int64_t col) {
           for (std::int64_t v = 0; v < w.vector; ++v) {
-            sums[col - first] += read(values + e * w.vector + v) *
-                                 read(element<T>(a.grad_output, b, p * w.vector + v));
+            sums[col - first] +=
+                read(values + e * w.vector + v) * read<T>(a.grad_output, b, p * w.vector + v);
           }
         });
       }
       for (std::int64_t c = 0; c < w.block_width(k); ++c) {
-        write(element<T>(a.grad_input, b, first + c), sums[c]);
+        write<T>(a.grad_input, b, first + c, sums[c]);
       }
     }
   }
@@ -89,8 +107,7 @@ void sddmm(const SddmmArgs& a, const SddmmTask& task, std::int64_t, const void*)
         const std::int64_t at = e * w.vector + v;
         double sum = task.accumulate ? static_cast<double>(sums[at]) : 0.0;
         for (std::int64_t b = task.first; b < task.first + task.batch; ++b) {
-          sum +=
-              read(element<T>(a.grad_output, b, p * w.vector + v)) * read(element<T>(a.x, b, col));
+          sum += read<T>(a.grad_output, b, p * w.vector + v) * read<T>(a.x, b, col);
         }
         if (task.last) {
           write(grad_values + at, sum);
@@ -123,9 +140,10 @@ constexpr Kernel<SpmmTArgs> spmm_t_kernel = {spmm_t<T>, block_of_sums, any_batch
 template <class T>
 constexpr SddmmKernel sddmm_kernel = {no_pack, sddmm<T>, no_bytes_sddmm, whole_batch};
 
-#define GOSSAMER_ROW(kernel) {kernel, kernel, kernel, kernel}
+#define GOSSAMER_ROW(kernel) \
+  { kernel, kernel, kernel, kernel }
 #define GOSSAMER_VERB(kernel) \
-  {GOSSAMER_ROW(kernel<float>), GOSSAMER_ROW(kernel<double>), GOSSAMER_ROW(kernel<bf16>)}
+  { GOSSAMER_ROW(kernel<float>), GOSSAMER_ROW(kernel<double>), GOSSAMER_ROW(kernel<bf16>) }
 
 }  // namespace
 

@@ -48,7 +48,15 @@ if TYPE_CHECKING:
         StructureError,
     )
     from gossamer.io import check_state, load, save
-    from gossamer.nn import SparseLinear, densify, sparsify, sparsify_activations
+    from gossamer.nn import (
+        SparseConv1d,
+        SparseConv2d,
+        SparseConv3d,
+        SparseLinear,
+        densify,
+        sparsify,
+        sparsify_activations,
+    )
     from gossamer.nn.parameter_groups import parameter_groups
     from gossamer.nn.summary import summary
     from gossamer.ops import sddmm, spmm, spmm_t
@@ -93,6 +101,9 @@ _HOMES = {
     "io": ("io", "check_state", "load", "save"),
     "nn": (
         "nn",
+        "SparseConv1d",
+        "SparseConv2d",
+        "SparseConv3d",
         "SparseLinear",
         "densify",
         "parameter_groups",
@@ -144,6 +155,9 @@ __all__ = [
     "RecipeError",
     "ScheduleError",
     "ShapeError",
+    "SparseConv1d",
+    "SparseConv2d",
+    "SparseConv3d",
     "SparseLinear",
     "SparseWeight",
     "StructureError",

@@ -200,7 +200,7 @@ def test_roads_agree(pattern: str) -> None:
         assert torch.equal(got, expected)
     torch.library.opcheck(
         torch.ops.gossamer.spmm.default,
-        (x.clone().requires_grad_(), weight.values, *library._parts(weight), None),
+        (x.clone().requires_grad_(), weight.values, *library.parts_of(weight), None),
         test_utils=["test_schema", "test_autograd_registration", "test_faketensor"],
     )
 

@@ -10,7 +10,7 @@ from torch.library import opcheck
 
 import gossamer
 from gossamer import SparseLinear, SparseWeight
-from gossamer.ops.library import _parts
+from gossamer.ops.library import parts_of
 from support import oracle
 
 pytestmark = pytest.mark.slow
@@ -20,7 +20,7 @@ def parts(pattern: str, transpose: str = "packed") -> tuple[SparseWeight, tuple[
     weight = SparseWeight.from_dense(
         torch.randn(oracle.sizes(pattern), dtype=torch.float64), pattern, transpose=transpose
     )
-    return weight, _parts(weight)
+    return weight, parts_of(weight)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_backward_called_under_autocast_keeps_the_dtype_of_forward() -> None:
     weight = SparseWeight.from_dense(torch.randn(8, 12), "2:4:v4")
     x, g = torch.randn(3, 12, requires_grad=True), torch.randn(3, 8, requires_grad=True)
     wanted = [x, g, weight.values]
-    ops, structure = torch.ops.gossamer, _parts(weight)
+    ops, structure = torch.ops.gossamer, parts_of(weight)
     for registered in (True, False):
 
         def loss(registered=registered) -> Tensor:

@@ -6,10 +6,11 @@
 // width is `rows` rounded up to whole registers, so the kernels have no batch remainder.
 //
 // Where an instruction set multiplies pairs of bf16, activations of bf16 stay bf16 when packed, and
-// rows lie in another order (pack_pairs.hpp).
+// rows lie in another order (pack_pairs.hpp). The matrix of a convolution: patches.hpp.
 #pragma once
 
 #include "products/cpu/pack_pairs.hpp"
+#include "products/cpu/patches.hpp"
 #include "simd/vec.hpp"
 
 namespace gossamer {
@@ -125,6 +126,7 @@ GOSSAMER_INLINE void pack_rows(const T* src, std::int64_t row_stride, int rows, 
 template <class T>
 void pack(const Matrix& x, std::int64_t row, std::int64_t rows, std::int64_t col, std::int64_t cols,
           Compute<T>* packed, std::int64_t ld) noexcept {
+  if (x.patches != nullptr) return pack_patches<T>(x, row, rows, col, cols, packed, ld);
   using V = Vec<Compute<T>>;
   constexpr int lanes = V::lanes;
   for (std::int64_t b = 0; b < rows; b += lanes) {
@@ -156,6 +158,7 @@ void pack(const Matrix& x, std::int64_t row, std::int64_t rows, std::int64_t col
 template <class T>
 void pack(const Matrix& x, std::int64_t row, std::int64_t rows, std::int64_t col, std::int64_t cols,
           bf16* packed, std::int64_t ld) noexcept {
+  if (x.patches != nullptr) return pack_patches_pairs(x, row, rows, col, cols, packed, ld);
   pack_pairs(x, row, rows, col, cols, packed, ld);
 }
 #endif
@@ -164,6 +167,7 @@ void pack(const Matrix& x, std::int64_t row, std::int64_t rows, std::int64_t col
 template <class T>
 void unpack(const Compute<T>* packed, std::int64_t ld, const Matrix& y, std::int64_t row,
             std::int64_t rows, std::int64_t col, std::int64_t cols) noexcept {
+  if (y.patches != nullptr) return unpack_patches<T>(packed, ld, y, row, rows, col, cols);
 #if GOSSAMER_HAS_PAIRS
   if constexpr (sizeof(T) == sizeof(bf16)) {
     return unpack_pairs(packed, ld, y, row, rows, col, cols);

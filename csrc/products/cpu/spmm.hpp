@@ -38,7 +38,7 @@ inline bool is_sparse(const Panels& w) noexcept {
 // then visited in two halves, each of which uses about half of the columns (bench_kernels).
 template <class C>
 inline constexpr bool block_outgrows_cache =
-    Panels::max_block_cols * tile_width<C> * static_cast<std::int64_t>(sizeof(C)) > (48 << 10);
+    Panels::max_block_cols* tile_width<C>* static_cast<std::int64_t>(sizeof(C)) > (48 << 10);
 inline constexpr std::int64_t halved_count = 48;
 
 template <class C>
@@ -198,8 +198,10 @@ void spmm(const SpmmArgs& a, const Task& task, void* scratch) noexcept {
   using C = Compute<T>;
   using R = Vec<C>;
   constexpr int lanes = packed_lanes<T>;
-  if constexpr (few_rows<C, V> > 0) {
-    if (a.x.rows <= few_rows<C, V>) return spmm_few<T, V>(a, task, scratch);
+  if constexpr (few_rows < C, V >> 0) {
+    if (a.x.rows <= few_rows<C, V> && a.x.patches == nullptr && a.y.patches == nullptr) {
+      return spmm_few<T, V>(a, task, scratch);
+    }
   }
   const Panels& w = a.weight;
   const T* values = static_cast<const T*>(a.values);

@@ -110,3 +110,46 @@ def sddmm(
     stream: int = 0,
     /,
 ) -> None: ...
+
+# `geometry`: kernel, stride, padding in front and dilation of three dimensions, and groups.
+def convolve(
+    x: Any,
+    values: Any,
+    layout: Layout,
+    indices: Any,
+    indptr: Any,
+    bias: Any,
+    geometry: Sequence[int],
+    y: Any,
+    device: int = -1,
+    stream: int = 0,
+    /,
+) -> None: ...
+def convolve_input(
+    grad_output: Any,
+    values: Any,
+    layout: Layout,
+    indices: Any,
+    indptr: Any,
+    t_layout: Layout | None,
+    t_indices: Any,
+    t_indptr: Any,
+    perm: Any,
+    geometry: Sequence[int],
+    grad_input: Any,
+    device: int = -1,
+    stream: int = 0,
+    /,
+) -> None: ...
+def convolve_weight(
+    grad_output: Any,
+    x: Any,
+    layout: Layout,
+    indices: Any,
+    indptr: Any,
+    geometry: Sequence[int],
+    grad_values: Any,
+    device: int = -1,
+    stream: int = 0,
+    /,
+) -> None: ...

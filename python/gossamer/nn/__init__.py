@@ -4,6 +4,7 @@ from gossamer.nn.activation_surgery import sparsify_activations
 from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.adapted import AdaptedLinear, LowRankAdapter
 from gossamer.nn.layers.base import MaskedLayer
+from gossamer.nn.layers.convolution import SparseConv1d, SparseConv2d, SparseConv3d
 from gossamer.nn.layers.linear import SparseLinear
 from gossamer.nn.layers.masked import MaskedLinear
 from gossamer.nn.parameter_groups import parameter_groups
@@ -19,6 +20,9 @@ __all__ = [
     "MaskedLinear",
     "Routing",
     "SinkhornRouter",
+    "SparseConv1d",
+    "SparseConv2d",
+    "SparseConv3d",
     "SparseLinear",
     "Summary",
     "TopKRouter",

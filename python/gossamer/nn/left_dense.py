@@ -1,8 +1,8 @@
 """The weights of a model that have no mask, by kind and with their share of all weights.
 
 A weight is a parameter with two sizes above 1, of a layer that multiplies by it, or of a module
-that nothing is known of. `sparsify` swaps linear layers only; what else a model computes with
-(convolutions, experts in one parameter, recurrent and attention matrices) is named here.
+that nothing is known of. `sparsify` swaps linear layers and convolutions; what else a model computes
+with (experts in one parameter, recurrent and attention matrices) is named here.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from gossamer.nn.globs import listed
 from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.layers.linear import is_conv1d
+from gossamer.nn.layers.replacing import is_convolution, is_depthwise
 from gossamer.nn.routing import TopKRouter
 from gossamer.weight import SparseWeight
 
 LINEAR, TABLE, ROUTER = "linear layers", "embedding tables", "routers"
+CONVOLUTION = "convolutions"
+DEPTHWISE = "depthwise convolutions, which gain nothing; overrides= swaps them"
 # What stays dense by design: summaries list it, and surgery does not warn of it.
 BY_DESIGN = (LINEAR, TABLE, ROUTER)
 
@@ -30,7 +33,6 @@ BY_DESIGN = (LINEAR, TABLE, ROUTER)
 _KINDS: tuple[tuple[type | tuple[type, ...], str | None], ...] = (
     ((nn.Embedding, nn.EmbeddingBag), TABLE),
     (TopKRouter, ROUTER),
-    (_ConvNd, "convolutions"),
     ((nn.RNNBase, nn.RNNCellBase), "recurrent matrices"),
     (nn.MultiheadAttention, "projections of attention in one parameter"),
     ((nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _NormBase), None),
@@ -117,6 +119,10 @@ def _linear_kind(module: nn.Module, is_network: bool) -> str | None:
         return LINEAR
     if isinstance(module, nn.Linear):
         return f"{type(module).__name__}; only nn.Linear itself and Conv1D can be swapped"
+    if is_convolution(module):
+        return DEPTHWISE if is_depthwise(module) else CONVOLUTION
+    if isinstance(module, _ConvNd):
+        return f"{type(module).__name__}; only nn.Conv1d, Conv2d and Conv3d can be swapped"
     return None
 
 

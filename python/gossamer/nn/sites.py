@@ -1,4 +1,4 @@
-"""Finds the linear layers of a model to replace, and checks them before the surgery."""
+"""Finds the layers of a model to replace, and checks them before the surgery."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from gossamer.errors import PatternError
 from gossamer.masks import Distribution, allocate, magnitude_mask
 from gossamer.nn.globs import check_globs, covers
 from gossamer.nn.layers.linear import dense_weight, is_conv1d
+from gossamer.nn.layers.replacing import check_pattern, is_convolution, is_depthwise
 from gossamer.nn.left_dense import BY_DESIGN, LINEAR, dense_kinds, is_dense_linear
 from gossamer.patterns import NM, GroupedNM, Nonzeros, Pattern, parse_pattern
 from gossamer.weight import check_dense
@@ -47,18 +48,28 @@ def find_sites(
     include: Sequence[str],
     exclude: Sequence[str],
     overrides: Mapping[str, str | Pattern | None] | None,
+    convolutions: bool = True,
 ) -> tuple[list[Site], list[str]]:
-    """Return the layers to replace, and notes about layers that cannot be replaced."""
+    """Return the layers to replace, and notes about layers that cannot be replaced.
+
+    They are linear layers, and convolutions if these are asked for; depthwise ones only where an
+    override names them.
+    """
     rules = {g: None if p is None else parse_pattern(p) for g, p in (overrides or {}).items()}
     names: dict[int, list[str]] = {}
     modules: dict[int, nn.Module] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(id(module), []).append(name)
         modules[id(module)] = module
-    linear = [n[0] for k, n in names.items() if is_dense_linear(modules[k])]
+    found = {
+        key: module
+        for key, module in modules.items()
+        if is_dense_linear(module) or (convolutions and is_convolution(module))
+    }
     globs = {"include": include, "exclude": exclude, "overrides": list(rules)}
     others = [n for kind in dense_kinds(model) if kind.what != LINEAR for n in kind.names]
-    check_globs(model, globs, "linear layers", linear, others)
+    what = "linear layers and convolutions" if convolutions else "linear layers"
+    check_globs(model, globs, what, [names[key][0] for key in found], others)
 
     def choose(aliases: Sequence[str]) -> tuple[Pattern | None, bool]:
         """Return the pattern for a layer of these names, and whether an override gave it."""
@@ -70,12 +81,12 @@ def find_sites(
         return pattern if any(covers(g, n) for g in include for n in aliases) else None, False
 
     sites = []
-    for key, aliases in names.items():
-        if is_dense_linear(modules[key]):
-            chosen, overridden = choose(aliases)
-            if chosen is not None:
-                sites.append(Site(modules[key], aliases, chosen, overridden))
-    kinds = dense_kinds(model, lambda name: choose([name])[0] is not None)
+    for key, module in found.items():
+        chosen, overridden = choose(names[key])
+        if chosen is not None and (overridden or not is_depthwise(module)):
+            sites.append(Site(module, names[key], chosen, overridden))
+    swapped = {name for site in sites for name in site.names}
+    kinds = dense_kinds(model, lambda n: n not in swapped and choose([n])[0] is not None)
     return sites, [str(kind) for kind in kinds if kind.what not in BY_DESIGN]
 
 
@@ -117,9 +128,9 @@ def check_sites(sites: list[Site]) -> None:
     """
     misfits = {}
     for site in sites:
-        weight = check_dense(dense_weight(site.module), site.label)
+        check_dense(dense_weight(site.module), site.label)
         try:
-            site.pattern.check_shape(weight.shape[0], weight.shape[1], site.label)
+            check_pattern(site.module, site.pattern, site.label)
         except PatternError as error:
             misfits[site.name] = str(error)
     if misfits:

@@ -1,4 +1,4 @@
-"""sparsify() and densify(): swap the linear layers of a model in place, and back.
+"""sparsify() and densify(): swap the linear layers and convolutions of a model in place, and back.
 
 All checks run before the first layer is swapped, so a failed call does not change the model. One
 warning names every matching layer that stays dense.
@@ -21,8 +21,11 @@ from gossamer.nn.foreign import tell_configs
 from gossamer.nn.globs import Globs, as_globs
 from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.base import MaskedLayer
+from gossamer.nn.layers.filters import matrix_of
 from gossamer.nn.layers.linear import SparseLinear, dense_weight
 from gossamer.nn.layers.origin import check_absorbed, put_back_absorbed
+from gossamer.nn.layers.replacing import sparse_like
+from gossamer.nn.layers.sparse import SparseLayer
 from gossamer.nn.sites import (
     Site,
     check_sites,
@@ -62,11 +65,13 @@ def sparsify(
     keep_dense_if_slower: bool = False,
     batch: Size = 512,
 ) -> nn.Module:
-    """Replace the linear layers of a model by sparse layers, in place.
+    """Replace the linear layers and convolutions of a model by sparse layers, in place.
 
-    `nn.Linear` and transformers' `Conv1D` are replaced. One warning names what else stays dense,
-    one line per kind with its share of the weights: subclasses, convolutions, recurrent matrices,
-    experts or projections in one parameter, bare matrices (embedding tables only in `summary`).
+    `nn.Linear`, transformers' `Conv1D`, `nn.Conv1d`, `nn.Conv2d` and `nn.Conv3d` are replaced. One
+    warning names what else stays dense, one line per kind with its share of the weights:
+    subclasses, depthwise and transposed convolutions, recurrent matrices, experts or projections
+    in one parameter, bare matrices (embedding tables only in `summary`).
+    The weight of a convolution is the matrix [out, taps * channels], see `gossamer.nn.SparseConv2d`.
     Kept entries keep their dense values. The parameters are new: build the optimizer afterwards.
     Layers that share one Parameter share one `SparseWeight`; if another kind of layer (such as an
     embedding) shares it, they stay dense, with a warning.
@@ -76,22 +81,24 @@ def sparsify(
     (probably a typo).
 
     Args:
-        model: any module; if it is a linear layer itself, use the returned module.
+        model: any module; if it is such a layer itself, use the returned module.
         pattern: a pattern or its text, such as "2:4:v4" or "90%". "nonzeros" keeps the zeros of a
             model that was pruned elsewhere; a layer without zeros stays dense, with a warning.
         include: globs of the modules to swap.
         exclude: globs of the modules to keep dense; they win over `include`.
         overrides: pattern per glob, None to keep the modules dense; the first matching glob
-            counts. Overrides win over `include`, and `exclude` wins over overrides.
+            counts. Overrides win over `include`, and `exclude` wins over overrides. Depthwise
+            convolutions are swapped only where an override names them.
         distribution: how layers share the sparsity, "uniform" or "erk", see
             `gossamer.masks.allocate`. Overridden layers are left out. N:M allows only "uniform".
         score: how entries are ranked: "magnitude", "random" (from torch's generator), a function
-            of (name, weight [out, in]) that returns scores, or scores by name.
+            of (name, weight [out, in]) that returns scores, or scores by name. Scores of a
+            convolution have the shape of its weight or of the matrix.
         transpose: "packed" or "none", see `gossamer.weight.SparseWeight`.
         keep_dense_if_slower: check and time each sparse layer against its dense original, forward
             and backward; a layer that is faster dense stays dense, with a warning that has both
             times.
-        batch: input rows of the timing check.
+        batch: input rows of the timing check; of a convolution, about so many output pixels.
 
     Returns:
         The model.
@@ -120,7 +127,7 @@ def sparsify(
     distribute(sites, distribution)
 
     weights: dict[int, SparseWeight] = {}
-    layers: dict[int, SparseLinear] = {}
+    layers: dict[int, SparseLayer] = {}
     for site in sites:
         if id(site.source) not in weights:
             try:
@@ -128,7 +135,7 @@ def sparsify(
             except GossamerError as error:
                 raise type(error)(f"{site.label}: {error}") from None
         weight = weights[id(site.source)]
-        layer = SparseLinear.of_parts(weight, _bias(site))
+        layer = sparse_like(site.module, weight, _bias(site))
         _adopt(layer, site.module)
         layers[id(site.module)] = layer
 
@@ -153,6 +160,7 @@ def replace_linears(
     include: Globs = ("*",),
     exclude: Globs = (),
     distribution: Distribution = "uniform",
+    convolutions: bool = False,
 ) -> nn.Module:
     """Replace the linear layers of a model by the results of a function, in place.
 
@@ -163,6 +171,7 @@ def replace_linears(
         include: globs of the modules to swap.
         exclude: globs of the modules to keep dense.
         distribution: how layers share the sparsity, as in `sparsify`.
+        convolutions: whether to replace convolutions too.
 
     Returns:
         The model.
@@ -171,7 +180,7 @@ def replace_linears(
         PatternError: a layer does not fit its pattern, two layers share one weight, a glob matches
             nothing, or nothing is left to swap; the model is unchanged.
     """
-    sites, notes = _checked_sites(model, pattern, include, exclude, None)
+    sites, notes = _checked_sites(model, pattern, include, exclude, None, convolutions)
     for site, tied in tied_groups(sites).values():
         if len(tied) > 1:
             raise PatternError(
@@ -195,7 +204,7 @@ def replace_linears(
 
 
 def densify(model: nn.Module) -> nn.Module:
-    """Replace every layer with a mask by an equivalent `nn.Linear`, in place.
+    """Replace every layer with a mask by an equivalent layer of torch, in place.
 
     Layers that share a `SparseWeight` share one Parameter afterwards. A swapped `Conv1D` becomes an
     `nn.Linear`. A recipe's layer keeps the weight that its forward pass uses; a layer of several
@@ -236,7 +245,7 @@ def densify(model: nn.Module) -> nn.Module:
         if isinstance(module, MaskedLayer):
             linear = module.to_dense()
             linear.weight = weights.setdefault(module.weight_owner, linear.weight)  # type: ignore[arg-type]
-            if module.bias is None or len(module.bias) == linear.out_features:
+            if module.bias is None or len(module.bias) == len(linear.weight):
                 linear.bias = module.bias  # type: ignore[assignment]  # of a split layer a part
             _adopt(linear, module)
             layers[id(module)] = linear
@@ -252,6 +261,7 @@ def _checked_sites(
     include: Globs,
     exclude: Globs,
     overrides: Mapping[str, str | Pattern | None] | None,
+    convolutions: bool = True,
 ) -> tuple[list[Site], list[str]]:
     """Return the checked layers to swap, and notes about the others."""
     sites, notes = find_sites(
@@ -260,12 +270,14 @@ def _checked_sites(
         as_globs(include, "include"),
         as_globs(exclude, "exclude"),
         overrides,
+        convolutions,
     )
     notes += drop_shared_with_others(model, sites)
     check_sites(sites)
     notes += drop_without_zeros(sites)
     if not sites:
-        why = "; ".join(notes) or "include= and exclude= leave no nn.Linear or Conv1D"
+        kinds = "nn.Linear, Conv1D or convolution" if convolutions else "nn.Linear or Conv1D"
+        why = "; ".join(notes) or f"include= and exclude= leave no {kinds}"
         raise PatternError(f"sparsify found no layer to make sparse: {why}")
     return sites, notes
 
@@ -294,6 +306,8 @@ def _sparse_weight(site: Site, score: Score, transpose: Transpose) -> SparseWeig
         raise PatternError(
             f"score={score!r} was given; use 'magnitude', 'random', a function or a mapping"
         )
+    if isinstance(scores, Tensor) and scores.shape == site.source.shape != dense.shape:
+        scores = matrix_of(scores)
     weight = SparseWeight.from_dense(dense, site.pattern, mask, scores, transpose)
     weight.values.requires_grad_(site.source.requires_grad)
     return weight

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from gossamer import backend
 from gossamer.errors import ArgumentError, GossamerError
-from gossamer.nn.layers.linear import SparseLinear
-from gossamer.ops import sddmm
+from gossamer.nn.layers.filters import matrix_of
+from gossamer.nn.layers.sparse import SparseLayer
 from gossamer.timing import interleaved
 
 ROUNDS, WARMUP = 7, 2
 
 
-def dense_wins(name: str, sparse: SparseLinear, batch: int) -> str | None:
+def dense_wins(name: str, sparse: SparseLayer, batch: int) -> str | None:
     """Time the forward and backward pass of a layer, sparse and dense, on random input.
 
     Args:
         name: name of the layer in the result.
         sparse: the layer; it does not change.
-        batch: rows of the input, at least 1.
+        batch: rows of the output, at least 1; of a convolution, about so many pixels.
 
     Returns:
         A line with both times if the dense layer is faster, else None.
@@ -32,10 +34,11 @@ def dense_wins(name: str, sparse: SparseLinear, batch: int) -> str | None:
     if batch < 1:
         raise ArgumentError(f"batch={batch} was given; the timing check needs at least 1 row")
     dense = sparse.to_dense()
-    values = sparse.weight.values
     generator = torch.Generator().manual_seed(0)  # must not change torch's random state
-    x = torch.randn(batch, sparse.in_features, generator=generator).to(values.dtype)
-    g = torch.randn(batch, sparse.out_features, generator=generator).to(values.dtype)
+    x = sparse.example(batch, generator)
+    with torch.no_grad():
+        shape = sparse(x).shape
+    g = torch.randn(shape, generator=generator).to(x.dtype)
     x.requires_grad_()
     verify(name, sparse, x, g)
 
@@ -56,33 +59,51 @@ def dense_wins(name: str, sparse: SparseLinear, batch: int) -> str | None:
     )
 
 
-def verify(name: str, sparse: SparseLinear, x: Tensor, grad_output: Tensor) -> None:
+def verify(name: str, sparse: SparseLayer, x: Tensor, grad_output: Tensor) -> None:
     """Compare all three products with dense ones in float64; raise GossamerError on a difference.
 
     The tolerance per entry is the rounding error: a small part of the sum of its terms' magnitudes.
     """
-    with torch.enable_grad():
-        y = sparse(x)
-        (grad_x,) = torch.autograd.grad(y, x, grad_output)
-    grad_weight = backend.scatter(
-        sddmm(grad_output, x.detach(), sparse.weight), sparse.weight.structure
-    )
-    weight = sparse.weight.to_dense().detach().double()
-    bias = torch.zeros(()) if sparse.bias is None else sparse.bias.detach().double()
-    mask = sparse.weight.mask()
-    xd, gd = x.detach().double(), grad_output.double()
-    checks = {
-        "output": (y.detach(), xd @ weight.T + bias, xd.abs() @ weight.abs().T + bias.abs()),
-        "input gradient": (grad_x, gd @ weight, gd.abs() @ weight.abs()),
-        "weight gradient": (grad_weight, mask * (gd.T @ xd), mask * (gd.abs().T @ xd.abs())),
-    }
+    values = sparse.weight.values
+    trained = values.requires_grad
+    values.requires_grad_()
+    try:
+        got = _products(sparse, x, values, grad_output)
+    finally:
+        values.requires_grad_(trained)
+    got[2] = backend.scatter(got[2], sparse.weight.structure)
+    dense = sparse.to_dense().double()
+    expected = _dense_products(dense, x.detach().double(), grad_output.double())
+    with torch.no_grad():
+        for parameter in dense.parameters():
+            parameter.abs_()
+    scales = _dense_products(dense, x.detach().double().abs(), grad_output.double().abs())
     sums = torch.float64 if x.dtype == torch.float64 else torch.float32
     tolerance = 2 * torch.finfo(x.dtype).eps + 64 * torch.finfo(sums).eps
-    for what, (got, expected, scale) in checks.items():
-        off = (got.double() - expected).abs() - tolerance * scale
-        if not bool((off <= 0).all()):
+    mask = sparse.weight.mask()
+    for what, mine, theirs, scale in zip(
+        ("output", "input gradient", "weight gradient"), got, expected, scales, strict=True
+    ):
+        wanted, size = (mask * t if what == "weight gradient" else t for t in (theirs, scale))
+        off = (mine.double() - wanted).abs()
+        if not bool((off <= tolerance * size).all()):
             raise GossamerError(
                 f"the {what} of layer {name!r} differs from the dense product by up to "
-                f"{float((got.double() - expected).abs().max()):.3g}; this is a fault of a "
-                "kernel: please report it with the output of `gossamer info`"
+                f"{float(off.max()):.3g}; this is a fault of a kernel: please report it with the "
+                "output of `gossamer info`"
             )
+
+
+def _products(layer: nn.Module, x: Tensor, entries: Tensor, grad_output: Tensor) -> list[Tensor]:
+    """Return the output of a layer and the gradients of its input and of its entries."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        y = layer(x)
+        return [y.detach(), *torch.autograd.grad(y, (x, entries), grad_output)]
+
+
+def _dense_products(layer: nn.Module, x: Tensor, grad_output: Tensor) -> list[Tensor]:
+    weight: Any = layer.weight
+    weight.requires_grad_()
+    y, grad_x, grad_weight = _products(layer, x, weight, grad_output)
+    return [y, grad_x, matrix_of(grad_weight) if grad_weight.dim() > 2 else grad_weight]

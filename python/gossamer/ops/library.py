@@ -27,21 +27,21 @@ from gossamer.ops.batching import batched
 from gossamer.weight import SparseWeight
 from gossamer.weight.guard import check_written
 
-_STRUCTURE = (
+STRUCTURE = (
     "Tensor indices, Tensor? indptr, int[] layout, "
     "Tensor? t_indices, Tensor? t_indptr, int[] t_layout, Tensor? t_perm"
 )
-_LIBRARY = torch.library.Library("gossamer", "DEF")  # type: ignore[no-untyped-call]
-_define: Callable[[str], object] = _LIBRARY.define
-_define(f"spmm(Tensor x, Tensor values, {_STRUCTURE}, Tensor? bias) -> Tensor")
-_define(f"spmm_t(Tensor grad_output, Tensor values, {_STRUCTURE}) -> Tensor")
-_define(f"sddmm(Tensor grad_output, Tensor x, {_STRUCTURE}) -> Tensor")
+LIBRARY = torch.library.Library("gossamer", "DEF")  # type: ignore[no-untyped-call]
+_define: Callable[[str], object] = LIBRARY.define
+_define(f"spmm(Tensor x, Tensor values, {STRUCTURE}, Tensor? bias) -> Tensor")
+_define(f"spmm_t(Tensor grad_output, Tensor values, {STRUCTURE}) -> Tensor")
+_define(f"sddmm(Tensor grad_output, Tensor x, {STRUCTURE}) -> Tensor")
 
 
 _NO_LAYOUT = (0,)  # of a transpose that is not there; AOTInductor reads an empty list as None
 
 
-class _Parts(NamedTuple):
+class Parts(NamedTuple):
     """The structure as the ops take it."""
 
     indices: Tensor
@@ -55,7 +55,7 @@ class _Parts(NamedTuple):
 
 def spmm(x: Tensor, weight: SparseWeight, bias: Tensor | None = None) -> Tensor:
     """`gossamer.spmm` through the registered op; x [..., cols]."""
-    y = torch.ops.gossamer.spmm(flatten(x), weight.values, *_parts(weight), bias)
+    y = torch.ops.gossamer.spmm(flatten(x), weight.values, *parts_of(weight), bias)
     return unflatten(y, x)
 
 
@@ -71,7 +71,7 @@ def sddmm(grad_output: Tensor, x: Tensor, weight: SparseWeight) -> Tensor:
     return y
 
 
-def _parts(weight: SparseWeight) -> tuple[Any, ...]:
+def parts_of(weight: SparseWeight) -> tuple[Any, ...]:
     return (
         weight.indices,
         weight.indptr,
@@ -85,20 +85,20 @@ def _parts(weight: SparseWeight) -> tuple[Any, ...]:
 
 def _exact(weight: SparseWeight) -> tuple[Any, ...]:
     """The parts without a double-pruned transpose, which only the backward of spmm may use."""
-    parts = _Parts(*_parts(weight))
+    parts = Parts(*parts_of(weight))
     return _without_transpose(parts) if weight.backward == "double_pruned" else parts
 
 
-def _without_transpose(p: _Parts) -> _Parts:
-    return _Parts(p.indices, p.indptr, p.layout, None, None, _NO_LAYOUT, None)
+def _without_transpose(p: Parts) -> Parts:
+    return Parts(p.indices, p.indptr, p.layout, None, None, _NO_LAYOUT, None)
 
 
-def _structure(p: _Parts) -> Structure:
+def structure_in(p: Parts) -> Structure:
     check_written(p.indices)
     return Structure(Layout(*p.layout), p.indices, p.indptr)
 
 
-def _transposed(p: _Parts) -> Transposed | None:
+def transposed_in(p: Parts) -> Transposed | None:
     if p.t_indices is None or p.t_perm is None:
         return None
     check_written(p.t_indices)
@@ -111,18 +111,18 @@ def _transposed(p: _Parts) -> Transposed | None:
 def _spmm(x: Tensor, values: Tensor, *parts_and_bias: Any) -> Tensor:
     *parts, bias = parts_and_bias
     b = None if bias is None else bias.contiguous()
-    y: Tensor = products.spmm(x, values.contiguous(), _structure(_Parts(*parts)), b)
+    y: Tensor = products.spmm(x, values.contiguous(), structure_in(Parts(*parts)), b)
     return y
 
 
 def _spmm_t(grad_output: Tensor, values: Tensor, *parts: Any) -> Tensor:
-    p = _Parts(*parts)
-    y: Tensor = products.spmm_t(grad_output, values.contiguous(), _structure(p), _transposed(p))
+    p = Parts(*parts)
+    y: Tensor = products.spmm_t(grad_output, values.contiguous(), structure_in(p), transposed_in(p))
     return y
 
 
 def _sddmm(grad_output: Tensor, x: Tensor, *parts: Any) -> Tensor:
-    grad: Tensor = products.sddmm(grad_output, x, _structure(_Parts(*parts)))
+    grad: Tensor = products.sddmm(grad_output, x, structure_in(Parts(*parts)))
     return grad
 
 
@@ -131,22 +131,22 @@ def _sddmm(grad_output: Tensor, x: Tensor, *parts: Any) -> Tensor:
 
 def _spmm_fake(x: Tensor, values: Tensor, *parts_and_bias: Any) -> Tensor:
     *parts, bias = parts_and_bias
-    _same_dtype(x, values, bias)
-    return x.new_empty(x.shape[0], _Parts(*parts).layout[0])
+    same_dtype(x, values, bias)
+    return x.new_empty(x.shape[0], Parts(*parts).layout[0])
 
 
 def _spmm_t_fake(grad_output: Tensor, values: Tensor, *parts: Any) -> Tensor:
-    _same_dtype(grad_output, values)
-    return grad_output.new_empty(grad_output.shape[0], _Parts(*parts).layout[1])
+    same_dtype(grad_output, values)
+    return grad_output.new_empty(grad_output.shape[0], Parts(*parts).layout[1])
 
 
 def _sddmm_fake(grad_output: Tensor, x: Tensor, *parts: Any) -> Tensor:
-    _same_dtype(grad_output, x)
-    p = _Parts(*parts)
+    same_dtype(grad_output, x)
+    p = Parts(*parts)
     return x.new_empty(p.indices.shape[0] * p.layout[2])
 
 
-def _same_dtype(first: Tensor, *others: Tensor | None) -> None:
+def same_dtype(first: Tensor, *others: Tensor | None) -> None:
     for other in others:
         if other is not None and other.dtype != first.dtype:
             raise DTypeError(
@@ -161,11 +161,11 @@ def _same_dtype(first: Tensor, *others: Tensor | None) -> None:
 def _spmm_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, values, *parts, _ = inputs
     need_x, need_values = ctx.needs_input_grad[:2]
-    _save(ctx, x if need_values else None, values if need_x else None, _Parts(*parts))
+    save(ctx, x if need_values else None, values if need_x else None, Parts(*parts))
 
 
 def _spmm_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    x, values, parts = _saved(ctx)
+    x, values, parts = saved(ctx)
     need_x, need_values, *_, need_bias = ctx.needs_input_grad
     ops = torch.ops.gossamer
     exact = parts
@@ -179,17 +179,17 @@ def _spmm_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
             ops.sddmm(g, x, *exact) if need_values else None,
         )
         grad_bias = g.sum(0) if need_bias else None
-    return *grads, *_NONE, grad_bias
+    return *grads, *NO_PARTS, grad_bias
 
 
 def _spmm_t_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     g, values, *parts = inputs
     need_g, need_values = ctx.needs_input_grad[:2]
-    _save(ctx, g if need_values else None, values if need_g else None, _Parts(*parts))
+    save(ctx, g if need_values else None, values if need_g else None, Parts(*parts))
 
 
 def _spmm_t_backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
-    g, values, parts = _saved(ctx)
+    g, values, parts = saved(ctx)
     need_g, need_values = ctx.needs_input_grad[:2]
     ops = torch.ops.gossamer
     with without_autocast(g):
@@ -197,17 +197,17 @@ def _spmm_t_backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
             ops.spmm(u, values, *parts, None) if need_g else None,
             ops.sddmm(g, u, *parts) if need_values else None,
         )
-    return *grads, *_NONE
+    return *grads, *NO_PARTS
 
 
 def _sddmm_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     g, x, *parts = inputs
     need_g, need_x = ctx.needs_input_grad[:2]
-    _save(ctx, g if need_x else None, x if need_g else None, _Parts(*parts))
+    save(ctx, g if need_x else None, x if need_g else None, Parts(*parts))
 
 
 def _sddmm_backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
-    g, x, parts = _saved(ctx)
+    g, x, parts = saved(ctx)
     need_g, need_x = ctx.needs_input_grad[:2]
     ops = torch.ops.gossamer
     with without_autocast(g):
@@ -215,25 +215,25 @@ def _sddmm_backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
             ops.spmm(x, u, *parts, None) if need_g else None,
             ops.spmm_t(g, u, *parts) if need_x else None,
         )
-    return *grads, *_NONE
+    return *grads, *NO_PARTS
 
 
-_NONE = (None,) * len(_Parts._fields)
+NO_PARTS = (None,) * len(Parts._fields)
 
 
-def _save(ctx: Any, first: Tensor | None, second: Tensor | None, p: _Parts) -> None:
+def save(ctx: Any, first: Tensor | None, second: Tensor | None, p: Parts) -> None:
     tensors = (p.indices, p.indptr, p.t_indices, p.t_indptr, p.t_perm)
     ctx.save_for_backward(first, second, *tensors)
     ctx.layouts = (p.layout, p.t_layout)
 
 
-def _saved(ctx: Any) -> tuple[Any, Any, _Parts]:
+def saved(ctx: Any) -> tuple[Any, Any, Parts]:
     first, second, indices, indptr, t_indices, t_indptr, t_perm = ctx.saved_tensors
     layout, t_layout = ctx.layouts
     return (
         first,
         second,
-        _Parts(indices, indptr, layout, t_indices, t_indptr, t_layout, t_perm),
+        Parts(indices, indptr, layout, t_indices, t_indptr, t_layout, t_perm),
     )
 
 
@@ -242,7 +242,7 @@ def _autocast_rule(name: str, device: str) -> Callable[..., Tensor]:
     key = getattr(torch._C.DispatchKey, f"Autocast{device.upper()}")
 
     def rule(a: Tensor, b: Tensor, *rest: Any) -> Tensor:
-        parts, bias = rest[: len(_Parts._fields)], rest[len(_Parts._fields) :]
+        parts, bias = rest[: len(Parts._fields)], rest[len(Parts._fields) :]
         a, b, *bias = autocast(a, b, *bias, device=device)
         with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
             out: Tensor = getattr(torch.ops.gossamer, name)(a, b, *parts, *bias)
@@ -253,10 +253,10 @@ def _autocast_rule(name: str, device: str) -> Callable[..., Tensor]:
 
 def _vmap_rule(name: str) -> Callable[..., Any]:
     """The rule of `batched` for an operator, whose operands are matrices."""
-    at_bias = len(_Parts._fields) + 2
+    at_bias = len(Parts._fields) + 2
 
     def rule(info: Any, in_dims: Any, a: Tensor, b: Tensor, *rest: Any) -> tuple[Tensor, int]:
-        parts, bias = rest[: len(_Parts._fields)], rest[len(_Parts._fields) :]
+        parts, bias = rest[: len(Parts._fields)], rest[len(Parts._fields) :]
         op = getattr(torch.ops.gossamer, name)
 
         def call(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
@@ -294,15 +294,15 @@ def _register() -> None:
         "spmm_t": (_spmm_t, _spmm_t_fake, _spmm_t_context, _spmm_t_backward, _spmm_t_flops),
         "sddmm": (_sddmm, _sddmm_fake, _sddmm_context, _sddmm_backward, _sddmm_flops),
     }
-    impl: Callable[..., object] = _LIBRARY.impl
+    impl: Callable[..., object] = LIBRARY.impl
     for name, (kernel, fake, context, backward, flops) in rules.items():
         op = f"gossamer::{name}"
         impl(name, kernel, "CompositeExplicitAutograd")
-        torch.library.register_fake(op, fake, lib=_LIBRARY)
-        torch.library.register_autograd(op, backward, setup_context=context, lib=_LIBRARY)
+        torch.library.register_fake(op, fake, lib=LIBRARY)
+        torch.library.register_autograd(op, backward, setup_context=context, lib=LIBRARY)
         for device in ("cpu", "cuda"):
             impl(name, _autocast_rule(name, device), f"Autocast{device.upper()}")
-        torch.library.register_vmap(op, _vmap_rule(name), lib=_LIBRARY)
+        torch.library.register_vmap(op, _vmap_rule(name), lib=LIBRARY)
         register_flop_formula(getattr(torch.ops.gossamer, name))(flops)
 
 

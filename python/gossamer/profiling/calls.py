@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gossamer.errors import ArgumentError, DeviceError, DTypeError
 from gossamer.nested import tensors
 from gossamer.nn.layers.base import MaskedLayer
+from gossamer.nn.layers.convolution import SparseConv
 from gossamer.nn.layers.linear import dense_weight
 from gossamer.nn.left_dense import is_dense_linear
 from gossamer.nn.sites import drop_shared_with_others, find_sites
@@ -66,7 +67,8 @@ def record(model: nn.Module, run: Callable[[], object]) -> dict[Kind, list[str]]
     fixed = _fixed(model)
     with ExitStack() as hooks:
         for name, module in model.named_modules():
-            if isinstance(module, MaskedLayer) or is_dense_linear(module):
+            masked = isinstance(module, MaskedLayer) and not isinstance(module, SparseConv)
+            if masked or is_dense_linear(module):
                 hook = module.register_forward_pre_hook(
                     _noting(calls, name, fixed.get(module, "")), with_kwargs=True
                 )
@@ -77,7 +79,7 @@ def record(model: nn.Module, run: Callable[[], object]) -> dict[Kind, list[str]]
 
 def _fixed(model: nn.Module) -> dict[nn.Module, str]:
     # The pattern is of no matter: it is what `sparsify` would be asked for.
-    sites, _ = find_sites(model, Unstructured(0.5), ["*"], [], None)
+    sites, _ = find_sites(model, Unstructured(0.5), ["*"], [], None, convolutions=False)
     before = {site.module: site.name for site in sites}
     notes = iter(drop_shared_with_others(model, sites))
     left = {site.module for site in sites}

@@ -17,7 +17,9 @@ from torch import nn
 
 from gossamer.arguments import check
 from gossamer.errors import RecipeError
-from gossamer.nn import MaskedLinear, SparseLinear
+from gossamer.nn import MaskedLinear
+from gossamer.nn.layers.replacing import sparse_from_dense
+from gossamer.nn.layers.sparse import SparseLayer
 from gossamer.patterns import Pattern
 from gossamer.recipes.base.checks import check_count, check_share, refuse_grouped
 from gossamer.recipes.base.fixed import fixed_mask, prune_to, with_sparsity
@@ -100,9 +102,13 @@ class GMP(Recipe):
         first = with_sparsity(pattern, self.initial_sparsity)
         if self.dense_weight:
             return fixed_mask(linear, first, pattern)
-        layer = SparseLinear.from_dense(linear, first)
+        layer = sparse_from_dense(linear, first)
         object.__setattr__(layer, _TARGET, pattern)
         return layer
+
+    def takes_convolutions(self) -> bool:
+        """Where layers store their kept entries only."""
+        return not self.dense_weight
 
     def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int) -> None:
         """Follow the optimizer's steps, see `Recipe.attach`."""
@@ -150,7 +156,7 @@ class GMP(Recipe):
         self._thin(t)
 
     def _thin(self, t: int) -> None:
-        for _, _, layer in self.of_type(SparseLinear):
+        for _, _, layer in self.of_type(SparseLayer):
             target: Pattern = getattr(layer, _TARGET)
             pattern = with_sparsity(target, self.sparsity(t, target.sparsity))
             thin(layer.weight, pattern, self.optimizer)

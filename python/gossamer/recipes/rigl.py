@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from gossamer.backend import Structure
 from gossamer.backend.growth import grow_largest
 from gossamer.errors import RecipeError
-from gossamer.nn import ActivationSparseFFN, SparseLinear
+from gossamer.nn import ActivationSparseFFN
+from gossamer.nn.layers.sparse import SparseLayer, matrix_gradient
 from gossamer.recipes.base.capture import Capture
 from gossamer.recipes.base.slots import RowScores, Slots
 from gossamer.recipes.set import SET
@@ -87,13 +88,14 @@ class RigL(SET):
     def start(self) -> None:
         """Capture the layers' inputs and output gradients."""
         for name, layer, parameter, shape in self.watched():
-            capture = Capture(parameter, shape, lambda: bool(self.share(self.step)))
+            product = getattr(layer, "dense_gradient", matrix_gradient)
+            capture = Capture(parameter, shape, lambda: bool(self.share(self.step)), product)
             self.captures[name] = capture
             self._hooks.append(layer.register_forward_hook(capture, with_kwargs=True))
 
     def watched(self) -> Iterator[tuple[str, nn.Module, nn.Parameter, tuple[int, int]]]:
         """Yield the (name, layer, parameter, shape) of each layer whose gradient is needed."""
-        for _, name, layer in self.of_type(SparseLinear):
+        for _, name, layer in self.of_type(SparseLayer):
             rows, cols = layer.weight.shape
             yield name, layer, layer.weight.values, (rows, cols)
 

@@ -17,7 +17,7 @@ from gossamer.arguments import check
 from gossamer.backend import Structure
 from gossamer.backend.growth import drop, grow_random
 from gossamer.masks import Distribution
-from gossamer.nn import SparseLinear
+from gossamer.nn.layers.sparse import SparseLayer
 from gossamer.patterns import NM
 from gossamer.recipes.base.checks import check_count, check_share, refuse_grouped
 from gossamer.recipes.base.slots import Slots
@@ -96,11 +96,11 @@ class SET(Static):
 
     def update(self, t: int, share: float) -> None:
         """Drop a share of the kept entries of each layer, and grow as many."""
-        for index, name, layer in self.of_type(SparseLinear):
+        for index, name, layer in self.of_type(SparseLayer):
             if layer.weight.values.requires_grad:
                 self.move(t, index, name, layer, share)
 
-    def move(self, t: int, index: int, name: str, layer: SparseLinear, share: float) -> None:
+    def move(self, t: int, index: int, name: str, layer: SparseLayer, share: float) -> None:
         """Drop and grow in one layer."""
         weight = layer.weight
         slots = Slots(weight.shape[0], weight.shape[1], weight.pattern)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from gossamer.masks import Distribution, random_mask
-from gossamer.nn import SparseLinear
 from gossamer.nn.layers.linear import dense_weight
+from gossamer.nn.layers.replacing import sparse_from_dense
 from gossamer.patterns import Pattern
 from gossamer.recipes.base.checks import check_count
 from gossamer.recipes.base.recipe import Recipe
@@ -20,7 +20,7 @@ from gossamer.recipes.base.recipe import Recipe
 
 @dataclass(eq=False)
 class Static(Recipe):
-    """Random masks that never move; `SparseLinear` layers.
+    """Random masks that never move; layers store kept entries only, convolutions too.
 
     Args:
         pattern: pattern of the kept entries, or its text.
@@ -53,7 +53,11 @@ class Static(Recipe):
         """A layer that keeps random entries."""
         rows, cols = dense_weight(linear).shape
         mask = random_mask((rows, cols), pattern, self.mask_seed(index))
-        return SparseLinear.from_dense(linear, pattern, mask)
+        return sparse_from_dense(linear, pattern, mask)
+
+    def takes_convolutions(self) -> bool:
+        """Yes: a convolution stores its kept entries as a linear layer does."""
+        return True
 
     def works_sharded(self) -> bool:
         """Yes: layers store kept entries only, which are gathered one layer at a time."""

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gossamer.arguments import check
-from gossamer.backend import Structure
-from gossamer.errors import DTypeError, ShapeError
-from gossamer.masks import random_structure
-from gossamer.nn.layers.base import MaskedLayer, copy_parameter
+from gossamer.errors import DTypeError
+from gossamer.nn.layers.base import copy_parameter
+from gossamer.nn.layers.convolution import kind_of
+from gossamer.nn.layers.filters import matrix_of
+from gossamer.nn.layers.sparse import SparseLayer
 from gossamer.ops.recording import SYMBOLIC, as_leaf
 from gossamer.ops.verbs import spmm
 from gossamer.patterns import Pattern, as_integer, parse_pattern
 from gossamer.weight import Backward, SparseWeight, Transpose, check_dtype
-from gossamer.weight.sharding import whole
 
 
-class SparseLinear(MaskedLayer):
+class SparseLinear(SparseLayer):
     """A linear layer that stores and trains only the kept entries of its weight.
 
     A drop-in for `nn.Linear`. torch's generator draws the mask (`torch.manual_seed` repeats it).
@@ -57,9 +55,6 @@ class SparseLinear(MaskedLayer):
         torch.Size([2, 3, 4])
     """
 
-    weight: SparseWeight
-    bias: nn.Parameter | None
-
     def __init__(
         self,
         in_features: int,
@@ -80,16 +75,7 @@ class SparseLinear(MaskedLayer):
         pattern.check_shape(out_features, in_features, "SparseLinear")
         dtype = torch.get_default_dtype() if dtype is None else dtype
         check_dtype(dtype, "SparseLinear")
-        device = torch.device(device) if device is not None else torch.get_default_device()
-        # The structure is computed in memory, even for a layer on the meta device.
-        with torch.device("cpu"):
-            seed = int(torch.randint(2**63 - 1, ()))
-            structure = random_structure((out_features, in_features), pattern, seed)
-            values = torch.zeros(structure.nnz, dtype=dtype)
-            self.weight = SparseWeight(values, structure, pattern, transpose, backward)
-            self.bias = nn.Parameter(torch.empty(out_features, dtype=dtype)) if bias else None
-        self.reset_parameters()
-        self.to(device)
+        self._draw(pattern, transpose, backward, bias, device, dtype)
 
     @classmethod
     def from_dense(
@@ -152,69 +138,14 @@ class SparseLinear(MaskedLayer):
             4
         """
         check(SparseLinear.of_parts, locals())
-        if bias is not None and bias.shape != weight.shape[:1]:
-            raise ShapeError(
-                f"of_parts got a bias of shape {list(bias.shape)} for a weight of shape "
-                f"{list(weight.shape)}; it must have one number per row of the weight"
-            )
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
-        layer.out_features, layer.in_features = weight.shape
-        layer.weight = weight
-        layer.bias = bias
-        return layer
+        return layer._hold(weight, bias)
 
-    @property
-    def structure(self) -> Structure:
-        """The positions of the kept entries."""
-        return self.weight.structure
-
-    @property
-    def pattern(self) -> Pattern:
-        """The pattern that the mask obeys; it does not change."""
-        return self.weight.pattern
-
-    @property
-    def target(self) -> Pattern:
-        """The pattern that the mask obeys; it does not change."""
-        return self.weight.pattern
-
-    @property
-    def entries(self) -> nn.Parameter:
-        """The values [nnz] of the weight."""
-        return self.weight.values
-
-    @property
-    def sparse_weight(self) -> SparseWeight:
-        """The weight."""
-        return self.weight
-
-    @property
-    def weight_owner(self) -> nn.Module:
-        """The weight, which several layers may share."""
-        return self.weight
-
-    @property
-    def nnz(self) -> int:
-        """The number of kept entries."""
-        return self.weight.nnz
-
-    @property
-    def structure_nbytes(self) -> int:
-        """Bytes of the weight's integer buffers, including its transpose."""
-        return self.weight.structure_nbytes
-
-    def kept_values(self) -> Tensor:
-        """Return the values [nnz] of the weight; detached, and gathered if they are sharded."""
-        return whole(self.weight.values)
-
-    def used_weight(self) -> Tensor:
-        """Return the weight as a dense matrix [out_features, in_features]; differentiable."""
-        return self.weight.to_dense()
-
-    def to_sparse(self, pattern: Pattern | None = None) -> SparseLinear:
-        """Return the layer itself."""
-        return self
+    def example(self, rows: int, generator: torch.Generator) -> Tensor:
+        """Return a random input of so many rows."""
+        x = torch.randn(rows, self.in_features, generator=generator)
+        return x.to(self.weight.values.dtype)
 
     def to_inference(self, transpose: Transpose = "packed") -> SparseLinear:
         """Return a copy with an exact backward pass."""
@@ -224,25 +155,11 @@ class SparseLinear(MaskedLayer):
         weight.values.requires_grad_(old.values.requires_grad)
         return SparseLinear.of_parts(weight, copy_parameter(self.bias)).train(self.training)
 
-    def reset_parameters(self) -> None:
-        """Draw values and bias again; the mask changes only if it was lost, as by `to_empty`."""
-        self.weight.reset_parameters()
-        if self.bias is not None:
-            bound = self.weight.initial_bound
-            nn.init.uniform_(self.bias, -bound, bound)
-
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has
         """Map input [..., in_features] to [..., out_features]."""
         if type(input) is SYMBOLIC:
             return as_leaf(self, input)  # type: ignore[no-any-return]
         return spmm(input, self.weight, self.bias)
-
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        """Check the weight's state before torch loads the bias, because it loads parents first."""
-        self.weight.check_state(state_dict, prefix + "weight.")
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
         """Return the line that `print(model)` shows."""
@@ -265,16 +182,18 @@ def is_conv1d(module: nn.Module) -> bool:
 
 
 def dense_weight(module: nn.Module) -> Tensor:
-    """Return the weight [out_features, in_features] of an `nn.Linear` or `Conv1D`.
+    """Return the weight [out_features, in_features] of a linear layer or a convolution.
 
     Raises:
-        DTypeError: the module is neither.
+        DTypeError: the module is no `nn.Linear`, `Conv1D`, `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d`.
     """
     if isinstance(module, nn.Linear):
         return module.weight
     if is_conv1d(module):
         weight: Tensor = module.weight  # type: ignore[assignment]
         return weight.t()
+    if kind_of(module) is not None:
+        return matrix_of(module.weight)  # type: ignore[arg-type]
     raise DTypeError(
         f"SparseLinear.from_dense got {type(module).__name__}; it takes nn.Linear or "
         "transformers' Conv1D"

@@ -22,6 +22,9 @@ from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.adapted import AdaptedLinear
 from gossamer.nn.layers.base import MaskedLayer, linear_of_parts
 from gossamer.nn.layers.bimask import BiMaskLinear
+from gossamer.nn.layers.convolution import KINDS as CONVOLUTIONS
+from gossamer.nn.layers.convolution import SparseConv
+from gossamer.nn.layers.filters import SHAPE, options_of
 from gossamer.nn.layers.iso_flop import NONLINEARITIES, Branches, Doped, Factors
 from gossamer.nn.layers.linear import SparseLinear
 from gossamer.nn.layers.masked import Gradient, MaskedLinear
@@ -170,6 +173,23 @@ def _linear_options(layer: MaskedLayer) -> dict[str, Any]:
 KINDS[SparseWeight] = Kind(_weight_options, _weight)
 KINDS[SparseLinear] = Kind(_linear_options, _linear)
 KINDS[AdaptedLinear] = Kind(_linear_options, _adapted)
+
+
+def _convolution_options(layer: SparseConv) -> dict[str, Any]:
+    return _weight_options(layer.weight) | options_of(layer)
+
+
+def _convolution(kind: type[SparseConv]) -> Callable[[State, Options], SparseConv]:
+    def build(state: State, options: Options) -> SparseConv:
+        weight = _weight(part_of(state, "weight."), options)
+        window = {name: options[name] for name in SHAPE}
+        return kind.of_parts(weight, _parameter(state, "bias"), **window)
+
+    return build
+
+
+for _convolved in CONVOLUTIONS:
+    KINDS[_convolved] = Kind(_convolution_options, _convolution(_convolved))
 
 # ---- dense weights under a mask ----------------------------------------------------------------
 

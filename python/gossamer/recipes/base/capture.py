@@ -13,9 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.nn.layers.sparse import matrix_gradient
 from gossamer.recipes.base.compiled_capture import captured, number
 from gossamer.recipes.base.slots import RowScores
 from gossamer.weight.sharding import whole
+
+Product = Callable[[Tensor, Tensor, int, int], Tensor]
 
 
 class Capture:
@@ -29,6 +32,7 @@ class Capture:
             belong to an abandoned step and are dropped.
         shape: (rows, cols) of the dense gradient.
         wanted: returns whether to capture in this step.
+        product: rows of the dense gradient from x, its output gradient, and a range of rows.
 
     Attributes:
         coming: pairs of gradients that are not complete yet.
@@ -40,10 +44,12 @@ class Capture:
         parameter: nn.Parameter | None,
         shape: tuple[int, int],
         wanted: Callable[[], bool],
+        product: Product = matrix_gradient,
     ) -> None:
         self.parameter = parameter
         self.shape = shape
         self.wanted = wanted
+        self.product = product
         self.coming: list[tuple[Tensor, Tensor]] = []
         self.pairs: list[tuple[Tensor, Tensor]] = []
         self.number = -1 if parameter is None else number(self)
@@ -104,16 +110,13 @@ class Capture:
             return None
         like = torch.float32 if self.parameter is None else self.parameter.dtype
         dtype = torch.promote_types(like, torch.float32)
-        pairs = [
-            (x.reshape(-1, x.shape[-1]).to(dtype), g.reshape(-1, g.shape[-1]).to(dtype))
-            for x, g in self.pairs
-        ]
+        pairs = [(x.to(dtype), g.to(dtype)) for x, g in self.pairs]
 
         def slab(begin: int, end: int) -> Tensor:
             total = torch.zeros(end - begin, self.shape[1], dtype=dtype)
             for x, g in pairs:
                 # Not addmm_: a sum of products is the same where the pairs are on two processes.
-                total += g[:, begin:end].t() @ x
+                total += self.product(x, g, begin, end)
             return average(total).abs_()
 
         return slab

@@ -115,6 +115,10 @@ class Recipe(Attached):
         """The distribution that None stands for."""
         return "uniform"
 
+    def takes_convolutions(self) -> bool:
+        """Whether `prepare` replaces convolutions too; they stay dense otherwise, with a warning."""
+        return False
+
     def stands_for(self, name: str, was: object, value: object) -> bool:
         """Whether None stands for the distribution that the recipe has chosen."""
         return was is None and name == "distribution" and value == self.usual_distribution()
@@ -129,6 +133,9 @@ class Recipe(Attached):
         rescale: bool = False,
     ) -> nn.Module:
         """Replace the linear layers of a model in place. Build the optimizer afterwards.
+
+        Recipes whose layers store kept entries only replace convolutions too: see
+        `takes_convolutions`.
 
         Args:
             model: any module; if it is a linear layer itself, use the returned one.
@@ -160,7 +167,9 @@ class Recipe(Attached):
 
         mine = identity(self)
         distribution = self.distribution or self.usual_distribution()
-        return replace_linears(model, make, self.pattern, include, exclude, distribution)
+        return replace_linears(
+            model, make, self.pattern, include, exclude, distribution, self.takes_convolutions()
+        )
 
     def parameters(self, model: nn.Module, scale_lr: float | bool = False) -> list[dict[str, Any]]:
         """Return the parameter groups of a prepared model, for an optimizer.

@@ -1,0 +1,122 @@
+#include "products/convolve.hpp"
+
+#include <cstring>
+
+#include "layouts/patches.hpp"
+#include "products/drive.hpp"
+
+namespace gossamer {
+namespace {
+
+// A row that begins where the one before ends is part of it.
+void join_rows(Patches& p) noexcept {
+  for (int i = 1; i >= 0; --i) {
+    const bool joins = p.size[i] == 1 || p.strides[i] == p.size[2] * p.strides[2];
+    if (!joins) return;
+    p.size[2] *= p.size[i];
+    p.out[2] *= p.out[i];
+    p.size[i] = p.out[i] = 1;
+  }
+}
+
+// The channels of one group as the matrix of patches that makes an output of size `out`.
+Patches patches_of(const Images& x, const Convolution& how, const std::int64_t* out) noexcept {
+  Patches p;
+  p.channels = x.shape[1] / how.groups;
+  p.image_stride = x.strides[0];
+  p.channel_stride = x.strides[1];
+  bool plain = true;
+  for (int i = 0; i < 3; ++i) {
+    p.kernel[i] = how.kernel[i];
+    p.stride[i] = how.stride[i];
+    p.dilation[i] = how.dilation[i];
+    p.padding[i] = how.padding[i];
+    p.size[i] = x.shape[i + 2];
+    p.out[i] = out[i];
+    p.strides[i] = x.strides[i + 2];
+    plain &= p.kernel[i] == 1 && p.stride[i] == 1 && p.padding[i] == 0 && p.size[i] == p.out[i];
+  }
+  if (plain) join_rows(p);
+  return p;
+}
+
+// The pixels of an output as the rows of a matrix, and the channels of a group as its columns.
+Patches pixels_of(const Images& y, std::int64_t groups) noexcept {
+  Convolution plain;
+  plain.groups = groups;
+  return patches_of(y, plain, y.shape + 2);
+}
+
+Matrix group_of(const Images& x, const Patches& p, std::int64_t group, std::size_t bytes) noexcept {
+  const auto offset = group * p.channels * p.channel_stride * static_cast<std::int64_t>(bytes);
+  return {static_cast<std::byte*>(x.data) + offset,
+          x.shape[0] * p.pixels(),
+          p.taps() * p.channels,
+          0,
+          0,
+          &p};
+}
+
+Panels rows_of_group(const Panels& w, std::int64_t group, std::int64_t groups) noexcept {
+  if (groups == 1) return w;
+  Panels part = w;
+  part.rows = w.rows / groups;
+  part.first_panel = group * part.panels();
+  part.all_panels = w.panels();
+  return part;
+}
+
+}  // namespace
+
+void convolve(const Images& x, const void* values, const Panels& weight, const void* bias,
+              const Images& y, const Convolution& how, DType dtype, const Queue& queue) {
+  const Patches in = patches_of(x, how, y.shape + 2);
+  const Patches out = pixels_of(y, how.groups);
+  if (x.shape[0] * out.pixels() == 0) return;
+  const std::size_t bytes = itemsize(dtype);
+  for (std::int64_t g = 0; g < how.groups; ++g) {
+    const Panels part = rows_of_group(weight, g, how.groups);
+    const void* own = bias == nullptr ? nullptr
+                                      : static_cast<const std::byte*>(bias) +
+                                            static_cast<std::size_t>(g * part.rows) * bytes;
+    run_spmm({group_of(x, in, g, bytes), values, part, own, group_of(y, out, g, bytes)}, dtype,
+             queue);
+  }
+}
+
+void convolve_input(const Images& grad_output, const void* values, const Panels& weight,
+                    const TransposedPanels& transposed, const Images& grad_input,
+                    const Convolution& how, DType dtype, const Queue& queue) {
+  const Patches from = pixels_of(grad_output, how.groups);
+  Patches to = patches_of(grad_input, how, grad_output.shape + 2);
+  to.adds = true;
+  if (grad_output.shape[0] * from.pixels() == 0) return;
+  for (std::int64_t g = 0; g < how.groups; ++g) {
+    const Matrix rows = group_of(grad_output, from, g, itemsize(dtype));
+    const Matrix images = group_of(grad_input, to, g, compute_itemsize(dtype));
+    const SpmmTArgs args{rows, values, rows_of_group(weight, g, how.groups), images};
+    if (transposed.perm != nullptr && how.groups == 1) {
+      run_spmm_t_packed(args, transposed.panels, transposed.perm, dtype, queue);
+    } else {
+      run_spmm_t(args, dtype, queue);
+    }
+  }
+}
+
+void convolve_weight(const Images& grad_output, const Images& x, const Panels& weight,
+                     void* grad_values, const Convolution& how, DType dtype, const Queue& queue) {
+  const Patches from = pixels_of(grad_output, how.groups);
+  const Patches in = patches_of(x, how, grad_output.shape + 2);
+  const std::size_t bytes = itemsize(dtype);
+  if (x.shape[0] * from.pixels() == 0) {
+    std::memset(grad_values, 0, static_cast<std::size_t>(weight.stored_nnz()) * bytes);
+    return;
+  }
+  for (std::int64_t g = 0; g < how.groups; ++g) {
+    run_sddmm({group_of(grad_output, from, g, bytes), group_of(x, in, g, bytes),
+               rows_of_group(weight, g, how.groups), grad_values},
+              dtype, queue);
+  }
+}
+
+}  // namespace gossamer
