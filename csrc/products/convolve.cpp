@@ -90,7 +90,7 @@ void convolve_input(const Images& grad_output, const void* values, const Panels&
   const Patches from = pixels_of(grad_output, how.groups);
   Patches to = patches_of(grad_input, how, grad_output.shape + 2);
   to.adds = true;
-  if (grad_output.shape[0] * from.pixels() == 0) return;
+  if (grad_output.shape[0] * from.pixels() == 0) return;  // no output: the caller's zeros stay
   for (std::int64_t g = 0; g < how.groups; ++g) {
     const Matrix rows = group_of(grad_output, from, g, itemsize(dtype));
     const Matrix images = group_of(grad_input, to, g, compute_itemsize(dtype));

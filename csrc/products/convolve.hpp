@@ -3,7 +3,7 @@
 //   convolve         Y[n, r, o]  = sum over taps t and channels c of X[n, c, o s + t d - p] W[r,
 //   (t, c)]
 //                                  + bias[r]
-//   convolve_input   dX, the gradient of X: added to it, and it is zero before
+//   convolve_input   dX, the gradient of X
 //   convolve_weight  dW at the kept entries
 //
 // Group g has the channels [g C, (g + 1) C) of X and an equal part of the rows of W.
@@ -40,7 +40,7 @@ struct TransposedPanels {
 void convolve(const Images& x, const void* values, const Panels& weight, const void* bias,
               const Images& y, const Convolution& how, DType dtype, const Queue& queue);
 
-// grad_input is of the type in which products are summed, and zero.
+// grad_input is of the type in which products are summed.
 void convolve_input(const Images& grad_output, const void* values, const Panels& weight,
                     const TransposedPanels& transposed, const Images& grad_input,
                     const Convolution& how, DType dtype, const Queue& queue);

@@ -48,9 +48,38 @@ std::int64_t rows_of_images(const Matrix& y, std::int64_t tile) noexcept {
   return best * pixels;
 }
 
+// Zeros in images [first, last), of elements of so many bytes.
+void zero_images(const Matrix& y, std::int64_t first, std::int64_t last,
+                 std::size_t bytes) noexcept {
+  const Patches& p = *y.patches;
+  const auto at = [&](std::int64_t offset) {
+    return static_cast<std::byte*>(y.data) + offset * static_cast<std::int64_t>(bytes);
+  };
+  const std::int64_t row = p.size[2] * p.strides[2];
+  const std::int64_t plane = p.size[0] * p.size[1] * p.size[2];
+  const bool whole = p.strides[0] == p.size[1] * p.strides[1] && p.strides[1] == row;
+  const bool by_planes = whole && p.strides[2] == 1 && p.channel_stride == plane;
+  const bool by_pixels = whole && p.strides[2] == p.channels && p.channel_stride == 1;
+  for (std::int64_t image = first; image < last; ++image) {
+    const std::int64_t begin = image * p.image_stride;
+    if (by_planes || by_pixels) {
+      std::memset(at(begin), 0, static_cast<std::size_t>(plane * p.channels) * bytes);
+      continue;
+    }
+    for (std::int64_t c = 0; c < p.channels; ++c) {
+      for (std::int64_t i = 0; i < plane; ++i) {
+        const std::int64_t w = i % p.size[2], h = i / p.size[2] % p.size[1];
+        std::memset(at(begin + c * p.channel_stride + i / p.size[2] / p.size[1] * p.strides[0] +
+                       h * p.strides[1] + w * p.strides[2]),
+                    0, bytes);
+      }
+    }
+  }
+}
+
 template <class Args>
 void run_tiles(const Kernel<Args>& kernel, const Args& args, std::int64_t batch, std::int64_t units,
-               int workers, std::byte* scratch) noexcept {
+               int workers, std::size_t sum_bytes, std::byte* scratch) noexcept {
   const bool images = adds(output(args));
   const std::int64_t height = kernel.batch_tile(args);
   const std::int64_t rows = images ? rows_of_images(output(args), height) : height;
@@ -62,6 +91,10 @@ void run_tiles(const Kernel<Args>& kernel, const Args& args, std::int64_t batch,
     const std::int64_t part = task % parts;
     const Task piece{tile * rows, std::min(batch, (tile + 1) * rows), units * part / parts,
                      units * (part + 1) / parts};
+    if (images) {
+      const std::int64_t pixels = output(args).patches->pixels();
+      zero_images(output(args), piece.batch0 / pixels, piece.batch1 / pixels, sum_bytes);
+    }
     kernel.run(args, piece, scratch + static_cast<std::size_t>(worker) * bytes);
   });
 }
@@ -88,7 +121,7 @@ const auto& kernel_for(const Find& find, DType dtype, const Matrix& batch, int w
 // Prepares the values if the kernel asks for it, and runs its tasks. `units`: see Task.
 template <class Args>
 void run_kernel(const Kernel<Args>& kernel, Args& args, std::int64_t batch, std::int64_t units,
-                int workers) {
+                int workers, DType dtype) {
   const Panels& w = args.weight;
   const bool prepares = kernel.prepare != nullptr;
   const std::size_t starts =
@@ -104,7 +137,7 @@ void run_kernel(const Kernel<Args>& kernel, Args& args, std::int64_t batch, std:
       kernel.prepare(args, run, memory + starts);
     });
   }
-  run_tiles(kernel, args, batch, units, workers, memory + starts + values);
+  run_tiles(kernel, args, batch, units, workers, compute_itemsize(dtype), memory + starts + values);
 }
 
 // Elements a task copies or converts at once.
@@ -145,7 +178,7 @@ void run_spmm(SpmmArgs args, DType dtype, const Queue&) {
   const TrimWorkspace trim;
   const int workers = workers_for(w, batch);
   const auto& kernel = kernel_for(find_spmm, dtype, args.x, workers, w);
-  run_kernel(kernel, args, batch, w.runs(), workers);
+  run_kernel(kernel, args, batch, w.runs(), workers, dtype);
 }
 // --8<-- [end:drive]
 
@@ -156,7 +189,7 @@ void run_spmm_t(SpmmTArgs args, DType dtype, const Queue&) {
   const TrimWorkspace trim;
   const int workers = workers_for(w, batch);
   const auto& kernel = kernel_for(find_spmm_t, dtype, args.grad_output, workers, w);
-  run_kernel(kernel, args, batch, w.blocks(), workers);
+  run_kernel(kernel, args, batch, w.blocks(), workers, dtype);
 }
 
 void run_spmm_t_packed(const SpmmTArgs& args, const Panels& transposed, const std::int32_t* perm,
@@ -178,7 +211,8 @@ void run_spmm_t_packed(const SpmmTArgs& args, const Panels& transposed, const st
     default: gather_values<std::uint64_t>(args.values, count, perm, nnz, memory, workers); break;
   }
   product.values = memory;
-  run_tiles(kernel, product, batch, transposed.panels(), workers, memory + values);
+  run_tiles(kernel, product, batch, transposed.panels(), workers, compute_itemsize(dtype),
+            memory + values);
 }
 
 void run_sddmm(SddmmArgs args, DType dtype, const Queue&) {

@@ -1,6 +1,6 @@
 """Every table's convolutions, of every case, dtype, panel and memory format, against the oracle."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -118,28 +118,27 @@ def test_nothing_to_do() -> None:
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_any_number_of_threads_gives_equal_bits(dtype: torch.dtype) -> None:
     for case, vector in ((CASES[1], 1), (CASES[1], 4), (CASES[2], 4), (CASES[9], 1)):
-        case = case._replace(images=7)
-        structure = structure_of(case, vector, 0.3)
-        x = torch.randn(case.images, case.channels, *case.size).to(dtype)
-        values = torch.randn(structure.nnz).to(dtype)
-        out = case.window.output_size(case.size)
-        g = torch.randn(case.images, case.out, *out).to(dtype)
-        turned = transpose(structure) if vector == 1 else None
-
-        def run() -> list[torch.Tensor]:
-            return [
-                convolutions.convolve(x, values, structure, case.window),  # noqa: B023
-                convolutions.convolve_input(
-                    g, values, structure, case.window, case.size, turned  # noqa: B023
-                ),
-                convolutions.convolve_weight(g, x, structure, case.window),  # noqa: B023
-            ]
-
+        products = _products_of(case._replace(images=7), vector, dtype)
         torch.set_num_threads(1)
-        one = run()
+        one = products()
         for threads in (2, 5):
             torch.set_num_threads(threads)
-            assert all(torch.equal(a, b) for a, b in zip(one, run(), strict=True))
+            assert all(torch.equal(a, b) for a, b in zip(one, products(), strict=True))
+
+
+def _products_of(
+    case: Case, vector: int, dtype: torch.dtype
+) -> Callable[[], tuple[torch.Tensor, ...]]:
+    structure = structure_of(case, vector, 0.3)
+    x = torch.randn(case.images, case.channels, *case.size).to(dtype)
+    values = torch.randn(structure.nnz).to(dtype)
+    g = torch.randn(case.images, case.out, *case.window.output_size(case.size)).to(dtype)
+    turned = transpose(structure) if vector == 1 else None
+    return lambda: (
+        convolutions.convolve(x, values, structure, case.window),
+        convolutions.convolve_input(g, values, structure, case.window, case.size, turned),
+        convolutions.convolve_weight(g, x, structure, case.window),
+    )
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -1,10 +1,6 @@
-"""The sparse convolutions as layers: every option of torch's, surgery, checkpoints, compilation."""
+"""The sparse convolutions as layers: every option of torch's, derivatives, operators, errors."""
 
-import copy
-import io
 import itertools
-import pickle
-import warnings
 from typing import Any
 
 import pytest
@@ -154,86 +150,8 @@ def test_groups_of_columns_run_along_channels() -> None:
 def test_whole_filters_are_a_block_pattern() -> None:
     layer = SparseConv2d(8, 16, 3, pattern="block 1x72 50%")
     alive = layer.filters().flatten(1).ne(0).any(1)
-    assert int(alive.sum()) == 8 and layer.density == 0.5
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.depth = nn.Conv2d(8, 8, 3, padding=1, groups=8)
-        self.point = nn.Conv2d(8, 16, 1)
-        self.up = nn.ConvTranspose2d(16, 8, 2)
-        self.norm = nn.BatchNorm2d(8)
-        self.head = nn.Linear(8, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.point(self.depth(self.stem(x).relu())).relu()
-        return self.head(self.norm(self.up(x)).mean((2, 3)))  # type: ignore[no-any-return]
-
-
-def _sparse_net(pattern: str = "50%:v4", **options: Any) -> Net:
-    model = Net()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gossamer.sparsify(model, pattern, exclude=("head",), **options)
-    return model
-
-
-def test_surgery() -> None:
-    model = Net()
-    with pytest.warns(UserWarning, match="depth .depthwise convolutions") as told:
-        gossamer.sparsify(model, "50%")
-    assert "up (ConvTranspose2d" in str(told[0].message)
-    assert type(model.stem) is type(model.point) is SparseConv2d
-    assert type(model.depth) is nn.Conv2d
-    x = torch.randn(2, 3, 6, 6)
-    y = model(x)
-    gossamer.densify(model)
-    assert type(model.stem) is type(model.point) is nn.Conv2d
-    torch.testing.assert_close(model(x), y, rtol=1e-4, atol=1e-5)
-
-
-def test_an_override_swaps_a_depthwise_convolution() -> None:
-    model = _sparse_net(overrides={"depth": "50%"})
-    assert type(model.depth) is SparseConv2d
-    assert model.depth.groups == 8
-    x = torch.randn(2, 3, 6, 6)
-    torch.testing.assert_close(model(x), gossamer.densify(copy.deepcopy(model))(x))
-
-
-def test_filters_that_do_not_fit_are_named_and_nothing_changes() -> None:
-    model = Net()
-    with pytest.raises(PatternError, match=r"'stem' got 3 input channels[^\n]*\n.*exclude="):
-        gossamer.sparsify(model, "2:4")
-    assert type(model.point) is nn.Conv2d and type(model.head) is nn.Linear
-
-
-def test_scores_and_distributions() -> None:
-    scores = {"point": torch.rand(16, 8, 1, 1), "stem": torch.rand(8, 3, 3, 3)}
-    model = _sparse_net("50%", score=scores, include=("point", "stem"))
-    best = matrix_of(scores["stem"]).flatten().topk(108).indices.sort().values
-    assert torch.equal(model.stem.mask().flatten().nonzero().flatten(), best)  # type: ignore[operator]
-    erk = _sparse_net("80%", distribution="erk")
-    assert erk.stem.density > erk.point.density * 0.5  # type: ignore[operator]
-    _sparse_net("50%", score="random")
-
-
-def test_tied_convolutions_share_a_weight() -> None:
-    model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, 2))
-    model[1].weight = model[0].weight
-    gossamer.sparsify(model, "2:4")
-    assert model[0].weight is model[1].weight
-    assert model[0].stride == (1, 1) and model[1].stride == (2, 2)
-    gossamer.densify(model)
-    assert model[0].weight is model[1].weight
-
-
-def test_summary_counts_it() -> None:
-    layers = {layer.name: layer for layer in gossamer.summary(_sparse_net()).layers}
-    point = layers["point"]
-    assert point.pattern == "50%:v4" and point.density == 0.5
-    assert point.values == 4 * (64 + 16) and point.dense == 8 * (128 + 16)
+    assert int(alive.sum()) == 8
+    assert layer.density == 0.5
 
 
 def test_flops_are_those_of_kept_entries() -> None:
@@ -244,63 +162,6 @@ def test_flops_are_those_of_kept_entries() -> None:
     with FlopCounterMode(display=False) as count:
         layer(x).sum().backward()
     assert count.get_total_flops() == 3 * 2 * 2 * 25 * layer.nnz
-
-
-def test_keep_dense_if_slower(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gossamer.nn import timing_check
-    from gossamer.timing import Timing
-
-    quicker = "dense"
-
-    def timed(calls: dict[str, Any], *_: Any) -> dict[str, Timing]:
-        for call in calls.values():
-            call()
-        return {name: Timing.from_samples([1.0 + (name != quicker)]) for name in calls}
-
-    monkeypatch.setattr(timing_check, "interleaved", timed)
-    for kind, quicker in itertools.product(KINDS, ("sparse", "dense")):
-        model = nn.Sequential(kind.dense(8, 8, 3, stride=2, padding=1, groups=2))
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            gossamer.sparsify(model, "50%", keep_dense_if_slower=True)
-        assert type(model[0]) is (kind if quicker == "sparse" else kind.dense)
-        assert any("at batch 512: dense" in str(one.message) for one in told) == (quicker == "dense")
-
-
-def test_checkpoints(tmp_path: Any) -> None:
-    model = _sparse_net()
-    x = torch.randn(2, 3, 6, 6)
-    y = model.eval()(x)
-    gossamer.save(model, tmp_path / "model.safetensors")
-    for fresh in (Net(), _sparse_net(), _sparse_net("90%")):
-        loaded = gossamer.load(tmp_path / "model.safetensors", fresh).eval()
-        assert torch.equal(loaded(x), y)
-        assert type(loaded.point) is SparseConv2d
-    from_state = gossamer.load(model.state_dict(), Net()).eval()
-    assert torch.equal(from_state(x), y)
-    other = Net()
-    other.point = nn.Conv2d(8, 16, 1, stride=2)
-    with pytest.raises(gossamer.CheckpointError, match="build the model that was saved"):
-        gossamer.load(tmp_path / "model.safetensors", other)
-    again = _sparse_net().eval()
-    again.load_state_dict(model.state_dict())
-    assert torch.equal(again(x), y)
-    assert torch.equal(pickle.loads(pickle.dumps(model))(x), y)
-    buffer = io.BytesIO()
-    torch.save(model, buffer)
-    buffer.seek(0)
-    assert torch.equal(torch.load(buffer, weights_only=False)(x), y)
-
-
-@pytest.mark.slow
-def test_compile_and_export() -> None:
-    model = _sparse_net().eval()
-    x = torch.randn(2, 3, 6, 6)
-    y = model(x)
-    torch.testing.assert_close(torch.compile(model, backend="aot_eager", fullgraph=True)(x), y)
-    batch = {"x": {0: torch.export.Dim("images", min=2, max=64)}}
-    exported = torch.export.export(model, (x,), dynamic_shapes=batch)
-    torch.testing.assert_close(exported.module()(torch.cat([x, x])), torch.cat([y, y]))
 
 
 @pytest.mark.parametrize("pattern", ["60%", "2:4:v4"])
@@ -331,31 +192,12 @@ def test_autocast_and_vmap() -> None:
     torch.testing.assert_close(torch.vmap(layer)(x)[1], layer(x[1]))
 
 
-@pytest.mark.parametrize("name", ["static", "set", "rigl", "gmp-sparse"])
-def test_recipes_move_its_mask(name: str) -> None:
-    model = nn.Sequential(
-        nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.Flatten(),
-        nn.Linear(8 * 16, 3),
-    )  # fmt: skip
-    recipe = gossamer.recipes.make(name, pattern="70%")
-    model = recipe.prepare(model)
-    assert type(model[0]) is type(model[2]) is SparseConv2d
-    optimizer = torch.optim.AdamW(recipe.parameters(model), lr=1e-2)
-    recipe.attach(model, optimizer, total_steps=30)
-    before = [model[i].mask().clone() for i in (0, 2)]
-    for _ in range(30):
-        x = torch.randn(6, 4, 6, 6)
-        loss = nn.functional.cross_entropy(model(x), x[:, :3, 0, 0].argmax(1))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    moved = [not torch.equal(model[i].mask(), m) for i, m in zip((0, 2), before, strict=True)]
-    assert moved == [name != "static"] * 2
-    recipe.finish(model)
-
-
 def test_the_dense_gradient_is_that_of_torch() -> None:
-    for options in ({"padding": 1}, {"groups": 2, "stride": 2}, {"padding_mode": "circular", "padding": 1}):
+    for options in (
+        {"padding": 1},
+        {"groups": 2, "stride": 2},
+        {"padding_mode": "circular", "padding": 1},
+    ):
         layer = _layer(2, "60%", torch.float64, **options)
         dense = layer.to_dense()
         x = torch.randn(2, 16, 6, 5, dtype=torch.float64)
@@ -366,17 +208,10 @@ def test_the_dense_gradient_is_that_of_torch() -> None:
         torch.testing.assert_close(got, matrix_of(expected))
 
 
-def test_recipes_with_dense_weights_leave_it_dense() -> None:
-    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(8, 8))
-    with pytest.warns(UserWarning, match="0 .convolutions"):
-        gossamer.recipes.make("srste", pattern="2:4").prepare(model)
-    assert type(model[0]) is nn.Conv2d
-
-
 def test_what_is_wrong_is_named() -> None:
-    with pytest.raises(PatternError, match="3 input channels.*multiple of 4"):
+    with pytest.raises(PatternError, match=r"3 input channels.*multiple of 4"):
         SparseConv2d(3, 8, 3, pattern="2:4")
-    with pytest.raises(PatternError, match="6 output channels per group.*multiple of 4"):
+    with pytest.raises(PatternError, match=r"6 output channels per group.*multiple of 4"):
         SparseConv2d(8, 12, 3, groups=2, pattern="50%:v4")
     with pytest.raises(ShapeError, match="multiple of the groups"):
         SparseConv2d(6, 8, 3, groups=4, pattern="50%")

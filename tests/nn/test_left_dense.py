@@ -23,14 +23,18 @@ class Subclass(nn.Linear):
     """A linear layer of somebody's own."""
 
 
+class Convolution(nn.Conv1d):
+    """A convolution of somebody's own."""
+
+
 KINDS = {
     "experts": (Parameters(up_proj=(4, 8, 16)), "matrices stacked in one parameter", 512),
     "attention": (nn.MultiheadAttention(16, 2), "projections of attention in one", 768),
     "lstm": (nn.LSTM(16, 8), "recurrent matrices", 4 * 8 * 24),
     "gru cell": (nn.GRUCell(16, 8), "recurrent matrices", 3 * 8 * 24),
-    "conv1d": (nn.Conv1d(4, 8, 3), "convolutions", 96),
-    "conv2d": (nn.Conv2d(4, 8, 3), "convolutions", 288),
-    "transposed": (nn.ConvTranspose2d(4, 8, 3), "convolutions", 288),
+    "depthwise": (nn.Conv2d(8, 8, 3, groups=8), "depthwise convolutions", 72),
+    "transposed": (nn.ConvTranspose2d(4, 8, 3), "ConvTranspose2d; only nn.Conv1d", 288),
+    "own convolution": (Convolution(4, 8, 3), "Convolution; only nn.Conv1d", 96),
     "bilinear": (nn.Bilinear(4, 4, 8), "matrices stacked in one parameter", 128),
     "bare": (Parameters(projection=(8, 16)), "bare matrices", 128),
     "subclass": (Subclass(16, 8), "Subclass; only nn.Linear itself", 128),
@@ -60,15 +64,15 @@ def test_each_kind_is_named_with_its_share(name: str) -> None:
 
 
 def test_one_line_per_kind_names_three_and_counts_the_rest() -> None:
-    model = nn.Sequential(nn.Linear(8, 8), *(nn.Conv1d(4, 4, 3) for _ in range(5)), nn.GRU(8, 4))
+    model = nn.Sequential(nn.Linear(8, 8), *(Convolution(4, 4, 3) for _ in range(5)), nn.GRU(8, 4))
     convolutions, recurrent = told_by_sparsify(model)
-    assert "1.weight, 2.weight, 3.weight and 2 more (convolutions), 5" in convolutions
+    assert "1, 2, 3 and 2 more (Convolution; only nn.Conv1d, Conv2d and Conv3d" in convolutions
     assert "6.weight_ih_l0, 6.weight_hh_l0 (recurrent matrices)" in recurrent
 
 
 def test_what_is_excluded_or_not_included_is_not_told() -> None:
     def model() -> nn.Module:
-        return nn.Sequential(nn.Linear(8, 8), nn.Conv1d(4, 4, 3), Parameters(bare=(8, 8)))
+        return nn.Sequential(nn.Linear(8, 8), Convolution(4, 4, 3), Parameters(bare=(8, 8)))
 
     assert told_by_sparsify(model(), exclude=["1", "2.bare"]) == []
     assert told_by_sparsify(model(), include="0") == []
@@ -86,14 +90,14 @@ def test_vectors_norms_and_tables_are_no_such_weights() -> None:
     assert "dense: 0.weight (embedding tables), 55.6 % of the weights" in str(summary(model))
 
 
-def test_a_model_without_linear_layers_is_told_what_it_has() -> None:
-    with pytest.raises(PatternError, match=r"weight \(convolutions\), 100 % of the weights"):
-        sparsify(nn.Conv2d(4, 4, 3), "2:4")
+def test_a_model_without_layers_to_swap_is_told_what_it_has() -> None:
+    with pytest.raises(PatternError, match=r"\(ConvTranspose2d; .*\), 100 % of the weights"):
+        sparsify(nn.ConvTranspose2d(4, 4, 3), "2:4")
 
 
 def test_recipes_tell_the_same() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.Conv1d(4, 4, 3))
-    with pytest.warns(UserWarning, match=r"1.weight \(convolutions\)"):
+    with pytest.warns(UserWarning, match=r"1 \(convolutions\)"):
         recipes.STE("2:4").prepare(model)
 
 

@@ -2,128 +2,88 @@
 //
 //   packed[c * ld + b] = X[first_row + b, first_col + c]      as pack.hpp has it
 //
-// The rows of a tile are cut into pieces, for one tap at a time: pixels that lie side by side in
-// one image row. All channels of the tap have the same pieces. What no piece covers is padding.
-// A piece is copied if its pixels are neighbours in memory; where channels are (channels_last), 16
-// pixels of 16 channels go through a register transpose.
+// A tile is cut into pieces (pieces.hpp); what no piece covers is padding. A piece is copied if its
+// pixels are neighbours in memory; where channels are (channels_last), a register of pixels of as
+// many channels goes through a transpose.
 #pragma once
 
-#include "layouts/patches.hpp"
 #include "products/cpu/pack_pairs.hpp"
+#include "products/cpu/pieces.hpp"
 #include "simd/vec.hpp"
 
 namespace gossamer {
 namespace {
 
-struct Piece {
-  std::int64_t offset;  // of its first pixel, channel 0
-  int at;               // in the tile
-  int count;
-};
-
-// Rows that are cut at once, which bounds the list of pieces.
-inline constexpr int most_pieces = 256;
-
-struct Cut {
-  Piece pieces[most_pieces];
-  int count = 0;
-  std::int64_t pixels = 0;  // in all pieces
-  std::int64_t step;        // from a pixel to the next, in elements
-};
-
-// Rows [row, row + rows), rows <= most_pieces, as the tap reads them.
-inline void cut_rows(const Patches& p, const Patches::Tap& tap, std::int64_t row, std::int64_t rows,
-                     Cut& cut) noexcept {
-  cut.count = 0;
-  cut.pixels = 0;
-  cut.step = p.stride[2] * p.strides[2];
-  std::int64_t image = row / p.pixels();
-  std::int64_t w = row % p.out[2];
-  std::int64_t h = row / p.out[2] % p.out[1];
-  std::int64_t d = row / p.out[2] / p.out[1] % p.out[0];
-  for (std::int64_t b = 0; b < rows;) {
-    const std::int64_t run = p.out[2] - w < rows - b ? p.out[2] - w : rows - b;
-    const std::int64_t x = d * p.stride[0] + tap.shift[0];
-    const std::int64_t y = h * p.stride[1] + tap.shift[1];
-    if (x >= 0 && x < p.size[0] && y >= 0 && y < p.size[1]) {
-      const std::int64_t from = w * p.stride[2] + tap.shift[2];
-      const std::int64_t room = p.size[2] - from;
-      const std::int64_t first = from >= 0 ? 0 : ceil_div(-from, p.stride[2]);
-      const std::int64_t fit = room <= 0 ? 0 : ceil_div(room, p.stride[2]);
-      const std::int64_t last = fit < run ? fit : run;
-      if (first < last) {
-        cut.pieces[cut.count++] = {image * p.image_stride + x * p.strides[0] + y * p.strides[1] +
-                                       (from + first * p.stride[2]) * p.strides[2],
-                                   static_cast<int>(b + first), static_cast<int>(last - first)};
-        cut.pixels += last - first;
-      }
-    }
-    b += run;
-    w = 0;
-    if (++h == p.out[1]) {
-      h = 0;
-      if (++d == p.out[0]) {
-        d = 0;
-        ++image;
-      }
-    }
-  }
-}
-
-// Calls body(c, live, channel, cut, b, rows) for the columns of each tap, and at most most_pieces
-// rows at a time.
-template <class Body>
-GOSSAMER_INLINE void for_each_tap(const Matrix& x, std::int64_t row, std::int64_t rows,
-                                  std::int64_t col, std::int64_t cols, Body&& body) noexcept {
-  const Patches& p = *x.patches;
-  Cut cut;
-  for (std::int64_t c = 0; c < cols;) {
-    const std::int64_t channel = (col + c) % p.channels;
-    const std::int64_t left = p.channels - channel;
-    const std::int64_t live = left < cols - c ? left : cols - c;
-    const Patches::Tap tap = p.tap((col + c) / p.channels);
-    for (std::int64_t b = 0; b < rows; b += most_pieces) {
-      const std::int64_t n = rows - b < most_pieces ? rows - b : most_pieces;
-      cut_rows(p, tap, row + b, n, cut);
-      body(c, live, channel, static_cast<const Cut&>(cut), b, n);
-    }
-    c += live;
-  }
-}
-
-// Pixels `step` apart; up to `room` places may be written, and places behind the last are zero.
-template <class T>
-GOSSAMER_INLINE void copy_pixels(const T* from, std::int64_t step, int count, Compute<T>* to,
-                                 std::int64_t room) noexcept {
+// One piece of all channels, N whole registers and a rest of `rest` pixels. Where Spill, the rest
+// is stored as a whole register, zeros behind it: the next piece, or padding, begins there.
+template <class T, int N, bool Spill>
+GOSSAMER_INLINE void copy_registers(const T* from, std::int64_t channel_stride,
+                                    std::int64_t channels, int rest, Compute<T>* to,
+                                    std::int64_t ld) noexcept {
   using V = Vec<Compute<T>>;
   constexpr int lanes = V::lanes;
-  if (step == 1) {
-    int i = 0;
-    for (; i + lanes <= count; i += lanes) load_as(from + i).store(to + i);
-    if (i == count) return;
-    const V rest = load_as_n(from + i, count - i);
-    i + lanes <= room ? rest.store(to + i) : rest.store_n(to + i, count - i);
-  } else if (step == 2) {
-    for (int i = 0; i < count; ++i) to[i] = widen(from[2 * i]);
-  } else {
-    for (int i = 0; i < count; ++i) to[i] = widen(from[i * step]);
+  for (std::int64_t c = 0; c < channels; ++c, from += channel_stride, to += ld) {
+#pragma GCC unroll 4
+    for (int k = 0; k < N; ++k) load_as(from + k * lanes).store(to + k * lanes);
+    if (rest == 0) continue;
+    const V last = load_as_n(from + N * lanes, rest);
+    Spill ? last.store(to + N * lanes) : last.store_n(to + N * lanes, rest);
   }
 }
 
-// Where the pixels of a tile lie: null for padding.
+template <class T, int N>
+void copy_rest(const T* from, std::int64_t channel_stride, std::int64_t channels, int rest,
+               bool spill, Compute<T>* to, std::int64_t ld) noexcept {
+  if (spill) {
+    copy_registers<T, N, true>(from, channel_stride, channels, rest, to, ld);
+  } else {
+    copy_registers<T, N, false>(from, channel_stride, channels, rest, to, ld);
+  }
+}
+
+// Pixels that lie side by side in memory. Channels are the inner loop, so that what depends on the
+// piece is worked out once.
 template <class T>
-GOSSAMER_INLINE void point_at(const Cut& cut, T* base, std::int64_t rows, T** pixels) noexcept {
-  for (std::int64_t i = 0; i < rows; ++i) pixels[i] = nullptr;
-  for (int i = 0; i < cut.count; ++i) {
-    const Piece& piece = cut.pieces[i];
-    for (int k = 0; k < piece.count; ++k) {
-      pixels[piece.at + k] = base + piece.offset + k * cut.step;
+void copy_rows(const T* from, std::int64_t channel_stride, std::int64_t channels, int count,
+               bool spill, Compute<T>* to, std::int64_t ld) noexcept {
+  constexpr int lanes = Vec<Compute<T>>::lanes;
+  for (; count > 4 * lanes; count -= 4 * lanes, from += 4 * lanes, to += 4 * lanes) {
+    copy_registers<T, 4, false>(from, channel_stride, channels, 0, to, ld);
+  }
+  const int rest = count % lanes;
+  switch (count / lanes) {
+    case 0: return copy_rest<T, 0>(from, channel_stride, channels, rest, spill, to, ld);
+    case 1: return copy_rest<T, 1>(from, channel_stride, channels, rest, spill, to, ld);
+    case 2: return copy_rest<T, 2>(from, channel_stride, channels, rest, spill, to, ld);
+    case 3: return copy_rest<T, 3>(from, channel_stride, channels, rest, spill, to, ld);
+    default: return copy_rest<T, 4>(from, channel_stride, channels, rest, spill, to, ld);
+  }
+}
+
+// Pixels `step` apart.
+template <class T>
+void copy_spaced(const T* from, std::int64_t step, std::int64_t channel_stride,
+                 std::int64_t channels, int count, Compute<T>* to, std::int64_t ld) noexcept {
+  for (std::int64_t c = 0; c < channels; ++c, from += channel_stride, to += ld) {
+    if (step == 2) {
+      for (int i = 0; i < count; ++i) to[i] = widen(from[2 * i]);
+    } else {
+      for (int i = 0; i < count; ++i) to[i] = widen(from[i * step]);
     }
   }
 }
 
-inline bool by_channels(const Patches& p) noexcept {
-  return p.channel_stride == 1 && p.stride[2] * p.strides[2] != 1;
+// Zeros in the places [begin, end) of all channels, and around them within [0, width).
+template <class C>
+void zero_places(std::int64_t begin, std::int64_t end, std::int64_t width, std::int64_t channels,
+                 C* to, std::int64_t ld) noexcept {
+  using V = Vec<C>;
+  constexpr int lanes = V::lanes;
+  for (std::int64_t c = 0; c < channels; ++c, to += ld) {
+    for (std::int64_t i = begin; i < end; i += lanes) {
+      V::zero().store(to + (i + lanes <= width ? i : width - lanes));
+    }
+  }
 }
 
 // `lanes` pixels of consecutive channels, through a register transpose.
@@ -166,36 +126,74 @@ void pack_patches(const Matrix& x, std::int64_t row, std::int64_t rows, std::int
                    }
                    return;
                  }
-                 const bool covered = cut.pixels == width;
-                 for (std::int64_t k = 0; k < live; ++k, dst += ld, base += p.channel_stride) {
-                   if (!covered) {
-                     for (std::int64_t i = 0; i < width; i += lanes) V::zero().store(dst + i);
-                   }
-                   for (int i = 0; i < cut.count; ++i) {
-                     const Piece& piece = cut.pieces[i];
-                     copy_pixels<T>(base + piece.offset, cut.step, piece.count, dst + piece.at,
-                                    width - piece.at);
+                 // What lies between the pieces is padding. Zeros come first.
+                 const auto reach = [&](const Piece& piece) noexcept {
+                   const std::int64_t whole = piece.at + round_up(piece.count, lanes);
+                   const bool spills = cut.step == 1 && whole <= width;
+                   return spills ? whole : std::int64_t{piece.at} + piece.count;
+                 };
+                 std::int64_t done = 0;
+                 for (int i = 0; i < cut.count; ++i) {
+                   const Piece& piece = cut.pieces[i];
+                   if (piece.at > done) zero_places(done, piece.at, width, live, dst, ld);
+                   done = reach(piece);
+                 }
+                 if (done < width) zero_places(done, width, width, live, dst, ld);
+                 for (int i = 0; i < cut.count; ++i) {
+                   const Piece& piece = cut.pieces[i];
+                   const T* from = base + piece.offset;
+                   C* to = dst + piece.at;
+                   if (cut.step == 1) {
+                     const bool spill = piece.at + round_up(piece.count, lanes) <= width;
+                     copy_rows<T>(from, p.channel_stride, live, piece.count, spill, to, ld);
+                   } else {
+                     copy_spaced<T>(from, cut.step, p.channel_stride, live, piece.count, to, ld);
                    }
                  }
                });
 }
 
-// Adds to or writes pixels `step` apart.
-template <bool Adds, class O, class C>
-GOSSAMER_INLINE void put_pixels(const C* from, int count, O* to, std::int64_t step) noexcept {
+// Adds or writes pixels that lie side by side in memory, N whole registers and a rest.
+template <bool Adds, int N, class O, class C>
+GOSSAMER_INLINE void put_registers(const C* from, std::int64_t ld, int rest, std::int64_t channels,
+                                   O* to, std::int64_t channel_stride) noexcept {
   using V = Vec<C>;
   constexpr int lanes = V::lanes;
-  if (step == 1) {
-    int i = 0;
-    for (; i + lanes <= count; i += lanes) {
-      const V sum = V::load(from + i);
-      store_as(to + i, Adds ? add(load_as(to + i), sum) : sum);
+  for (std::int64_t c = 0; c < channels; ++c, from += ld, to += channel_stride) {
+#pragma GCC unroll 4
+    for (int k = 0; k < N; ++k) {
+      const V sum = V::load(from + k * lanes);
+      store_as(to + k * lanes, Adds ? add(load_as(to + k * lanes), sum) : sum);
     }
-    if (i == count) return;
-    const int rest = count - i;
-    const V sum = V::load_n(from + i, rest);
-    store_as_n(to + i, Adds ? add(load_as_n(to + i, rest), sum) : sum, rest);
-  } else {
+    if (rest == 0) continue;
+    const V sum = V::load_n(from + N * lanes, rest);
+    O* last = to + N * lanes;
+    store_as_n(last, Adds ? add(load_as_n(last, rest), sum) : sum, rest);
+  }
+}
+
+template <bool Adds, class O, class C>
+void put_rows(const C* from, std::int64_t ld, int count, std::int64_t channels, O* to,
+              std::int64_t channel_stride) noexcept {
+  constexpr int lanes = Vec<C>::lanes;
+  for (; count > 4 * lanes; count -= 4 * lanes, from += 4 * lanes, to += 4 * lanes) {
+    put_registers<Adds, 4>(from, ld, 0, channels, to, channel_stride);
+  }
+  const int rest = count % lanes;
+  switch (count / lanes) {
+    case 0: return put_registers<Adds, 0>(from, ld, rest, channels, to, channel_stride);
+    case 1: return put_registers<Adds, 1>(from, ld, rest, channels, to, channel_stride);
+    case 2: return put_registers<Adds, 2>(from, ld, rest, channels, to, channel_stride);
+    case 3: return put_registers<Adds, 3>(from, ld, rest, channels, to, channel_stride);
+    default: return put_registers<Adds, 4>(from, ld, rest, channels, to, channel_stride);
+  }
+}
+
+// The same of pixels `step` apart.
+template <bool Adds, class O, class C>
+void put_spaced(const C* from, std::int64_t ld, int count, std::int64_t channels, O* to,
+                std::int64_t step, std::int64_t channel_stride) noexcept {
+  for (std::int64_t c = 0; c < channels; ++c, from += ld, to += channel_stride) {
     for (int i = 0; i < count; ++i) {
       O& place = to[i * step];
       narrow(Adds ? widen(place) + from[i] : from[i], place);
@@ -251,22 +249,31 @@ void put_patches(const Compute<T>* packed, std::int64_t ld, const Matrix& y, std
                    }
                    return;
                  }
-                 for (std::int64_t k = 0; k < live; ++k, from += ld, base += p.channel_stride) {
-                   const C* sums = from;
+                 const auto put = [&](const C* sums, std::int64_t channels, O* to) noexcept {
+                   for (int i = 0; i < cut.count; ++i) {
+                     const Piece& piece = cut.pieces[i];
+                     if (cut.step == 1) {
+                       put_rows<Adds>(sums + piece.at, ld, piece.count, channels, to + piece.offset,
+                                      p.channel_stride);
+                     } else {
+                       put_spaced<Adds>(sums + piece.at, ld, piece.count, channels,
+                                        to + piece.offset, cut.step, p.channel_stride);
+                     }
+                   }
+                 };
 #if GOSSAMER_HAS_PAIRS
+                 if constexpr (in_pairs<T>) {
                    C line[most_pieces];
-                   if constexpr (in_pairs<T>) {
+                   for (std::int64_t k = 0; k < live; ++k, from += ld, base += p.channel_stride) {
                      for (std::int64_t i = 0; i < round_up(n, 2 * Pairs::lanes); ++i) {
                        line[row_of_sum(static_cast<int>(i))] = from[i];
                      }
-                     sums = line;
+                     put(line, 1, base);
                    }
-#endif
-                   for (int i = 0; i < cut.count; ++i) {
-                     const Piece& piece = cut.pieces[i];
-                     put_pixels<Adds>(sums + piece.at, piece.count, base + piece.offset, cut.step);
-                   }
+                   return;
                  }
+#endif
+                 put(from, live, base);
                });
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -77,9 +78,14 @@ class Window(NamedTuple):
 
     def geometry(self) -> list[int]:
         """Return the numbers as the compiled module takes them: three dimensions of each."""
-        missing = 3 - len(self.kernel)
-        parts = ((self.kernel, 1), (self.stride, 1), (self.front, 0), (self.dilation, 1))
-        return [n for part, fill in parts for n in (*[fill] * missing, *part)] + [self.groups]
+        return _geometry(self)
+
+
+@lru_cache(maxsize=1024)
+def _geometry(window: Window) -> list[int]:
+    missing = 3 - len(window.kernel)
+    parts = ((window.kernel, 1), (window.stride, 1), (window.front, 0), (window.dilation, 1))
+    return [n for part, fill in parts for n in (*[fill] * missing, *part)] + [window.groups]
 
 
 def convolve(
@@ -142,7 +148,9 @@ def convolve_input(
     layout, indices, indptr = check_structure(structure)
     # Windows overlap, so their gradients are summed where the images lie.
     sums = torch.float64 if grad_output.dtype == torch.float64 else torch.float32
-    grad = new_images(grad_output, (grad_output.shape[0], channels(layout.cols, window), *size), sums).zero_()
+    grad = new_images(
+        grad_output, (grad_output.shape[0], channels(layout.cols, window), *size), sums
+    )
     turned = (None, None, None, None)
     if transposed is not None and window.groups == 1:
         turned = (*check_structure(transposed.structure), transposed.perm)  # type: ignore[assignment]
@@ -152,9 +160,7 @@ def convolve_input(
     return grad.to(grad_output.dtype)
 
 
-def convolve_weight(
-    grad_output: Tensor, x: Tensor, structure: Structure, window: Window
-) -> Tensor:
+def convolve_weight(grad_output: Tensor, x: Tensor, structure: Structure, window: Window) -> Tensor:
     """Compute the gradient of the weight at the kept entries only.
 
     Args:
@@ -177,9 +183,7 @@ def convolve_weight(
     return grad
 
 
-def new_images(
-    like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None
-) -> Tensor:
+def new_images(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
     """Return uninitialised images in the memory format of others."""
     return torch.empty(
         tuple(shape),

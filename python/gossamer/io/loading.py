@@ -20,7 +20,8 @@ from gossamer.io.reading import Saved, read
 from gossamer.io.saving import unwrapped
 from gossamer.nn.activation_surgery import sparsify_activations
 from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
-from gossamer.nn.layers.convolution import SparseConv, kind_of
+from gossamer.nn.layers.base import MaskedLayer
+from gossamer.nn.layers.convolution import kind_of
 from gossamer.nn.layers.filters import options_of
 from gossamer.nn.layers.rebuilding import build, describe, part_of
 from gossamer.nn.surgery import replace_modules
@@ -295,8 +296,11 @@ def _layer(described: Any, part: dict[str, Tensor], old: nn.Module) -> nn.Module
             f"it is {sizes[1][0]} to {sizes[1][1]}, the model's is {sizes[0][0]} to {sizes[0][1]}; "
             "build the model that was saved"
         )
-    if isinstance(new, SparseConv):
-        _check_window(new, old)
+    if isinstance(new, MaskedLayer) and not new.stands_for(old):
+        raise CheckpointError(
+            f"it is {type(new).__name__}({new.extra_repr()}), the model's is "
+            f"{type(old).__name__}({old.extra_repr()}); build the model that was saved"
+        )
     biases = [m.bias is None for m in (old, new) if hasattr(m, "bias")]
     if len(sizes) == len(biases) == 2 and biases[0] != biases[1]:
         raise CheckpointError(
@@ -323,18 +327,6 @@ def _layer(described: Any, part: dict[str, Tensor], old: nn.Module) -> nn.Module
             if parameter.dtype != mine.dtype:
                 parameter.data = parameter.data.to(mine.dtype)
     return new
-
-
-def _check_window(new: SparseConv, old: nn.Module) -> None:
-    """Raise CheckpointError unless a convolution of the same window and channels is replaced."""
-    same = kind_of(old) is type(new) or type(old) is type(new)
-    names = ("in_channels", "out_channels")
-    theirs = [getattr(m, name, None) for m in (old, new) for name in names]
-    if not same or theirs[:2] != theirs[2:] or options_of(old) != options_of(new):
-        raise CheckpointError(
-            f"it is {type(new).__name__}({new.extra_repr()}), the model's is "
-            f"{type(old).__name__}({old.extra_repr()}); build the model that was saved"
-        )
 
 
 def _at(model: nn.Module, name: str) -> nn.Module:

@@ -1,8 +1,8 @@
 """The weights of a model that have no mask, by kind and with their share of all weights.
 
 A weight is a parameter with two sizes above 1, of a layer that multiplies by it, or of a module
-that nothing is known of. `sparsify` swaps linear layers and convolutions; what else a model computes
-with (experts in one parameter, recurrent and attention matrices) is named here.
+that nothing is known of. `sparsify` swaps linear layers and convolutions; what else a model
+computes with (experts in one parameter, recurrent and attention matrices) is named here.
 """
 
 from __future__ import annotations

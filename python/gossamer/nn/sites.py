@@ -68,7 +68,8 @@ def find_sites(
     }
     globs = {"include": include, "exclude": exclude, "overrides": list(rules)}
     others = [n for kind in dense_kinds(model) if kind.what != LINEAR for n in kind.names]
-    what = "linear layers and convolutions" if convolutions else "linear layers"
+    convolved = any(is_convolution(module) for module in found.values())
+    what = "linear layers and convolutions" if convolved else "linear layers"
     check_globs(model, globs, what, [names[key][0] for key in found], others)
 
     def choose(aliases: Sequence[str]) -> tuple[Pattern | None, bool]:

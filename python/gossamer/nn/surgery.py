@@ -22,7 +22,7 @@ from gossamer.nn.globs import Globs, as_globs
 from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.layers.filters import matrix_of
-from gossamer.nn.layers.linear import SparseLinear, dense_weight
+from gossamer.nn.layers.linear import dense_weight
 from gossamer.nn.layers.origin import check_absorbed, put_back_absorbed
 from gossamer.nn.layers.replacing import sparse_like
 from gossamer.nn.layers.sparse import SparseLayer
@@ -71,7 +71,7 @@ def sparsify(
     warning names what else stays dense, one line per kind with its share of the weights:
     subclasses, depthwise and transposed convolutions, recurrent matrices, experts or projections
     in one parameter, bare matrices (embedding tables only in `summary`).
-    The weight of a convolution is the matrix [out, taps * channels], see `gossamer.nn.SparseConv2d`.
+    A convolution's weight is the matrix [out, taps * channels], see `gossamer.nn.SparseConv2d`.
     Kept entries keep their dense values. The parameters are new: build the optimizer afterwards.
     Layers that share one Parameter share one `SparseWeight`; if another kind of layer (such as an
     embedding) shares it, they stay dense, with a warning.
@@ -223,6 +223,7 @@ def densify(model: nn.Module) -> nn.Module:
 
     Example:
         >>> import torch
+        >>> from gossamer import SparseLinear
         >>> densify(SparseLinear(8, 4, pattern="2:4"))
         Linear(in_features=8, out_features=4, bias=True)
     """

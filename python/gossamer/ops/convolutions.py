@@ -1,12 +1,8 @@
-"""Convolutions with a sparse weight: torch.ops.gossamer.{convolve, convolve_input, convolve_weight}.
+"""Sparse convolutions: torch.ops.gossamer.{convolve, convolve_input, convolve_weight}.
 
-    convolve         Y = conv(X, W) + b    dX = convolve_input(dY)   dvalues = convolve_weight(dY, X)
-    convolve_input   G' = conv^T(G, W)     dG = convolve(dG')        dvalues = convolve_weight(G, dG')
-    convolve_weight  u at the kept entries dG = convolve_u(X)        dX = convolve_input_u(G)
-
-Like the verbs, they are closed under differentiation. A call is long enough that eager calls take
-the registered operators too. Structure and transpose are passed as in `gossamer.ops.library`, the
-window as `Window.as_ints`.
+A plain tensor in eager mode takes the autograd functions (`gossamer.ops.convolution_autograd`), and
+everything that traces, records or transforms takes these operators. Structure and transpose are
+passed as in `gossamer.ops.library`, the window as `Window.as_ints`.
 """
 
 from __future__ import annotations
@@ -22,7 +18,8 @@ from torch.utils.flop_counter import register_flop_formula
 from gossamer.backend import convolutions as kernels
 from gossamer.backend.convolutions import Window, new_images
 from gossamer.errors import DTypeError, GossamerError, ShapeError
-from gossamer.ops.autocast import autocast, without_autocast
+from gossamer.ops.autocast import autocast, is_autocast, without_autocast
+from gossamer.ops.convolution_autograd import convolve as eager
 from gossamer.ops.library import (
     LIBRARY,
     NO_PARTS,
@@ -35,15 +32,14 @@ from gossamer.ops.library import (
     structure_in,
     transposed_in,
 )
-from gossamer.ops.recording import refuse_onnx
+from gossamer.ops.recording import differentiating_forward, refuse_onnx, transforming
+from gossamer.ops.verbs import is_plain
 from gossamer.weight import SparseWeight
 from gossamer.weight.naming import describe
 from gossamer.weight.sharding import is_sharded
 
 _define: Callable[[str], object] = LIBRARY.define
-_define(
-    f"convolve(Tensor x, Tensor values, {STRUCTURE}, int[] window, Tensor? bias) -> Tensor"
-)
+_define(f"convolve(Tensor x, Tensor values, {STRUCTURE}, int[] window, Tensor? bias) -> Tensor")
 _define(
     f"convolve_input(Tensor grad_output, Tensor values, {STRUCTURE}, int[] window, SymInt[] size) "
     "-> Tensor"
@@ -53,9 +49,7 @@ _define(f"convolve_weight(Tensor grad_output, Tensor x, {STRUCTURE}, int[] windo
 _COUNT = len(Parts._fields)
 
 
-def convolve(
-    x: Tensor, weight: SparseWeight, window: Window, bias: Tensor | None = None
-) -> Tensor:
+def convolve(x: Tensor, weight: SparseWeight, window: Window, bias: Tensor | None = None) -> Tensor:
     """Compute the convolution of images with a sparse weight.
 
     Args:
@@ -74,9 +68,14 @@ def convolve(
         >>> weight = SparseWeight.from_dense(torch.tensor([[1.0, -3.0, 2.0, 0.5]]), "2:4")
         >>> window = Window((1,), (1,), (0,), (0,), (1,))
         >>> convolve(torch.ones(1, 4, 2), weight, window)
-        tensor([[[-1., -1.]]], grad_fn=<GeneratedBackwardFor_gossamer_convolve_defaultBackward>)
+        tensor([[[-1., -1.]]], grad_fn=<_ConvolveBackward>)
     """
     _check(x, weight, window)
+    if is_plain(x) and not (transforming() or differentiating_forward()):
+        values = weight.values
+        if is_autocast(x):
+            x, values, bias = autocast(x, values, bias, device=x.device.type)
+        return eager(x, values, weight.structure, window, bias, weight.transposed)
     ints = window.as_ints()
     y: Tensor = torch.ops.gossamer.convolve(x, weight.values, *parts_of(weight), ints, bias)
     return y
@@ -138,7 +137,9 @@ def _convolve_fake(x: Tensor, values: Tensor, *rest: Any) -> Tensor:
 def _convolve_input_fake(g: Tensor, values: Tensor, *rest: Any) -> Tensor:
     parts, (window, size) = _last(rest)
     same_dtype(g, values)
-    return new_images(g, (g.shape[0], kernels.channels(parts.layout[1], Window.of_ints(window)), *size))
+    return new_images(
+        g, (g.shape[0], kernels.channels(parts.layout[1], Window.of_ints(window)), *size)
+    )
 
 
 def _convolve_weight_fake(g: Tensor, x: Tensor, *rest: Any) -> Tensor:
@@ -220,7 +221,7 @@ def _autocast_rule(name: str, device: str) -> Callable[..., Tensor]:
 
     def rule(a: Tensor, b: Tensor, *rest: Any) -> Tensor:
         others, bias = (rest[:-1], rest[-1:]) if name == "convolve" else (rest, ())
-        a, b, *bias = autocast(a, b, *bias, device=device)  # type: ignore[assignment]
+        a, b, *bias = autocast(a, b, *bias, device=device)
         with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
             out: Tensor = getattr(torch.ops.gossamer, name)(a, b, *others, *bias)
         return out
@@ -233,7 +234,11 @@ def _vmap_rule(name: str) -> Callable[..., Any]:
 
     def rule(info: Any, in_dims: Any, a: Tensor, *rest: Any) -> tuple[Tensor, int]:
         dim, *others = in_dims
-        if name == "convolve_weight" or dim is None or any(d is not None for d in tree_leaves(others)):
+        if (
+            name == "convolve_weight"
+            or dim is None
+            or any(d is not None for d in tree_leaves(others))
+        ):
             raise GossamerError(
                 f"gossamer.{name} was called under vmap with a batch of weights or gradients; it "
                 "takes a batch of images alone: loop over the weights"

@@ -72,6 +72,7 @@ def sddmm(grad_output: Tensor, x: Tensor, weight: SparseWeight) -> Tensor:
 
 
 def parts_of(weight: SparseWeight) -> tuple[Any, ...]:
+    """Return the structure of a weight as the ops take it."""
     return (
         weight.indices,
         weight.indptr,
@@ -94,11 +95,13 @@ def _without_transpose(p: Parts) -> Parts:
 
 
 def structure_in(p: Parts) -> Structure:
+    """Return the structure that an op was given."""
     check_written(p.indices)
     return Structure(Layout(*p.layout), p.indices, p.indptr)
 
 
 def transposed_in(p: Parts) -> Transposed | None:
+    """Return the transpose that an op was given, or None."""
     if p.t_indices is None or p.t_perm is None:
         return None
     check_written(p.t_indices)
@@ -147,6 +150,7 @@ def _sddmm_fake(grad_output: Tensor, x: Tensor, *parts: Any) -> Tensor:
 
 
 def same_dtype(first: Tensor, *others: Tensor | None) -> None:
+    """Raise DTypeError unless all tensors have one dtype."""
     for other in others:
         if other is not None and other.dtype != first.dtype:
             raise DTypeError(
@@ -222,12 +226,14 @@ NO_PARTS = (None,) * len(Parts._fields)
 
 
 def save(ctx: Any, first: Tensor | None, second: Tensor | None, p: Parts) -> None:
+    """Keep two operands and the structure for the backward pass."""
     tensors = (p.indices, p.indptr, p.t_indices, p.t_indptr, p.t_perm)
     ctx.save_for_backward(first, second, *tensors)
     ctx.layouts = (p.layout, p.t_layout)
 
 
 def saved(ctx: Any) -> tuple[Any, Any, Parts]:
+    """Return what `save` has kept."""
     first, second, indices, indptr, t_indices, t_indptr, t_perm = ctx.saved_tensors
     layout, t_layout = ctx.layouts
     return (

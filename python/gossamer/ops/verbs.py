@@ -51,7 +51,7 @@ def spmm(x: Array, weight: SparseWeight, bias: Array | None = None) -> Array:
         tensor([[-1.]], grad_fn=<_SpmmBackward>)
     """
     left: Any = x
-    if not _is_plain(left):
+    if not is_plain(left):
         return cast(Array, _general("spmm", weight, left, bias=bias))
     values, b = _values(weight), cast(Any, bias)
     _check_bias(b)
@@ -81,7 +81,7 @@ def spmm_t(grad_output: Array, weight: SparseWeight) -> Array:
         [[0.0, -30.0, 20.0, 0.0]]
     """
     left: Any = grad_output
-    if not _is_plain(left):
+    if not is_plain(left):
         return cast(Array, _general("spmm_t", weight, left))
     values = _values(weight)
     if is_autocast(left):
@@ -111,7 +111,7 @@ def sddmm(grad_output: Array, x: Array, weight: SparseWeight) -> Array:
         tensor([20., 30.])
     """
     left, right = cast(Any, grad_output), cast(Any, x)
-    if not (_is_plain(left) and _is_plain(right)):
+    if not (is_plain(left) and is_plain(right)):
         return cast(Array, _general("sddmm", weight, left, right))
     _values(weight)
     if is_autocast(left):
@@ -120,7 +120,7 @@ def sddmm(grad_output: Array, x: Array, weight: SparseWeight) -> Array:
     return autograd.sddmm(left, right, weight.structure, _exact(weight))  # type: ignore[return-value]
 
 
-def _is_plain(x: Any) -> bool:
+def is_plain(x: Any) -> bool:
     """Return whether x takes the eager path: strided memory on a registered device, no tracing.
 
     A lazily negated view does not: its memory holds the wrong sign, and the dispatcher resolves it

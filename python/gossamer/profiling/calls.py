@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from gossamer.errors import ArgumentError, DeviceError, DTypeError
 from gossamer.nested import tensors
 from gossamer.nn.layers.base import MaskedLayer
-from gossamer.nn.layers.convolution import SparseConv
 from gossamer.nn.layers.linear import dense_weight
 from gossamer.nn.left_dense import is_dense_linear
 from gossamer.nn.sites import drop_shared_with_others, find_sites
@@ -67,7 +66,7 @@ def record(model: nn.Module, run: Callable[[], object]) -> dict[Kind, list[str]]
     fixed = _fixed(model)
     with ExitStack() as hooks:
         for name, module in model.named_modules():
-            masked = isinstance(module, MaskedLayer) and not isinstance(module, SparseConv)
+            masked = isinstance(module, MaskedLayer) and module.takes_rows
             if masked or is_dense_linear(module):
                 hook = module.register_forward_pre_hook(
                     _noting(calls, name, fixed.get(module, "")), with_kwargs=True

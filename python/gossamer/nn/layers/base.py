@@ -90,6 +90,18 @@ class MaskedLayer(nn.Module):
         return self
 
     @property
+    def takes_rows(self) -> bool:
+        """Whether the input is [..., in_features], and the output [..., out_features]."""
+        return True
+
+    def stands_for(self, dense: nn.Module) -> bool:
+        """Whether a dense layer, or another with a mask, computes the same with equal weights.
+
+        Sizes of the weight and the bias are compared elsewhere.
+        """
+        return True
+
+    @property
     def nnz(self) -> int:
         """The number of kept entries."""
         return self.structure.nnz

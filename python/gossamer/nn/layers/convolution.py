@@ -15,6 +15,7 @@ The products read the images through an offset per column: no im2col is written.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
@@ -27,12 +28,12 @@ from gossamer.errors import DTypeError, ShapeError
 from gossamer.nn.layers.base import copy_parameter
 from gossamer.nn.layers.filters import as_matrix, check_filters, filters_of, matrix_of, options_of
 from gossamer.nn.layers.sparse import SparseLayer
+from gossamer.nn.layers.windows import Sizes, named_padding, read_sizes
 from gossamer.ops.convolutions import convolve
 from gossamer.ops.recording import SYMBOLIC, as_leaf
 from gossamer.patterns import Pattern, as_integer, parse_pattern
 from gossamer.weight import SparseWeight, Transpose, check_dtype
 
-Sizes = int | tuple[int, ...] | list[int]
 _MODES = ("zeros", "reflect", "replicate", "circular")
 
 
@@ -122,11 +123,11 @@ class SparseConv(SparseLayer):
         weight: Any = convolution.weight
         pattern = parse_pattern(pattern)
         who = f"{cls.__name__}.from_dense"
-        check_filters(
-            pattern, *weight.shape[:2], weight.shape[2:], convolution.groups, who  # type: ignore[arg-type]
-        )
-        chosen = (None if t is None else as_matrix(t, weight.shape) for t in (mask, score))
-        sparse = SparseWeight.from_dense(matrix_of(weight), pattern, *chosen, transpose)
+        groups: Any = convolution.groups
+        rows, channels, *kernel = weight.shape
+        check_filters(pattern, rows, channels, tuple(kernel), groups, who)
+        mask, score = (t if t is None else as_matrix(t, weight.shape) for t in (mask, score))
+        sparse = SparseWeight.from_dense(matrix_of(weight), pattern, mask, score, transpose)
         sparse.values.requires_grad_(weight.requires_grad)
         bias = copy_parameter(convolution.bias)  # type: ignore[arg-type]
         return cls.like(convolution, sparse, bias).train(convolution.training)
@@ -192,46 +193,40 @@ class SparseConv(SparseLayer):
         groups: int,
         padding_mode: str,
     ) -> None:
-        who = type(self).__name__
-        self.kernel_size = self._sizes(kernel_size, "kernel_size", 1)
-        self.stride = self._sizes(stride, "stride", 1)
-        self.dilation = self._sizes(dilation, "dilation", 1)
-        self.groups = as_integer(groups, f"{who} got groups")
+        who = f"{type(self).__name__} got"
+        sizes = partial(read_sizes, self.dims, who)
+        self.kernel_size = sizes("kernel_size", kernel_size, 1)
+        self.stride = sizes("stride", stride, 1)
+        self.dilation = sizes("dilation", dilation, 1)
+        self.groups = as_integer(groups, f"{who} groups")
         self.padding_mode = padding_mode
         if self.groups < 1:
-            raise ShapeError(f"{who} got groups={groups}; at least 1 is needed")
+            raise ShapeError(f"{who} groups={groups}; at least 1 is needed")
         if padding_mode not in _MODES:
-            raise ShapeError(f"{who} got padding_mode={padding_mode!r}; choose one of {_MODES}")
+            raise ShapeError(f"{who} padding_mode={padding_mode!r}; choose one of {_MODES}")
         self.padding: tuple[int, ...] | str
-        total = tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
         if isinstance(padding, str):
-            if padding not in ("same", "valid"):
-                raise ShapeError(
-                    f"{who} got padding={padding!r}; choose 'same', 'valid' or numbers"
-                )
-            if padding == "same" and any(step != 1 for step in self.stride):
-                raise ShapeError(
-                    f"{who} got padding='same' and stride={self.stride}; 'same' needs stride 1: "
-                    "give the padding as numbers"
-                )
             self.padding = padding
-            same = padding == "same"
-            self._front = tuple(n // 2 if same else 0 for n in total)
-            self._behind = tuple(n - n // 2 if same else 0 for n in total)
-        else:
-            self.padding = self._front = self._behind = self._sizes(padding, "padding", 0)
-
-    def _sizes(self, given: Sizes, name: str, least: int) -> tuple[int, ...]:
-        who = f"{type(self).__name__} got {name}"
-        sizes = tuple(given) if isinstance(given, tuple | list) else (given,) * self.dims
-        sizes = tuple(as_integer(n, who) for n in sizes)
-        if len(sizes) == 1:
-            sizes *= self.dims
-        if len(sizes) != self.dims or min(sizes) < least:
-            raise ShapeError(
-                f"{who}={given}; one number or {self.dims} are needed, each at least {least}"
+            self._front, self._behind = named_padding(
+                padding, self.kernel_size, self.stride, self.dilation, who
             )
-        return sizes
+        else:
+            self.padding = self._front = self._behind = sizes("padding", padding, 0)
+
+    @property
+    def takes_rows(self) -> bool:
+        """No: images."""
+        return False
+
+    def stands_for(self, dense: nn.Module) -> bool:
+        """Whether another convolution has the same channels and window."""
+        of_kind = type(dense) in (self.dense, type(self))
+        names = ("in_channels", "out_channels")
+        return (
+            of_kind
+            and all(getattr(dense, name) == getattr(self, name) for name in names)
+            and options_of(dense) == options_of(self)
+        )
 
     @property
     def window(self) -> Window:
@@ -278,7 +273,7 @@ class SparseConv(SparseLayer):
 
     def to_dense(self) -> Any:
         """Return an equivalent convolution of torch; a copy."""
-        layer = self.dense(  # type: ignore[call-arg]
+        layer = self.dense(
             self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding,
             self.dilation, self.groups, self.bias is not None, self.padding_mode, device="meta",
         )  # fmt: skip
@@ -314,29 +309,41 @@ class SparseConv(SparseLayer):
 
     def extra_repr(self) -> str:
         """Return the line that `print(model)` shows."""
-        text = (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
-            f"stride={self.stride}"
-        )
-        if self.padding != (0,) * self.dims:
-            text += f", padding={self.padding!r}"
-        if self.dilation != (1,) * self.dims:
-            text += f", dilation={self.dilation}"
-        if self.groups != 1:
-            text += f", groups={self.groups}"
-        if self.bias is None:
-            text += ", bias=False"
-        if self.padding_mode != "zeros":
-            text += f", padding_mode={self.padding_mode}"
-        return text
+        usual = {
+            "padding": (0,) * self.dims,
+            "dilation": (1,) * self.dims,
+            "groups": 1,
+            "padding_mode": "zeros",
+        }
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
+        text += f", stride={self.stride}"
+        for name, value in usual.items():
+            if (own := getattr(self, name)) != value:
+                text += f", {name}={own}"
+        return text if self.bias is not None else text + ", bias=False"
 
 
-_DOC = """A {dims}-D convolution that stores and trains only the kept entries of its weight.
+class SparseConv1d(SparseConv):
+    """A 1-D convolution that stores and trains only the kept entries of its weight.
 
-    A drop-in for `nn.Conv{dims}d`, whose arguments it has. torch's generator draws the mask. Values
-    and bias are drawn from U(-b, b) with the sparse fan-in: b = 1 / sqrt(kept entries per row).
-    The weight is the matrix [out_channels, taps * in_channels / groups]; `filters()` returns it in
-    the shape of torch.
+    A drop-in for `nn.Conv1d`; the arguments are those of `SparseConv2d`.
+
+    Example:
+        >>> layer = SparseConv1d(8, 4, 3, padding=1, pattern="2:4")
+        >>> layer(torch.randn(2, 8, 9)).shape
+        torch.Size([2, 4, 9])
+    """
+
+    dims, dense = 1, nn.Conv1d
+
+
+class SparseConv2d(SparseConv):
+    """A 2-D convolution that stores and trains only the kept entries of its weight.
+
+    A drop-in for `nn.Conv2d`. torch's generator draws the mask. Values and bias are drawn from
+    U(-b, b) with the sparse fan-in: b = 1 / sqrt(kept entries per row). The weight is the matrix
+    [out_channels, taps * in_channels / groups], whose columns are ordered by tap, then by channel;
+    `filters()` returns it in the shape of torch.
 
     Args:
         in_channels: channels of the images.
@@ -350,8 +357,8 @@ _DOC = """A {dims}-D convolution that stores and trains only the kept entries of
         padding_mode: "zeros", "reflect", "replicate" or "circular".
         device: device of the tensors; the kernels run on the CPU.
         dtype: float32, float64 or bfloat16; None is torch's default dtype.
-        pattern: pattern of the mask, such as "90%", "2:4:v4" or "block 1x64 75%". Groups of N:M run
-            along the channels of a tap.
+        pattern: pattern of the mask, such as "90%:v4", "2:4:v4" or, over whole filters,
+            "block 1x576 50%". Groups of N:M run along the channels of a tap.
         transpose: "packed" or "none", see `gossamer.weight.SparseWeight`.
 
     Raises:
@@ -360,25 +367,25 @@ _DOC = """A {dims}-D convolution that stores and trains only the kept entries of
         DTypeError: the dtype is not supported.
 
     Example:
-        >>> import torch
-        >>> layer = SparseConv{dims}d(8, 4, 3, padding=1, pattern="2:4")
-        >>> layer(torch.randn(2, 8, {size})).shape
-        torch.Size([2, 4, {size}])
+        >>> layer = SparseConv2d(8, 4, 3, padding=1, pattern="2:4")
+        >>> layer(torch.randn(2, 8, 9, 9)).shape, layer.weight.shape
+        (torch.Size([2, 4, 9, 9]), torch.Size([4, 72]))
     """
 
-
-class SparseConv1d(SparseConv):
-    __doc__ = _DOC.format(dims=1, size="9")
-    dims, dense = 1, nn.Conv1d
-
-
-class SparseConv2d(SparseConv):
-    __doc__ = _DOC.format(dims=2, size="9, 9")
     dims, dense = 2, nn.Conv2d
 
 
 class SparseConv3d(SparseConv):
-    __doc__ = _DOC.format(dims=3, size="5, 5, 5")
+    """A 3-D convolution that stores and trains only the kept entries of its weight.
+
+    A drop-in for `nn.Conv3d`; the arguments are those of `SparseConv2d`.
+
+    Example:
+        >>> layer = SparseConv3d(8, 4, 3, padding=1, pattern="2:4")
+        >>> layer(torch.randn(2, 8, 5, 5, 5)).shape
+        torch.Size([2, 4, 5, 5, 5])
+    """
+
     dims, dense = 3, nn.Conv3d
 
 

@@ -28,7 +28,7 @@ def matrix_of(filters: Tensor) -> Tensor:
 
 def filters_of(matrix: Tensor, kernel_size: tuple[int, ...]) -> Tensor:
     """Return a matrix [out, taps * channels] as filters [out, channels, *kernel]."""
-    return matrix.unflatten(1, (*kernel_size, -1)).movedim(-1, 1)
+    return matrix.view(matrix.shape[0], *kernel_size, -1).movedim(-1, 1)
 
 
 def as_matrix(tensor: Tensor, shape: torch.Size) -> Tensor:

@@ -116,7 +116,7 @@ class Recipe(Attached):
         return "uniform"
 
     def takes_convolutions(self) -> bool:
-        """Whether `prepare` replaces convolutions too; they stay dense otherwise, with a warning."""
+        """Whether `prepare` replaces convolutions too; else they stay dense, with a warning."""
         return False
 
     def stands_for(self, name: str, was: object, value: object) -> bool:
