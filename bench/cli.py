@@ -11,10 +11,21 @@ from rich.console import Console
 from bench.harness.front import new_app
 from bench.harness.run import INTERRUPTED, Options
 
-TOPICS = ("layers", "models", "activations", "transport", "prox", "masks", "codes", "recipes")
+TOPICS = (
+    "layers",
+    "convolutions",
+    "models",
+    "activations",
+    "transport",
+    "prox",
+    "masks",
+    "codes",
+    "recipes",
+)
 # Groups of jobs; a topic that is not listed is one group.
 GROUPS = {
     "layers": ("calls", "state", "decoding", "train", "layers", "verbs", "bfloat16"),
+    "convolutions": ("convolutions", "resnet"),
     "masks": ("select", "tiles", "making", "changing"),
 }
 _PARTS = tuple(group for groups in GROUPS.values() for group in groups)

@@ -86,8 +86,15 @@ def test_eight_bit(library: str) -> None:
     assert size == 2  # two moments of one byte each
 
 
-def test_there_are_nine() -> None:
-    assert len(EXAMPLES) == 9
+@pytest.mark.slow
+def test_resnet() -> None:
+    losses = main_of("resnet")(25, 8)
+    assert list(losses) == ["dense", "2:4:v4", "90%:v4", "95%:v4"]
+    assert all(min(course[-5:]) < course[0] - 0.1 for course in losses.values())
+
+
+def test_there_are_ten() -> None:
+    assert len(EXAMPLES) == 10
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
