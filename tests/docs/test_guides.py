@@ -35,6 +35,13 @@ def test_the_profile_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert [layer.rows for layer in names["found"].layers] == [512, 512]
 
 
+def test_the_example_of_convolutions_runs(tmp_path: Path) -> None:
+    names = run_fence("docs/guides/sparsify.md", "convolutions.py", tmp_path)
+
+    assert names["y"].shape == (8, 64, 32, 32)
+    assert names["model"][2].density == pytest.approx(0.1, abs=1e-3)
+
+
 def test_the_exchange_example_runs(tmp_path: Path) -> None:
     names = run_fence("docs/guides/sparsify.md", "exchange.py", tmp_path)
 
