@@ -101,7 +101,7 @@ GOSSAMER_INLINE Pieces<T> pieces(const double* params, S s) noexcept {
             T(t),
             convex ? T(b * lam) : none,
             T(slope),
-            T(t * b / (b - S(1)))};
+            T(t * (b / (b - S(1))))};
   } else {
     static_assert(which == Penalty::capped_l1);
     const S equal = b >= t / S(2) ? b + t / S(2) : root_of(S(2) * t * b);
@@ -186,8 +186,9 @@ template <class T>
 struct TransformedL1 {
   double a, product, threshold;
 
+  // From 1e40 on the penalty is l1 to the last bit, and a cubed would soon be infinite.
   TransformedL1(const double* params, double step) noexcept
-      : a(params[1]), product(params[0] * step * a * (a + 1.0)) {
+      : a(params[1] < 1e40 ? params[1] : 1e40), product(params[0] * step * a * (a + 1.0)) {
     const double lam = params[0] * step;
     threshold = lam <= a * a / (2.0 * (a + 1.0)) ? lam * (a + 1.0) / a
                                                  : std::sqrt(2.0 * lam * (a + 1.0)) - a / 2.0;

@@ -102,13 +102,14 @@ class SCAD(Separable):
         return 1.0 / (self.gamma - 1.0)
 
     def _phi(self, a: Tensor) -> Tensor:
-        lam, gamma = self._lam, self.gamma
-        inner = a.clamp(max=gamma * lam)
-        bent = (2.0 * gamma * lam * inner - inner**2 - lam**2) / (2.0 * (gamma - 1.0))
+        lam, rate = self._lam, 1.0 / (self.gamma - 1.0)
+        inner = a.clamp(max=self.gamma * lam)
+        bent = (1.0 + rate) * lam * inner - rate * (inner**2 + lam**2) / 2.0
         return torch.where(a <= lam, lam * a, bent)
 
     def _slope(self, a: Tensor) -> Tensor:
-        bent = (self.gamma * self._lam - a).clamp(min=0.0) / (self.gamma - 1.0)
+        rate = 1.0 / (self.gamma - 1.0)
+        bent = ((1.0 + rate) * self._lam - rate * a).clamp(min=0.0)
         return torch.where(a <= self._lam, self._lam, bent)
 
     def _curvature(self, a: Tensor) -> Tensor:
@@ -189,21 +190,22 @@ class TransformedL1(Separable):
         """The jump sqrt(2 s lam (a + 1)) - a if that is positive, else 0."""
         check(TransformedL1.gap, locals())
         self._resolved()
-        return max(0.0, math.sqrt(2.0 * step * self._lam * (self.a + 1.0)) - self.a)
+        reach = math.sqrt(2.0 * step * self._lam) * math.sqrt(self.a + 1.0)
+        return max(0.0, reach - self.a)
 
     def weak_convexity(self) -> float:
         """The constant 2 lam (a + 1) / a^2."""
         self._resolved()
-        return 2.0 * self._lam * (self.a + 1.0) / self.a**2
+        return 2.0 * self._lam * ((self.a + 1.0) / self.a) / self.a
 
     def _phi(self, a: Tensor) -> Tensor:
-        return self._lam * (self.a + 1.0) * a / (self.a + a)
+        return self._lam * ((self.a + 1.0) * (a / (self.a + a)))
 
     def _slope(self, a: Tensor) -> Tensor:
-        return self._lam * (self.a + 1.0) * self.a / (self.a + a) ** 2
+        return self._lam * ((self.a + 1.0) / (self.a + a)) * (self.a / (self.a + a))
 
     def _curvature(self, a: Tensor) -> Tensor:
-        return -2.0 * self._lam * (self.a + 1.0) * self.a / (self.a + a) ** 3
+        return -2.0 * self._slope(a) / (self.a + a)
 
 
 @penalty
@@ -239,7 +241,7 @@ class LogSum(Separable):
         check(LogSum.gap, locals())
         self._resolved()
         lam = step * self._lam
-        if lam <= self.eps**2:
+        if lam / self.eps <= self.eps:
             return 0.0
         low = math.sqrt(lam) - self.eps  # the difference of both sides rises up to here, then falls
         high = low + math.sqrt(2.0 * lam) + self.eps
@@ -255,16 +257,20 @@ class LogSum(Separable):
     def weak_convexity(self) -> float:
         """The constant lam / eps^2."""
         self._resolved()
-        return self._lam / self.eps**2
+        return self._lam / self.eps / self.eps
 
     def _surplus(self, x: float, lam: float) -> float:
-        return lam * (math.log1p(x / self.eps) - x / (self.eps + x)) - x * x / 2.0
+        share = x / self.eps
+        log = math.log1p(share) if share < math.inf else math.log(x) - math.log(self.eps)
+        return lam * (log - x / (self.eps + x)) - x * x / 2.0
 
     def _phi(self, a: Tensor) -> Tensor:
-        return self._lam * torch.log1p(a / self.eps)
+        share = a / self.eps
+        log = torch.where(share.isinf() & a.isfinite(), a.log() - math.log(self.eps), share.log1p())
+        return self._lam * log
 
     def _slope(self, a: Tensor) -> Tensor:
         return self._lam / (self.eps + a)
 
     def _curvature(self, a: Tensor) -> Tensor:
-        return -self._lam / (self.eps + a) ** 2
+        return -self._lam / (self.eps + a) / (self.eps + a)
