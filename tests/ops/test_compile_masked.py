@@ -161,6 +161,17 @@ def test_copies_have_numbers_of_their_own_and_numbers_hold_no_layer() -> None:
     assert layer_of(number) is None
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_operator_returns_no_memory_of_the_layers_own(kind: str) -> None:
+    layer = model(kind)[0]
+    weight, *extra = layer.trained()
+    found = torch.ops.gossamer.masked(
+        torch.randn(5, COLS), weight, extra[0] if extra else None, layer.bias, layer.number, False
+    )
+    own = {t.data_ptr() for t in (*layer.parameters(), *layer.buffers()) if t.numel()}
+    assert not own & {t.data_ptr() for t in found if t.numel()}
+
+
 @pytest.mark.parametrize("strict", [True, False])
 def test_export_is_refused_by_name(strict: bool) -> None:
     layer = model("reselected 2:4")
