@@ -32,8 +32,9 @@ LIBRARIES |= {"libpthread": "libpthread.so.0", "libld": "libld.so.2"}
 # What the clean environment sees of this folder: no sources of the package.
 SEEN = ["README.md", "CHANGELOG.md", "pyproject.toml", "tests", "docs", "bench", "examples"]
 SEEN += ["experiments"]
-QUICK = ["tests/test_readme.py", "tests/test_patterns.py", "tests/backend", "tests/weight"]
-QUICK += ["tests/nn/test_linear.py", "tests/io/test_saving.py", "-m", "not slow"]
+QUICK = ["tests/test_patterns.py", "tests/backend/test_kernels.py", "tests/weight", "tests/io"]
+QUICK += ["tests/nn/test_linear.py", "tests/nn/test_surgery.py", "tests/recipes/test_rigl.py"]
+QUICK += ["tests/ops/test_ops.py", "tests/optim", "-m", "not slow"]
 
 
 def main() -> None:
