@@ -1,5 +1,6 @@
 """Sharded weights beside ordinary ones: moves, refusals, gradients, and bytes on the wire."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,3 +63,13 @@ def test_masked_layers_and_sparse_activations_have_the_mean_gradient(
     pairs: list[tuple[Tensor, Tensor]] = [found["masked"], *found["activations"]]
     for sharded, single in pairs:
         assert torch.equal(sharded, single)
+
+
+def test_save_gathers_shards_and_one_process_writes(tmp_path: Path) -> None:
+    for found in ranks.run(2, ranks_cases.saved, str(tmp_path / "saved")):
+        loaded, single = found["loaded"]
+        assert bits(loaded) == bits(single)
+        assert found["kind"] == "SparseLinear"
+        assert "load before fully_shard" in found["into shards"]
+        assert found["no folder"].startswith("CheckpointError")  # on both
+    assert {path.name for path in (tmp_path / "saved").iterdir()} == {"model.safetensors", "file"}

@@ -1,5 +1,7 @@
 """What processes do in the tests of several ranks: many checks in one start."""
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -295,4 +297,25 @@ def split(rank: int) -> dict[str, Any]:
     )
     x = distribute_tensor(batch(0)[0], mesh, [Replicate()])
     found["DTensor"] = error_of(network()[0], x)
+    return found
+
+
+# ---- gossamer.save of shards ---------------------------------------------------------------------
+def saved(rank: int, folder: str) -> dict[str, Any]:
+    """Return what comes of saving a sharded model, and of loading into one."""
+    found: dict[str, Any] = {}
+    model = nn.Sequential(*network("75%"), nn.Linear(16, 4))
+    single = copy.deepcopy(model)
+    for layer in (0, 2, 3):
+        fully_shard(model[layer])
+    fully_shard(model)
+    gossamer.save(model, folder)
+    loaded = gossamer.load(folder, nn.Sequential(*network("2:4", seed=1), nn.Linear(16, 4)))
+    found["loaded"] = (whole(loaded), whole(single))
+    found["kind"] = type(loaded[0]).__name__
+    found["into shards"] = error_of(gossamer.load, folder, model)
+    file = Path(folder, "file")
+    if rank == 0:
+        file.touch()
+    found["no folder"] = error_of(gossamer.save, model, str(file / "below"))
     return found

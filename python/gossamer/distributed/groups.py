@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
 
+from gossamer.errors import CheckpointError
 from gossamer.weight.sharding import groups_of
 
-__all__ = ["groups_over"]
+__all__ = ["by_first_process", "groups_over", "is_first_process"]
 
 
 def groups_over(model: nn.Module, layers: Iterable[nn.Module]) -> list[Any]:
@@ -27,3 +28,32 @@ def groups_over(model: nn.Module, layers: Iterable[nn.Module]) -> list[Any]:
             if groups := groups_of(parameter):
                 return groups
     return []
+
+
+def is_first_process() -> bool:
+    """Return whether this is the process that writes for all."""
+    from torch import distributed as dist
+
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
+def by_first_process(write: Callable[[], object]) -> None:
+    """Have the first process write something; all processes return or raise together.
+
+    Args:
+        write: writes, and raises CheckpointError if it cannot.
+
+    Raises:
+        CheckpointError: on every process.
+    """
+    from torch import distributed as dist
+
+    failed: list[str | None] = [None]
+    if is_first_process():
+        try:
+            write()
+        except CheckpointError as error:
+            failed = [str(error)]
+    dist.broadcast_object_list(failed, src=0)
+    if failed[0] is not None:
+        raise CheckpointError(failed[0])

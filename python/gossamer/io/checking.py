@@ -21,6 +21,7 @@ from gossamer.errors import CheckpointError, DTypeError, GossamerError
 from gossamer.nn.foreign import is_config
 from gossamer.nn.layers.origin import twin_of
 from gossamer.weight.guard import Guard
+from gossamer.weight.sharding import is_sharded
 
 _SHOWN = 5
 _HOOKS = ("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
@@ -69,6 +70,11 @@ def check_loading(
     check_names(state)
     for name, tensor in state.items():
         if isinstance(tensor, Tensor):
+            if is_sharded(own.get(name)) and not is_sharded(tensor):
+                raise CheckpointError(
+                    f"{name} of the model is sharded over processes, and the state has all of it: "
+                    "load before fully_shard, or save and load by torch.distributed.checkpoint"
+                )
             _check_tensor(name, tensor, own.get(name))
     try:
         with warnings.catch_warnings():

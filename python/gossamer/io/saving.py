@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from gossamer.arguments import check
+from gossamer.distributed.groups import by_first_process, is_first_process
 from gossamer.errors import CheckpointError, DTypeError
 from gossamer.io.factories import name_of
 from gossamer.io.files import write_file
@@ -20,6 +21,7 @@ from gossamer.nn.description import describe_model
 from gossamer.nn.foreign import is_pretrained, told
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.weight import SparseWeight
+from gossamer.weight.sharding import class_of, gathered, is_sharded
 
 WEIGHTS = "model.safetensors"
 
@@ -36,6 +38,9 @@ def save(
     over both. It is replaced in one step: the folder holds a complete model or the one before. A
     model of transformers also gets its `config.json`, which makes `from_pretrained` load it too,
     see `gossamer.integrations.transformers`.
+
+    Of a model that `fully_shard` has sharded, all processes must call this: the tensors are
+    gathered one by one, and the first process writes them.
 
     Args:
         model: any module; wrappers (DistributedDataParallel, `torch.compile`) are left out.
@@ -72,24 +77,32 @@ def save(
     if factory is not None:
         description["model"] = {"factory": name_of(factory), "kwargs": dict(kwargs or {})}
     elif is_pretrained(model):
-        description["model"] = {"transformers": type(model).__name__}
+        description["model"] = {"transformers": class_of(model).__name__}
         config = told(copy.deepcopy(model.config), description)
-        config.architectures = [type(model).__name__]
+        config.architectures = [class_of(model).__name__]
     description["training"] = model.training
     text = _json(description)
     tensors = _tensors(model, description["tied"])
     metadata = {"format": "pt", "gossamer": text}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if config is not None:
-            config.save_pretrained(folder)
-            if (generation := getattr(model, "generation_config", None)) is not None:
-                generation.save_pretrained(folder)
-        write_file(folder / WEIGHTS, tensors, text, metadata)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder} cannot be written: {error}; free space on the disk or choose another folder"
-        ) from error
+
+    def write() -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if config is not None:
+                config.save_pretrained(folder)
+                if (generation := getattr(model, "generation_config", None)) is not None:
+                    generation.save_pretrained(folder)
+            write_file(folder / WEIGHTS, tensors, text, metadata)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{folder} cannot be written: {error}; free space on the disk or choose another "
+                "folder"
+            ) from error
+
+    if any(map(is_sharded, model.parameters())):
+        by_first_process(write)
+    else:
+        write()
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -124,7 +137,10 @@ def _tensors(model: nn.Module, tied: Mapping[str, str]) -> dict[str, Tensor]:
                 f"{name} is on the meta device or is no dense tensor; a model is saved with all "
                 "its numbers: call to_empty() and initialise it, or convert with .to_dense()"
             )
-        tensor = value.detach().cpu().contiguous()
+        whole = gathered(value.detach())
+        if is_sharded(value) and not is_first_process():
+            continue  # it took part in the gathering
+        tensor = whole.cpu().contiguous()
         # safetensors refuses tensors that share memory.
         if tensor.untyped_storage().data_ptr() in storages:
             tensor = tensor.clone()

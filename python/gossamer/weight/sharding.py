@@ -18,12 +18,28 @@ from gossamer.weight.naming import describe
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-__all__ = ["check_home", "gathered", "groups_of", "is_sharded", "put", "whole"]
+__all__ = ["check_home", "class_of", "gathered", "groups_of", "is_sharded", "put", "whole"]
 
 
 def is_sharded(tensor: object) -> bool:
     """Return whether this is a DTensor, of which a process holds a piece."""
     return hasattr(tensor, "placements") and hasattr(tensor, "device_mesh")
+
+
+def class_of(module: nn.Module) -> type:
+    """Return the class of a module, below the one that `fully_shard` has put over it.
+
+    Example:
+        >>> class_of(nn.ReLU()).__name__
+        'ReLU'
+    """
+    kind = type(module)
+    if "torch.distributed.fsdp" in sys.modules:
+        from torch.distributed.fsdp import FSDPModule
+
+        if kind.__bases__[0] is FSDPModule:
+            return kind.__bases__[1]
+    return kind
 
 
 def whole(tensor: Tensor) -> Tensor:

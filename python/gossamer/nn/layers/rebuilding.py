@@ -33,6 +33,7 @@ from gossamer.nn.layers.soft_threshold import SoftThresholdLinear
 from gossamer.nn.layers.threshold import ThresholdLinear
 from gossamer.patterns import Pattern
 from gossamer.weight import SparseWeight, descriptor
+from gossamer.weight.sharding import class_of
 
 MADE_BY = "_gossamer_recipe"
 """The attribute with the identity of the recipe that made a layer: it can be attached again."""
@@ -60,10 +61,11 @@ def describe(layer: nn.Module) -> dict[str, Any] | None:
         >>> describe(SparseLinear(8, 4, pattern="2:4"))
         {'kind': 'SparseLinear', 'pattern': '2:4', 'transpose': 'packed', 'backward': 'exact'}
     """
-    kind = KINDS.get(type(layer))
+    own = class_of(layer)
+    kind = KINDS.get(own)
     if kind is None:
         return None
-    found = {"kind": type(layer).__name__, **kind.options(layer)}
+    found = {"kind": own.__name__, **kind.options(layer)}
     if (maker := vars(layer).get(MADE_BY)) is not None:
         found["recipe"] = maker
     return found
