@@ -88,7 +88,7 @@ def test_eight_bit(library: str) -> None:
 
 @pytest.mark.slow
 def test_resnet() -> None:
-    losses = main_of("resnet")(25, 8)
+    losses = main_of("resnet")(20, 32)
     assert list(losses) == ["dense", "2:4:v4", "90%:v4", "95%:v4"]
     assert all(min(course[-5:]) < course[0] - 0.1 for course in losses.values())
 
