@@ -41,15 +41,17 @@ def facts(rivals: Iterable[str] = ("sparseprop",)) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's own name, with AMD's generation where the name says none, or its architecture.
+    """The processor's own name, or its architecture.
 
-    Virtual machines hide the number of the model: each of them calls itself "AMD EPYC".
+    A virtual machine's name is "AMD EPYC" alone, whatever the model: AMD's generation is added.
     """
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return platform.processor() or platform.machine()
-    fields = dict(re.findall(r"^(model name|cpu family|model)\s*:\s*(.+)$", text, re.MULTILINE))
+    fields: dict[str, str] = dict(
+        re.findall(r"^(model name|cpu family|model)\s*:\s*(.+)$", text, re.MULTILINE)
+    )
     name = fields.get("model name", platform.machine()).strip()
     if "AMD" not in name or re.search(r"\d", name):
         return name

@@ -16,7 +16,7 @@ from bench.activations import TOPIC as ACTIVATIONS
 from bench.cli import GROUPS, TOPICS, app, runner
 from bench.harness import plan as planning
 from bench.harness import run
-from bench.harness.machine import honest_notes
+from bench.harness.machine import cpu_name, honest_notes
 from bench.harness.plan import Job
 from bench.harness.record import Quartiles, Record, ratios
 from bench.harness.results import Results
@@ -200,3 +200,24 @@ def test_results_of_earlier_runs_are_read(path: Path) -> None:
         if found.path.stem.endswith(t.suffix)
     )
     assert topic.page(found).tables
+
+
+@pytest.mark.parametrize(
+    ("family", "model", "name", "expected"),
+    [
+        (26, 2, "AMD EPYC", "AMD EPYC Zen 5"),
+        (25, 17, "AMD EPYC", "AMD EPYC Zen 4"),
+        (25, 1, "AMD EPYC", "AMD EPYC Zen 3"),
+        (23, 49, "AMD EPYC", "AMD EPYC Zen 2"),
+        (23, 1, "AMD EPYC", "AMD EPYC Zen 1"),
+        (99, 1, "AMD EPYC", "AMD EPYC"),
+        (25, 17, "AMD EPYC 9654 96-Core Processor", "AMD EPYC 9654 96-Core Processor"),
+        (6, 143, "Intel(R) Xeon(R) Processor", "Intel(R) Xeon(R) Processor"),
+    ],
+)
+def test_a_name_without_a_model_gets_its_generation(
+    monkeypatch: pytest.MonkeyPatch, family: int, model: int, name: str, expected: str
+) -> None:
+    text = f"cpu family\t: {family}\nmodel\t\t: {model}\nmodel name\t: {name}\n"
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: text)
+    assert cpu_name() == expected

@@ -36,7 +36,8 @@ def test_a_whole_measurement(tmp_path: Path) -> None:
     # What is possible is measured with the first pattern and stands beside each.
     assert [gpt2.FREE in r.measured for r in records] == [True, False, False]
     lines = [line for line in text.splitlines() if line.startswith("| ") and "2×16" in line]
-    assert len({line.split("|")[-3] for line in lines}) == 1 and "–" not in lines[1].split("|")[-3]
+    assert len({line.split("|")[-3] for line in lines}) == 1
+    assert "–" not in lines[1].split("|")[-3]
     slow = {GOSSAMER: Quartiles.exactly(1.0), DENSE: Quartiles.exactly(1.2)}
     half = replace(records[0], dtype=BFLOAT16, measured=slow, ratios={DENSE: slow[DENSE]})
     results = replace(results, records=[half])
