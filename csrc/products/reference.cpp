@@ -140,10 +140,9 @@ constexpr Kernel<SpmmTArgs> spmm_t_kernel = {spmm_t<T>, block_of_sums, any_batch
 template <class T>
 constexpr SddmmKernel sddmm_kernel = {no_pack, sddmm<T>, no_bytes_sddmm, whole_batch};
 
-#define GOSSAMER_ROW(kernel) \
-  { kernel, kernel, kernel, kernel }
+#define GOSSAMER_ROW(kernel) {kernel, kernel, kernel, kernel}
 #define GOSSAMER_VERB(kernel) \
-  { GOSSAMER_ROW(kernel<float>), GOSSAMER_ROW(kernel<double>), GOSSAMER_ROW(kernel<bf16>) }
+  {GOSSAMER_ROW(kernel<float>), GOSSAMER_ROW(kernel<double>), GOSSAMER_ROW(kernel<bf16>)}
 
 }  // namespace
 

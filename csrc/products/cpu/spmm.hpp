@@ -39,7 +39,7 @@ inline bool is_sparse(const Panels& w) noexcept {
 // then visited in two halves, each of which uses about half of the columns (bench_kernels).
 template <class C>
 inline constexpr bool block_outgrows_cache =
-    Panels::max_block_cols* tile_width<C>* static_cast<std::int64_t>(sizeof(C)) > (48 << 10);
+    Panels::max_block_cols * tile_width<C> * static_cast<std::int64_t>(sizeof(C)) > (48 << 10);
 inline constexpr std::int64_t halved_count = 48;
 
 template <class C>
