@@ -70,6 +70,10 @@ class MatrixFace:
         """Not available: `nn.init.trunc_normal_` asks it first."""
         raise self._no_initialiser("new_tensor")
 
+    def erfinv_(self) -> Tensor:
+        """Not available: `nn.init.trunc_normal_` of older versions of torch asks it second."""
+        raise self._no_initialiser("erfinv_")
+
     def _no_initialiser(self, what: str) -> AttributeError:
         return AttributeError(
             f"SparseWeight.{what} is not available: a weight of pattern {self.pattern} is no "
