@@ -18,7 +18,9 @@ from gossamer import SparseWeight, codes
 from gossamer.activations import Options, Weights, sparse_feed_forward
 from gossamer.activations.functions import _Penalized
 from gossamer.activations.memory import GradientMemory
+from gossamer.backend.convolutions import Window
 from gossamer.nn import MaskedLinear
+from gossamer.ops import convolution_autograd as convolutions
 from gossamer.ot import sparsity_constrained
 
 Case = tuple[Tensor, Tensor]
@@ -57,6 +59,18 @@ def masked(lead: tuple[int, ...], kind: type[MaskedLinear], share: float = 0.0) 
 def sampled(lead: tuple[int, ...]) -> Case:
     g = draw(*lead, 8).requires_grad_()
     return gossamer.sddmm(g, draw(*lead, 12), weight()), g
+
+
+def convolved(name: str) -> Case:
+    matrix = SparseWeight.from_dense(draw(8, 36), "2:4")
+    values, structure = matrix.values, matrix.structure
+    window = Window((3, 3), (1, 1), (1, 1), (1, 1), (1, 1), 1)
+    x, g = draw(2, 4, 5, 6), draw(2, 8, 5, 6).requires_grad_()
+    if name == "_Convolve":
+        return convolutions.convolve(x, values, structure, window), values
+    if name == "_Input":
+        return convolutions.convolve_input(g, values, structure, window, (5, 6)), values
+    return convolutions.convolve_weight(g, x, structure, window), g
 
 
 def coded(name: str) -> Case:
@@ -98,6 +112,9 @@ CASES: dict[str, Callable[[tuple[int, ...]], Case]] = {
     "_Spmm": lambda lead: (gossamer.spmm(draw(*lead, 12), w := weight()), w.values),
     "_SpmmT": lambda lead: (gossamer.spmm_t(draw(*lead, 8), w := weight()), w.values),
     "_Sddmm": sampled,
+    "_Convolve": lambda lead: convolved("_Convolve"),
+    "_Input": lambda lead: convolved("_Input"),
+    "_Weight": lambda lead: convolved("_Weight"),
     "Masked": lambda lead: masked(lead, MaskedLinear),
     "SoftlyMasked": lambda lead: masked(lead, MaskedLinear, 0.5),
     "_TopK": lambda lead: coded("top_k"),

@@ -122,10 +122,9 @@ class SparseConv(SparseLayer):
             )
         weight: Any = convolution.weight
         pattern = parse_pattern(pattern)
-        who = f"{cls.__name__}.from_dense"
         groups: Any = convolution.groups
         rows, channels, *kernel = weight.shape
-        check_filters(pattern, rows, channels, tuple(kernel), groups, who)
+        check_filters(pattern, rows, channels, tuple(kernel), groups, f"{cls.__name__}.from_dense")
         mask, score = (t if t is None else as_matrix(t, weight.shape) for t in (mask, score))
         sparse = SparseWeight.from_dense(matrix_of(weight), pattern, mask, score, transpose)
         sparse.values.requires_grad_(weight.requires_grad)
@@ -238,11 +237,11 @@ class SparseConv(SparseLayer):
 
     def dense_gradient(self, x: Tensor, grad_output: Tensor, begin: int, end: int) -> Tensor:
         """Return rows [begin, end) of the gradient of all entries of the weight, kept or not."""
+        check(SparseConv.dense_gradient, locals())
         if x.dim() == self.dims + 1:
             x, grad_output = x.unsqueeze(0), grad_output.unsqueeze(0)
         x = self._padded(x, always=True)
-        rows = slice(begin, end) if self.groups == 1 else slice(None)
-        g = grad_output[:, rows]
+        g = grad_output[:, begin:end] if self.groups == 1 else grad_output
         weight = x.new_empty(g.shape[1], self.in_channels // self.groups, *self.kernel_size)
         none = [0] * self.dims
         _, grad, _ = torch.ops.aten.convolution_backward(
@@ -253,6 +252,7 @@ class SparseConv(SparseLayer):
 
     def example(self, rows: int, generator: torch.Generator) -> Tensor:
         """Return random images of middling size, with about so many pixels of output."""
+        check(SparseConv.example, locals())
         side = {1: 196, 2: 14, 3: 6}[self.dims]
         size = [
             max((side - 1) * s + d * (k - 1) + 1 - f - b, k)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import PatternError
+from gossamer.errors import DTypeError, PatternError
 from gossamer.patterns import NM, GroupedNM, Pattern
 
 SHAPE = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
@@ -16,7 +16,13 @@ SHAPE = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode
 
 
 def options_of(convolution: nn.Module) -> dict[str, Any]:
-    """Return the window of a convolution, dense or sparse, as JSON values."""
+    """Return the window of a convolution, dense or sparse, as JSON values.
+
+    Raises:
+        DTypeError: the layer is no convolution.
+    """
+    if any(not hasattr(convolution, name) for name in SHAPE):
+        raise DTypeError(f"got {type(convolution).__name__}, which is no convolution; give one")
     found = {name: getattr(convolution, name) for name in SHAPE}
     return {name: list(v) if isinstance(v, tuple) else v for name, v in found.items()}
 

@@ -110,7 +110,7 @@ class SparseLinear(SparseLayer):
             >>> SparseLinear.from_dense(torch.nn.Linear(8, 4), "1:4").weight.density
             0.25
         """
-        dense = dense_weight(linear)
+        dense = linear_weight(linear)
         weight = SparseWeight.from_dense(dense, pattern, mask, score, transpose, backward)
         weight.values.requires_grad_(dense.requires_grad)
         bias = copy_parameter(linear.bias)  # type: ignore[arg-type]
@@ -187,13 +187,22 @@ def dense_weight(module: nn.Module) -> Tensor:
     Raises:
         DTypeError: the module is no `nn.Linear`, `Conv1D`, `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d`.
     """
+    if kind_of(module) is not None:
+        return matrix_of(module.weight)  # type: ignore[arg-type]
+    return linear_weight(module)
+
+
+def linear_weight(module: nn.Module) -> Tensor:
+    """Return the weight [out_features, in_features] of a linear layer.
+
+    Raises:
+        DTypeError: the module is no `nn.Linear` or `Conv1D`.
+    """
     if isinstance(module, nn.Linear):
         return module.weight
     if is_conv1d(module):
         weight: Tensor = module.weight  # type: ignore[assignment]
         return weight.t()
-    if kind_of(module) is not None:
-        return matrix_of(module.weight)  # type: ignore[arg-type]
     raise DTypeError(
         f"SparseLinear.from_dense got {type(module).__name__}; it takes nn.Linear or "
         "transformers' Conv1D"

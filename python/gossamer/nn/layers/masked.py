@@ -24,7 +24,7 @@ from gossamer.masks import check_mask, magnitude_mask
 from gossamer.masks.n_of_m import add_pruned_, select_nm
 from gossamer.nn.layers import compiled
 from gossamer.nn.layers.base import MaskedLayer, copy_parameter, whole
-from gossamer.nn.layers.linear import SparseLinear, dense_weight
+from gossamer.nn.layers.linear import SparseLinear, linear_weight
 from gossamer.nn.layers.masked_state import STRUCTURE, describe, saved_mask
 from gossamer.nn.layers.numbered import number
 from gossamer.nn.layers.straight_through import Masked, Parameters, SoftlyMasked, Wanted
@@ -108,7 +108,7 @@ class MaskedLinear(MaskedLayer):
         if isinstance(linear, nn.Linear):
             weight = linear.weight
         else:
-            dense = dense_weight(linear)
+            dense = linear_weight(linear)
             weight = nn.Parameter(dense.detach().clone(memory_format=torch.contiguous_format))
         return cls(weight, linear.bias, pattern, *args, **kwargs)  # type: ignore[arg-type]
 
