@@ -203,8 +203,8 @@ void spmm(const SpmmArgs& a, const Task& task, void* scratch) noexcept {
   using C = Compute<T>;
   using R = Vec<C>;
   constexpr int lanes = packed_lanes<T>;
-  if constexpr (few_rows < C, V >> 0) {
-    if (a.x.rows <= few_rows<C, V> && a.x.patches == nullptr && a.y.patches == nullptr) {
+  if constexpr (constexpr std::int64_t few = few_rows<C, V>; few > 0) {
+    if (a.x.rows <= few && a.x.patches == nullptr && a.y.patches == nullptr) {
       return spmm_few<T, V>(a, task, scratch);
     }
   }

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import register_flop_formula
 
 from gossamer.backend import convolutions as kernels
 from gossamer.backend.convolutions import Window, new_images
@@ -26,6 +25,7 @@ from gossamer.ops.library import (
     STRUCTURE,
     Parts,
     parts_of,
+    register_rules,
     same_dtype,
     save,
     saved,
@@ -288,16 +288,7 @@ def _register() -> None:
             _convolve_weight_backward, _convolve_weight_flops
         ),
     }  # fmt: skip
-    impl: Callable[..., object] = LIBRARY.impl
-    for name, (kernel, fake, context, backward, flops) in rules.items():
-        op = f"gossamer::{name}"
-        impl(name, kernel, "CompositeExplicitAutograd")
-        torch.library.register_fake(op, fake, lib=LIBRARY)
-        torch.library.register_autograd(op, backward, setup_context=context, lib=LIBRARY)
-        for device in ("cpu", "cuda"):
-            impl(name, _autocast_rule(name, device), f"Autocast{device.upper()}")
-        torch.library.register_vmap(op, _vmap_rule(name), lib=LIBRARY)
-        register_flop_formula(getattr(torch.ops.gossamer, name))(flops)
+    register_rules(rules, _autocast_rule, _vmap_rule)
 
 
 _register()

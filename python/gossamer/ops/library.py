@@ -12,7 +12,7 @@ formula for FLOP counters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -294,12 +294,18 @@ def _sddmm_flops(g: Sequence[int], *rest: Any, out_shape: Sequence[int], **_: An
     return 2 * g[0] * out_shape[0]
 
 
-def _register() -> None:
-    rules: dict[str, tuple[Callable[..., Any], ...]] = {
-        "spmm": (_spmm, _spmm_fake, _spmm_context, _spmm_backward, _spmm_flops),
-        "spmm_t": (_spmm_t, _spmm_t_fake, _spmm_t_context, _spmm_t_backward, _spmm_t_flops),
-        "sddmm": (_sddmm, _sddmm_fake, _sddmm_context, _sddmm_backward, _sddmm_flops),
-    }
+def register_rules(
+    rules: Mapping[str, tuple[Callable[..., Any], ...]],
+    autocast_rule: Callable[[str, str], Callable[..., Any]],
+    vmap_rule: Callable[[str], Callable[..., Any]],
+) -> None:
+    """Register what torch must know of operators.
+
+    Args:
+        rules: by name: kernel, fake kernel, context, backward pass and FLOP formula.
+        autocast_rule: makes the rule of an operator and a kind of device.
+        vmap_rule: makes the rule of an operator.
+    """
     impl: Callable[..., object] = LIBRARY.impl
     for name, (kernel, fake, context, backward, flops) in rules.items():
         op = f"gossamer::{name}"
@@ -307,9 +313,18 @@ def _register() -> None:
         torch.library.register_fake(op, fake, lib=LIBRARY)
         torch.library.register_autograd(op, backward, setup_context=context, lib=LIBRARY)
         for device in ("cpu", "cuda"):
-            impl(name, _autocast_rule(name, device), f"Autocast{device.upper()}")
-        torch.library.register_vmap(op, _vmap_rule(name), lib=LIBRARY)
+            impl(name, autocast_rule(name, device), f"Autocast{device.upper()}")
+        torch.library.register_vmap(op, vmap_rule(name), lib=LIBRARY)
         register_flop_formula(getattr(torch.ops.gossamer, name))(flops)
+
+
+def _register() -> None:
+    rules: dict[str, tuple[Callable[..., Any], ...]] = {
+        "spmm": (_spmm, _spmm_fake, _spmm_context, _spmm_backward, _spmm_flops),
+        "spmm_t": (_spmm_t, _spmm_t_fake, _spmm_t_context, _spmm_t_backward, _spmm_t_flops),
+        "sddmm": (_sddmm, _sddmm_fake, _sddmm_context, _sddmm_backward, _sddmm_flops),
+    }
+    register_rules(rules, _autocast_rule, _vmap_rule)
 
 
 _register()
