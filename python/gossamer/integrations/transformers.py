@@ -25,6 +25,7 @@ from gossamer.errors import CheckpointError
 from gossamer.io.loading import planned, tie, with_networks
 from gossamer.io.reading import Saved, read_files
 from gossamer.nn.foreign import METHOD, forget, tell_configs
+from gossamer.nn.layers.in_place import placed
 from gossamer.nn.layers.rebuilding import part_of
 from gossamer.nn.surgery import replace_modules
 
@@ -87,7 +88,10 @@ class SparseLayers(HfQuantizer):
             replace_modules(model, new)
             self._tied = saved.description.get("tied") or {}
             tie(model, self._tied, new)
-        self._parts = {layer: part_of(state, f"{names[old]}.") for old, layer in new.items()}
+        self._parts = {
+            layer: part_of(state, f"{names[old]}.")
+            for old, layer in zip(new, placed(new), strict=True)
+        }
         return model
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:

@@ -23,6 +23,7 @@ from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.layers.convolution import kind_of
 from gossamer.nn.layers.filters import options_of
+from gossamer.nn.layers.in_place import placed
 from gossamer.nn.layers.rebuilding import build, describe, part_of
 from gossamer.nn.surgery import replace_modules
 
@@ -121,7 +122,7 @@ def planned(model: nn.Module, saved: Saved) -> tuple[dict[nn.Module, nn.Module],
 
 def tie(model: nn.Module, tied: Mapping[str, str], new: Mapping[nn.Module, nn.Module]) -> None:
     """Share among new layers what was shared among those that were saved."""
-    fresh = {id(part) for layer in new.values() for part in layer.modules()}
+    fresh = {id(part) for layer in placed(new) for part in layer.modules()}
     for name, first in tied.items():
         above, _, own = name.rpartition(".")
         try:

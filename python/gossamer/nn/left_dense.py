@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
+from gossamer.nn.computed import why_computed
 from gossamer.nn.globs import listed
 from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.base import MaskedLayer
@@ -80,8 +81,9 @@ def dense_kinds(model: nn.Module, chosen: Callable[[str], bool] | None = None) -
 
 
 def is_dense_linear(module: nn.Module) -> bool:
-    """Return whether a layer is exactly nn.Linear or Conv1D, not a subclass."""
-    return (type(module) is nn.Linear and "weight" in module._parameters) or is_conv1d(module)
+    """Return whether a layer is exactly nn.Linear or Conv1D, with an own weight and bias."""
+    own = "weight" in module._parameters and why_computed(module) is None
+    return own and (type(module) is nn.Linear or is_conv1d(module))
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str | None, str, int]]:
@@ -115,6 +117,8 @@ def _linear_kind(module: nn.Module, is_network: bool) -> str | None:
     """Return the kind of a layer whose parts are named as one, None for other modules."""
     if is_network:
         return "ActivationSparseFFN; its weights stay dense"
+    if (computed := why_computed(module)) is not None:
+        return computed
     if is_dense_linear(module):
         return LINEAR
     if isinstance(module, nn.Linear):

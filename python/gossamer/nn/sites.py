@@ -9,8 +9,9 @@ from torch import nn
 
 from gossamer.errors import PatternError
 from gossamer.masks import Distribution, allocate, magnitude_mask
+from gossamer.nn.computed import PRUNED, why_computed
 from gossamer.nn.globs import check_globs, covers
-from gossamer.nn.layers.linear import dense_weight, is_conv1d
+from gossamer.nn.layers.linear import dense_weight, is_conv1d, is_pruned, trained_weight
 from gossamer.nn.layers.replacing import check_pattern, is_convolution, is_depthwise
 from gossamer.nn.left_dense import BY_DESIGN, LINEAR, dense_kinds, is_dense_linear
 from gossamer.patterns import NM, GroupedNM, Nonzeros, Pattern, parse_pattern
@@ -39,7 +40,7 @@ class Site:
     @property
     def source(self) -> nn.Parameter:
         """The weight's Parameter; layers with the same one are tied."""
-        return self.module.weight  # type: ignore[return-value]
+        return trained_weight(self.module)
 
 
 def find_sites(
@@ -64,7 +65,9 @@ def find_sites(
     found = {
         key: module
         for key, module in modules.items()
-        if is_dense_linear(module) or (convolutions and is_convolution(module))
+        if is_dense_linear(module)
+        or (convolutions and is_convolution(module) and why_computed(module) is None)
+        or (why_computed(module) == PRUNED and (convolutions or not is_convolution(module)))
     }
     globs = {"include": include, "exclude": exclude, "overrides": list(rules)}
     others = [n for kind in dense_kinds(model) if kind.what != LINEAR for n in kind.names]
@@ -84,7 +87,8 @@ def find_sites(
     sites = []
     for key, module in found.items():
         chosen, overridden = choose(names[key])
-        if chosen is not None and (overridden or not is_depthwise(module)):
+        kept = isinstance(chosen, Nonzeros) or not is_pruned(module)
+        if chosen is not None and kept and (overridden or not is_depthwise(module)):
             sites.append(Site(module, names[key], chosen, overridden))
     swapped = {name for site in sites for name in site.names}
     kinds = dense_kinds(model, lambda n: n not in swapped and choose([n])[0] is not None)

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 
 from gossamer.arguments import Size, check
 from gossamer.errors import GossamerError, PatternError
-from gossamer.masks import Distribution, random_mask
+from gossamer.masks import Distribution, magnitude_mask, random_mask
 from gossamer.nn.empty_rows import warn_of_empty_rows
 from gossamer.nn.foreign import tell_configs
 from gossamer.nn.globs import Globs, as_globs
 from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.layers.filters import matrix_of
-from gossamer.nn.layers.linear import dense_weight
+from gossamer.nn.layers.in_place import become, check_swap, in_place
+from gossamer.nn.layers.linear import dense_mask, dense_weight
 from gossamer.nn.layers.origin import check_absorbed, put_back_absorbed
 from gossamer.nn.layers.replacing import sparse_like
 from gossamer.nn.layers.sparse import SparseLayer
@@ -36,21 +37,10 @@ from gossamer.nn.sites import (
     tied_groups,
 )
 from gossamer.nn.timing_check import dense_wins
-from gossamer.patterns import Nonzeros, Pattern, parse_pattern
+from gossamer.patterns import Nonzeros, Pattern, Unstructured, parse_pattern
 from gossamer.weight import SparseWeight, Transpose
 
 Score: TypeAlias = str | Callable[[str, Tensor], Tensor] | Mapping[str, Tensor]
-
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-    "_is_full_backward_hook",
-)
 
 
 def sparsify(
@@ -135,9 +125,7 @@ def sparsify(
             except GossamerError as error:
                 raise type(error)(f"{site.label}: {error}") from None
         weight = weights[id(site.source)]
-        layer = sparse_like(site.module, weight, _bias(site))
-        _adopt(layer, site.module)
-        layers[id(site.module)] = layer
+        layers[id(site.module)] = sparse_like(site.module, weight, _bias(site))
 
     if keep_dense_if_slower:
         for site, tied in tied_groups(sites).values():
@@ -146,10 +134,11 @@ def sparsify(
                 notes.append(lost)
                 for other in tied:
                     del layers[id(other.module)]
+    check_swap(model, layers)
     if notes:
         warnings.warn("sparsify left dense: " + "\n  ".join(notes), UserWarning, stacklevel=2)
     model = _swap(model, layers)
-    warn_of_empty_rows(model, "sparsify", layers.values())
+    warn_of_empty_rows(model, "sparsify", [s.module for s in sites if id(s.module) in layers])
     return model
 
 
@@ -194,12 +183,12 @@ def replace_linears(
             layer = make(site.name, site.module, site.pattern, index)
         except GossamerError as error:
             raise type(error)(f"{site.label}: {error}") from None
-        _adopt(layer, site.module)
         layers[id(site.module)] = layer
+    check_swap(model, layers)
     if notes:
         warnings.warn("left dense: " + "\n  ".join(notes), UserWarning, stacklevel=3)
     model = _swap(model, layers)
-    warn_of_empty_rows(model, "prepare", layers.values())
+    warn_of_empty_rows(model, "prepare", [site.module for site in sites])
     return model
 
 
@@ -239,17 +228,14 @@ def densify(model: nn.Module) -> nn.Module:
             layers[id(network)] = network.origin.restore(network.parts, transposed)
         elif network.sparse_parts:
             layers[id(network)] = network.to_dense()
-        else:
-            continue
-        _adopt(layers[id(network)], network)
     for module in model.modules():
         if isinstance(module, MaskedLayer):
             linear = module.to_dense()
             linear.weight = weights.setdefault(module.weight_owner, linear.weight)  # type: ignore[arg-type]
             if module.bias is None or len(module.bias) == len(linear.weight):
                 linear.bias = module.bias  # type: ignore[assignment]  # of a split layer a part
-            _adopt(linear, module)
             layers[id(module)] = linear
+    check_swap(model, layers)
     model = _swap(model, layers)
     put_back_absorbed(model)
     # What was put back may have sparse layers.
@@ -285,14 +271,17 @@ def _checked_sites(
 
 def _sparse_weight(site: Site, score: Score, transpose: Transpose) -> SparseWeight:
     dense = dense_weight(site.module).detach()
-    mask = scores = None
-    if isinstance(site.pattern, Nonzeros):
+    pattern, mask, scores = site.pattern, dense_mask(site.module), None
+    if isinstance(pattern, Nonzeros):
         # An override may be one of several patterns, of which the others need the score.
         if score != "magnitude" and not site.overridden:
             raise PatternError(
                 f"score= was given with pattern {site.pattern}, which keeps what is not zero: drop "
                 "score=, or choose a pattern such as 90%"
             )
+        if mask is not None:  # of torch.nn.utils.prune, which may keep zeros
+            mask = magnitude_mask(mask.to(dense.dtype), pattern)
+            pattern = Unstructured.keeping(int(mask.sum()), mask.numel(), pattern.vector)
     elif isinstance(score, Mapping):
         found = [score[name] for name in site.names if name in score]
         if not found:
@@ -309,7 +298,7 @@ def _sparse_weight(site: Site, score: Score, transpose: Transpose) -> SparseWeig
         )
     if isinstance(scores, Tensor) and scores.shape == site.source.shape != dense.shape:
         scores = matrix_of(scores)
-    weight = SparseWeight.from_dense(dense, site.pattern, mask, scores, transpose)
+    weight = SparseWeight.from_dense(dense, pattern, mask, scores, transpose)
     weight.values.requires_grad_(site.source.requires_grad)
     return weight
 
@@ -319,19 +308,30 @@ def _bias(site: Site) -> nn.Parameter | None:
 
 
 def _adopt(new: nn.Module, old: nn.Module) -> None:
-    """Copy the old layer's training mode and hooks."""
+    """Give a module the training mode and the hooks of the one in whose place it comes."""
     new.train(old.training)
-    for name in _HOOKS:
-        setattr(new, name, getattr(old, name))
+    for name in vars(nn.Module()):
+        if "_hook" in name:
+            setattr(new, name, getattr(old, name))
 
 
 def _swap(model: nn.Module, layers: Mapping[int, nn.Module]) -> nn.Module:
+    """Put new layers in the places of old ones, by the ids of these; in place where it goes."""
+    others: dict[int, nn.Module] = {}
+    for module in list(model.modules()):
+        if (new := layers.get(id(module), module)) is module:
+            continue
+        if in_place(module, new):
+            become(module, new)
+        else:
+            _adopt(new, module)
+            others[id(module)] = new
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
-            if child is not None and id(child) in layers:
-                parent._modules[name] = layers[id(child)]
+            if child is not None and id(child) in others:
+                parent._modules[name] = others[id(child)]
     _leave_fast_paths(model)
-    model = layers.get(id(model), model)
+    model = others.get(id(model), model)
     tell_configs(model)
     return model
 
@@ -360,6 +360,6 @@ def replace_modules(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.
     Returns:
         The model.
     """
-    for old, layer in new.items():
-        _adopt(layer, old)
-    return _swap(model, {id(old): layer for old, layer in new.items()})
+    layers = {id(old): layer for old, layer in new.items()}
+    check_swap(model, layers)
+    return _swap(model, layers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -181,6 +182,24 @@ def is_conv1d(module: nn.Module) -> bool:
     )
 
 
+def is_pruned(module: nn.Module) -> bool:
+    """Return whether torch.nn.utils.prune computes the weight of a linear layer or convolution."""
+    known = type(module) is nn.Linear or kind_of(module) is not None or is_conv1d(module)
+    return known and "weight_orig" in module._parameters and "weight_mask" in module._buffers
+
+
+def trained_weight(module: nn.Module) -> nn.Parameter:
+    """Return the Parameter behind the weight of a linear layer or convolution."""
+    return module.weight_orig if is_pruned(module) else module.weight  # type: ignore[return-value]
+
+
+def used_weight(module: nn.Module) -> Tensor:
+    """Return the weight of a linear layer or convolution as torch stores it, pruned if it is."""
+    if is_pruned(module):
+        return module.weight_orig * module.weight_mask  # type: ignore[operator]
+    return module.weight  # type: ignore[return-value]
+
+
 def dense_weight(module: nn.Module) -> Tensor:
     """Return the weight [out_features, in_features] of a linear layer or a convolution.
 
@@ -188,8 +207,19 @@ def dense_weight(module: nn.Module) -> Tensor:
         DTypeError: the module is no `nn.Linear`, `Conv1D`, `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d`.
     """
     if kind_of(module) is not None:
-        return matrix_of(module.weight)  # type: ignore[arg-type]
+        return matrix_of(used_weight(module))
     return linear_weight(module)
+
+
+def dense_mask(module: nn.Module) -> Tensor | None:
+    """Return the mask [out_features, in_features] of a pruned layer, None for other layers."""
+    if not is_pruned(module):
+        return None
+    mask: Any = module.weight_mask
+    if kind_of(module) is not None:
+        return matrix_of(mask).bool()
+    kept: Tensor = (mask.t() if is_conv1d(module) else mask).bool()
+    return kept
 
 
 def linear_weight(module: nn.Module) -> Tensor:
@@ -199,10 +229,9 @@ def linear_weight(module: nn.Module) -> Tensor:
         DTypeError: the module is no `nn.Linear` or `Conv1D`.
     """
     if isinstance(module, nn.Linear):
-        return module.weight
+        return used_weight(module)
     if is_conv1d(module):
-        weight: Tensor = module.weight  # type: ignore[assignment]
-        return weight.t()
+        return used_weight(module).t()
     raise DTypeError(
         f"SparseLinear.from_dense got {type(module).__name__}; it takes nn.Linear or "
         "transformers' Conv1D"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gossamer.nn.layers.convolution import kind_of
 from gossamer.nn.layers.filters import check_filters
-from gossamer.nn.layers.linear import SparseLinear, dense_weight
+from gossamer.nn.layers.linear import SparseLinear, dense_weight, is_pruned, trained_weight
 from gossamer.nn.layers.sparse import SparseLayer
 from gossamer.patterns import Pattern
 from gossamer.weight import SparseWeight
@@ -16,19 +16,19 @@ from gossamer.weight import SparseWeight
 
 def is_convolution(module: nn.Module) -> bool:
     """Return whether a layer is exactly torch's Conv1d, Conv2d or Conv3d, not a subclass."""
-    return kind_of(module) is not None and "weight" in module._parameters
+    return kind_of(module) is not None and ("weight" in module._parameters or is_pruned(module))
 
 
 def is_depthwise(module: nn.Module) -> bool:
     """Return whether each filter of a convolution reads one channel of several."""
-    weight: Any = module.weight if is_convolution(module) else None
+    weight: Any = trained_weight(module) if is_convolution(module) else None
     return weight is not None and weight.shape[1] == 1 and getattr(module, "groups", 1) > 1
 
 
 def check_pattern(module: nn.Module, pattern: Pattern, who: str) -> None:
     """Raise PatternError unless the weight of a linear layer or a convolution fits a pattern."""
     if is_convolution(module):
-        shape: Any = module.weight.shape
+        shape = trained_weight(module).shape
         check_filters(pattern, shape[0], shape[1], shape[2:], module.groups, who)  # type: ignore[arg-type]
     else:
         rows, cols = dense_weight(module).shape
