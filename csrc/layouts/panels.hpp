@@ -63,14 +63,36 @@ struct Panels {
   }
   constexpr bool fixed_count() const noexcept { return m != 0; }
 
-  constexpr Entries entries(std::int64_t block, std::int64_t panel) const noexcept {
-    if (fixed_count()) {
-      const std::int64_t full = block_cols / m * n;
-      const std::int64_t count = block_width(block) / m * n;
-      return {block * full * stored_panels() + (first_panel + panel) * count, count};
+  // Where each list of columns lies. Kernels take it before their loops: finding a list is then
+  // free of divisions, each of which costs as much as ten entries or more.
+  struct Lists {
+    const std::int32_t* indptr;
+    std::int64_t panels, first_panel;
+    std::int64_t full, full_blocks;  // of a fixed count: entries in a whole block, and such blocks
+    std::int64_t rest;               // entries in the block behind them
+
+    constexpr Entries of(std::int64_t block, std::int64_t panel) const noexcept {
+      if (indptr == nullptr) {
+        const std::int64_t count = block < full_blocks ? full : rest;
+        return {block * full * panels + (first_panel + panel) * count, count};
+      }
+      const std::int64_t at = block * panels + first_panel + panel;
+      return {indptr[at], indptr[at + 1] - indptr[at]};
     }
-    const std::int64_t at = block * stored_panels() + first_panel + panel;
-    return {indptr[at], indptr[at + 1] - indptr[at]};
+  };
+
+  constexpr Lists lists() const noexcept {
+    Lists found{fixed_count() ? nullptr : indptr, stored_panels(), first_panel, 0, 0, 0};
+    if (fixed_count()) {
+      found.full = block_cols / m * n;
+      found.full_blocks = cols / block_cols;
+      found.rest = cols % block_cols / m * n;
+    }
+    return found;
+  }
+
+  constexpr Entries entries(std::int64_t block, std::int64_t panel) const noexcept {
+    return lists().of(block, panel);
   }
 
   // Of a view without a fixed count: the share of its panels, rounded up.

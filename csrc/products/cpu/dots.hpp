@@ -123,9 +123,10 @@ inline constexpr int dot_vectors = V == 8 ? 1 : 2;
 
 // Blocks of columns against panels [first, last), as spmm_blocks.
 template <int V, int U, bool Split>
-void spmm_dots(const Panels& w, const bf16* values, Span blocks, std::int64_t first,
-               std::int64_t last, const bf16* x, std::int64_t ld, int vectors, Start<bf16> start,
-               float* y) noexcept {
+[[gnu::noinline]] void spmm_dots(const Panels& w, const bf16* values, Span blocks,
+                                 std::int64_t first, std::int64_t last, const bf16* x,
+                                 std::int64_t ld, int vectors, Start<bf16> start,
+                                 float* y) noexcept {
   if constexpr (U > 1) {
     if (vectors < U) {
       return spmm_dots<V, U / 2, Split>(w, values, blocks, first, last, x, ld, vectors, start, y);
@@ -135,6 +136,7 @@ void spmm_dots(const Panels& w, const bf16* values, Span blocks, std::int64_t fi
   constexpr std::int64_t wide = 2 * Pairs::lanes;
   constexpr std::int64_t most = Panels::max_block_cols;
   alignas(64) bf16 made[V == 1 ? 2 : most * V];
+  const Panels::Lists lists = w.lists();
   for (std::int64_t p = first; p < last; ++p) {
     const Start<bf16> from = start.behind((p - first) * V);
     for (int k = 0; k < vectors; k += U) {
@@ -142,7 +144,7 @@ void spmm_dots(const Panels& w, const bf16* values, Span blocks, std::int64_t fi
       R sums[V][2 * U];
       from.load(out, ld, sums);
       for (std::int64_t block = blocks.first; block < blocks.last; ++block) {
-        auto [begin, left] = w.entries(block, p);
+        auto [begin, left] = lists.of(block, p);
         prefetch_panel<bf16, V>(values + begin * V, w.indices + begin, left);
         // A list has at most `most` entries, unless somebody wrote into indptr.
         for (; left > 0; begin += most, left -= most) {
@@ -243,15 +245,17 @@ GOSSAMER_INLINE void scatter_dots(const bf16* g, std::int64_t ld, const bf16* va
 inline constexpr std::int64_t scatter_halved_count = 96;
 
 template <int V, int U>
-void spmm_t_dots(const Panels& w, const bf16* values, std::int64_t block, const bf16* g,
-                 std::int64_t ld, int vectors, Visit visit, float* dx) noexcept {
+[[gnu::noinline]] void spmm_t_dots(const Panels& w, const bf16* values, std::int64_t block,
+                                   const bf16* g, std::int64_t ld, int vectors, Visit visit,
+                                   float* dx) noexcept {
   if constexpr (U > 1) {
     if (vectors < U) return spmm_t_dots<V, U / 2>(w, values, block, g, ld, vectors, visit, dx);
   }
   constexpr std::int64_t wide = 2 * Pairs::lanes;
+  const Panels::Lists lists = w.lists();
   const std::int64_t panels = w.panels();
   for (std::int64_t p = 0; p < panels; ++p) {
-    const auto [begin, count] = visit.of(w.entries(block, p));
+    const auto [begin, count] = visit.of(lists.of(block, p));
     prefetch_panel<bf16, V>(values + begin * V, w.indices + begin, count);
     for (int k = 0; k < vectors; k += U) {
       scatter_dots<V, U>(g + p * V * ld + k * wide, ld, values + begin * V, w.indices + begin,

@@ -159,6 +159,7 @@ void sddmm(const SddmmArgs& a, const SddmmTask& task, std::int64_t chunks,
   using P = Packed<T>;
   const std::int64_t ld = sddmm_run<T, V>(a);
   const Panels& w = a.weight;
+  const Panels::Lists lists = w.lists();
   const std::int64_t x_chunk = w.blocks() * Panels::max_block_cols * ld;
   for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
     const P* x =
@@ -173,7 +174,7 @@ void sddmm(const SddmmArgs& a, const SddmmTask& task, std::int64_t chunks,
     for (int half = 0; half < halves; ++half) {
       const Visit visit{half, halves, Vec<Compute<T>>::lanes};
       for (std::int64_t p = task.panel0; p < task.panel1; ++p) {
-        const auto [begin, count] = visit.of(w.entries(task.block, p));
+        const auto [begin, count] = visit.of(lists.of(task.block, p));
         dot_panel<T, V>(x, g + p * V * ld, ld, length, w.indices + begin, count,
                         to.behind(begin * V));
       }

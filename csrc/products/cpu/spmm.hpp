@@ -107,11 +107,13 @@ GOSSAMER_INLINE void accumulate_panel(const Compute<T>* x, std::int64_t ld, cons
   }
 }
 
-// Blocks of columns against panels [first, last); x and y are `vectors` registers wide.
+// Blocks of columns against panels [first, last); x and y are `vectors` registers wide. A function
+// of its own for each width: within one that holds them all, the narrow ones spill their addresses.
 template <class T, int V, int NV, bool Split>
-void spmm_blocks(const Panels& w, const T* values, Span blocks, std::int64_t first,
-                 std::int64_t last, const Compute<T>* x, std::int64_t ld, int vectors,
-                 Start<T> start, Visit visit, Compute<T>* y) noexcept {
+[[gnu::noinline]] void spmm_blocks(const Panels& w, const T* values, Span blocks,
+                                   std::int64_t first, std::int64_t last, const Compute<T>* x,
+                                   std::int64_t ld, int vectors, Start<T> start, Visit visit,
+                                   Compute<T>* y) noexcept {
   if constexpr (NV > 1) {
     if (vectors < NV) {  // a narrow remainder of the batch
       return spmm_blocks<T, V, NV / 2, Split>(w, values, blocks, first, last, x, ld, vectors, start,
@@ -119,6 +121,7 @@ void spmm_blocks(const Panels& w, const T* values, Span blocks, std::int64_t fir
     }
   }
   using R = Vec<Compute<T>>;
+  const Panels::Lists lists = w.lists();
   for (std::int64_t p = first; p < last; ++p) {
     const Start<T> from = start.behind((p - first) * V);
     for (int k = 0; k < vectors; k += NV) {
@@ -126,7 +129,7 @@ void spmm_blocks(const Panels& w, const T* values, Span blocks, std::int64_t fir
       R sums[V][NV];
       from.load(out, ld, sums);
       for (std::int64_t block = blocks.first; block < blocks.last; ++block) {
-        const auto [begin, count] = visit.of(w.entries(block, p));
+        const auto [begin, count] = visit.of(lists.of(block, p));
         prefetch_panel<T, V>(values + begin * V, w.indices + begin, count);
         accumulate_panel<T, V, NV, Split>(
             x + (block - blocks.first) * Panels::max_block_cols * ld + k * R::lanes, ld,

@@ -56,9 +56,10 @@ void few_panels(const SpmmArgs& a, const Task& task, const Compute<T>* x, std::i
                 Compute<T>* y) noexcept {
   const Panels& w = a.weight;
   const T* values = static_cast<const T*>(a.values);
+  const Panels::Lists lists = w.lists();
   for (std::int64_t k = 0; k < w.blocks(); ++k) {
     for (std::int64_t p = task.part0; p < task.part1; ++p) {
-      const auto [begin, count] = w.entries(k, p);
+      const auto [begin, count] = lists.of(k, p);
       few_panel<T, V, B>(x + k * Panels::max_block_cols, ld, values + begin * V, w.indices + begin,
                          count, y + (p - task.part0) * V * B);
     }

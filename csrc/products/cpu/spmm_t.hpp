@@ -45,17 +45,19 @@ GOSSAMER_INLINE void scatter_panel(const Compute<T>* g, std::int64_t ld, const T
 }
 
 template <class T, int V, int NV>
-void spmm_t_block(const Panels& w, const T* values, std::int64_t block, const Compute<T>* g,
-                  std::int64_t ld, int vectors, Compute<T>* dx) noexcept {
+[[gnu::noinline]] void spmm_t_block(const Panels& w, const T* values, std::int64_t block,
+                                    const Compute<T>* g, std::int64_t ld, int vectors,
+                                    Compute<T>* dx) noexcept {
   if constexpr (NV > 1) {
     if (vectors < NV) {
       return spmm_t_block<T, V, NV / 2>(w, values, block, g, ld, vectors, dx);
     }
   }
   constexpr int lanes = Vec<Compute<T>>::lanes;
+  const Panels::Lists lists = w.lists();
   const std::int64_t panels = w.panels();
   for (std::int64_t p = 0; p < panels; ++p) {
-    const auto [begin, count] = w.entries(block, p);
+    const auto [begin, count] = lists.of(block, p);
     prefetch_panel<T, V>(values + begin * V, w.indices + begin, count);
     for (int k = 0; k < vectors; k += NV) {
       scatter_panel<T, V, NV>(g + p * V * ld + k * lanes, ld, values + begin * V, w.indices + begin,
