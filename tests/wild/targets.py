@@ -16,14 +16,28 @@ LEFT_OUT = {
     "gossamer.backend.register": "changes the process for all later calls",
     "gossamer.backend.unregister": "changes the process for all later calls",
     "gossamer.recipes.register": "changes the process for all later calls",
+    "gossamer.patterns.register_operator": "changes the process for all later calls",
+    "gossamer.patterns.register_pattern": "changes the process for all later calls",
+    "gossamer.patterns.register_sparsifier": "changes the process for all later calls",
     "gossamer.recipes.RECIPES": "a table of classes that are tried themselves",
 }
 # Methods that the library calls and a subclass overrides: nobody else calls them.
 HOOKS = {
     "gossamer.recipes.": {
         *("find", "layer", "start", "before_step", "after_step", "update", "finished", "groups"),
-        *("stands_for", "regularise", "move", "grown", "scores", "watched", "of_type", "average"),
+        *(
+            "stands_for",
+            "regularise",
+            "moved",
+            "grown",
+            "growth",
+            "scores",
+            "watched",
+            "of_type",
+            "average",
+        ),
     },
+    "gossamer.patterns.": {"parse", "of_numbers", "refuse"},
     "gossamer.nn.": {
         *("assign", "weigh", "pack", "input_gradient", "weight_gradient", "check_input"),
     },

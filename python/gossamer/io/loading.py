@@ -16,6 +16,7 @@ from gossamer.arguments import check
 from gossamer.errors import ArgumentError, CheckpointError, GossamerError
 from gossamer.io import factories
 from gossamer.io.checking import check_loading, check_state, twin_tree
+from gossamer.io.fallback import Fallback, densely, unknown_pattern, warn
 from gossamer.io.reading import Saved, read
 from gossamer.io.saving import unwrapped
 from gossamer.nn.activation_surgery import sparsify_activations
@@ -29,7 +30,10 @@ from gossamer.nn.surgery import replace_modules
 
 
 def load(
-    source: str | Path | Mapping[str, Any], model: nn.Module | None = None, strict: bool = True
+    source: str | Path | Mapping[str, Any],
+    model: nn.Module | None = None,
+    strict: bool = True,
+    fallback: Fallback = "raise",
 ) -> nn.Module:
     """Load a model that `gossamer.save` has saved; all of it or nothing.
 
@@ -50,6 +54,9 @@ def load(
         model: the model to load into; it keeps its dtypes, devices and training mode. None builds
             one with the dtypes and the training mode that were saved.
         strict: whether names that are missing or unknown are refused.
+        fallback: what becomes of a layer whose pattern is not registered here, as of a package
+            that was not imported: "raise" names the pattern in an error, "warn" makes the layer
+            dense and names it in a warning.
 
     Returns:
         The model; if it was a layer itself that was replaced, the new one.
@@ -73,21 +80,24 @@ def load(
     saved = read(source)
     if model is None:
         with torch.random.fork_rng(devices=[]):  # a load draws no numbers
-            model = _built(saved)
+            model = _built(saved, fallback)
         _take_dtypes(model, saved)
         training = saved.description.get("training", True)
-        return _load_into(model, saved, strict).train(bool(training))
+        return _load_into(model, saved, strict, fallback).train(bool(training))
     inner = unwrapped(model)
-    loaded = _load_into(inner, saved, strict)
+    loaded = _load_into(inner, saved, strict, fallback)
     return model if loaded is inner else loaded
 
 
-def planned(model: nn.Module, saved: Saved) -> tuple[dict[nn.Module, nn.Module], dict[str, Any]]:
+def planned(
+    model: nn.Module, saved: Saved, fallback: Fallback = "raise"
+) -> tuple[dict[nn.Module, nn.Module], dict[str, Any]]:
     """Build the layers that a model lacks, without a change of the model.
 
     Args:
         model: a dense or sparse model.
         saved: what was saved; its shared tensors are under one name.
+        fallback: what to do with layers of unknown patterns, see `load`.
 
     Returns:
         New layers by those in whose places they belong, and the whole state dict.
@@ -103,14 +113,25 @@ def planned(model: nn.Module, saved: Saved) -> tuple[dict[nn.Module, nn.Module],
     if layers is None:
         layers = _seen_in(model, state)
     new: dict[nn.Module, nn.Module] = {}
+    dropped: dict[str, str] = {}
     for name, described in layers.items():
         old = _at(model, name)
-        part = part_of(state, f"{name}." if name else "")
+        prefix = f"{name}." if name else ""
+        part = part_of(state, prefix)
+        if fallback == "warn" and (unknown := unknown_pattern(part)) is not None:
+            dense, dropped[name] = densely(described, part), unknown
+            for key in part:
+                del state[prefix + key]
+            state |= {prefix + key: tensor for key, tensor in dense.state_dict().items()}
+            if type(old) is not type(dense):
+                new[old] = dense
+            continue
         if not _fits(old, described, part):
             try:
                 new[old] = _layer(described, part, old)
             except GossamerError as error:
                 raise type(error)(f"layer {name!r:.120}: {error}") from None
+    warn(dropped)
     # What the model itself ties may be stored once.
     own = model.state_dict(keep_vars=True)
     ids = {id(tensor): name for name, tensor in own.items() if name in state}
@@ -133,14 +154,14 @@ def tie(model: nn.Module, tied: Mapping[str, str], new: Mapping[nn.Module, nn.Mo
             setattr(holder, own, shared)
 
 
-def _load_into(model: nn.Module, saved: Saved, strict: bool) -> nn.Module:
+def _load_into(model: nn.Module, saved: Saved, strict: bool, fallback: Fallback) -> nn.Module:
     layers = saved.description["layers"] or {}
     if missing_networks(model, layers):
         # Sparse activations are put in by surgery: on a twin first, with which all is checked.
         _check_memory(model, {})
-        _checked(with_networks(twin_tree(model, {}), layers), saved, strict)
+        _checked(with_networks(twin_tree(model, {}), layers), saved, strict, fallback)
         model = with_networks(model, layers)
-    new, state = _checked(model, saved, strict)
+    new, state = _checked(model, saved, strict, fallback)
     _check_memory(model, new)
     model = replace_modules(model, new)
     tie(model, saved.description.get("tied") or {}, new)
@@ -149,13 +170,13 @@ def _load_into(model: nn.Module, saved: Saved, strict: bool) -> nn.Module:
 
 
 def _checked(
-    model: nn.Module, saved: Saved, strict: bool
+    model: nn.Module, saved: Saved, strict: bool, fallback: Fallback
 ) -> tuple[dict[nn.Module, nn.Module], dict[str, Any]]:
     """Return the new layers and the state dict, which fit the model."""
     for name, tensor in saved.state.items():
         if isinstance(tensor, Tensor) and tensor.is_meta:
             raise CheckpointError(f"{name} of the state is on the meta device, without numbers")
-    new, state = planned(model, saved)
+    new, state = planned(model, saved, fallback)
     check_loading(twin_tree(model, new), model.state_dict(keep_vars=True), state, strict)
     return new, state
 
@@ -172,7 +193,7 @@ def _check_memory(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> None:
             )
 
 
-def _built(saved: Saved) -> nn.Module:
+def _built(saved: Saved, fallback: Fallback) -> nn.Module:
     """Build the model that was saved, without its numbers."""
     made = saved.description.get("model")
     layers = saved.description["layers"] or {}
@@ -182,6 +203,8 @@ def _built(saved: Saved) -> nn.Module:
     elif isinstance(made, Mapping) and "transformers" in made and saved.place is not None:
         model = _pretrained(str(made["transformers"]), saved.place)
     elif "" in layers:
+        if fallback == "warn" and unknown_pattern(saved.state) is not None:
+            return densely(layers[""], saved.state)
         return build(layers[""], saved.state)
     else:
         raise CheckpointError(

@@ -11,6 +11,7 @@ from gossamer.masks.score import (
     magnitude_mask,
     mask_from_score,
 )
+from gossamer.masks.selection import top
 from gossamer.masks.transposable import TileMethod, is_transposable, transposable_mask
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "random_mask",
     "random_structure",
     "select_nm",
+    "top",
     "transposable_mask",
 ]

@@ -15,6 +15,7 @@ from gossamer.errors import ArgumentError
 from gossamer.masks.grouped import draw_choices
 from gossamer.masks.runs import repeat_lists
 from gossamer.masks.score import as_shape
+from gossamer.masks.selection import is_own, select, spread
 from gossamer.patterns import NM, GroupedNM, Pattern, as_integer, parse_pattern
 
 __all__ = ["random_mask", "random_structure"]
@@ -22,6 +23,8 @@ __all__ = ["random_mask", "random_structure"]
 
 def random_mask(shape: Sequence[int], pattern: str | Pattern, seed: int = 0) -> torch.Tensor:
     """Return a random mask, uniform over all masks of the pattern.
+
+    For a pattern from outside the package it is what its selection keeps of random scores.
 
     Args:
         shape: `(rows, cols)`.
@@ -85,6 +88,12 @@ def _drawn(shape: Sequence[int], pattern: str | Pattern, seed: int, who: str) ->
     if isinstance(pattern, GroupedNM):
         with torch.device("cpu"):  # whatever torch.set_default_device says
             return _grouped(rows, cols, pattern, seed)
+    if not is_own(pattern):
+        with torch.device("cpu"):
+            generator = torch.Generator("cpu").manual_seed(seed)
+            score = torch.rand(rows // high, cols // wide, generator=generator)
+            mask = spread(select(score, pattern), high, wide)
+        return backend.encode(mask, pattern.panel, *pattern.group)
     tiles = pattern.count(rows, cols) // (high * wide)
     if (high, wide) == (pattern.panel, 1):
         return draw_entries(rows, cols, high, tiles, seed)

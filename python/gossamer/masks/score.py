@@ -23,8 +23,8 @@ from gossamer.errors import (
     ShapeError,
     StructureError,
 )
-from gossamer.masks.grouped import check_balance, select_grouped
-from gossamer.masks.ranks import rank_keys
+from gossamer.masks.grouped import check_balance
+from gossamer.masks.selection import is_own, obeys, select, spread
 from gossamer.patterns import (
     NM,
     GroupedNM,
@@ -63,11 +63,6 @@ def magnitude_mask(weight: torch.Tensor, pattern: str | Pattern) -> torch.Tensor
     """
     score = _score(weight, "magnitude_mask: weight").abs()
     pattern = parse_pattern(pattern)
-    if isinstance(pattern, Nonzeros):
-        rows, cols = score.shape
-        pattern.check_shape(rows, cols, "magnitude_mask")
-        kept = (score != 0).view(rows // pattern.vector, pattern.vector, cols).any(dim=1)
-        return _spread(kept, pattern.vector, 1)
     return _mask(score, pattern, "magnitude_mask")
 
 
@@ -93,6 +88,12 @@ def mask_from_score(score: torch.Tensor, pattern: str | Pattern) -> torch.Tensor
         >>> mask_from_score(torch.tensor([[1.0, -3.0, 2.0, 2.0]]), "75%")
         tensor([[False, False,  True, False]])
     """
+    pattern = parse_pattern(pattern)
+    if isinstance(pattern, Nonzeros):
+        pattern.refuse(
+            "scores, because it takes the zeros of a dense weight",
+            "pass that to magnitude_mask, or choose a pattern such as 90%",
+        )
     return _mask(_score(score, "mask_from_score: score"), pattern, "mask_from_score")
 
 
@@ -119,7 +120,7 @@ def check_mask(mask: torch.Tensor, pattern: str | Pattern) -> None:
     pattern.check_shape(rows, cols, "check_mask")
     high, wide = pattern.tile
     slots = mask[::high, ::wide]
-    mixed = mask != _spread(slots, high, wide)
+    mixed = mask != spread(slots, high, wide)
     if bool(mixed.any()):
         row, col = _first(mixed)
         top, left = row - row % high, col - col % wide
@@ -140,6 +141,8 @@ def check_mask(mask: torch.Tensor, pattern: str | Pattern) -> None:
             )
         if isinstance(pattern, GroupedNM):
             check_balance(mask, pattern)
+    elif not is_own(pattern):
+        obeys(slots, pattern, "check_mask got a mask that")
     elif (given := int(mask.sum())) != (needed := pattern.count(rows, cols)):
         raise StructureError(
             f"check_mask got a mask that keeps {given} of {mask.numel()} entries; pattern "
@@ -230,39 +233,7 @@ def _mask(score: torch.Tensor, pattern: str | Pattern, who: str) -> torch.Tensor
                 f"{col * wide}], whose sum is NaN; a tile must not hold both: "
                 "use large finite scores for one of them"
             )
-    if isinstance(pattern, GroupedNM):
-        return select_grouped(score, pattern)
-    return _select(rank_keys(score), pattern, rows, cols)
-
-
-# --8<-- [start:selection]
-def _select(slots: torch.Tensor, pattern: Pattern, rows: int, cols: int) -> torch.Tensor:
-    high, wide = pattern.tile
-    if isinstance(pattern, NM | GroupedNM):
-        kept = _top(slots.reshape(rows // high * (cols // pattern.m), pattern.m), pattern.n)
-    else:
-        kept = _top(slots.reshape(1, -1), pattern.count(rows, cols) // (high * wide))
-    return _spread(kept.reshape(slots.shape), high, wide)
-    # --8<-- [end:selection]
-
-
-def _top(score: torch.Tensor, k: int) -> torch.Tensor:
-    """Mask of the k largest of each row of `score`, without NaN; of equal ones the lower index."""
-    if k == 0 or score.numel() == 0:
-        return torch.zeros_like(score, dtype=torch.bool)
-    # topk breaks ties in any order, but its least value is always the k-th. (kthvalue needs
-    # quadratic time on descending input; a stable sort needs several times the time.)
-    least = torch.topk(score, k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
-    kept = score > least
-    tied = score == least
-    room = k - kept.sum(dim=1, keepdim=True)
-    return kept | (tied & (tied.cumsum(dim=1) <= room))
-
-
-def _spread(slots: torch.Tensor, high: int, wide: int) -> torch.Tensor:
-    rows, cols = slots.shape
-    tiles = slots[:, None, :, None].expand(rows, high, cols, wide)
-    return tiles.reshape(rows * high, cols * wide)
+    return spread(select(score, pattern), high, wide)
 
 
 def _score(x: object, name: str) -> torch.Tensor:

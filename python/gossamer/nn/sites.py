@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -14,7 +14,7 @@ from gossamer.nn.globs import check_globs, covers
 from gossamer.nn.layers.linear import dense_weight, is_conv1d, is_pruned, trained_weight
 from gossamer.nn.layers.replacing import check_pattern, is_convolution, is_depthwise
 from gossamer.nn.left_dense import BY_DESIGN, LINEAR, dense_kinds, is_dense_linear
-from gossamer.patterns import NM, GroupedNM, Nonzeros, Pattern, parse_pattern
+from gossamer.patterns import Nonzeros, Pattern, parse_pattern
 from gossamer.weight import check_dense
 
 
@@ -159,9 +159,9 @@ def distribute(sites: list[Site], distribution: Distribution) -> None:
     if not free:
         return
     pattern = next(iter(free.values()))[0].pattern
-    if isinstance(pattern, NM | GroupedNM | Nonzeros):
+    if not pattern.adjustable:
         if distribution != "uniform":
-            own = "each layer's own" if isinstance(pattern, Nonzeros) else "the same everywhere"
+            own = "the same everywhere" if any(pattern.group) else "each layer's own"
             raise PatternError(
                 f"distribution={distribution!r} was given with pattern {pattern}, whose sparsity "
                 f"is {own}; use an unstructured or block pattern, or 'uniform'"
@@ -171,7 +171,7 @@ def distribute(sites: list[Site], distribution: Distribution) -> None:
     shares = allocate(shapes, pattern.sparsity, distribution)
     for site, others in free.values():
         for other in others:
-            other.pattern = replace(pattern, sparsity=shares[site.name])
+            other.pattern = pattern.at_sparsity(shares[site.name])
 
 
 def tied_groups(sites: list[Site]) -> dict[int, tuple[Site, list[Site]]]:

@@ -37,7 +37,7 @@ from gossamer.nn.sites import (
     tied_groups,
 )
 from gossamer.nn.timing_check import dense_wins
-from gossamer.patterns import Nonzeros, Pattern, Unstructured, parse_pattern
+from gossamer.patterns import Nonzeros, Pattern, Unstructured, parse_pattern, score_of
 from gossamer.weight import SparseWeight, Transpose
 
 Score: TypeAlias = str | Callable[[str, Tensor], Tensor] | Mapping[str, Tensor]
@@ -81,8 +81,9 @@ def sparsify(
             convolutions are swapped only where an override names them.
         distribution: how layers share the sparsity, "uniform" or "erk", see
             `gossamer.masks.allocate`. Overridden layers are left out. N:M allows only "uniform".
-        score: how entries are ranked: "magnitude", "random" (from torch's generator), a function
-            of (name, weight [out, in]) that returns scores, or scores by name. Scores of a
+        score: how entries are ranked: "magnitude", "random" (from torch's generator), a name of
+            `gossamer.patterns.register_sparsifier`, a function of (name, weight [out, in]) that
+            returns scores, or scores by name. Scores of a
             convolution have the shape of its weight or of the matrix.
         transpose: "packed" or "none", see `gossamer.weight.SparseWeight`.
         keep_dense_if_slower: check and time each sparse layer against its dense original, forward
@@ -272,6 +273,8 @@ def _checked_sites(
 def _sparse_weight(site: Site, score: Score, transpose: Transpose) -> SparseWeight:
     dense = dense_weight(site.module).detach()
     pattern, mask, scores = site.pattern, dense_mask(site.module), None
+    if isinstance(score, str):
+        score = score_of(score) or score
     if isinstance(pattern, Nonzeros):
         # An override may be one of several patterns, of which the others need the score.
         if score != "magnitude" and not site.overridden:
@@ -294,7 +297,8 @@ def _sparse_weight(site: Site, score: Score, transpose: Transpose) -> SparseWeig
         mask = random_mask(tuple(dense.shape), site.pattern, seed)
     elif score != "magnitude":
         raise PatternError(
-            f"score={score!r} was given; use 'magnitude', 'random', a function or a mapping"
+            f"score={score!r} was given; use 'magnitude', 'random', a name that "
+            "gossamer.patterns.register_sparsifier knows, a function or a mapping"
         )
     if isinstance(scores, Tensor) and scores.shape == site.source.shape != dense.shape:
         scores = matrix_of(scores)

@@ -1,6 +1,7 @@
 """The three verbs and the gradient sampler, differentiable, on torch tensors and NumPy arrays."""
 
+from gossamer.ops.expansion import expand
 from gossamer.ops.gradient_sampling import MvueMethod, mvue, mvue_product
 from gossamer.ops.verbs import sddmm, spmm, spmm_t
 
-__all__ = ["MvueMethod", "mvue", "mvue_product", "sddmm", "spmm", "spmm_t"]
+__all__ = ["MvueMethod", "expand", "mvue", "mvue_product", "sddmm", "spmm", "spmm_t"]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gossamer import backend
 from gossamer.backend import Layout, Structure
+from gossamer.errors import DTypeError
 from gossamer.weight import SparseWeight
 from gossamer.weight.guard import check_written
 from gossamer.weight.sharding import gathered
@@ -28,12 +29,17 @@ _define(f"take_kept(Tensor dense, {_STRUCTURE}) -> Tensor")
 def expand(weight: SparseWeight) -> Tensor:
     """Return the dense matrix [rows, cols] of a weight, differentiable in its values.
 
+    Raises:
+        DTypeError: it is no SparseWeight.
+
     Example:
         >>> import torch
         >>> weight = SparseWeight.from_dense(torch.tensor([[1.0, 2.0, 0.0, 3.0]]), "2:4")
         >>> expand(weight).tolist()
         [[0.0, 2.0, 0.0, 3.0]]
     """
+    if not isinstance(weight, SparseWeight):
+        raise DTypeError(f"expand got a {type(weight).__name__}; pass a SparseWeight")
     dense: Tensor = torch.ops.gossamer.expand(
         gathered(weight.values), weight.indices, weight.indptr, weight.layout_ints
     )

@@ -19,7 +19,9 @@ from gossamer.backend.registry import is_registered
 from gossamer.errors import DeviceError, DTypeError, ShapeError
 from gossamer.ops import autograd, library
 from gossamer.ops.autocast import autocast, is_autocast
+from gossamer.ops.own import own_kernel
 from gossamer.ops.recording import refuse_onnx, tracing
+from gossamer.patterns import OPERATORS
 from gossamer.weight import SparseWeight
 from gossamer.weight.naming import describe
 from gossamer.weight.sharding import is_sharded
@@ -51,6 +53,9 @@ def spmm(x: Array, weight: SparseWeight, bias: Array | None = None) -> Array:
         tensor([[-1.]], grad_fn=<_SpmmBackward>)
     """
     left: Any = x
+    if OPERATORS and (own := own_kernel("spmm", weight)):
+        y = own(left)
+        return y if bias is None else y + cast(Any, bias)  # type: ignore[no-any-return]
     if not is_plain(left):
         return cast(Array, _general("spmm", weight, left, bias=bias))
     values, b = _values(weight), cast(Any, bias)
@@ -81,6 +86,8 @@ def spmm_t(grad_output: Array, weight: SparseWeight) -> Array:
         [[0.0, -30.0, 20.0, 0.0]]
     """
     left: Any = grad_output
+    if OPERATORS and (own := own_kernel("spmm_t", weight)):
+        return own(left)  # type: ignore[no-any-return]
     if not is_plain(left):
         return cast(Array, _general("spmm_t", weight, left))
     values = _values(weight)
@@ -111,6 +118,8 @@ def sddmm(grad_output: Array, x: Array, weight: SparseWeight) -> Array:
         tensor([20., 30.])
     """
     left, right = cast(Any, grad_output), cast(Any, x)
+    if OPERATORS and (own := own_kernel("sddmm", weight)):
+        return own(left, right)  # type: ignore[no-any-return]
     if not (is_plain(left) and is_plain(right)):
         return cast(Array, _general("sddmm", weight, left, right))
     _values(weight)

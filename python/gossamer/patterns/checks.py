@@ -7,15 +7,18 @@ from decimal import Decimal
 
 from gossamer.arguments import fits, is_number
 from gossamer.errors import DTypeError, PatternError, ShapeError
+from gossamer.patterns.protocol import Pattern
 
 VECTORS = (1, 4, 8, 16, 32, 64, 128)
 # Rows of a panel in storage; a wider vector is a run of panels with equal lists of columns.
 PANELS = (1, 4, 8)
 MAX_M = 64
+PERCENT = r"(-?(?:\d{1,9}(?:\.\d*)?|\.\d+))\s*%"
+"""The form of a sparsity in a text."""
 MAX_CHUNK = 2**15
 
 
-class Vectored:
+class Vectored(Pattern):
     """Base of the patterns whose `vector` rows share one list of columns."""
 
     vector: int

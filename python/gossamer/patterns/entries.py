@@ -1,11 +1,15 @@
 """Patterns of entries and tiles anywhere in the weight: `Unstructured`, `Nonzeros` and `Block`."""
 
 import math
-from dataclasses import dataclass
-from typing import NoReturn
+import re
+import struct
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import ClassVar, NoReturn
 
 from gossamer.errors import PatternError
 from gossamer.patterns.checks import (
+    PERCENT,
     Vectored,
     as_integer,
     check_rows,
@@ -19,9 +23,16 @@ from gossamer.patterns.checks import (
     vector_for,
     vector_text,
 )
+from gossamer.patterns.protocol import Pattern
+from gossamer.patterns.registry import register_pattern
+
+_UNSTRUCTURED_TEXT = re.compile(PERCENT + r"(?:\s*:\s*v(\d{1,9}))?", re.ASCII)
+_NONZEROS_TEXT = re.compile(r"nonzeros(?:\s*:\s*v(\d{1,9}))?", re.ASCII)
+_BLOCK_TEXT = re.compile(r"block\s*(\d{1,9})\s*x\s*(\d{1,9})\s+" + PERCENT, re.ASCII)
 
 
 # --8<-- [start:pattern]
+@register_pattern
 @dataclass(frozen=True)
 class Unstructured(Vectored):
     """Keep the best entries of the whole weight.
@@ -41,6 +52,8 @@ class Unstructured(Vectored):
 
     sparsity: float
     vector: int = 1
+    adjustable: ClassVar[bool] = True
+    code: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sparsity", unit_interval(self.sparsity, "Unstructured"))
@@ -49,6 +62,12 @@ class Unstructured(Vectored):
 
     def __str__(self) -> str:
         return f"{percent(self.sparsity)}{vector_text(self.vector)}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Unstructured | None":
+        """Read "90%" and "90%:v4"."""
+        found = _UNSTRUCTURED_TEXT.fullmatch(text)
+        return cls(float(Decimal(found[1]) / 100), int(found[2] or 1)) if found else None
 
     @classmethod
     def keeping(cls, kept: int, total: int, vector: int = 1) -> "Unstructured":
@@ -66,10 +85,9 @@ class Unstructured(Vectored):
         kept, total = (as_integer(n, "Unstructured.keeping got a number") for n in (kept, total))
         return cls(1 - kept / total if total else 0.0, vector)
 
-    @property
-    def density(self) -> float:
-        """Kept share of the entries, 1 - sparsity."""
-        return 1.0 - self.sparsity
+    def at_sparsity(self, sparsity: float) -> "Unstructured":
+        """Return the pattern with another sparsity."""
+        return replace(self, sparsity=sparsity)
 
     def check_shape(self, rows: int, cols: int, who: str = "weight") -> None:
         """Raise PatternError unless rows % vector == 0."""
@@ -86,7 +104,18 @@ class Unstructured(Vectored):
 
     # --8<-- [end:pattern]
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The vector, and the bits of the sparsity."""
+        return self.vector, 0, 0, _bits(self.sparsity)
 
+    @classmethod
+    def of_numbers(cls, numbers: tuple[int, ...]) -> "Unstructured":
+        """Return the pattern of its `numbers`."""
+        return cls(_float(numbers[3]), numbers[0])
+
+
+@register_pattern
 @dataclass(frozen=True)
 class Nonzeros(Vectored):
     """Keep the entries of a dense weight that are not zero: a model that was pruned elsewhere.
@@ -116,6 +145,12 @@ class Nonzeros(Vectored):
     def __str__(self) -> str:
         return f"nonzeros{vector_text(self.vector)}"
 
+    @classmethod
+    def parse(cls, text: str) -> "Nonzeros | None":
+        """Read "nonzeros" and "nonzeros:v4"."""
+        found = _NONZEROS_TEXT.fullmatch(text)
+        return cls(int(found[1] or 1)) if found else None
+
     @property
     def density(self) -> float:
         """Not known without a weight: raises PatternError."""
@@ -142,8 +177,9 @@ class Nonzeros(Vectored):
         )
 
 
+@register_pattern
 @dataclass(frozen=True)
-class Block:
+class Block(Pattern):
     """Keep the best tiles of `rows x cols` entries of the whole weight.
 
     Args:
@@ -163,6 +199,8 @@ class Block:
     rows: int
     cols: int
     sparsity: float
+    adjustable: ClassVar[bool] = True
+    code: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         for field in ("rows", "cols"):
@@ -178,10 +216,15 @@ class Block:
     def __str__(self) -> str:
         return f"block {self.rows}x{self.cols} {percent(self.sparsity)}"
 
-    @property
-    def density(self) -> float:
-        """Kept share of the entries, 1 - sparsity."""
-        return 1.0 - self.sparsity
+    @classmethod
+    def parse(cls, text: str) -> "Block | None":
+        """Read "block 16x16 75%"."""
+        found = _BLOCK_TEXT.fullmatch(text)
+        return cls(int(found[1]), int(found[2]), float(Decimal(found[3]) / 100)) if found else None
+
+    def at_sparsity(self, sparsity: float) -> "Block":
+        """Return the pattern with another sparsity."""
+        return replace(self, sparsity=sparsity)
 
     @property
     def tile(self) -> tuple[int, int]:
@@ -210,3 +253,23 @@ class Block:
         self.check_shape(rows, cols)
         tiles = (rows // self.rows) * (cols // self.cols)
         return self.rows * self.cols * kept_slots(tiles, self.density)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The rows of a panel, the sizes of a tile, and the bits of the sparsity."""
+        return self.panel, self.rows, self.cols, _bits(self.sparsity)
+
+    @classmethod
+    def of_numbers(cls, numbers: tuple[int, ...]) -> "Block":
+        """Return the pattern of its `numbers`."""
+        return cls(numbers[1], numbers[2], _float(numbers[3]))
+
+
+def _bits(number: float) -> int:
+    bits: int = struct.unpack("<q", struct.pack("<d", number))[0]
+    return bits
+
+
+def _float(bits: int) -> float:
+    number: float = struct.unpack("<d", struct.pack("<q", bits))[0]
+    return number

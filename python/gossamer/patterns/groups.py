@@ -1,7 +1,9 @@
 """Patterns that keep n of every m columns: `NM` and `GroupedNM`."""
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from gossamer.errors import PatternError
 from gossamer.patterns.checks import (
@@ -13,13 +15,18 @@ from gossamer.patterns.checks import (
     check_sizes,
     check_vector,
     misfit,
+    unit_interval,
     vector_for,
     vector_text,
 )
 from gossamer.patterns.entries import Unstructured
+from gossamer.patterns.protocol import Pattern
+from gossamer.patterns.registry import register_pattern
+
+_TEXT = re.compile(r"(-?\d{1,9})\s*:\s*(-?\d{1,9})(?:\s*:\s*([vg])(\d{1,9}))?", re.ASCII)
 
 
-class _OfGroups:
+class _OfGroups(Pattern):
     """Base of the patterns that keep n of every m columns."""
 
     n: int
@@ -35,7 +42,19 @@ class _OfGroups:
         """Dropped share of the entries, (m - n) / m."""
         return (self.m - self.n) / self.m
 
+    @property
+    def group(self) -> tuple[int, int]:
+        """N and m."""
+        return self.n, self.m
 
+    def at_sparsity(self, sparsity: float) -> "Pattern":
+        """Return the pattern with the least n whose sparsity is at most this."""
+        sparsity = unit_interval(sparsity, f"{self}.at_sparsity")
+        # Rounded first: 2.0000000001 of 4 are 2.
+        return replace(self, n=math.ceil(round(self.m * (1.0 - sparsity), 9)))  # type: ignore[type-var]
+
+
+@register_pattern
 @dataclass(frozen=True)
 class NM(_OfGroups, Vectored):
     """Keep exactly n of every m consecutive columns of a row.
@@ -60,6 +79,7 @@ class NM(_OfGroups, Vectored):
     n: int
     m: int
     vector: int = 1
+    code: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         for field in ("n", "m", "vector"):
@@ -73,6 +93,14 @@ class NM(_OfGroups, Vectored):
 
     def __str__(self) -> str:
         return f"{self.n}:{self.m}{vector_text(self.vector)}"
+
+    @classmethod
+    def parse(cls, text: str) -> "NM | None":
+        """Read "2:4" and "2:4:v4"."""
+        found = _TEXT.fullmatch(text)
+        if found is None or found[3] == "g":
+            return None
+        return cls(int(found[1]), int(found[2]), int(found[4] or 1))
 
     def check_shape(self, rows: int, cols: int, who: str = "weight") -> None:
         """Raise PatternError unless cols % m == 0 and rows % vector == 0.
@@ -93,6 +121,16 @@ must be a multiple of 8: choose 1:4, pad to 104, or exclude the layer (exclude=.
         self.check_shape(rows, cols)
         return rows * (cols // self.m) * self.n
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """vector, n and m."""
+        return self.vector, self.n, self.m, 0
+
+    @classmethod
+    def of_numbers(cls, numbers: tuple[int, ...]) -> "NM":
+        """Return the pattern of its `numbers`."""
+        return cls(numbers[1], numbers[2], numbers[0])
+
     def _narrower(self, rows: int, cols: int) -> "NM | Unstructured":
         """Return a pattern of this density that fits `cols`: smaller groups, else unstructured."""
         vector = vector_for(rows, self.vector)
@@ -102,6 +140,7 @@ must be a multiple of 8: choose 1:4, pad to 104, or exclude the layer (exclude=.
         return Unstructured(round(self.sparsity, 4), vector)
 
 
+@register_pattern
 @dataclass(frozen=True)
 class GroupedNM(_OfGroups):
     """N:M with equally frequent choices of columns: each of the C(m, n) occurs g times per chunk.
@@ -128,8 +167,9 @@ class GroupedNM(_OfGroups):
     n: int
     m: int
     g: int
-    vector = panel = 1
-    tile = 1, 1
+    code: ClassVar[int] = 3
+    vector = 1
+    moves = False  # the exchange of single entries breaks the balance of choices
 
     def __post_init__(self) -> None:
         NM(self.n, self.m)
@@ -143,6 +183,14 @@ class GroupedNM(_OfGroups):
     def __str__(self) -> str:
         return f"{self.n}:{self.m}:g{self.g}"
 
+    @classmethod
+    def parse(cls, text: str) -> "GroupedNM | None":
+        """Read "2:4:g8"."""
+        found = _TEXT.fullmatch(text)
+        if found is None or found[3] != "g":
+            return None
+        return cls(int(found[1]), int(found[2]), int(found[4]))
+
     @property
     def chunk(self) -> int:
         """Rows per chunk, C(m, n) g."""
@@ -155,3 +203,13 @@ class GroupedNM(_OfGroups):
     def count(self, rows: int, cols: int) -> int:
         """Exact number of kept entries: rows * cols * n / m."""
         return NM(self.n, self.m).count(rows, cols)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The rows of a panel, n, m and g."""
+        return 1, self.n, self.m, self.g
+
+    @classmethod
+    def of_numbers(cls, numbers: tuple[int, ...]) -> "GroupedNM":
+        """Return the pattern of its `numbers`."""
+        return cls(*numbers[1:4])

@@ -12,7 +12,7 @@ layers at once and the floor are ours.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from gossamer.masks import random_mask
 from gossamer.nn import MaskedLinear
 from gossamer.nn.layers.linear import dense_weight
 from gossamer.patterns import NM, GroupedNM, Pattern
-from gossamer.recipes.base.checks import check_share, refuse_patterns
+from gossamer.recipes.base.checks import check_share, refuse_own, refuse_patterns
 from gossamer.recipes.base.fixed import apply_mask, fixed_mask, zero_outside
 from gossamer.recipes.base.slots import Best, RowScores, Slots, candidates, drop
 from gossamer.recipes.rigl import SLAB, RigL
@@ -70,6 +70,7 @@ class DSL(RigL):
             "its layers all keep the same share, and DSL moves entries between layers",
             "a pattern such as '90%' or 'block 16x16 90%'",
         )
+        refuse_own(self.pattern, "DSL", "moves entries between layers")
         check_share(self.floor, "DSL got floor")
 
     def works_sharded(self) -> bool:
@@ -145,7 +146,6 @@ def _slots(layer: MaskedLinear) -> Slots:
 def _of_count(slots: Slots, kept: int) -> Pattern:
     """The pattern that keeps exactly so many slots."""
     pattern = slots.pattern
-    if isinstance(pattern, NM | GroupedNM):
+    if not pattern.adjustable:
         return pattern
-    sparsity = 1.0 - kept / slots.count
-    return replace(pattern, sparsity=sparsity)  # type: ignore[arg-type]  # no recipe has Nonzeros
+    return pattern.at_sparsity(1.0 - kept / slots.count)

@@ -21,7 +21,7 @@ from gossamer.nn import MaskedLinear
 from gossamer.nn.layers.replacing import sparse_from_dense
 from gossamer.nn.layers.sparse import SparseLayer
 from gossamer.patterns import Pattern
-from gossamer.recipes.base.checks import check_count, check_share, refuse_grouped
+from gossamer.recipes.base.checks import check_count, check_share, refuse_unprunable
 from gossamer.recipes.base.fixed import fixed_mask, prune_to, with_sparsity
 from gossamer.recipes.base.recipe import Recipe
 from gossamer.recipes.base.thinning import thin
@@ -82,7 +82,7 @@ class GMP(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_grouped(self.pattern, "GMP")
+        refuse_unprunable(self.pattern, "GMP")
         for name in ("initial_sparsity", "begin_share", "end_share"):
             check_share(getattr(self, name), f"GMP got {name}")
         if self.end_share < self.begin_share:
@@ -152,7 +152,11 @@ class GMP(Recipe):
 
     def _prune(self, t: int) -> None:
         for _, _, layer in self.of_type(MaskedLinear):
-            prune_to(layer, self.sparsity(t, layer.target.sparsity), self.optimizer)
+            prune_to(
+                layer,
+                with_sparsity(layer.target, self.sparsity(t, layer.target.sparsity)),
+                self.optimizer,
+            )
         self._thin(t)
 
     def _thin(self, t: int) -> None:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from gossamer.arguments import check
 from gossamer.nn import MaskedLinear
 from gossamer.patterns import Pattern
-from gossamer.recipes.base.checks import check_count, check_share, refuse_grouped
-from gossamer.recipes.base.fixed import fixed_mask, prune_to, zero_outside
+from gossamer.recipes.base.checks import check_count, check_share, refuse_unprunable
+from gossamer.recipes.base.fixed import fixed_mask, prune_to, with_sparsity, zero_outside
 from gossamer.recipes.base.recipe import Recipe
 
 
@@ -59,7 +59,7 @@ class IMP(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_grouped(self.pattern, "IMP")
+        refuse_unprunable(self.pattern, "IMP")
         check_count(self.rounds, "IMP got rounds")
         check_share(self.rewind_share, "IMP got rewind_share")
 
@@ -105,7 +105,7 @@ class IMP(Recipe):
         for _, _, layer in self.of_type(MaskedLinear):
             last = finished == self.rounds
             sparsity = 1.0 if last else 1.0 - self.density(finished, layer.target.density)
-            prune_to(layer, sparsity, self.optimizer)
+            prune_to(layer, with_sparsity(layer.target, sparsity), self.optimizer)
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         groups = self.optimizer.param_groups if self.optimizer is not None else []

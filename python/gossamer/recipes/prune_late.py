@@ -69,7 +69,7 @@ class PruneLate(Recipe):
         if self.is_ready(t):
             self.state["pruned"] = True
             for _, _, layer in self.of_type(MaskedLinear):
-                prune_to(layer, layer.target.sparsity, self.optimizer)
+                prune_to(layer, layer.target, self.optimizer)
 
 
 __all__ = ["PruneLate"]

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gossamer.backend import Structure
@@ -121,6 +122,12 @@ class RigL(SET):
             return None
         slabs = (slots.scores(scores(begin, end), old) for begin, end in slots.slabs(SLAB))
         return grow_largest(old, stays, slabs)
+
+    def growth(self, t: int, index: int, name: str, slots: Slots) -> Tensor | None:
+        """Return the magnitude of each slot's gradient; None if the layer had none."""
+        if (scores := self.scores(t, index, name, slots)) is None:
+            return None
+        return torch.cat([slots.sums(scores(begin, end)) for begin, end in slots.slabs(SLAB)])
 
     def scores(self, t: int, index: int, name: str, slots: Slots) -> RowScores | None:
         """Return the magnitudes of the dense gradient; None if the layer had none in this step."""

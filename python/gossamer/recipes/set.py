@@ -17,9 +17,11 @@ from gossamer.arguments import check
 from gossamer.backend import Structure
 from gossamer.backend.growth import drop, grow_random
 from gossamer.masks import Distribution
+from gossamer.masks.selection import is_own
 from gossamer.nn.layers.sparse import SparseLayer
-from gossamer.patterns import NM
-from gossamer.recipes.base.checks import check_count, check_share, refuse_grouped
+from gossamer.patterns import parse_pattern
+from gossamer.recipes.base.checks import check_count, check_share, refuse_unmovable
+from gossamer.recipes.base.reselecting import reselect
 from gossamer.recipes.base.slots import Slots
 from gossamer.recipes.base.updates import steps_between, steps_needed
 from gossamer.recipes.static import Static
@@ -30,8 +32,9 @@ from gossamer.schedules import Cosine
 class SET(Static):
     """Drop the smallest kept entries at intervals, and grow as many at random.
 
-    Any pattern except N:M:gK. An entry of V > 1 rows, or a tile, moves as one, ranked by the sum
-    of its magnitudes. With N:M the smallest entries of the whole layer are dropped, and each group
+    Any pattern whose `moves` is True, so not N:M:gK; one from outside the package moves by its own
+    selection. An entry of V > 1 rows, or a tile, moves as one, ranked by the sum of its magnitudes.
+    With N:M the smallest entries of the whole layer are dropped, and each group
     of m grows as many as it lost. A dropped entry may grow back at once, and then keeps its value
     and its optimizer state; any other new entry starts at 0, with state 0. The mask moves after
     the optimizer's step.
@@ -67,7 +70,7 @@ class SET(Static):
     def __post_init__(self) -> None:
         super().__post_init__()
         who = type(self).__name__
-        refuse_grouped(self.pattern, who)
+        refuse_unmovable(self.pattern, who)
         check_share(self.fraction, f"{who} got fraction")
         check_share(self.end_share, f"{who} got end_share")
         if self.every is not None:
@@ -75,7 +78,7 @@ class SET(Static):
 
     def usual_distribution(self) -> Distribution:
         """Return "erk" where layers may have different densities."""
-        return "uniform" if isinstance(self.pattern, NM) else "erk"
+        return "erk" if parse_pattern(self.pattern).adjustable else "uniform"
 
     def minimum_steps(self) -> int:
         """Smallest number of steps that contains an update."""
@@ -95,20 +98,38 @@ class SET(Static):
             self.update(t, share)
 
     def update(self, t: int, share: float) -> None:
-        """Drop a share of the kept entries of each layer, and grow as many."""
-        for index, name, layer in self.of_type(SparseLayer):
-            if layer.weight.values.requires_grad:
-                self.move(t, index, name, layer, share)
+        """Drop a share of the kept entries of each layer, and grow as many.
 
-    def move(self, t: int, index: int, name: str, layer: SparseLayer, share: float) -> None:
-        """Drop and grow in one layer."""
+        All masks are chosen before the first moves: an error leaves the model as it was.
+        """
+        moves = [
+            (layer.weight, new)
+            for index, name, layer in self.of_type(SparseLayer)
+            if layer.weight.values.requires_grad
+            and (new := self.moved(t, index, name, layer, share)) is not None
+        ]
+        for weight, new in moves:
+            weight.set_mask(new, self.optimizer)
+
+    def moved(
+        self, t: int, index: int, name: str, layer: SparseLayer, share: float
+    ) -> Structure | None:
+        """Return a layer's structure after its drop and growth; None if it stays."""
         weight = layer.weight
         slots = Slots(weight.shape[0], weight.shape[1], weight.pattern)
+        if not is_own(weight.pattern):
+            growth = self.growth(t, index, name, slots)
+            return None if growth is None else reselect(weight, slots, share, growth)
         old, values = slots.entries(layer.kept_values(), weight.structure)
         stays = drop(old, values, int(share * len(old.indices)))
         new = self.grown(t, index, name, slots, old, stays)
-        if new is not None and not _equal(new, old):
-            weight.set_mask(slots.spread(new, weight.structure), self.optimizer)
+        if new is None or _equal(new, old):
+            return None
+        return slots.spread(new, weight.structure)
+
+    def growth(self, t: int, index: int, name: str, slots: Slots) -> Tensor | None:
+        """Return the rank of each slot to grow [slots]; None changes nothing."""
+        return torch.rand(slots.count, generator=self.generator(t, index, self.seed))
 
     def grown(
         self, t: int, index: int, name: str, slots: Slots, old: Structure, stays: Tensor

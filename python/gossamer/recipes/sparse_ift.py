@@ -37,7 +37,7 @@ from gossamer.nn.layers.iso_flop import (
     sizes,
 )
 from gossamer.nn.left_dense import is_dense_linear
-from gossamer.patterns import NM, GroupedNM, Pattern, parse_pattern
+from gossamer.patterns import Pattern, parse_pattern
 from gossamer.recipes.base.checks import check_choice
 from gossamer.recipes.base.recipe import Recipe
 
@@ -197,7 +197,7 @@ def pairs(model: nn.Module) -> Iterator[tuple[list[str], str, int]]:
 
 def fitting(size: float, pattern: Pattern) -> int:
     """The size nearest to a number that both as rows and as columns fits a pattern."""
-    wide = pattern.m if isinstance(pattern, NM | GroupedNM) else pattern.tile[1]
+    wide = pattern.group[1] or pattern.tile[1]
     unit = math.lcm(pattern.tile[0], wide)
     return max(round(size / unit), 1) * unit
 

@@ -140,7 +140,14 @@ class StructureBuffers(nn.Module):
     def _describe(self) -> None:
         """Write pattern, layout and checksum into the descriptor."""
         if has_bytes(self.descriptor):
-            self.descriptor.copy_(descriptor_of(self.pattern, self.layout, self._guard.checksum))
+            fresh = descriptor_of(self.pattern, self.layout, self._guard.checksum)
+            self._fit_descriptor(fresh)
+            self.descriptor.copy_(fresh)
+
+    def _fit_descriptor(self, fresh: object) -> None:
+        """Resize the descriptor to another one: that of a pattern with longer fields is longer."""
+        if isinstance(fresh, Tensor) and fresh.shape != self.descriptor.shape:
+            self.descriptor = self.descriptor.new_empty(fresh.shape)
 
     @torch.no_grad()
     def _inspect(self) -> None:

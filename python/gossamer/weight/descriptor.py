@@ -1,47 +1,32 @@
-"""The descriptor of a sparse weight: eight integers for pattern and layout.
+"""The descriptor of a sparse weight: integers for pattern and layout, eight for the package's own.
 
 The state dict stores it, so that a file names the pattern that it holds, and that indices which are
 not those that were saved are noticed.
 """
-
-import struct
 
 import torch
 from torch import Tensor
 
 from gossamer.backend import Layout, Structure
 from gossamer.errors import PatternError, StructureError
-from gossamer.patterns import NM, Block, GroupedNM, Pattern, Unstructured
+from gossamer.patterns import Pattern, pattern_of_code
 from gossamer.weight.guard import checksum_of, has_bytes
-
-_KINDS: tuple[type[Pattern], ...] = (NM, Unstructured, Block, GroupedNM)
-
-
-def group_of(pattern: Pattern) -> tuple[int, int]:
-    """Return n and m of an N:M pattern for the layout; 0 and 0 for any other pattern."""
-    return (pattern.n, pattern.m) if isinstance(pattern, NM | GroupedNM) else (0, 0)
 
 
 def describe(pattern: Pattern, layout: Layout, checksum: int | None = None) -> Tensor:
-    """Return [kind, rows, cols, vector, block_cols, a, b, last] as int64.
+    """Return [kind, rows, cols, vector, block_cols, a, b, last, …] as int64.
 
     Above its lowest 8 bits, kind holds the CRC-32 of indices and indptr; 0 is none, as in files of
     earlier versions and for masks that are selected anew in each forward pass.
     vector is the pattern's, or the rows of a panel of `Block`; the layout follows from the pattern.
     a and b are n and m of N:M or the sizes of a block, else 0. The last number is g if the pattern
-    has one, else the bits of the sparsity as float64.
+    has one, else the bits of the sparsity as float64. A pattern from outside the package has kind
+    255: a and b are its `group`, then come the length of a JSON text with its name and fields, and
+    the text, 8 bytes in each number.
     """
-    a, b = group_of(pattern)
-    bits = 0
-    if isinstance(pattern, Block):
-        a, b = pattern.rows, pattern.cols
-    if isinstance(pattern, GroupedNM):
-        bits = pattern.g
-    elif not isinstance(pattern, NM):
-        (bits,) = struct.unpack("<q", struct.pack("<d", pattern.sparsity))
-    vector = pattern.panel if isinstance(pattern, Block) else pattern.vector
-    kind = _KINDS.index(type(pattern)) + ((checksum or 0) << 8)
-    return torch.tensor([kind, layout.rows, layout.cols, vector, layout.block_cols, a, b, bits])
+    kind = pattern.code + ((checksum or 0) << 8)
+    vector, *rest = pattern.numbers
+    return torch.tensor([kind, layout.rows, layout.cols, vector, layout.block_cols, *rest])
 
 
 def pattern_of(descriptor: list[int]) -> Pattern:
@@ -50,20 +35,14 @@ def pattern_of(descriptor: list[int]) -> Pattern:
     Raises:
         PatternError: the descriptor describes no known pattern.
     """
-    if len(descriptor) != 8:
+    if len(descriptor) < 8:
         raise PatternError(f"a descriptor of {len(descriptor)} numbers was given; 8 are needed")
-    kind, _, _, vector, _, a, b, bits = descriptor
+    kind, _, _, vector, _, *rest = descriptor
     kind = kind & 0xFF if 0 <= kind >> 8 < 2**32 else kind
-    (sparsity,) = struct.unpack("<d", struct.pack("<q", bits))
-    if kind == 0:
-        return NM(a, b, vector)
-    if kind == 1:
-        return Unstructured(sparsity, vector)
-    if kind == 2:
-        return Block(a, b, sparsity)
-    if kind == 3:
-        return GroupedNM(a, b, bits)
-    raise PatternError(f"pattern kind {kind} was given; 0, 1, 2 and 3 are known")
+    pattern = pattern_of_code(kind, (vector, *rest))
+    if len(pattern.numbers) != len(rest) + 1:
+        raise PatternError(f"the descriptor of {pattern} has {len(descriptor)} numbers: damaged")
+    return pattern
 
 
 def read(descriptor: Tensor) -> tuple[Pattern, Layout]:
@@ -75,7 +54,7 @@ def read(descriptor: Tensor) -> tuple[Pattern, Layout]:
     numbers = descriptor.tolist()
     pattern = pattern_of(numbers)
     rows, cols, _, block_cols = numbers[1:5]
-    return pattern, Layout(rows, cols, pattern.panel, block_cols, *group_of(pattern))
+    return pattern, Layout(rows, cols, pattern.panel, block_cols, *pattern.group)
 
 
 def check(descriptor: Tensor, structure: Structure) -> None:

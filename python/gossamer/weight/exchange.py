@@ -17,7 +17,6 @@ from gossamer.errors import DTypeError
 from gossamer.masks.score import as_shape
 from gossamer.patterns import Nonzeros, Pattern, Unstructured, parse_pattern
 from gossamer.weight.checks import check_dtype
-from gossamer.weight.descriptor import group_of
 from gossamer.weight.formats import SparseMatrix, csr_of_scipy, csr_of_torch, read_csr, refusals
 from gossamer.weight.transpose import Backward, Transpose
 
@@ -249,6 +248,6 @@ class Exchange:
         check_dtype(matrix.values.dtype, f"{who}: values")
         with refusals(who):
             structure, perm = backend.encode_csr(
-                (rows, cols), matrix.indptr, matrix.indices, pattern.panel, *group_of(pattern)
+                (rows, cols), matrix.indptr, matrix.indices, pattern.panel, *pattern.group
             )
             return cls(matrix.values[perm], structure, pattern, transpose, backward)

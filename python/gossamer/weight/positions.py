@@ -13,7 +13,6 @@ from gossamer.errors import StructureError
 from gossamer.masks import check_mask, check_structure
 from gossamer.patterns import Pattern
 from gossamer.weight.checks import check_like
-from gossamer.weight.descriptor import group_of
 from gossamer.weight.formats import Shape, csr_of_positions, refusals
 
 
@@ -39,7 +38,7 @@ def check_fit(structure: Structure, pattern: Pattern, nvalues: int | None = None
     """
     layout = structure.layout
     backend.validate(structure, nvalues)
-    if layout.vector != pattern.panel or (layout.n, layout.m) != group_of(pattern):
+    if layout.vector != pattern.panel or (layout.n, layout.m) != pattern.group:
         raise StructureError(
             f"the structure has vector={layout.vector}, n:m={layout.n}:{layout.m}, which is "
             f"not pattern {pattern}; encode the mask with the pattern's own panel, n and m"
@@ -80,13 +79,13 @@ def structure_of(given: Positions, pattern: Pattern, shape: torch.Size) -> Struc
     mask: Any = given
     check_like(mask, "mask", shape)
     check_mask(mask, pattern)
-    return backend.encode(mask, pattern.panel, *group_of(pattern))
+    return backend.encode(mask, pattern.panel, *pattern.group)
 
 
 def _of_coordinates(rows: Any, cols: Any, pattern: Pattern, shape: Shape) -> Structure:
     who = "coordinates of a mask"
     with refusals(who):
         indptr, columns = csr_of_positions(rows, cols, shape)
-        structure, _ = backend.encode_csr(shape, indptr, columns, pattern.panel, *group_of(pattern))
+        structure, _ = backend.encode_csr(shape, indptr, columns, pattern.panel, *pattern.group)
         check_fit(structure, pattern)
     return structure

@@ -23,7 +23,6 @@ from gossamer.masks import check_mask, magnitude_mask, mask_from_score
 from gossamer.patterns import Nonzeros, Pattern, Unstructured, parse_pattern
 from gossamer.weight.buffers import StructureBuffers
 from gossamer.weight.checks import check_dense, check_dtype, check_like
-from gossamer.weight.descriptor import group_of
 from gossamer.weight.exchange import Exchange
 from gossamer.weight.matrix_face import MatrixFace
 from gossamer.weight.moving import Moving
@@ -145,7 +144,7 @@ class SparseWeight(MatrixFace, StructureBuffers, Exchange):
             if isinstance(pattern, Nonzeros):
                 kept = int(mask.sum())
                 pattern = Unstructured.keeping(kept, mask.numel(), pattern.vector)
-        structure = backend.encode(mask, pattern.panel, *group_of(pattern))
+        structure = backend.encode(mask, pattern.panel, *pattern.group)
         return cls(backend.gather(dense, structure), structure, pattern, transpose, backward)
 
     @property
@@ -265,6 +264,7 @@ class SparseWeight(MatrixFace, StructureBuffers, Exchange):
         """Validate the state, then load it like any module."""
         pattern = self.check_state(state_dict, prefix)
         kept = self._make_room(state_dict, prefix)
+        self._fit_descriptor(state_dict.get(prefix + "descriptor"))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self.pattern = pattern
         self._rule = replace(self._rule, pattern=pattern)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor, nn
 
 from gossamer import backend
@@ -154,10 +152,8 @@ def whole(pattern: Pattern) -> Pattern:
         >>> str(whole(NM(1, 4, vector=8)))
         '4:4:v8'
     """
-    if isinstance(pattern, NM):
-        return replace(pattern, n=pattern.m)
-    if isinstance(pattern, Unstructured | Block):
-        return replace(pattern, sparsity=0.0)
+    if isinstance(pattern, NM | Unstructured | Block):
+        return pattern.at_sparsity(0.0)
     return Unstructured(0.0)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import DTypeError, PatternError
-from gossamer.patterns import NM, GroupedNM, Pattern
+from gossamer.patterns import Pattern
 
 SHAPE = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 """The attributes of a convolution, dense or sparse, that say how its taps lie."""
@@ -50,10 +50,10 @@ def check_filters(
     Groups of N:M run along the channels of a tap, and rows that share their columns lie in one
     group of channels.
     """
-    if isinstance(pattern, NM | GroupedNM) and channels % pattern.m:
+    if (m := pattern.group[1]) and channels % m:
         raise PatternError(
             f"{who} got {channels} input channels per group with pattern {pattern}; groups of N:M "
-            f"run along them, so they must be a multiple of {pattern.m}: choose another n:m, an "
+            f"run along them, so they must be a multiple of {m}: choose another n:m, an "
             f"unstructured pattern such as {100 * pattern.sparsity:.3g}%, or exclude the layer "
             "(exclude=...)"
         )

@@ -34,7 +34,6 @@ from gossamer.ops.recording import SYMBOLIC, as_leaf, refuse_recorders
 from gossamer.patterns import NM, Pattern, parse_pattern
 from gossamer.weight import SparseWeight, check_dense
 from gossamer.weight.checks import check_like
-from gossamer.weight.descriptor import group_of
 from gossamer.weight.guard import Guard
 
 Gradient = Literal["dense", "kept"]
@@ -117,7 +116,7 @@ class MaskedLinear(MaskedLayer):
         """The positions of the kept entries, from the last forward pass or `set_mask`."""
         if self.is_dense_now:
             kept = torch.ones(self.weight.shape, dtype=torch.bool)
-            return backend.encode(kept, self.pattern.panel, *group_of(self.pattern))
+            return backend.encode(kept, self.pattern.panel, *self.pattern.group)
         return self._fixed
 
     @property
@@ -204,7 +203,7 @@ class MaskedLinear(MaskedLayer):
         pattern = pattern or self._pattern
         check_like(mask, "mask", self.weight.shape)
         check_mask(mask, pattern)
-        self._fix_mask(backend.encode(mask, pattern.panel, *group_of(pattern)), pattern)
+        self._fix_mask(backend.encode(mask, pattern.panel, *pattern.group), pattern)
         if self.is_dense_now:
             self.masked_weight_share.zero_()
 
@@ -371,7 +370,7 @@ class MaskedLinear(MaskedLayer):
         if isinstance(self._pattern, NM):
             return select_nm(weight, self._pattern)
         mask = magnitude_mask(weight, self._pattern)
-        structure = backend.encode(mask, self._pattern.panel, *group_of(self._pattern))
+        structure = backend.encode(mask, self._pattern.panel, *self._pattern.group)
         return backend.gather(weight, structure), structure
 
     def _fix_mask(self, structure: Structure, pattern: Pattern) -> None:

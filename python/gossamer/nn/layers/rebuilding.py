@@ -7,17 +7,15 @@ an equal layer, without the dense layer that stood in its place. Everything in b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from gossamer import patterns
 from gossamer.activations import Activation, Weights
 from gossamer.activations.passes import Former
 from gossamer.backend import Structure
-from gossamer.errors import CheckpointError, GossamerError, PatternError
+from gossamer.errors import CheckpointError, GossamerError
 from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.adapted import AdaptedLinear
 from gossamer.nn.layers.base import MaskedLayer, linear_of_parts
@@ -31,7 +29,7 @@ from gossamer.nn.layers.masked import Gradient, MaskedLinear
 from gossamer.nn.layers.sampled import SampledLinear
 from gossamer.nn.layers.soft_threshold import SoftThresholdLinear
 from gossamer.nn.layers.threshold import ThresholdLinear
-from gossamer.patterns import Pattern
+from gossamer.patterns import Pattern, pattern_of_fields, plain_fields
 from gossamer.weight import SparseWeight, descriptor
 from gossamer.weight.sharding import class_of
 
@@ -105,16 +103,11 @@ def part_of(state: State, prefix: str) -> dict[str, Tensor]:
 
 def _plain(pattern: Pattern | None) -> dict[str, Any] | None:
     """Return a pattern with its exact numbers, which its text rounds."""
-    return None if pattern is None else {"name": type(pattern).__name__, **asdict(pattern)}
+    return None if pattern is None else plain_fields(pattern)
 
 
 def _pattern(plain: Options | None) -> Any:
-    if plain is None:
-        return None
-    kind = getattr(patterns, str(plain["name"]), None)
-    if not (isinstance(kind, type) and issubclass(kind, Pattern)):
-        raise PatternError(f"a pattern of kind {plain['name']!r:.80} was saved, which is unknown")
-    return kind(**{name: value for name, value in plain.items() if name != "name"})
+    return None if plain is None else pattern_of_fields(plain)
 
 
 def _one_of(options: Options, name: str, allowed: tuple[Any, ...]) -> Any:

@@ -14,8 +14,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from gossamer.arguments import fits, kinds, shown, words
 from gossamer.errors import DTypeError, PatternError, RecipeError
+from gossamer.masks.selection import is_own
 from gossamer.nn.layers.base import plain_groups
-from gossamer.patterns import NM, GroupedNM, Pattern
+from gossamer.patterns import NM, Pattern, parse_pattern
 
 __all__ = [
     "check_choice",
@@ -26,8 +27,10 @@ __all__ = [
     "check_seed",
     "check_share",
     "parse_sample",
-    "refuse_grouped",
+    "refuse_own",
     "refuse_patterns",
+    "refuse_unmovable",
+    "refuse_unprunable",
 ]
 
 
@@ -157,14 +160,34 @@ def refuse_patterns(
         raise PatternError(f"pattern {pattern} was given; {why}: choose {fitting}, or 'static'")
 
 
-def refuse_grouped(pattern: str | Pattern, who: str) -> None:
-    """Raise PatternError for a `GroupedNM`, whose balance single moves or prunings break."""
-    refuse_patterns(
-        pattern,
-        GroupedNM,
-        f"{who} would break the balance of its choices",
-        "a pattern such as '2:4' or '50%'",
-    )
+def refuse_unmovable(pattern: str | Pattern, who: str) -> None:
+    """Raise PatternError for a pattern whose masks single moves would break."""
+    if not parse_pattern(pattern).moves:
+        raise PatternError(
+            f"pattern {pattern} was given; {who} moves single entries, which its masks do not "
+            "allow (n:m:g would lose the balance of its choices): choose a pattern such as '2:4' "
+            "or '50%', or 'static'"
+        )
+
+
+def refuse_unprunable(pattern: str | Pattern, who: str) -> None:
+    """Raise PatternError for a pattern that has no sparser and denser ones of its kind."""
+    pattern = parse_pattern(pattern)
+    if not (isinstance(pattern, NM) or pattern.adjustable):
+        raise PatternError(
+            f"pattern {pattern} was given; {who} prunes step by step, and there is no denser one "
+            "of its kind (n:m:g would lose the balance of its choices): choose a pattern such as "
+            "'2:4' or '50%', or 'static'"
+        )
+
+
+def refuse_own(pattern: str | Pattern, who: str, why: str) -> None:
+    """Raise PatternError for a pattern from outside the package."""
+    if not is_own(parse_pattern(pattern)):
+        raise PatternError(
+            f"pattern {pattern} was given; {who} {why}: choose a pattern of the package such as "
+            "'2:4' or '50%', or 'static'"
+        )
 
 
 def _plain(hint: Any) -> Iterator[type]:

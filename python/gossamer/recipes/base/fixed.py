@@ -7,15 +7,13 @@ and no optimizer step brings it back.
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
 from gossamer.masks import magnitude_mask
+from gossamer.masks.selection import is_own
 from gossamer.nn import MaskedLinear
-from gossamer.patterns import NM, GroupedNM, Pattern
+from gossamer.patterns import Pattern
 from gossamer.weight.moving import forget_joint_state
 from gossamer.weight.quantized_state import BlockState, quantized_state
 
@@ -38,29 +36,26 @@ def with_sparsity(target: Pattern, sparsity: float) -> Pattern:
             sparsity is at most this.
 
     Example:
+        >>> from gossamer.patterns import NM
         >>> with_sparsity(NM(1, 4), 0.3)
         NM(n=3, m=4, vector=1)
     """
     sparsity = min(max(sparsity, 0.0), target.sparsity)
-    if isinstance(target, NM | GroupedNM):
-        # Rounded first: 2.0000000001 of 4 are 2.
-        kept = math.ceil(round(target.m * (1.0 - sparsity), 9))
-        return replace(target, n=max(kept, target.n))
-    return replace(target, sparsity=sparsity)  # type: ignore[arg-type]  # Nonzeros has raised
+    return target.at_sparsity(sparsity)
 
 
-def prune_to(layer: MaskedLinear, sparsity: float, optimizer: torch.optim.Optimizer | None) -> None:
-    """Keep the largest entries of a layer at this sparsity, which is at most its target's.
-
-    At sparsity 0 the layer is dense.
+def prune_to(
+    layer: MaskedLinear, pattern: Pattern, optimizer: torch.optim.Optimizer | None
+) -> None:
+    """Keep the largest entries of a layer; with a pattern that keeps all, the layer is dense.
 
     Args:
         layer: a layer with a fixed mask.
-        sparsity: share of the entries that the mask drops.
+        pattern: its target, or that with a smaller sparsity.
         optimizer: the optimizer that holds the weight, or None.
     """
-    pattern = with_sparsity(layer.target, sparsity)
-    if pattern.density == 1.0:
+    # The share of a pattern from outside may depend on the shape; it keeps its mask.
+    if is_own(pattern) and pattern.density == 1.0:
         layer.set_dense()
     else:
         apply_mask(layer, magnitude_mask(layer.weight, pattern), pattern, optimizer)

@@ -15,13 +15,10 @@ from dataclasses import MISSING, Field, fields
 from typing import Any, ClassVar, Protocol
 
 from gossamer.errors import PatternError, RecipeError
-from gossamer.patterns import NM, Block, GroupedNM, Pattern, Unstructured
+from gossamer.patterns import pattern_of_fields
 
 __all__ = ["describe", "difference", "identity", "name_class", "recipe_id", "translate"]
 
-_PATTERNS: dict[str, type[Pattern]] = {
-    kind.__name__: kind for kind in (NM, Unstructured, Block, GroupedNM)
-}
 _NUMBERS = {"inf": math.inf, "nan": math.nan}
 # The first name under which the registry holds a class, by the class's import path.
 _NAMES: dict[str, str] = {}
@@ -136,7 +133,7 @@ def _parse(text: str) -> tuple[str, dict[str, Any]]:
 def _value(node: ast.expr) -> object:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         numbers: dict[str, Any] = {str(word.arg): _value(word.value) for word in node.keywords}
-        return str(_PATTERNS[node.func.id](**numbers))
+        return str(pattern_of_fields({"name": node.func.id, **numbers}))
     if isinstance(node, ast.Name):
         return _NUMBERS[node.id]
     return ast.literal_eval(node)

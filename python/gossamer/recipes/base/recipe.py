@@ -24,7 +24,7 @@ from gossamer.nn.globs import Globs
 from gossamer.nn.layers.rebuilding import MADE_BY
 from gossamer.nn.lr_scaling import exponent_of, scaled_groups
 from gossamer.nn.surgery import replace_linears, replace_modules
-from gossamer.patterns import NM, GroupedNM, Nonzeros, Pattern, parse_pattern
+from gossamer.patterns import Nonzeros, Pattern, parse_pattern
 from gossamer.recipes.base.attached import Attached
 from gossamer.recipes.base.checks import check_choice
 from gossamer.recipes.base.identity import describe, difference, identity
@@ -237,12 +237,13 @@ class Recipe(Attached):
                 f"{who} got pattern {self.pattern}; a recipe chooses the mask itself: choose a "
                 'pattern such as "90%", or train the zeros of a model with sparsify'
             )
-        fixed = isinstance(self.pattern, NM | GroupedNM)
+        fixed = not parse_pattern(self.pattern).adjustable
         if self.distribution is None:
             self.distribution = "uniform" if fixed else self.usual_distribution()
         check_choice(self.distribution, f"{who} got distribution", get_args(Distribution))
         if fixed and self.distribution != "uniform":
             raise PatternError(
                 f"{who} got distribution={self.distribution!r} with pattern {self.pattern}, whose "
-                "density is the same everywhere: choose 'uniform', or a pattern such as '90%'"
+                "density is the same everywhere or that of the shape: choose 'uniform', or a "
+                "pattern such as '90%'"
             )

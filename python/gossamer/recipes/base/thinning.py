@@ -11,6 +11,8 @@ from torch import Tensor
 
 from gossamer.backend import Layout, Structure
 from gossamer.backend.growth import drop
+from gossamer.masks import mask_from_score
+from gossamer.masks.selection import is_own
 from gossamer.patterns import NM, Pattern
 from gossamer.recipes.base.slots import Slots
 from gossamer.weight import SparseWeight
@@ -28,6 +30,11 @@ def thin(weight: SparseWeight, pattern: Pattern, optimizer: torch.optim.Optimize
     """
     rows, cols = weight.shape
     if pattern == weight.pattern or pattern.count(rows, cols) > weight.nnz:
+        return
+    if not is_own(pattern):
+        # What is dropped already is 0, and of equal scores a kept one must win.
+        score = weight.to_dense().detach().abs().double() + weight.mask() * 1e-300
+        weight.set_mask(mask_from_score(score, pattern), optimizer, pattern)
         return
     slots = Slots(rows, cols, weight.pattern)
     entries, values = slots.entries(weight.values.detach(), weight.structure)
