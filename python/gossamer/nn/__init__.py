@@ -9,6 +9,7 @@ from gossamer.nn.layers.linear import SparseLinear
 from gossamer.nn.layers.masked import MaskedLinear
 from gossamer.nn.parameter_groups import parameter_groups
 from gossamer.nn.routing import Routing, SinkhornRouter, TopKRouter
+from gossamer.nn.sparsifier import Sparsifier
 from gossamer.nn.summary import Summary, summary
 from gossamer.nn.surgery import densify, sparsify
 
@@ -24,6 +25,7 @@ __all__ = [
     "SparseConv2d",
     "SparseConv3d",
     "SparseLinear",
+    "Sparsifier",
     "Summary",
     "TopKRouter",
     "densify",

@@ -2,6 +2,17 @@
 
 from gossamer.ops.expansion import expand
 from gossamer.ops.gradient_sampling import MvueMethod, mvue, mvue_product
+from gossamer.ops.sparsified import sparsified_op, sparsify_tensor
 from gossamer.ops.verbs import sddmm, spmm, spmm_t
 
-__all__ = ["MvueMethod", "expand", "mvue", "mvue_product", "sddmm", "spmm", "spmm_t"]
+__all__ = [
+    "MvueMethod",
+    "expand",
+    "mvue",
+    "mvue_product",
+    "sddmm",
+    "sparsified_op",
+    "sparsify_tensor",
+    "spmm",
+    "spmm_t",
+]
