@@ -38,6 +38,9 @@ struct Patches {
   // Written, a matrix adds to the images: a pixel is in several rows. They are of the type in which
   // products are summed.
   bool adds = false;
+  // Rows are a grid: `out` is larger than the output, with gaps that no tap of an output pixel
+  // crosses, so that a tap is a fixed distance of rows (products/cpu/windows.hpp). Stride 1 only.
+  bool shared = false;
 
   constexpr std::int64_t pixels() const noexcept { return out[0] * out[1] * out[2]; }
   constexpr std::int64_t taps() const noexcept { return kernel[0] * kernel[1] * kernel[2]; }
@@ -50,6 +53,12 @@ struct Patches {
                                index % kernel[2]};
     return {{k[0] * dilation[0] - padding[0], k[1] * dilation[1] - padding[1],
              k[2] * dilation[2] - padding[2]}};
+  }
+
+  // Rows of the grid from an output pixel to what a tap of it reads, where `shared`.
+  constexpr std::int64_t shift(std::int64_t index) const noexcept {
+    const Tap t = tap(index);
+    return (t.shift[0] * out[1] + t.shift[1]) * out[2] + t.shift[2];
   }
 
   // Where X[row, col] lies, in elements from the first; -1 outside of the images.

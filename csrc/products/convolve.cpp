@@ -1,5 +1,6 @@
 #include "products/convolve.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #include "layouts/patches.hpp"
@@ -40,11 +41,57 @@ Patches patches_of(const Images& x, const Convolution& how, const std::int64_t* 
   return p;
 }
 
-// The pixels of an output as the rows of a matrix, and the channels of a group as its columns.
-Patches pixels_of(const Images& y, std::int64_t groups) noexcept {
+Panels rows_of_group(const Panels& w, std::int64_t group, std::int64_t groups) noexcept {
+  if (groups == 1) return w;
+  Panels part = w;
+  part.rows = w.rows / groups;
+  part.first_panel = group * part.panels();
+  part.all_panels = w.panels();
+  return part;
+}
+
+// The images of a convolution as its matrix, and its outputs as rows and columns of another.
+struct Sides {
+  Patches in, out;
+};
+
+// Whether to pack images once for all taps, on a grid of rows with gaps (products/cpu/windows.hpp),
+// instead of once for each tap. Packing is then cheap, but products are made in the gaps too, and
+// of registers that lie across lines of the cache. In nanoseconds per output pixel, as `python -m
+// bench convolutions` and single verbs were measured on Zen 4 with AVX-512; a pack of short rows
+// costs more. A decision for every number of threads alike.
+bool windows_pay(const Patches& in, const std::int64_t* grid, const Panels& w,
+                 bool transposed) noexcept {
+  const auto pixels = static_cast<double>(in.pixels());
+  const double waste = static_cast<double>(grid[0] * grid[1] * grid[2]) / pixels;
+  const double pack = (0.15 + 2.0 / static_cast<double>(in.out[2])) * static_cast<double>(w.cols);
+  const auto entries = static_cast<double>(w.nnz());
+  const bool few = w.total_entries() < 20 * w.blocks() * w.panels();
+  const double product = entries * (w.vector > 1 ? 0.018 : few ? 0.044 : 0.033);
+  const double across = transposed ? 1.1 : w.vector > 1 || few ? 1.13 : 1.5;
+  const double once = 1.5 * waste * pack / static_cast<double>(in.taps());
+  return once + product * waste * across < pack + product;
+}
+
+// Their rows are the pixels of an output, or such a grid.
+Sides sides_of(const Images& x, const Images& y, const Convolution& how, const Panels& w,
+               DType dtype, bool transposed = false) noexcept {
   Convolution plain;
-  plain.groups = groups;
-  return patches_of(y, plain, y.shape + 2);
+  plain.groups = how.groups;
+  Sides sides{patches_of(x, how, y.shape + 2), patches_of(y, plain, y.shape + 2)};
+  const Patches& in = sides.in;
+  if (in.taps() == 1 || dtype == DType::bf16) return sides;
+  std::int64_t grid[3];
+  for (int i = 0; i < 3; ++i) {
+    if (how.stride[i] != 1) return sides;
+    const std::int64_t reach = in.out[i] + (in.kernel[i] - 1) * in.dilation[i] - in.padding[i];
+    const std::int64_t gap = std::max(in.padding[i], reach - in.size[i]);
+    grid[i] = std::max(in.size[i] + std::max<std::int64_t>(gap, 0), in.out[i]);
+  }
+  if (!windows_pay(in, grid, rows_of_group(w, 0, how.groups), transposed)) return sides;
+  sides = {patches_of(x, how, grid), patches_of(y, plain, grid)};
+  sides.in.shared = true;
+  return sides;
 }
 
 Matrix group_of(const Images& x, const Patches& p, std::int64_t group, std::size_t bytes) noexcept {
@@ -57,21 +104,11 @@ Matrix group_of(const Images& x, const Patches& p, std::int64_t group, std::size
           &p};
 }
 
-Panels rows_of_group(const Panels& w, std::int64_t group, std::int64_t groups) noexcept {
-  if (groups == 1) return w;
-  Panels part = w;
-  part.rows = w.rows / groups;
-  part.first_panel = group * part.panels();
-  part.all_panels = w.panels();
-  return part;
-}
-
 }  // namespace
 
 void convolve(const Images& x, const void* values, const Panels& weight, const void* bias,
               const Images& y, const Convolution& how, DType dtype, const Queue& queue) {
-  const Patches in = patches_of(x, how, y.shape + 2);
-  const Patches out = pixels_of(y, how.groups);
+  const auto [in, out] = sides_of(x, y, how, weight, dtype);
   if (x.shape[0] * out.pixels() == 0) return;
   const std::size_t bytes = itemsize(dtype);
   for (std::int64_t g = 0; g < how.groups; ++g) {
@@ -87,15 +124,15 @@ void convolve(const Images& x, const void* values, const Panels& weight, const v
 void convolve_input(const Images& grad_output, const void* values, const Panels& weight,
                     const TransposedPanels& transposed, const Images& grad_input,
                     const Convolution& how, DType dtype, const Queue& queue) {
-  const Patches from = pixels_of(grad_output, how.groups);
-  Patches to = patches_of(grad_input, how, grad_output.shape + 2);
+  const bool packed = transposed.perm != nullptr && how.groups == 1;
+  auto [to, from] = sides_of(grad_input, grad_output, how, weight, dtype, packed);
   to.adds = true;
   if (grad_output.shape[0] * from.pixels() == 0) return;  // no output: the caller's zeros stay
   for (std::int64_t g = 0; g < how.groups; ++g) {
     const Matrix rows = group_of(grad_output, from, g, itemsize(dtype));
     const Matrix images = group_of(grad_input, to, g, compute_itemsize(dtype));
     const SpmmTArgs args{rows, values, rows_of_group(weight, g, how.groups), images};
-    if (transposed.perm != nullptr && how.groups == 1) {
+    if (packed) {
       run_spmm_t_packed(args, transposed.panels, transposed.perm, dtype, queue);
     } else {
       run_spmm_t(args, dtype, queue);
@@ -105,8 +142,7 @@ void convolve_input(const Images& grad_output, const void* values, const Panels&
 
 void convolve_weight(const Images& grad_output, const Images& x, const Panels& weight,
                      void* grad_values, const Convolution& how, DType dtype, const Queue& queue) {
-  const Patches from = pixels_of(grad_output, how.groups);
-  const Patches in = patches_of(x, how, grad_output.shape + 2);
+  const auto [in, from] = sides_of(x, grad_output, how, weight, dtype);
   const std::size_t bytes = itemsize(dtype);
   if (x.shape[0] * from.pixels() == 0) {
     std::memset(grad_values, 0, static_cast<std::size_t>(weight.stored_nnz()) * bytes);

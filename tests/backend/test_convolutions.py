@@ -95,6 +95,47 @@ def test_densities(table: str) -> None:
         _check(case, torch.float32, structure_of(case, 1, keep), "plain")
 
 
+# Stride 1 and few entries: images are packed once for all taps, on a grid with gaps. Padding that
+# is none or large, taps that reach beyond a tile, grids of several tiles and images.
+SHARED = (
+    Case(16, 8, (13, 9), (3, 3), (1, 1), (1, 1), (1, 1), images=5),
+    Case(16, 8, (13, 9), (4, 2), (1, 1), (0, 0), (1, 1)),
+    Case(16, 8, (9, 30), (5, 5), (1, 1), (6, 5), (2, 2)),
+    Case(16, 8, (70, 70), (3, 3), (1, 1), (1, 1), (1, 1), images=2),
+    Case(16, 8, (200,), (7,), (1,), (3,), (1,), groups=2),
+    Case(16, 8, (4, 5, 6), (3, 2, 3), (1, 1, 1), (1, 0, 2), (1, 1, 1)),
+)
+
+
+@pytest.mark.parametrize("how", ["plain", "channels_last"])
+@pytest.mark.parametrize("table", TABLES, indirect=True)
+def test_images_packed_once_for_all_taps(table: str, how: str) -> None:
+    for case in SHARED:
+        for vector, keep in ((1, 0.02), (1, 0.3), (4, 0.1)):
+            _check(case, torch.float32, structure_of(case, vector, keep), how)
+
+
+@pytest.mark.parametrize("table", TABLES, indirect=True)
+def test_more_padding_behind_than_in_front(table: str) -> None:
+    case = Case(16, 8, (9, 9), (4, 4), (1, 1), (0, 0), (1, 1))
+    window = case.window._replace(front=(1, 0), behind=(2, 3))
+    structure = structure_of(case, 1, 0.05)
+    x = torch.randn(3, 16, 9, 9, requires_grad=True)
+    values = torch.randn(structure.nnz, requires_grad=True)
+    wide = torch.nn.functional.pad(x, (0, 3, 1, 2))
+    expected = dense_convolution(wide, dense_of(values, structure, case), case)
+    g = torch.randn(expected.shape)
+    dx, dvalues = torch.autograd.grad(expected, [x, values], g)
+    with torch.no_grad():
+        got = convolutions.convolve(x, values, structure, window)
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+        for turned in (None, transpose(structure)):
+            got = convolutions.convolve_input(g, values, structure, window, (9, 9), turned)
+            torch.testing.assert_close(got, dx, rtol=1e-4, atol=1e-4)
+        got = convolutions.convolve_weight(g, x, structure, window)
+        torch.testing.assert_close(got, dvalues, rtol=1e-4, atol=1e-3)
+
+
 def test_runs_of_panels() -> None:
     """Equal lists in neighbouring panels do not send a convolution to the matrix tiles."""
     case = Case(32, 32, (6, 6), (3, 3), (1, 1), (1, 1), (1, 1))
@@ -117,7 +158,13 @@ def test_nothing_to_do() -> None:
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_any_number_of_threads_gives_equal_bits(dtype: torch.dtype) -> None:
-    for case, vector in ((CASES[1], 1), (CASES[1], 4), (CASES[2], 4), (CASES[9], 1)):
+    for case, vector in (
+        (CASES[1], 1),
+        (CASES[1], 4),
+        (CASES[2], 4),
+        (CASES[9], 1),
+        (SHARED[0], 1),
+    ):
         products = _products_of(case._replace(images=7), vector, dtype)
         torch.set_num_threads(1)
         one = products()

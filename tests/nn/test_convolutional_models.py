@@ -4,6 +4,7 @@ import copy
 import io
 import itertools
 import pickle
+import re
 import warnings
 from typing import Any
 
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 import gossamer
 from gossamer import SparseConv2d
-from gossamer.errors import PatternError
+from gossamer.errors import DTypeError, PatternError, ShapeError
+from gossamer.nn import MaskedLinear
 from gossamer.nn.layers.convolution import KINDS
 from gossamer.nn.layers.filters import matrix_of
+from gossamer.nn.layers.products import ImageProduct
 
 
 class Net(nn.Module):
@@ -184,8 +187,95 @@ def test_recipes_move_its_mask(name: str) -> None:
     recipe.finish(model)
 
 
-def test_recipes_with_dense_weights_leave_it_dense() -> None:
-    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(8, 8))
-    with pytest.warns(UserWarning, match="0 .convolutions"):
-        gossamer.recipes.make("srste", pattern="2:4").prepare(model)
-    assert type(model[0]) is nn.Conv2d
+def test_a_pruned_model_keeps_its_zeros() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, 2),
+        nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Conv2d(16, 8, 1), nn.Flatten(),
+        nn.Linear(8 * 9, 4),
+    ).eval()  # fmt: skip
+    shares = {0: 0.3, 3: 0.9, 4: 0.9, 5: 0.0, 7: 0.7}
+    with torch.no_grad():
+        for i, share in shares.items():
+            model[i].weight.mul_(torch.rand_like(model[i].weight) >= share)  # type: ignore[operator, arg-type]
+    before = [m.weight.detach().clone() for m in model if hasattr(m, "weight")]
+    x = torch.randn(2, 3, 7, 7)
+    y = model(x)
+    with pytest.warns(UserWarning, match="left dense") as told:
+        gossamer.sparsify(model, "nonzeros<=40%")
+    report = str(told[0].message)
+    assert re.search(r"0 \(pattern nonzeros<=40% finds 67.6 % of it kept\)", report)
+    assert "5 (pattern nonzeros<=40% finds no zeros in it)" in report
+    assert "4 (depthwise" in report
+    assert [type(model[i]) for i in shares] == [
+        nn.Conv2d, SparseConv2d, nn.Conv2d, nn.Conv2d, gossamer.SparseLinear
+    ]  # fmt: skip
+    torch.testing.assert_close(model(x), y, rtol=1e-4, atol=1e-5)
+    assert torch.equal(model[3].filters(), before[2])  # type: ignore[operator]
+    assert model[3].nnz == before[2].count_nonzero()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(x).square().mean().backward()
+    optimizer.step()
+    assert torch.equal(model[3].filters() != 0, before[2] != 0)  # type: ignore[operator]
+
+
+LAZY = (nn.LazyConv1d, nn.LazyConv2d, nn.LazyConv3d)
+
+
+@pytest.mark.parametrize("kind", [*LAZY, nn.LazyLinear])
+def test_a_layer_without_a_shape_is_named_and_nothing_changes(kind: Any) -> None:
+    lazy = kind(8, 3) if kind in LAZY else kind(8)
+    model = nn.Sequential(lazy, nn.Linear(8, 8))
+    calls: tuple[Any, ...] = (
+        lambda: gossamer.sparsify(model, "50%"),
+        lambda: gossamer.recipes.make("srste", "2:4").prepare(model),
+        lambda: gossamer.recipes.make("static", "50%").prepare(model),
+        lambda: gossamer.summary(model),
+    )
+    for call in calls:
+        with pytest.raises(ShapeError, match=r"'0'.*run the model once"):
+            call()
+    assert type(model[0]) is kind
+    assert type(model[1]) is nn.Linear
+    gossamer.sparsify(model, "2:4", exclude="0")
+    assert type(model[1]) is gossamer.SparseLinear
+
+
+@pytest.mark.parametrize("kind", [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d])
+def test_transposed_convolutions_are_refused_or_left(kind: Any) -> None:
+    layer = kind(8, 8, 3)
+    for sparse in KINDS:
+        with pytest.raises(DTypeError, match=f"got {kind.__name__}; it takes nn.Conv"):
+            sparse.from_dense(layer, "50%")
+    with pytest.raises(DTypeError, match=f"got {kind.__name__}"):
+        MaskedLinear.from_dense(layer, "50%")
+    model = nn.Sequential(layer, nn.Linear(64, 64))
+    with pytest.warns(UserWarning, match=rf"0 \({kind.__name__}; only nn.Conv1d"):
+        gossamer.sparsify(model, "50%", overrides={"0": "90%"})
+    assert model[0] is layer
+    with pytest.raises(PatternError, match="found no layer to make sparse"):
+        gossamer.sparsify(kind(8, 8, 3), "50%")
+
+
+@pytest.mark.parametrize("mode", ["reflect", "circular"])
+def test_padding_larger_than_the_image(mode: Any) -> None:
+    for layer in (
+        SparseConv2d(8, 8, 3, padding=(1, 5), padding_mode=mode, pattern="50%"),
+        MaskedLinear.from_dense(nn.Conv2d(8, 8, 3, padding=(1, 5), padding_mode=mode), "50%"),
+    ):
+        with pytest.raises(ShapeError, match=f"too small for padding.*{mode}"):
+            layer(torch.randn(1, 8, 9, 4))
+        fits = 6 if mode == "reflect" else 5
+        assert layer(torch.randn(1, 8, 9, fits)).shape == (1, 8, 9, fits + 8)
+        with pytest.raises(ShapeError, match="too small"):
+            layer(torch.randn(1, 8, 9, fits - 1))
+
+
+def test_lazy_and_odd_weights_are_refused() -> None:
+    for make in (SparseConv2d.from_dense, MaskedLinear.from_dense):
+        with pytest.raises((ShapeError, DTypeError), match=r"no shape yet|got LazyConv2d"):
+            make(nn.LazyConv2d(8, 3), "50%")  # type: ignore[operator]
+    product = ImageProduct.of(nn.Conv2d(8, 8, 3, groups=2))
+    for shape in ((8, 70), (7, 36)):
+        with pytest.raises(ShapeError, match="9 taps and 2 groups"):
+            MaskedLinear(nn.Parameter(torch.randn(shape)), None, "50%", product=product)

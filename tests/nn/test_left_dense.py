@@ -98,7 +98,7 @@ def test_a_model_without_layers_to_swap_is_told_what_it_has() -> None:
 def test_recipes_tell_the_same() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.Conv1d(4, 4, 3))
     with pytest.warns(UserWarning, match=r"1 \(convolutions\)"):
-        recipes.STE("2:4").prepare(model)
+        recipes.SLoPe("2:4").prepare(model)
 
 
 def test_summary_names_linear_layers_that_stayed_dense() -> None:

@@ -36,11 +36,18 @@ def test_texts() -> None:
     assert gossamer.parse_pattern("nonzeros:v4") == Nonzeros(vector=4)
     for vector in (1, 4, 8):
         assert gossamer.parse_pattern(str(Nonzeros(vector))) == Nonzeros(vector)
-    for wrong in ("nonzero", "nonzeros:v2", "nonzeros 90%", "nonzeros:4"):
+    assert gossamer.parse_pattern("nonzeros:v4 <= 40%") == Nonzeros(4, densest=0.4)
+    assert gossamer.parse_pattern(str(Nonzeros(densest=0.07))) == Nonzeros(densest=0.07)
+    for wrong in ("nonzero", "nonzeros:v2", "nonzeros 90%", "nonzeros:4", "nonzeros<=0%"):
         with pytest.raises(PatternError, match="parse_pattern got"):
             gossamer.parse_pattern(wrong)
     with pytest.raises(DTypeError, match="vector"):
         Nonzeros(vector=4.0)  # type: ignore[arg-type]
+    with pytest.raises(DTypeError, match="densest"):
+        Nonzeros(densest="40%")  # type: ignore[arg-type]
+    for outside in (0.0, 1.1, float("nan")):
+        with pytest.raises(PatternError, match="densest"):
+            Nonzeros(densest=outside)
 
 
 def test_a_pruned_model_keeps_its_zeros_and_its_output() -> None:

@@ -5,7 +5,8 @@
 // A register holds 2 L rows of one column (L = Pairs::lanes, 16 or 4): row i at place 2i, row L + i
 // at place 2i + 1. That is how a transposition of L x L pairs leaves them, and nothing asks for
 // another order: the products zip two registers, so that their sums lie in the order of
-// `row_of_sum`, and whoever unpacks the sums writes each to its row.
+// `row_of_sum`, and whoever unpacks the sums writes each to its row. Rows of the matrix of a
+// convolution lie so that their sums are in order (patches.hpp).
 #pragma once
 
 #include "products/cpu/prefetch.hpp"

@@ -225,10 +225,6 @@ GOSSAMER_INLINE void put_channels(const C* packed, std::int64_t ld, std::int64_t
   }
 }
 
-// Sums of pairs of bf16 lie in the order of row_of_sum (pack_pairs.hpp).
-template <class T>
-inline constexpr bool in_pairs = GOSSAMER_HAS_PAIRS && sizeof(T) == sizeof(bf16);
-
 template <class T, class O, bool Adds>
 void put_patches(const Compute<T>* packed, std::int64_t ld, const Matrix& y, std::int64_t row,
                  std::int64_t rows, std::int64_t col, std::int64_t cols) noexcept {
@@ -240,7 +236,7 @@ void put_patches(const Compute<T>* packed, std::int64_t ld, const Matrix& y, std
                    std::int64_t b, std::int64_t n) noexcept {
                  O* base = static_cast<O*>(y.data) + channel * p.channel_stride;
                  const C* from = packed + c * ld + b;
-                 if (by_channels(p) && !in_pairs<T>) {
+                 if (by_channels(p)) {
                    O* pixels[most_pieces];
                    const std::int64_t width = round_up(n, lanes);
                    point_at<O>(cut, base, width, pixels);
@@ -261,18 +257,6 @@ void put_patches(const Compute<T>* packed, std::int64_t ld, const Matrix& y, std
                      }
                    }
                  };
-#if GOSSAMER_HAS_PAIRS
-                 if constexpr (in_pairs<T>) {
-                   C line[most_pieces];
-                   for (std::int64_t k = 0; k < live; ++k, from += ld, base += p.channel_stride) {
-                     for (std::int64_t i = 0; i < round_up(n, 2 * Pairs::lanes); ++i) {
-                       line[row_of_sum(static_cast<int>(i))] = from[i];
-                     }
-                     put(line, 1, base);
-                   }
-                   return;
-                 }
-#endif
                  put(from, live, base);
                });
 }
@@ -288,6 +272,13 @@ void unpack_patches(const Compute<T>* packed, std::int64_t ld, const Matrix& y, 
 }
 
 #if GOSSAMER_HAS_PAIRS
+// Where four rows lie, so that their sums lie in the order of rows: products zip two registers by
+// fours (pack_pairs.hpp), and here nothing asks for the order that a transposition leaves.
+constexpr std::int64_t place_of_four(std::int64_t row) noexcept {
+  constexpr std::int64_t lanes = Pairs::lanes;
+  return row / (2 * lanes) * 2 * lanes + row % lanes / 4 * 8 + row / lanes % 2 * 4;
+}
+
 inline void pack_patches_pairs(const Matrix& x, std::int64_t row, std::int64_t rows,
                                std::int64_t col, std::int64_t cols, bf16* packed,
                                std::int64_t ld) noexcept {
@@ -312,11 +303,8 @@ inline void pack_patches_pairs(const Matrix& x, std::int64_t row, std::int64_t r
                        for (int j = 0; j < piece.count; ++j) to[j] = from[j * cut.step];
                      }
                    }
-                   for (std::int64_t i = 0; i < width; i += wide) {
-                     for (int j = 0; j < Pairs::lanes; ++j) {
-                       dst[i + 2 * j] = line[i + j];
-                       dst[i + 2 * j + 1] = line[i + Pairs::lanes + j];
-                     }
+                   for (std::int64_t i = 0; i < width; i += 4) {
+                     __builtin_memcpy(dst + place_of_four(i), line + i, 4 * sizeof(bf16));
                    }
                  }
                });

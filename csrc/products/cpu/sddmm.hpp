@@ -15,7 +15,7 @@
 //                products; with few entries a row the fixed costs of a row outweigh the loads.
 #pragma once
 
-#include "products/cpu/spmm.hpp"
+#include "products/cpu/spmm_windows.hpp"
 
 namespace gossamer {
 namespace {
@@ -58,8 +58,8 @@ struct RunOutput {
 };
 
 // [entry * V + v] (+)= <g[v], x[indices[entry]]> for `live` <= E entries.
-template <class T, int V, int E>
-GOSSAMER_INLINE void dot_group(const Packed<T>* x, const Packed<T>* g, std::int64_t ld,
+template <class T, int V, int E, class At>
+GOSSAMER_INLINE void dot_group(const Packed<T>* x, At at, const Packed<T>* g, std::int64_t ld,
                                std::int64_t length, const std::uint8_t* indices, int live,
                                RunOutput<T> to) noexcept {
   using R = Vec<Compute<T>>;
@@ -70,7 +70,7 @@ GOSSAMER_INLINE void dot_group(const Packed<T>* x, const Packed<T>* g, std::int6
   for (int i = 0; i < E * V; ++i) acc[i] = R::zero();
   const Packed<T>* columns[E];
 #pragma GCC unroll 16
-  for (int e = 0; e < E; ++e) columns[e] = x + indices[e < live ? e : 0] * ld;
+  for (int e = 0; e < E; ++e) columns[e] = x + at(indices[e < live ? e : 0]);
   for (std::int64_t b = 0; b < length; b += packed_lanes<T>) {
     if constexpr (V == 1) {
       const P grad = P::load(g + b);
@@ -103,8 +103,8 @@ GOSSAMER_INLINE void dot_group(const Packed<T>* x, const Packed<T>* g, std::int6
 }
 
 // All entries of one panel: full groups, then the rest in the smallest group that holds it.
-template <class T, int V>
-GOSSAMER_INLINE void dot_panel(const Packed<T>* x, const Packed<T>* g, std::int64_t ld,
+template <class T, int V, class At>
+GOSSAMER_INLINE void dot_panel(const Packed<T>* x, At at, const Packed<T>* g, std::int64_t ld,
                                std::int64_t length, const std::uint8_t* indices, std::int64_t count,
                                RunOutput<T> to) noexcept {
   constexpr int lanes = Vec<Compute<T>>::lanes;
@@ -113,23 +113,34 @@ GOSSAMER_INLINE void dot_panel(const Packed<T>* x, const Packed<T>* g, std::int6
   constexpr int quarter = full >= 4 ? full / 4 : 1;
   std::int64_t e = 0;
   for (; e + full <= count; e += full) {
-    dot_group<T, V, full>(x, g, ld, length, indices + e, full, to.behind(e * V));
+    dot_group<T, V, full>(x, at, g, ld, length, indices + e, full, to.behind(e * V));
   }
   const int left = static_cast<int>(count - e);
   if (left == 0) return;
   if (full >= 4 && left <= quarter) {
-    dot_group<T, V, quarter>(x, g, ld, length, indices + e, left, to.behind(e * V));
+    dot_group<T, V, quarter>(x, at, g, ld, length, indices + e, left, to.behind(e * V));
   } else if (full >= 2 && left <= half) {
-    dot_group<T, V, half>(x, g, ld, length, indices + e, left, to.behind(e * V));
+    dot_group<T, V, half>(x, at, g, ld, length, indices + e, left, to.behind(e * V));
   } else {
-    dot_group<T, V, full>(x, g, ld, length, indices + e, left, to.behind(e * V));
+    dot_group<T, V, full>(x, at, g, ld, length, indices + e, left, to.behind(e * V));
   }
+}
+
+// Elements of a chunk's packed x, with the table of places where it is a window.
+template <class T, int V>
+std::int64_t sddmm_x_size(const SddmmArgs& a) noexcept {
+  const std::int64_t run = sddmm_run<T, V>(a);
+  const std::int64_t columns = padded_columns(a.weight);
+  if (!is_window<T>(a.x)) return columns * run;
+  const Patches& p = *a.x.patches;
+  constexpr std::int64_t places = sizeof(Packed<T>) > sizeof(std::int32_t) ? 2 : 1;
+  return window_of<Compute<T>>(p, run).lines(p) + columns / places;
 }
 
 template <class T, int V>
 std::size_t sddmm_chunk_bytes(const SddmmArgs& a) noexcept {
-  const std::int64_t lines = a.weight.blocks() * Panels::max_block_cols + a.weight.rows;
-  return static_cast<std::size_t>(lines * sddmm_run<T, V>(a)) * sizeof(Packed<T>);
+  return static_cast<std::size_t>(sddmm_x_size<T, V>(a) + a.weight.rows * sddmm_run<T, V>(a)) *
+         sizeof(Packed<T>);
 }
 
 template <class T, int V>
@@ -138,11 +149,21 @@ void sddmm_pack(const SddmmArgs& a, std::int64_t first, std::int64_t count, std:
   using P = Packed<T>;
   const std::int64_t ld = sddmm_run<T, V>(a);
   const Panels& w = a.weight;
-  const std::int64_t blocks = w.blocks();
-  const std::int64_t x_chunk = blocks * Panels::max_block_cols * ld;
+  const std::int64_t x_chunk = sddmm_x_size<T, V>(a);
   P* x = static_cast<P*>(packed) + chunk * x_chunk;
   P* g = static_cast<P*>(packed) + chunks * x_chunk + chunk * w.rows * ld;
-  for (std::int64_t k = 0; k < blocks; ++k) {
+  bool packs = true;
+  if constexpr (has_windows<T>) {
+    if (is_window<T>(a.x)) {
+      const Patches& p = *a.x.patches;
+      const Window window = window_of<P>(p, ld);
+      pack_window<T>(a.x, window, first, x);
+      list_places(p, window, w.cols, w.block_cols,
+                  reinterpret_cast<std::int32_t*>(x + window.lines(p)));
+      packs = false;
+    }
+  }
+  for (std::int64_t k = 0; packs && k < w.blocks(); ++k) {
     pack<T>(a.x, first, count, k * w.block_cols, w.block_width(k),
             x + k * Panels::max_block_cols * ld, ld);
   }
@@ -153,32 +174,49 @@ void sddmm_pack(const SddmmArgs& a, std::int64_t first, std::int64_t count, std:
   }
 }
 
+// The panels of a task against one chunk.
+template <class T, int V, class At>
+GOSSAMER_INLINE void sddmm_chunk(const Panels& w, const SddmmTask& task, const Packed<T>* x, At at,
+                                 const Packed<T>* g, std::int64_t ld, std::int64_t length,
+                                 RunOutput<T> to) noexcept {
+  const Panels::Lists lists = w.lists();
+  const bool halved = ld == tile_width<Compute<T>> && is_halved<Compute<T>>(w);
+  const int halves = halved ? 2 : 1;
+  for (int half = 0; half < halves; ++half) {
+    const Visit visit{half, halves, Vec<Compute<T>>::lanes};
+    for (std::int64_t p = task.panel0; p < task.panel1; ++p) {
+      const auto [begin, count] = visit.of(lists.of(task.block, p));
+      dot_panel<T, V>(x, at, g + p * V * ld, ld, length, w.indices + begin, count,
+                      to.behind(begin * V));
+    }
+  }
+}
+
 template <class T, int V>
 void sddmm(const SddmmArgs& a, const SddmmTask& task, std::int64_t chunks,
            const void* packed) noexcept {
   using P = Packed<T>;
   const std::int64_t ld = sddmm_run<T, V>(a);
   const Panels& w = a.weight;
-  const Panels::Lists lists = w.lists();
-  const std::int64_t x_chunk = w.blocks() * Panels::max_block_cols * ld;
+  const std::int64_t x_chunk = sddmm_x_size<T, V>(a);
   for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const P* x =
-        static_cast<const P*>(packed) + chunk * x_chunk + task.block * Panels::max_block_cols * ld;
+    const P* x = static_cast<const P*>(packed) + chunk * x_chunk;
     const P* g = static_cast<const P*>(packed) + chunks * x_chunk + chunk * w.rows * ld;
     const std::int64_t rows = task.batch - chunk * ld < ld ? task.batch - chunk * ld : ld;
     const std::int64_t length = round_up(rows, packed_lanes<T>);
     const RunOutput<T> to{static_cast<Compute<T>*>(a.sums), static_cast<T*>(a.grad_values),
                           task.accumulate || chunk > 0, task.last && chunk == chunks - 1};
-    const bool halved = ld == tile_width<Compute<T>> && is_halved<Compute<T>>(w);
-    const int halves = halved ? 2 : 1;
-    for (int half = 0; half < halves; ++half) {
-      const Visit visit{half, halves, Vec<Compute<T>>::lanes};
-      for (std::int64_t p = task.panel0; p < task.panel1; ++p) {
-        const auto [begin, count] = visit.of(lists.of(task.block, p));
-        dot_panel<T, V>(x, g + p * V * ld, ld, length, w.indices + begin, count,
-                        to.behind(begin * V));
+    if constexpr (has_windows<T>) {
+      if (is_window<T>(a.x)) {
+        const Patches& p = *a.x.patches;
+        const P* table = x + window_of<P>(p, ld).lines(p);
+        const Places at{reinterpret_cast<const std::int32_t*>(table)};
+        sddmm_chunk<T, V>(w, task, x, at.of_block(task.block), g, ld, length, to);
+        continue;
       }
     }
+    const Lines at{ld};
+    sddmm_chunk<T, V>(w, task, x + at.before(task.block), at, g, ld, length, to);
   }
 }
 

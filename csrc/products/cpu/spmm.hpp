@@ -17,6 +17,7 @@
 #include "products/cpu/dots.hpp"
 #include "products/cpu/pack.hpp"
 #include "products/cpu/spmm_few.hpp"
+#include "products/cpu/windows.hpp"
 #include "products/table.hpp"
 
 namespace gossamer {
@@ -58,8 +59,8 @@ inline constexpr int sum_vectors = registers == 32 ? (V == 8 ? 2 : 4)
 inline constexpr std::int64_t slab_rows = 1024;
 
 // Adds the products of one list of columns.
-template <class T, int V, int NV, bool Split>
-GOSSAMER_INLINE void accumulate_panel(const Compute<T>* x, std::int64_t ld, const T* values,
+template <class T, int V, int NV, bool Split, class At>
+GOSSAMER_INLINE void accumulate_panel(const Compute<T>* x, At at, const T* values,
                                       const std::uint8_t* indices, std::int64_t count,
                                       Vec<Compute<T>> (&sums)[V][NV]) noexcept {
   using C = Compute<T>;
@@ -71,8 +72,8 @@ GOSSAMER_INLINE void accumulate_panel(const Compute<T>* x, std::int64_t ld, cons
     for (int k = 0; k < NV; ++k) odd[k] = R::zero();
     std::int64_t e = 0;
     for (; e + 2 <= count; e += 2) {
-      const C* xe = x + indices[e] * ld;
-      const C* xo = x + indices[e + 1] * ld;
+      const C* xe = x + at(indices[e]);
+      const C* xo = x + at(indices[e + 1]);
       const R we = R::set(widen(values[e]));
       const R wo = R::set(widen(values[e + 1]));
 #pragma GCC unroll 8
@@ -82,7 +83,7 @@ GOSSAMER_INLINE void accumulate_panel(const Compute<T>* x, std::int64_t ld, cons
       }
     }
     if (e < count) {
-      const C* xe = x + indices[e] * ld;
+      const C* xe = x + at(indices[e]);
       const R we = R::set(widen(values[e]));
 #pragma GCC unroll 8
       for (int k = 0; k < NV; ++k) sums[0][k] = fma(we, R::load(xe + k * lanes), sums[0][k]);
@@ -92,7 +93,7 @@ GOSSAMER_INLINE void accumulate_panel(const Compute<T>* x, std::int64_t ld, cons
   } else {
     // --8<-- [start:inner_loop]
     for (std::int64_t e = 0; e < count; ++e) {
-      const C* xe = x + indices[e] * ld;
+      const C* xe = x + at(indices[e]);
       R act[NV];
 #pragma GCC unroll 8
       for (int k = 0; k < NV; ++k) act[k] = R::load(xe + k * lanes);
@@ -107,33 +108,44 @@ GOSSAMER_INLINE void accumulate_panel(const Compute<T>* x, std::int64_t ld, cons
   }
 }
 
-// Blocks of columns against panels [first, last); x and y are `vectors` registers wide. A function
-// of its own for each width: within one that holds them all, the narrow ones spill their addresses.
-template <class T, int V, int NV, bool Split>
+inline bool is_empty(const Panels::Lists& lists, Span blocks, std::int64_t panel) noexcept {
+  for (std::int64_t block = blocks.first; block < blocks.last; ++block) {
+    if (lists.of(block, panel).count > 0) return false;
+  }
+  return true;
+}
+
+// Blocks of columns against panels [first, last); x and y are `vectors` registers wide, and rows of
+// y lie ld apart, or where `rows` says. A function of its own for each width: within one that holds
+// them all, the narrow ones spill their addresses.
+template <class T, int V, int NV, bool Split, class At, class Rows>
 [[gnu::noinline]] void spmm_blocks(const Panels& w, const T* values, Span blocks,
                                    std::int64_t first, std::int64_t last, const Compute<T>* x,
-                                   std::int64_t ld, int vectors, Start<T> start, Visit visit,
-                                   Compute<T>* y) noexcept {
+                                   At at, std::int64_t ld, Rows rows, int vectors, Start<T> start,
+                                   Visit visit, Compute<T>* y) noexcept {
   if constexpr (NV > 1) {
     if (vectors < NV) {  // a narrow remainder of the batch
-      return spmm_blocks<T, V, NV / 2, Split>(w, values, blocks, first, last, x, ld, vectors, start,
-                                              visit, y);
+      return spmm_blocks<T, V, NV / 2, Split>(w, values, blocks, first, last, x, at, ld, rows,
+                                              vectors, start, visit, y);
     }
   }
   using R = Vec<Compute<T>>;
   const Panels::Lists lists = w.lists();
   for (std::int64_t p = first; p < last; ++p) {
+    if constexpr (Rows::sums_stay) {
+      if (is_empty(lists, blocks, p)) continue;
+    }
     const Start<T> from = start.behind((p - first) * V);
     for (int k = 0; k < vectors; k += NV) {
-      Compute<T>* out = y + (p - first) * V * ld + k * R::lanes;
+      Compute<T>* out = y + rows.of_panel(p, first, V) + k * R::lanes;
       R sums[V][NV];
       from.load(out, ld, sums);
       for (std::int64_t block = blocks.first; block < blocks.last; ++block) {
         const auto [begin, count] = visit.of(lists.of(block, p));
         prefetch_panel<T, V>(values + begin * V, w.indices + begin, count);
-        accumulate_panel<T, V, NV, Split>(
-            x + (block - blocks.first) * Panels::max_block_cols * ld + k * R::lanes, ld,
-            values + begin * V, w.indices + begin, count, sums);
+        const std::int64_t nth = block - blocks.first;
+        accumulate_panel<T, V, NV, Split>(x + at.before(nth) + k * R::lanes, at.of_block(nth),
+                                          values + begin * V, w.indices + begin, count, sums);
       }
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
@@ -144,27 +156,37 @@ template <class T, int V, int NV, bool Split>
   }
 }
 
+// In the order that suits the density; see spmm_blocks.
+template <class T, int V, class At, class Rows>
+GOSSAMER_INLINE void multiply_blocks(const Panels& w, const T* values, Span blocks,
+                                     std::int64_t first, std::int64_t last, const Compute<T>* x,
+                                     At at, std::int64_t ld, Rows rows, int vectors, bool sparse,
+                                     Start<T> start, Compute<T>* y) noexcept {
+  if constexpr (V == 1) {
+    if (sparse) {
+      return spmm_blocks<T, 1, 8, false>(w, values, blocks, first, last, x, at, ld, rows, vectors,
+                                         start, {}, y);
+    }
+    if (is_halved<Compute<T>>(w)) {
+      spmm_blocks<T, 1, sum_vectors<1>, true>(w, values, blocks, first, last, x, at, ld, rows,
+                                              vectors, start, {0, 2, 2}, y);
+      start.first = false;
+      return spmm_blocks<T, 1, sum_vectors<1>, true>(w, values, blocks, first, last, x, at, ld,
+                                                     rows, vectors, start, {1, 2, 2}, y);
+    }
+  }
+  spmm_blocks<T, V, sum_vectors<V>, V == 1>(w, values, blocks, first, last, x, at, ld, rows,
+                                            vectors, start, {}, y);
+}
+
 // dots.hpp has the overload for pairs of bf16.
 template <class T, int V>
 GOSSAMER_INLINE void multiply_blocks(const Panels& w, const T* values, Span blocks,
                                      std::int64_t first, std::int64_t last, const Compute<T>* x,
                                      std::int64_t ld, int vectors, bool sparse, Start<T> start,
                                      Compute<T>* y) noexcept {
-  if constexpr (V == 1) {
-    if (sparse) {
-      return spmm_blocks<T, 1, 8, false>(w, values, blocks, first, last, x, ld, vectors, start, {},
-                                         y);
-    }
-    if (is_halved<Compute<T>>(w)) {
-      spmm_blocks<T, 1, sum_vectors<1>, true>(w, values, blocks, first, last, x, ld, vectors, start,
-                                              {0, 2, 2}, y);
-      start.first = false;
-      return spmm_blocks<T, 1, sum_vectors<1>, true>(w, values, blocks, first, last, x, ld, vectors,
-                                                     start, {1, 2, 2}, y);
-    }
-  }
-  spmm_blocks<T, V, sum_vectors<V>, V == 1>(w, values, blocks, first, last, x, ld, vectors, start,
-                                            {}, y);
+  multiply_blocks<T, V>(w, values, blocks, first, last, x, Lines{ld}, ld, Lines{ld}, vectors,
+                        sparse, start, y);
 }
 
 // Panels with few entries in a block spend much of their time on the way of their sums to memory
@@ -193,27 +215,80 @@ std::int64_t spmm_packed_size(const SpmmArgs& a) noexcept {
 }
 
 template <class T>
-std::size_t spmm_scratch(const SpmmArgs& a) noexcept {
+std::size_t window_scratch(const SpmmArgs&) noexcept;
+template <class T>
+std::size_t window_sums_scratch(const SpmmArgs&) noexcept;
+template <class T, int V>
+void spmm_windows(const SpmmArgs&, const Task&, void*) noexcept;
+template <class T>
+void spmm_to_windows(const SpmmArgs&, const Task&, void*) noexcept;
+
+template <class T>
+std::size_t tiled_scratch(const SpmmArgs& a) noexcept {
   const std::int64_t slab = a.weight.rows < slab_rows ? a.weight.rows : slab_rows;
-  const auto tiled = static_cast<std::size_t>(spmm_packed_size<T>(a)) * sizeof(Packed<T>) +
-                     static_cast<std::size_t>(slab * spmm_tile<T>(a)) * sizeof(Compute<T>);
+  return static_cast<std::size_t>(spmm_packed_size<T>(a)) * sizeof(Packed<T>) +
+         static_cast<std::size_t>(slab * spmm_tile<T>(a)) * sizeof(Compute<T>);
+}
+
+template <class T>
+std::size_t spmm_scratch(const SpmmArgs& a) noexcept {
+  if (is_window<T>(a.x)) return window_scratch<T>(a);
+  if (is_window<T>(a.y)) return window_sums_scratch<T>(a);
   const auto few = static_cast<std::size_t>(few_elements(a.weight)) * sizeof(Compute<T>);
+  const std::size_t tiled = tiled_scratch<T>(a);
   return tiled > few ? tiled : few;
+}
+
+// Registers that cover so many rows of the batch: a power of two.
+inline int registers_for(std::int64_t rows, int lanes) noexcept {
+  int vectors = 1;
+  while (vectors * lanes < rows) vectors *= 2;
+  return vectors;
+}
+
+// All rows of a part, slab by slab, from what `multiply` makes of blocks of packed x.
+template <class T, int V, class Multiply>
+GOSSAMER_INLINE void spmm_rows(const SpmmArgs& a, const Task& task, std::int64_t b,
+                               std::int64_t rows, std::int64_t ld, Compute<T>* y,
+                               Multiply&& multiply) noexcept {
+  using R = Vec<Compute<T>>;
+  const Panels& w = a.weight;
+  const T* bias = static_cast<const T*>(a.bias);
+  const std::int64_t blocks = w.blocks();
+  const std::int64_t step = blocks_at_once<T>(w, ld);
+  const std::int64_t slab = slab_rows / V * tile_width<Compute<T>> / spmm_tile<T>(a);
+  for (std::int64_t p = task.part0; p < task.part1; p += slab) {
+    const std::int64_t last = task.part1 - p < slab ? task.part1 : p + slab;
+    const Start<T> start{true, bias == nullptr ? nullptr : bias + p * V};
+    if (blocks == 0) {  // W has no columns: the bias alone
+      for (std::int64_t i = 0; i < (last - p) * V * ld; i += R::lanes) {
+        start.of_row(static_cast<int>(i / ld)).store(y + i);
+      }
+    }
+    for (std::int64_t k = 0; k < blocks; k += step) {
+      const Span together{k, blocks - k < step ? blocks : k + step};
+      multiply(together, p, last, Start<T>{k == 0, start.bias});
+    }
+    unpack<T>(y, ld, a.y, b, rows, p * V, (last - p) * V);
+  }
 }
 
 template <class T, int V>
 void spmm(const SpmmArgs& a, const Task& task, void* scratch) noexcept {
   using C = Compute<T>;
-  using R = Vec<C>;
-  constexpr int lanes = packed_lanes<T>;
   if constexpr (constexpr std::int64_t few = few_rows<C, V>; few > 0) {
     if (a.x.rows <= few && a.x.patches == nullptr && a.y.patches == nullptr) {
       return spmm_few<T, V>(a, task, scratch);
     }
   }
+  if constexpr (has_windows<T>) {
+    if (is_window<T>(a.x)) return spmm_windows<T, V>(a, task, scratch);
+    if constexpr (V == 1) {
+      if (is_window<T>(a.y)) return spmm_to_windows<T>(a, task, scratch);
+    }
+  }
   const Panels& w = a.weight;
   const T* values = static_cast<const T*>(a.values);
-  const T* bias = static_cast<const T*>(a.bias);
   const std::int64_t blocks = w.blocks();
   const std::int64_t tile = spmm_tile<T>(a);
   const bool sparse = is_sparse(w);
@@ -221,31 +296,18 @@ void spmm(const SpmmArgs& a, const Task& task, void* scratch) noexcept {
   C* y = reinterpret_cast<C*>(x + spmm_packed_size<T>(a));
   for (std::int64_t b = task.batch0; b < task.batch1; b += tile) {
     const std::int64_t rows = task.batch1 - b < tile ? task.batch1 - b : tile;
-    int vectors = 1;  // registers that cover the rows: a power of two
-    while (vectors * lanes < rows) vectors *= 2;
-    const std::int64_t ld = vectors * lanes;
+    const int vectors = registers_for(rows, packed_lanes<T>);
+    const std::int64_t ld = vectors * packed_lanes<T>;
     for (std::int64_t k = 0; k < blocks; ++k) {
       pack<T>(a.x, b, rows, k * w.block_cols, w.block_width(k), x + k * Panels::max_block_cols * ld,
               ld);
     }
-    const std::int64_t step = blocks_at_once<T>(w, ld);
-    const std::int64_t slab = slab_rows / V * tile_width<C> / tile;
-    for (std::int64_t p = task.part0; p < task.part1; p += slab) {
-      const std::int64_t last = task.part1 - p < slab ? task.part1 : p + slab;
-      const Start<T> start{true, bias == nullptr ? nullptr : bias + p * V};
-      if (blocks == 0) {  // W has no columns: the bias alone
-        for (std::int64_t i = 0; i < (last - p) * V * ld; i += R::lanes) {
-          start.of_row(static_cast<int>(i / ld)).store(y + i);
-        }
-      }
-      for (std::int64_t k = 0; k < blocks; k += step) {
-        const Packed<T>* packed = x + k * Panels::max_block_cols * ld;
-        const Span together{k, blocks - k < step ? blocks : k + step};
-        multiply_blocks<T, V>(w, values, together, p, last, packed, ld, vectors, sparse,
-                              {k == 0, start.bias}, y);
-      }
-      unpack<T>(y, ld, a.y, b, rows, p * V, (last - p) * V);
-    }
+    spmm_rows<T, V>(a, task, b, rows, ld, y,
+                    [&](Span together, std::int64_t p, std::int64_t last, Start<T> start) {
+                      const Packed<T>* packed = x + together.first * Panels::max_block_cols * ld;
+                      multiply_blocks<T, V>(w, values, together, p, last, packed, ld, vectors,
+                                            sparse, start, y);
+                    });
   }
 }
 

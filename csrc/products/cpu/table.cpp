@@ -3,7 +3,7 @@
 #include "products/table.hpp"
 
 #include "products/cpu/sddmm.hpp"
-#include "products/cpu/spmm.hpp"
+#include "products/cpu/spmm_windows.hpp"
 #include "products/cpu/spmm_t.hpp"
 #include "products/cpu/tiles.hpp"
 #include "products/cpu/tiles_gradients.hpp"

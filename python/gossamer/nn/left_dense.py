@@ -86,6 +86,13 @@ def is_dense_linear(module: nn.Module) -> bool:
     return own and (type(module) is nn.Linear or is_conv1d(module))
 
 
+def has_no_shape(module: nn.Module, convolutions: bool = True) -> bool:
+    """Return whether a linear layer or convolution gets its sizes at the model's first call."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d) if convolutions else (nn.Linear,)
+    weight = module._parameters.get("weight") if isinstance(module, kinds) else None
+    return weight is not None and is_lazy(weight)
+
+
 def _weights(model: nn.Module) -> Iterator[tuple[str | None, str, int]]:
     """Yield the kind, the name and the entries of each weight once; sparse ones have no kind."""
     seen: set[int] = set()

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gossamer.errors import PatternError
+from gossamer.errors import PatternError, ShapeError
 from gossamer.masks import Distribution, allocate, magnitude_mask
 from gossamer.nn.computed import PRUNED, why_computed
 from gossamer.nn.globs import check_globs, covers
 from gossamer.nn.layers.linear import dense_weight, is_conv1d, is_pruned, trained_weight
 from gossamer.nn.layers.replacing import check_pattern, is_convolution, is_depthwise
-from gossamer.nn.left_dense import BY_DESIGN, LINEAR, dense_kinds, is_dense_linear
+from gossamer.nn.left_dense import BY_DESIGN, LINEAR, dense_kinds, has_no_shape, is_dense_linear
 from gossamer.patterns import Nonzeros, Pattern, parse_pattern
 from gossamer.weight import check_dense
 
@@ -69,11 +69,12 @@ def find_sites(
         or (convolutions and is_convolution(module) and why_computed(module) is None)
         or (why_computed(module) == PRUNED and (convolutions or not is_convolution(module)))
     }
+    unshaped = {key: m for key, m in modules.items() if has_no_shape(m, convolutions)}
     globs = {"include": include, "exclude": exclude, "overrides": list(rules)}
     others = [n for kind in dense_kinds(model) if kind.what != LINEAR for n in kind.names]
     convolved = any(is_convolution(module) for module in found.values())
     what = "linear layers and convolutions" if convolved else "linear layers"
-    check_globs(model, globs, what, [names[key][0] for key in found], others)
+    check_globs(model, globs, what, [names[key][0] for key in found | unshaped], others)
 
     def choose(aliases: Sequence[str]) -> tuple[Pattern | None, bool]:
         """Return the pattern for a layer of these names, and whether an override gave it."""
@@ -84,6 +85,12 @@ def find_sites(
             return rules[rule], True
         return pattern if any(covers(g, n) for g in include for n in aliases) else None, False
 
+    for key, module in unshaped.items():
+        if choose(names[key])[0] is not None:
+            raise ShapeError(
+                f"layer {names[key][0]!r} is a {type(module).__name__} without a shape; run the "
+                "model once on an input, which gives it one, or exclude the layer (exclude=...)"
+            )
     sites = []
     for key, module in found.items():
         chosen, overridden = choose(names[key])
@@ -113,15 +120,22 @@ def drop_shared_with_others(model: nn.Module, sites: list[Site]) -> list[str]:
 
 
 def drop_without_zeros(sites: list[Site]) -> list[str]:
-    """Remove the layers that were to keep their own zeros and have none; return one note each."""
-    full = {
-        id(site): f"{site.name} (pattern {site.pattern} finds no zeros in it)"
-        for site in sites
-        if isinstance(site.pattern, Nonzeros)
-        and bool(magnitude_mask(dense_weight(site.module), site.pattern).all())
-    }
-    sites[:] = [site for site in sites if id(site) not in full]
-    return list(full.values())
+    """Remove the layers that were to keep their own zeros and have too few; return their notes."""
+    notes = {}
+    for site in sites:
+        if not isinstance(site.pattern, Nonzeros):
+            continue
+        mask = magnitude_mask(dense_weight(site.module), site.pattern)
+        kept = int(mask.sum())
+        if kept == mask.numel():
+            found = "no zeros in it"
+        elif kept > site.pattern.densest * mask.numel():
+            found = f"{100 * kept / mask.numel():.3g} % of it kept"
+        else:
+            continue
+        notes[id(site)] = f"{site.name} (pattern {site.pattern} finds {found})"
+    sites[:] = [site for site in sites if id(site) not in notes]
+    return list(notes.values())
 
 
 def check_sites(sites: list[Site]) -> None:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gossamer.arguments import check
+from gossamer.errors import ShapeError
 from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.left_dense import DenseKind, dense_kinds
@@ -120,6 +122,9 @@ def summary(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) ->
     Returns:
         The summary; `print` shows a table.
 
+    Raises:
+        ShapeError: a lazy layer has no shape before the model's first call.
+
     Example:
         >>> import torch
         >>> from gossamer import SparseLinear
@@ -147,6 +152,11 @@ def summary(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) ->
         fresh = []
         for part in parts:
             for parameter in part.parameters(recurse=False):
+                if is_lazy(parameter):
+                    raise ShapeError(
+                        f"layer {name!r} ({type(part).__name__}) has no shape yet; run the model "
+                        "once on an input, which gives it one"
+                    )
                 if id(parameter) not in seen:
                     seen.add(id(parameter))
                     fresh.append(parameter)

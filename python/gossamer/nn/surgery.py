@@ -73,7 +73,8 @@ def sparsify(
     Args:
         model: any module; if it is such a layer itself, use the returned module.
         pattern: a pattern or its text, such as "2:4:v4" or "90%". "nonzeros" keeps the zeros of a
-            model that was pruned elsewhere; a layer without zeros stays dense, with a warning.
+            model that was pruned elsewhere; a layer without zeros stays dense, with a warning, and
+            under "nonzeros<=40%" also one of which more than 40 % are kept.
         include: globs of the modules to swap.
         exclude: globs of the modules to keep dense; they win over `include`.
         overrides: pattern per glob, None to keep the modules dense; the first matching glob
@@ -97,6 +98,7 @@ def sparsify(
     Raises:
         PatternError: a layer does not fit its pattern, a glob matches nothing, or nothing is left
             to swap; the model is unchanged.
+        ShapeError: a lazy layer has no shape before the model's first call.
         DTypeError: an argument has another type, or the kernels do not support a layer's dtype.
         DeviceError: the kernels do not support a layer's device.
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import ClassVar, NoReturn
 
-from gossamer.errors import PatternError
+from gossamer.arguments import is_number
+from gossamer.errors import DTypeError, PatternError
 from gossamer.patterns.checks import (
     PERCENT,
     Vectored,
@@ -27,7 +28,9 @@ from gossamer.patterns.protocol import Pattern
 from gossamer.patterns.registry import register_pattern
 
 _UNSTRUCTURED_TEXT = re.compile(PERCENT + r"(?:\s*:\s*v(\d{1,9}))?", re.ASCII)
-_NONZEROS_TEXT = re.compile(r"nonzeros(?:\s*:\s*v(\d{1,9}))?", re.ASCII)
+_NONZEROS_TEXT = re.compile(
+    r"nonzeros(?:\s*:\s*v(\d{1,9}))?(?:\s*<=\s*" + PERCENT + r")?", re.ASCII
+)
 _BLOCK_TEXT = re.compile(r"block\s*(\d{1,9})\s*x\s*(\d{1,9})\s+" + PERCENT, re.ASCII)
 
 
@@ -127,29 +130,44 @@ class Nonzeros(Vectored):
     Args:
         vector: Rows that share one list of columns: 1, 4, 8, 16, 32, 64 or 128. A column of these
             rows is kept if one of its entries is not zero.
+        densest: The largest density with which `sparsify` makes a layer sparse, in (0, 1]; others
+            stay dense, with a warning. A layer without zeros stays dense in any case.
 
     Raises:
-        PatternError, DTypeError: vector is out of range, or not an integer.
+        PatternError, DTypeError: a number is out of range, or vector is not an integer.
 
     Example:
         >>> str(Nonzeros(vector=4))
         'nonzeros:v4'
+        >>> str(Nonzeros(densest=0.4))
+        'nonzeros<=40%'
     """
 
     vector: int = 1
+    densest: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vector", as_integer(self.vector, "Nonzeros got vector"))
         check_vector(self.vector, "Nonzeros")
+        if not is_number(self.densest):
+            raise DTypeError(f"Nonzeros got densest={self.densest!r}; a number is needed: give 0.4")
+        if not 0.0 < self.densest <= 1.0:
+            raise PatternError(
+                f"Nonzeros got densest={self.densest}; a density in (0, 1] is needed: give 0.4"
+            )
+        object.__setattr__(self, "densest", float(self.densest))
 
     def __str__(self) -> str:
-        return f"nonzeros{vector_text(self.vector)}"
+        bound = f"<={percent(self.densest)}" if self.densest < 1.0 else ""
+        return f"nonzeros{vector_text(self.vector)}{bound}"
 
     @classmethod
     def parse(cls, text: str) -> "Nonzeros | None":
-        """Read "nonzeros" and "nonzeros:v4"."""
+        """Read "nonzeros", "nonzeros:v4" and "nonzeros:v4<=40%"."""
         found = _NONZEROS_TEXT.fullmatch(text)
-        return cls(int(found[1] or 1)) if found else None
+        if not found:
+            return None
+        return cls(int(found[1] or 1), float(Decimal(found[2]) / 100) if found[2] else 1.0)
 
     @property
     def density(self) -> float:

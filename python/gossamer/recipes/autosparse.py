@@ -62,6 +62,10 @@ class AutoSparse(Recipe):
             check_share(getattr(self, name), f"AutoSparse got {name}")
         check_choice(self.scope, "AutoSparse got scope", ("channel", "layer"))
 
+    def takes_convolutions(self) -> bool:
+        """Yes: their filters have thresholds too."""
+        return True
+
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
         """A layer with learnable thresholds."""
         return ThresholdLinear.from_dense(linear, pattern, self.initial_threshold, self.scope)

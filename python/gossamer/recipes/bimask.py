@@ -65,6 +65,10 @@ class BiMask(Recipe):
         check_count(self.every, "BiMask got every")
         check_count(self.candidates, "BiMask got candidates", least=0)
 
+    def takes_convolutions(self) -> bool:
+        """Yes, without groups of channels."""
+        return True
+
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
         """A layer with one mask per direction."""
         return BiMaskLinear.from_dense(linear, plain_groups(pattern, "BiMask"))

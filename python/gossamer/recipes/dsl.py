@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from gossamer import backend
 from gossamer.masks import random_mask
 from gossamer.nn import MaskedLinear
-from gossamer.nn.layers.linear import dense_weight
 from gossamer.patterns import NM, GroupedNM, Pattern
 from gossamer.recipes.base.checks import check_share, refuse_own, refuse_patterns
 from gossamer.recipes.base.fixed import apply_mask, fixed_mask, zero_outside
@@ -79,9 +78,9 @@ class DSL(RigL):
 
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
         """A dense weight under a random mask."""
-        rows, cols = dense_weight(linear).shape
         layer = fixed_mask(linear, pattern, pattern)
-        layer.set_mask(random_mask((rows, cols), pattern, self.mask_seed(index)))
+        shape = layer.out_features, layer.in_features
+        layer.set_mask(random_mask(shape, pattern, self.mask_seed(index)))
         return layer
 
     def start(self) -> None:

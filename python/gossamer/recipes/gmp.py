@@ -107,8 +107,8 @@ class GMP(Recipe):
         return layer
 
     def takes_convolutions(self) -> bool:
-        """Where layers store their kept entries only."""
-        return not self.dense_weight
+        """Yes, with dense weights or without."""
+        return True
 
     def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int) -> None:
         """Follow the optimizer's steps, see `Recipe.attach`."""

@@ -82,6 +82,10 @@ class IMP(Recipe):
         check(IMP.density, locals())
         return float(final ** (finished / self.rounds))
 
+    def takes_convolutions(self) -> bool:
+        """Yes: their weight is dense too."""
+        return True
+
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
         """A layer with a fixed mask, dense until it is pruned."""
         return fixed_mask(linear, pattern, pattern)

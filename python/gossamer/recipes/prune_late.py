@@ -47,6 +47,10 @@ class PruneLate(Recipe):
         """Number of dense steps: at least one, at most all."""
         return min(max(round(self.prune_share * self.total_steps), 1), self.total_steps)
 
+    def takes_convolutions(self) -> bool:
+        """Yes: their weight is dense too."""
+        return True
+
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
         """A layer that computes densely until it is pruned."""
         layer = fixed_mask(linear, pattern, pattern)

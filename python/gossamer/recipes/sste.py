@@ -59,6 +59,10 @@ class SSTE(Recipe):
         self.mvue: NM | None = parse_sample(self.mvue, "SSTE")
         check_seed(self.seed, "SSTE got seed")
 
+    def takes_convolutions(self) -> bool:
+        """Where no gradient is sampled."""
+        return self.mvue is None
+
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
         """A layer that multiplies by beta S(W), with beta of the present weight."""
         kept = plain_groups(pattern, "SSTE")

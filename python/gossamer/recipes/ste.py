@@ -36,6 +36,10 @@ class STE(Recipe):
         0.5
     """
 
+    def takes_convolutions(self) -> bool:
+        """Yes: their weight is dense too."""
+        return True
+
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
         """A layer that picks its mask in every forward pass."""
         return MaskedLinear.from_dense(linear, pattern)

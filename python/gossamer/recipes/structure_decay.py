@@ -70,12 +70,17 @@ class StructureDecay(Recipe):
             )
         self.patterns = self._stepwise() if self.method == "stepwise" else self._geometric()
 
+    def takes_convolutions(self) -> bool:
+        """Yes: their weight is dense too."""
+        return True
+
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
         """A `MaskedLinear` whose sizes fit the patterns of all windows."""
         layer = MaskedLinear.from_dense(linear, pattern)
+        sizes = layer.out_features, layer.in_features
         for window in self.patterns:
             try:
-                window.check_shape(layer.out_features, layer.in_features)
+                layer.product.check_pattern(window, *sizes, "prepare")
             except PatternError as error:
                 raise PatternError(
                     f"the windows of {self.method} decay to {pattern} are "

@@ -82,6 +82,10 @@ class TopL0(Recipe):
         super().__post_init__()
         check_share(self.begin_share, "TopL0 got begin_share")
 
+    def takes_convolutions(self) -> bool:
+        """Yes: their weight is dense too."""
+        return True
+
     def layer(self, name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
         """A layer that computes densely until its first mask; its gradient is dense."""
         layer = MaskedLinear.from_dense(linear, pattern, reselect_each_forward=False)

@@ -16,7 +16,7 @@ from gossamer.backend import Structure
 from gossamer.masks import double_prune, select_nm
 from gossamer.nn.layers.base import plain_groups
 from gossamer.nn.layers.masked import MaskedLinear
-from gossamer.ops import autograd
+from gossamer.nn.layers.products import refuse_groups
 from gossamer.patterns import NM
 
 
@@ -32,15 +32,19 @@ class BiMaskLinear(MaskedLinear):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        refuse_groups(self.product, "BiMask")
         self.register_buffer("order", torch.arange(self.out_features))
 
-    def input_gradient(self, grad_output: Tensor, values: Tensor, structure: Structure) -> Tensor:
-        """Return dX [..., in_features] for grad_output dY [..., out_features]."""
+    def input_gradient(
+        self, grad_output: Tensor, values: Tensor, structure: Structure, size: torch.Size
+    ) -> Tensor:
+        """Return dX of a size for grad_output dY."""
         pattern = plain_groups(self.pattern, "BiMask")
         permuted = backend.scatter(values, structure)[self.order]
         kept, chosen = select_nm(permuted, pattern)
         transposed = double_prune(kept, chosen, pattern.n, pattern.m)
-        return autograd.run_spmm_t(grad_output[..., self.order], kept, chosen, transposed)
+        ordered = self.product.rows_in_order(grad_output, self.order)
+        return self.product.input_gradient(ordered, kept, chosen, transposed, size)
 
     def backward_mask(self) -> Tensor:
         """Return the mask M_b * M_f of the backward product, bool [out_features, in_features]."""

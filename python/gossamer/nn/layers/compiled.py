@@ -20,8 +20,8 @@ from torch import Tensor
 
 from gossamer.backend import Layout, Structure
 from gossamer.nn.layers.numbered import layer_of, refuse_export
-from gossamer.nn.layers.straight_through import SoftlyMasked
-from gossamer.ops import autograd
+from gossamer.nn.layers.products import output_like
+from gossamer.nn.layers.straight_through import dense_gradients
 from gossamer.ops.autocast import autocast, is_autocast
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ _LIBRARY = torch.library.Library("gossamer", "FRAGMENT")  # type: ignore[no-unty
 _define: Callable[[str], object] = _LIBRARY.define
 _KEPT = "Tensor values, Tensor indices, Tensor indptr, Tensor layout"
 _define(
-    "masked(Tensor x, Tensor weight, Tensor? extra, Tensor? bias, Tensor layer, bool mixed) -> "
+    "masked(Tensor x, Tensor weight, Tensor? extra, Tensor? bias, Tensor layer, bool mixed, "
+    "int[] window) -> "
     f"(Tensor y, {_KEPT})"
 )
 _define(
@@ -54,40 +55,53 @@ def masked(layer: MaskedLinear, x: Tensor) -> Tensor:
     )
     layer.check_fits(x)
     weight, *extra = layer.trained()
-    bias, mixed = layer.bias, is_autocast(x)
+    product, given = layer.product, x
+    x, bias, mixed = product.enter(x), layer.bias, is_autocast(x)
     if mixed:
         x, bias = autocast(x, bias, device=x.device.type)
     y: Tensor = torch.ops.gossamer.masked(
-        x, weight, extra[0] if extra else None, bias, layer.number, mixed
+        x, weight, extra[0] if extra else None, bias, layer.number, mixed, product.ints
     )[0]
-    return y
+    return product.leave(y, given)
 
 
 def _forward(
-    x: Tensor, weight: Tensor, extra: Tensor | None, bias: Tensor | None, layer: Tensor, mixed: bool
+    x: Tensor,
+    weight: Tensor,
+    extra: Tensor | None,
+    bias: Tensor | None,
+    layer: Tensor,
+    mixed: bool,
+    window: list[int],
 ) -> tuple[Tensor, ...]:
     own = layer_of(layer)
     with torch.no_grad():
         if own.masked_weight_share.item() > 0.0:
             used = own.used_weight().detach()
-            y = SoftlyMasked.product(x, used, bias)
+            y = own.product.multiply_dense(x, used.to(x.dtype), bias)
             empty = (_empty(torch.uint8), _empty(torch.int32), _empty(torch.int64))
             return y, used.clone().flatten(), *empty
         values, structure = own.pack()
         if mixed:
             values = values.to(x.dtype)
-        y = autograd.run_spmm(x, values, structure, bias)
+        y = own.product.multiply(x, values, structure, bias)
     indptr = _empty(torch.int32) if structure.indptr is None else structure.indptr.clone()
     # An operator must not return a buffer of the layer itself.
     return y, values, structure.indices.clone(), indptr, torch.tensor(structure.layout.as_ints())
 
 
 def _forward_fake(
-    x: Tensor, weight: Tensor, extra: Tensor | None, bias: Tensor | None, layer: Tensor, mixed: bool
+    x: Tensor,
+    weight: Tensor,
+    extra: Tensor | None,
+    bias: Tensor | None,
+    layer: Tensor,
+    mixed: bool,
+    window: list[int],
 ) -> tuple[Tensor, ...]:
     size = torch.library.get_ctx().new_dynamic_size
     return (
-        x.new_empty((*x.shape[:-1], weight.shape[0])),
+        output_like(x, weight.shape[0], window),
         x.new_empty(size(), dtype=x.dtype if mixed else weight.dtype),
         x.new_empty(size(), dtype=torch.uint8),
         x.new_empty(size(), dtype=torch.int32),
@@ -113,11 +127,13 @@ def _backward(
     if len(layout):
         structure = Structure(Layout(*layout.tolist()), indices, indptr if len(indptr) else None)
         grad_x, of_parameters, grad_bias = own.gradients(
-            grad_output, x, parameters, values, structure, wanted
+            grad_output, x, parameters, values, structure, wanted, x.shape
         )
     else:
         used = values.view(weight.shape)
-        grad_x, grad_weight, grad_bias = SoftlyMasked.gradients(grad_output, x, used, wanted)
+        grad_x, grad_weight, grad_bias = dense_gradients(
+            own.product, grad_output, x, used, wanted, x.shape
+        )
         of_parameters = (grad_weight, *map(torch.zeros_like, parameters[1:]))
     found = (grad_x, *of_parameters, *[None] * (2 - len(parameters)), grad_bias)
     empty = _none(grad_output, x, weight)
@@ -147,7 +163,7 @@ def _empty(dtype: torch.dtype) -> Tensor:
 
 
 def _context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weight, extra, _, layer, _ = inputs
+    x, weight, extra, _, layer, *_ = inputs
     ctx.save_for_backward(x, weight, extra, *output[1:], layer)
     ctx.mark_non_differentiable(*output[1:])
 
@@ -156,7 +172,7 @@ def _gradients(ctx: Any, grad_output: Tensor, *_: Any) -> tuple[Tensor | None, .
     needs = list(ctx.needs_input_grad[:4])
     found = torch.ops.gossamer.masked_backward(grad_output, *ctx.saved_tensors, needs)
     grads = (grad if need else None for grad, need in zip(found, needs, strict=True))
-    return *grads, None, None
+    return *grads, None, None, None
 
 
 def _register() -> None:

@@ -15,29 +15,24 @@ The products read the images through an offset per column: no im2col is written.
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gossamer.arguments import check, shown
-from gossamer.backend.convolutions import Window
 from gossamer.errors import DTypeError, ShapeError
 from gossamer.nn.layers.base import copy_parameter
 from gossamer.nn.layers.filters import as_matrix, check_filters, filters_of, matrix_of, options_of
 from gossamer.nn.layers.sparse import SparseLayer
-from gossamer.nn.layers.windows import Sizes, named_padding, read_sizes
+from gossamer.nn.layers.windows import Sizes, Windowed
 from gossamer.ops.convolutions import convolve
 from gossamer.ops.recording import SYMBOLIC, as_leaf
 from gossamer.patterns import Pattern, as_integer, parse_pattern
 from gossamer.weight import SparseWeight, Transpose, check_dtype
 
-_MODES = ("zeros", "reflect", "replicate", "circular")
 
-
-class SparseConv(SparseLayer):
+class SparseConv(SparseLayer, Windowed):
     """Base of the sparse convolutions; use `SparseConv1d`, `SparseConv2d` or `SparseConv3d`.
 
     Attributes:
@@ -70,7 +65,7 @@ class SparseConv(SparseLayer):
         super().__init__()
         pattern = parse_pattern(pattern)
         check(SparseConv.__init__, locals())
-        self._set_shape(kernel_size, stride, padding, dilation, groups, padding_mode)
+        self.set_window(kernel_size, stride, padding, dilation, groups, padding_mode)
         who = type(self).__name__
         self.in_channels = as_integer(in_channels, f"{who} got in_channels")
         self.out_channels = as_integer(out_channels, f"{who} got out_channels")
@@ -123,10 +118,11 @@ class SparseConv(SparseLayer):
         weight: Any = convolution.weight
         pattern = parse_pattern(pattern)
         groups: Any = convolution.groups
+        matrix = matrix_of(weight)
         rows, channels, *kernel = weight.shape
         check_filters(pattern, rows, channels, tuple(kernel), groups, f"{cls.__name__}.from_dense")
         mask, score = (t if t is None else as_matrix(t, weight.shape) for t in (mask, score))
-        sparse = SparseWeight.from_dense(matrix_of(weight), pattern, mask, score, transpose)
+        sparse = SparseWeight.from_dense(matrix, pattern, mask, score, transpose)
         sparse.values.requires_grad_(weight.requires_grad)
         bias = copy_parameter(convolution.bias)  # type: ignore[arg-type]
         return cls.like(convolution, sparse, bias).train(convolution.training)
@@ -170,7 +166,7 @@ class SparseConv(SparseLayer):
         """
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
-        layer._set_shape(kernel_size, stride, padding, dilation, groups, padding_mode)
+        layer.set_window(kernel_size, stride, padding, dilation, groups, padding_mode)
         layer._hold(weight, bias)
         taps = math.prod(layer.kernel_size)
         if layer.in_features % taps or layer.out_features % layer.groups:
@@ -182,35 +178,6 @@ class SparseConv(SparseLayer):
         layer.in_channels = layer.in_features // taps * layer.groups
         layer.out_channels = layer.out_features
         return layer
-
-    def _set_shape(
-        self,
-        kernel_size: Sizes,
-        stride: Sizes,
-        padding: Sizes | str,
-        dilation: Sizes,
-        groups: int,
-        padding_mode: str,
-    ) -> None:
-        who = f"{type(self).__name__} got"
-        sizes = partial(read_sizes, self.dims, who)
-        self.kernel_size = sizes("kernel_size", kernel_size, 1)
-        self.stride = sizes("stride", stride, 1)
-        self.dilation = sizes("dilation", dilation, 1)
-        self.groups = as_integer(groups, f"{who} groups")
-        self.padding_mode = padding_mode
-        if self.groups < 1:
-            raise ShapeError(f"{who} groups={groups}; at least 1 is needed")
-        if padding_mode not in _MODES:
-            raise ShapeError(f"{who} padding_mode={padding_mode!r}; choose one of {_MODES}")
-        self.padding: tuple[int, ...] | str
-        if isinstance(padding, str):
-            self.padding = padding
-            self._front, self._behind = named_padding(
-                padding, self.kernel_size, self.stride, self.dilation, who
-            )
-        else:
-            self.padding = self._front = self._behind = sizes("padding", padding, 0)
 
     @property
     def takes_rows(self) -> bool:
@@ -227,28 +194,10 @@ class SparseConv(SparseLayer):
             and options_of(dense) == options_of(self)
         )
 
-    @property
-    def window(self) -> Window:
-        """How the taps lie on an image, or on a padded one unless the padding is zeros."""
-        inside = self.padding_mode == "zeros"
-        none = (0,) * self.dims
-        front, behind = (self._front, self._behind) if inside else (none, none)
-        return Window(self.kernel_size, self.stride, front, behind, self.dilation, self.groups)
-
     def dense_gradient(self, x: Tensor, grad_output: Tensor, begin: int, end: int) -> Tensor:
         """Return rows [begin, end) of the gradient of all entries of the weight, kept or not."""
         check(SparseConv.dense_gradient, locals())
-        if x.dim() == self.dims + 1:
-            x, grad_output = x.unsqueeze(0), grad_output.unsqueeze(0)
-        x = self._padded(x, always=True)
-        g = grad_output[:, begin:end] if self.groups == 1 else grad_output
-        weight = x.new_empty(g.shape[1], self.in_channels // self.groups, *self.kernel_size)
-        none = [0] * self.dims
-        _, grad, _ = torch.ops.aten.convolution_backward(
-            g, x, weight, None, self.stride, none, self.dilation, False, none, self.groups,
-            [False, True, False],
-        )  # fmt: skip
-        return matrix_of(grad) if self.groups == 1 else matrix_of(grad)[begin:end]
+        return self.gradient_rows(x, grad_output, begin, end)
 
     def example(self, rows: int, generator: torch.Generator) -> Tensor:
         """Return random images of middling size, with about so many pixels of output."""
@@ -295,17 +244,9 @@ class SparseConv(SparseLayer):
                 f"*size] with {self.dims} sizes is needed, or that without images"
             )
         x = input.unsqueeze(0) if input.dim() == self.dims + 1 else input
-        x = self._padded(x)
+        x = self.padded(x)
         y = convolve(x, self.weight, self.window, self.bias)
         return y.squeeze(0) if input.dim() == self.dims + 1 else y
-
-    def _padded(self, x: Tensor, always: bool = False) -> Tensor:
-        """Return images with their padding, which is left to the kernel where it is zeros."""
-        if self.padding_mode == "zeros" and not always:
-            return x
-        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-        pairs = zip(self._front[::-1], self._behind[::-1], strict=True)
-        return F.pad(x, [n for pair in pairs for n in pair], mode)
 
     def extra_repr(self) -> str:
         """Return the line that `print(model)` shows."""

@@ -6,16 +6,17 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.parameter import is_lazy
 
-from gossamer.errors import DTypeError, PatternError
+from gossamer.errors import DTypeError, PatternError, ShapeError
 from gossamer.patterns import Pattern
 
 SHAPE = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 """The attributes of a convolution, dense or sparse, that say how its taps lie."""
 
 
-def options_of(convolution: nn.Module) -> dict[str, Any]:
+def options_of(convolution: object) -> dict[str, Any]:
     """Return the window of a convolution, dense or sparse, as JSON values.
 
     Raises:
@@ -28,7 +29,13 @@ def options_of(convolution: nn.Module) -> dict[str, Any]:
 
 
 def matrix_of(filters: Tensor) -> Tensor:
-    """Return filters [out, channels, *kernel] as the matrix [out, taps * channels]."""
+    """Return filters [out, channels, *kernel] as the matrix [out, taps * channels].
+
+    Raises:
+        ShapeError: the filters have no shape yet.
+    """
+    if is_lazy(filters):
+        raise ShapeError("the filters have no shape yet; run the model once, which gives them one")
     return filters.movedim(1, -1).reshape(filters.shape[0], -1)
 
 

@@ -1,10 +1,11 @@
-"""MaskedLinear: a linear layer that trains a dense weight and multiplies by its masked part.
+"""MaskedLinear: a layer that trains a dense weight and multiplies by its masked part.
 
     Y = X W~^T + b,  W~ = M * W,  dX = dY W~,  dW = dY^T X
 
 The products with W~ run on the sparse kernels. The gradient goes to the whole weight, straight
 through the mask (Bengio et al. 2013), or to the kept entries only. Memory is that of a dense layer,
 and dW may be a dense product: `SparseLinear` is the layer that stores the kept entries only.
+A convolution is the same with another product (`products`), its weight the matrix of `SparseConv`.
 """
 
 from __future__ import annotations
@@ -14,24 +15,22 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gossamer import backend
-from gossamer.arguments import check, shown
+from gossamer.arguments import check
 from gossamer.backend import Layout, Structure, Transposed
-from gossamer.errors import DTypeError, ShapeError
 from gossamer.masks import check_mask, magnitude_mask
-from gossamer.masks.n_of_m import add_pruned_, select_nm
+from gossamer.masks.n_of_m import add_pruned_
 from gossamer.nn.layers import compiled
 from gossamer.nn.layers.base import MaskedLayer, copy_parameter, whole
-from gossamer.nn.layers.linear import SparseLinear, linear_weight
-from gossamer.nn.layers.masked_state import STRUCTURE, describe, saved_mask
+from gossamer.nn.layers.masked_state import STRUCTURE, describe, nbytes, saved_mask, select
 from gossamer.nn.layers.numbered import number
+from gossamer.nn.layers.products import ROWS, RowProduct, parts_of
+from gossamer.nn.layers.sparse import SparseLayer
 from gossamer.nn.layers.straight_through import Masked, Parameters, SoftlyMasked, Wanted
-from gossamer.ops import autograd
 from gossamer.ops.autocast import autocast, is_autocast
 from gossamer.ops.recording import SYMBOLIC, as_leaf, refuse_recorders
-from gossamer.patterns import NM, Pattern, parse_pattern
+from gossamer.patterns import Pattern, parse_pattern
 from gossamer.weight import SparseWeight, check_dense
 from gossamer.weight.checks import check_like
 from gossamer.weight.guard import Guard
@@ -40,7 +39,7 @@ Gradient = Literal["dense", "kept"]
 
 
 class MaskedLinear(MaskedLayer):
-    """A linear layer with a dense, trained weight [out_features, in_features] under a mask.
+    """A linear layer or convolution with a dense, trained weight under a mask.
 
     The mask is selected from the weight in every forward pass, or fixed until `set_mask` changes
     it. A subclass may override `pack` (the values of the forward product), `input_gradient` and
@@ -55,6 +54,7 @@ class MaskedLinear(MaskedLayer):
         gradient: "dense" gives every entry the gradient dY^T X (straight through); "kept" gives it
             to the kept entries, and 0 to the others.
         target: the pattern at the end of training; None is `pattern`.
+        product: how the weight acts on an input; that of a linear layer, or an `ImageProduct`.
 
     Attributes:
         masked_weight_share: factor of the masked entries in the forward pass, in [0, 1]; a 0-d
@@ -82,10 +82,12 @@ class MaskedLinear(MaskedLayer):
         reselect_each_forward: bool = True,
         gradient: Gradient = "dense",
         target: str | Pattern | None = None,
+        product: RowProduct = ROWS,
     ) -> None:
         super().__init__()
         check(MaskedLinear.__init__, locals())
         check_dense(weight)
+        self.product = product
         self.out_features, self.in_features = weight.shape
         self.weight = weight
         self.bias = bias
@@ -103,12 +105,9 @@ class MaskedLinear(MaskedLayer):
     def from_dense(
         cls, linear: nn.Module, pattern: str | Pattern, *args: Any, **kwargs: Any
     ) -> MaskedLinear:
-        """Make a layer from an `nn.Linear`, sharing its Parameters, or from a copied `Conv1D`."""
-        if isinstance(linear, nn.Linear):
-            weight = linear.weight
-        else:
-            dense = linear_weight(linear)
-            weight = nn.Parameter(dense.detach().clone(memory_format=torch.contiguous_format))
+        """Make a layer from a dense one, sharing the Parameters that `parts_of` does not copy."""
+        weight, product = parts_of(linear)
+        kwargs["product"] = product
         return cls(weight, linear.bias, pattern, *args, **kwargs)  # type: ignore[arg-type]
 
     @property
@@ -157,12 +156,8 @@ class MaskedLinear(MaskedLayer):
     @property
     def structure_nbytes(self) -> int:
         """Bytes of the buffers and of the transpose."""
-        total = sum(buffer.nbytes for buffer in self.buffers(recurse=False))
-        if self._transposed is not None:
-            structure, perm = self._transposed
-            tensors = (structure.indices, structure.indptr, perm)
-            total += sum(tensor.nbytes for tensor in tensors if tensor is not None)
-        return total
+        own = sum(buffer.nbytes for buffer in self.buffers(recurse=False))
+        return own + nbytes(self._transposed)
 
     def kept_values(self) -> Tensor:
         """Return the kept entries [nnz] of the dense weight; detached."""
@@ -183,7 +178,8 @@ class MaskedLinear(MaskedLayer):
             PatternError: the sizes do not fit the pattern; the layer does not change.
         """
         pattern = parse_pattern(pattern)
-        pattern.check_shape(self.out_features, self.in_features, "MaskedLinear")
+        who = type(self).__name__
+        self.product.check_pattern(pattern, self.out_features, self.in_features, who)
         self.set_mask(magnitude_mask(self.weight.detach(), pattern), pattern)
 
     def set_mask(self, mask: Tensor, pattern: Pattern | None = None) -> None:
@@ -212,7 +208,7 @@ class MaskedLinear(MaskedLayer):
         weight = self.weight.detach()
         if not self.reselect_each_forward:
             return backend.gather(weight, self._fixed), self._fixed
-        values, structure = self._select(weight)
+        values, structure = select(weight, self._pattern)
         self._fix_mask(structure, self._pattern)
         return values, structure
 
@@ -233,45 +229,36 @@ class MaskedLinear(MaskedLayer):
         return dense
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has
-        """Map input [..., in_features] to [..., out_features]."""
+        """Map input [..., in_features] to [..., out_features]; a convolution, images to images."""
         if type(input) is SYMBOLIC:
             return as_leaf(self, input)  # type: ignore[no-any-return]
         if torch.compiler.is_compiling():
             return compiled.masked(self, input)
         self.check_input(input)
-        x, bias, mixed = input, self.bias, is_autocast(input)
-        share = self.masked_weight_share.item()
+        product, share = self.product, self.masked_weight_share.item()
+        x, bias, mixed = product.enter(input), self.bias, is_autocast(input)
         if share == 1.0:
-            return F.linear(x, self.weight, bias)
-        if share > 0.0:
+            y = product.dense(x, self.weight, bias)
+        elif share > 0.0:
             used = self.used_weight()
             if mixed:
                 x, used, bias = autocast(x, used, bias, device=x.device.type)
-            return SoftlyMasked.apply(x, self.weight, bias, used)  # type: ignore[no-any-return, no-untyped-call]
-        values, structure = self.pack()
-        if mixed:
-            x, values, bias = autocast(x, values, bias, device=x.device.type)
-        return Masked.apply(x, bias, values, structure, self, *self.trained())  # type: ignore[no-any-return, no-untyped-call]
+            y = SoftlyMasked.apply(x, self.weight, bias, used, product)  # type: ignore[no-untyped-call]
+        else:
+            values, structure = self.pack()
+            if mixed:
+                x, values, bias = autocast(x, values, bias, device=x.device.type)
+            y = Masked.apply(x, bias, values, structure, self, *self.trained())  # type: ignore[no-untyped-call]
+        return product.leave(y, input)
 
     def check_input(self, x: Tensor) -> None:
-        """Raise ShapeError unless x is [..., in_features]; GossamerError for a recorder of it."""
+        """Raise ShapeError unless x is an input; GossamerError for a recorder of it."""
         refuse_recorders(self, "use to_sparse(), or the model that recipe.finish gives")
         self.check_fits(x)
 
     def check_fits(self, x: Tensor) -> None:
-        """Raise ShapeError unless x is [..., in_features]; DTypeError for another dtype."""
-        if not isinstance(x, Tensor) or x.layout is not torch.strided:
-            raise DTypeError(f"x is {shown(x)}; a dense torch tensor is needed")
-        if x.dtype != self.weight.dtype and not is_autocast(x):
-            raise DTypeError(
-                f"x is {x.dtype}, the layer's weight {self.weight.dtype}; one dtype is needed: "
-                "convert x with .to()"
-            )
-        if x.shape[-1:] != (self.in_features,):
-            raise ShapeError(
-                f"x has shape {tuple(x.shape)}; its last size must be {self.in_features}, the "
-                "layer's in_features"
-            )
+        """Raise ShapeError unless x is an input of the layer; DTypeError for another dtype."""
+        self.product.check_fits(x, self.weight)
 
     def trained(self) -> Parameters:
         """The Parameters that decide the weight: the dense weight, and what else a subclass has."""
@@ -285,46 +272,53 @@ class MaskedLinear(MaskedLayer):
         values: Tensor,
         structure: Structure,
         wanted: Wanted,
+        size: torch.Size,
     ) -> tuple[Tensor | None, tuple[Tensor | None, ...], Tensor | None]:
         """Return the gradients of the input, of `trained()`, and of the bias, where wanted.
 
-        dY is [..., out_features]; x [..., in_features], the parameters, and values [nnz] at the
-        positions of a structure are those of the forward pass.
+        x, which has `size`, the parameters, and values [nnz] at the positions of a structure are
+        those of the forward pass.
         """
         need_x, need_parameters, need_bias = wanted
-        flat = autograd.flatten(grad_output)
+        flat = self.product.flat(grad_output)
         of_parameters: tuple[Tensor | None, ...] = (None,) * len(self.trained())
         if need_parameters:
             of_parameters = self.parameter_gradients(
-                flat, autograd.flatten(x), structure, parameters
+                flat, self.product.flat(x), structure, parameters
             )
         return (
-            self.input_gradient(grad_output, values, structure) if need_x else None,
+            self.input_gradient(grad_output, values, structure, size) if need_x else None,
             of_parameters,
-            flat.sum(0) if need_bias else None,
+            self.product.bias_gradient(flat) if need_bias else None,
         )
 
     def parameter_gradients(
         self, grad_output: Tensor, x: Tensor, structure: Structure, parameters: Parameters
     ) -> Parameters:
-        """Return the gradients of `trained()` for dY [batch, out] and x [batch, in]."""
+        """Return the gradients of `trained()` for dY [batch, out] and x [batch, in], or images."""
         return (self.weight_gradient(grad_output, x, structure),)
 
-    def input_gradient(self, grad_output: Tensor, values: Tensor, structure: Structure) -> Tensor:
-        """Return dX [..., in_features] for grad_output dY [..., out_features]."""
+    def input_gradient(
+        self, grad_output: Tensor, values: Tensor, structure: Structure, size: torch.Size
+    ) -> Tensor:
+        """Return dX of a size for grad_output dY."""
         transposed = self._transposed if structure.indices is self.indices else None
-        return autograd.run_spmm_t(grad_output, values, structure, transposed)
+        return self.product.input_gradient(grad_output, values, structure, transposed, size)
 
     def weight_gradient(self, grad_output: Tensor, x: Tensor, structure: Structure) -> Tensor:
-        """Return dW [out_features, in_features] for dY [batch, out_features] and x [batch, in]."""
+        """Return dW [out_features, in_features] for dY and x as `parameter_gradients` has them."""
         if self.gradient == "kept":
-            at_kept = autograd.run_sddmm(grad_output, x, structure)
+            at_kept = self.product.kept_gradient(grad_output, x, structure)
             kept: Tensor = backend.scatter(at_kept, structure)
             return kept
-        return grad_output.t() @ x
+        return self.product.gradient(grad_output, x)
 
-    def to_sparse(self, pattern: Pattern | None = None) -> SparseLinear:
-        """Return an equivalent `SparseLinear` with copies of the used values.
+    def dense_gradient(self, x: Tensor, grad_output: Tensor, begin: int, end: int) -> Tensor:
+        """Return rows [begin, end) of dW, kept or not, as `SparseLayer` does."""
+        return self.product.gradient_rows(x, grad_output, begin, end)
+
+    def to_sparse(self, pattern: Pattern | None = None) -> SparseLayer:
+        """Return an equivalent layer that stores kept entries only, with copies of the used values.
 
         Args:
             pattern: pattern to prune to by magnitude if the layer is dense now; None is its target.
@@ -334,7 +328,21 @@ class MaskedLinear(MaskedLayer):
         with torch.no_grad():
             values, structure = self.pack()
         weight = SparseWeight(values.clone(), copy.deepcopy(structure), self._pattern)
-        layer = SparseLinear.of_parts(weight, copy_parameter(self.bias))
+        return self.product.sparse_layer(weight, copy_parameter(self.bias)).train(self.training)
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether the input is [..., in_features]."""
+        return self.product.takes_rows
+
+    def stands_for(self, dense: nn.Module) -> bool:
+        """Whether a dense layer, or another with a mask, computes the same with equal weights."""
+        return self.product.stands_for(getattr(dense, "product", dense))
+
+    def to_dense(self) -> Any:
+        """Return an equivalent layer of torch; a copy."""
+        weight = nn.Parameter(self.used_weight().detach().clone(), self.weight.requires_grad)
+        layer = self.product.dense_layer(weight, copy_parameter(self.bias))
         return layer.train(self.training)
 
     def extra_repr(self) -> str:
@@ -342,7 +350,7 @@ class MaskedLinear(MaskedLayer):
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}, pattern={self.pattern}, "
-            f"reselect_each_forward={self.reselect_each_forward}"
+            f"reselect_each_forward={self.reselect_each_forward}{self.product}"
         )
 
     @property
@@ -363,15 +371,8 @@ class MaskedLinear(MaskedLayer):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         # A layer that an earlier version has written has none.
         self.__dict__.setdefault("_guard", Guard(self)).own(self)
+        self.__dict__.setdefault("product", ROWS)
         self.number = number(self)  # a copy has its own
-
-    def _select(self, weight: Tensor) -> tuple[Tensor, Structure]:
-        """Select the largest magnitudes; return them and their structure."""
-        if isinstance(self._pattern, NM):
-            return select_nm(weight, self._pattern)
-        mask = magnitude_mask(weight, self._pattern)
-        structure = backend.encode(mask, self._pattern.panel, *self._pattern.group)
-        return backend.gather(weight, structure), structure
 
     def _fix_mask(self, structure: Structure, pattern: Pattern) -> None:
         # New buffers, because a pending backward pass may still use the old ones.

@@ -1,4 +1,4 @@
-"""The mask of a masked layer in a state dict: checked before the layer changes, and described."""
+"""The mask of a masked layer: selected; checked in a state dict before the layer changes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from gossamer.backend import Layout, Structure
+from gossamer import backend
+from gossamer.backend import Layout, Structure, Transposed
 from gossamer.errors import StructureError
-from gossamer.patterns import Pattern
+from gossamer.masks import magnitude_mask
+from gossamer.masks.n_of_m import select_nm
+from gossamer.patterns import NM, Pattern
 from gossamer.weight import descriptor
 from gossamer.weight.positions import check_fit
 
@@ -80,6 +83,24 @@ def _check_rest(
             f"{where}: masked_weight_share is {found.tolist()!r:.80}; a number in [0, 1] is "
             "needed: load what was saved from this layer"
         )
+
+
+def select(weight: Tensor, pattern: Pattern) -> tuple[Tensor, Structure]:
+    """Select the largest magnitudes of a weight; return them and their structure."""
+    if isinstance(pattern, NM):
+        return select_nm(weight, pattern)
+    mask = magnitude_mask(weight, pattern)
+    structure = backend.encode(mask, pattern.panel, *pattern.group)
+    return backend.gather(weight, structure), structure
+
+
+def nbytes(transposed: Transposed | None) -> int:
+    """Return the bytes of a transpose."""
+    if transposed is None:
+        return 0
+    structure, perm = transposed
+    tensors = (structure.indices, structure.indptr, perm)
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
 def describe(layer: MaskedLinear, anew: bool = False) -> None:

@@ -26,6 +26,7 @@ from gossamer.nn.layers.filters import SHAPE, options_of
 from gossamer.nn.layers.iso_flop import NONLINEARITIES, Branches, Doped, Factors
 from gossamer.nn.layers.linear import SparseLinear
 from gossamer.nn.layers.masked import Gradient, MaskedLinear
+from gossamer.nn.layers.products import product_of
 from gossamer.nn.layers.sampled import SampledLinear
 from gossamer.nn.layers.soft_threshold import SoftThresholdLinear
 from gossamer.nn.layers.threshold import ThresholdLinear
@@ -195,6 +196,7 @@ def _masked_options(layer: MaskedLinear) -> dict[str, Any]:
         "target": _plain(layer.target),
         "gradient": layer.gradient,
         "reselect_each_forward": layer.reselect_each_forward,
+        **layer.product.options(),
     }
 
 
@@ -212,7 +214,7 @@ def _masked(kind: Callable[..., MaskedLinear]) -> Callable[[State, Options], Mas
                 f"the weight is {list(weight.shape)}, its mask {layout.rows} x {layout.cols}; the "
                 "file is damaged: use another copy"
             )
-        given = {}
+        given: dict[str, Any] = {"product": product_of(options)}
         if "threshold" in state:
             given["per"] = "layer" if len(state["threshold"]) == 1 else "channel"
         layer = kind(weight, _parameter(state, "bias"), pattern, **given)

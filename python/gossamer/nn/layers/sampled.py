@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.backend import Structure
+from gossamer.errors import PatternError
 from gossamer.nn.layers.masked import MaskedLinear
+from gossamer.nn.layers.products import ROWS, RowProduct
 from gossamer.ops import mvue_product
 from gossamer.patterns import NM, Pattern
 
@@ -29,6 +31,10 @@ class SampledLinear(MaskedLinear):
         sample: n:m pattern of the sample of dY along the tokens; None takes all tokens.
         seed: seed of the random numbers.
         index: index of the layer, so that layers draw independently.
+        product: see `MaskedLinear`; a convolution takes no sample.
+
+    Raises:
+        PatternError: a convolution with a sample.
 
     Attributes:
         draws: number of samples taken, which is the step of the sampler; a 0-d buffer, so that a
@@ -46,8 +52,14 @@ class SampledLinear(MaskedLinear):
         sample: NM | None = None,
         seed: int = 0,
         index: int = 0,
+        product: RowProduct = ROWS,
     ) -> None:
-        super().__init__(weight, bias, pattern, reselect_each_forward)
+        super().__init__(weight, bias, pattern, reselect_each_forward, product=product)
+        if sample is not None and not product.takes_rows:
+            raise PatternError(
+                f"{type(self).__name__} got a convolution with sample={sample}; a sample of tokens "
+                "is taken in linear layers only: give None, or exclude the layer (exclude=...)"
+            )
         self.sample, self.seed, self.index = sample, seed, index
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from gossamer.backend import Structure
-from gossamer.ops import autograd
+from gossamer.nn.layers.products import RowProduct
 
 if TYPE_CHECKING:
     from gossamer.nn.layers.masked import MaskedLinear
@@ -40,8 +40,8 @@ class Masked(Function):
             x if any(needs[5:]) else None, values if need_x else None, structure.indices,
             *(parameters if len(parameters) > 1 else ()),
         )  # fmt: skip
-        ctx.structure, ctx.layer = structure, layer
-        return autograd.run_spmm(x, values, structure, bias)
+        ctx.structure, ctx.layer, ctx.size = structure, layer, x.shape
+        return layer.product.multiply(x, values, structure, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -51,7 +51,7 @@ class Masked(Function):
         need_x, need_bias, _, _, _, *need_parameters = ctx.needs_input_grad
         wanted = need_x, any(need_parameters), need_bias
         grad_x, of_parameters, grad_bias = ctx.layer.gradients(
-            grad_output, x, tuple(parameters), values, ctx.structure, wanted
+            grad_output, x, tuple(parameters), values, ctx.structure, wanted, ctx.size
         )
         return grad_x, grad_bias, None, None, None, *of_parameters
 
@@ -60,41 +60,47 @@ class SoftlyMasked(Function):
     """Dense products with the softly masked weight; its gradient is that of the whole weight."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, used: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        used: Tensor,
+        product: RowProduct,
+    ) -> Tensor:
         """Y = X W~^T + b, dense."""
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, used)
-        return SoftlyMasked.product(x, used, bias)
+        ctx.product, ctx.size = product, x.shape
+        return product.multiply_dense(x, used.to(x.dtype), bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         """Return dX by the used weight, and dW for the whole weight."""
         x, used = ctx.saved_tensors
-        return *SoftlyMasked.gradients(grad_output, x, used, ctx.needs_input_grad[:3]), None
-
-    @staticmethod
-    def product(x: Tensor, used: Tensor, bias: Tensor | None) -> Tensor:
-        """Return Y [..., out_features] in memory of its own."""
-        # F.linear may return a view, and autograd forbids in-place operations on one.
-        y = x.new_empty((*x.shape[:-1], used.shape[0]))
-        flat, weight, out = autograd.flatten(x), used.to(x.dtype).t(), autograd.flatten(y)
-        torch.mm(flat, weight, out=out) if bias is None else torch.addmm(
-            bias, flat, weight, out=out
+        grads = dense_gradients(
+            ctx.product, grad_output, x, used, ctx.needs_input_grad[:3], ctx.size
         )
-        return y
-
-    @staticmethod
-    def gradients(
-        grad_output: Tensor, x: Tensor | None, used: Tensor, wanted: Wanted
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Return dX, dW and db, or None where one is not wanted."""
-        need_x, need_weight, need_bias = wanted
-        flat = autograd.flatten(grad_output)
-        return (
-            grad_output @ used.to(grad_output.dtype) if need_x else None,
-            flat.t() @ autograd.flatten(x) if need_weight and x is not None else None,
-            flat.sum(0) if need_bias else None,
-        )
+        return *grads, None, None
 
 
-__all__ = ["Masked", "Parameters", "SoftlyMasked", "Wanted"]
+def dense_gradients(
+    product: RowProduct,
+    grad_output: Tensor,
+    x: Tensor | None,
+    used: Tensor,
+    wanted: Wanted,
+    size: torch.Size,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return dX of a size, dW and db, or None where one is not wanted."""
+    need_x, need_weight, need_bias = wanted
+    flat = product.flat(grad_output)
+    matrix = used.to(grad_output.dtype)
+    return (
+        product.dense_input_gradient(grad_output, matrix, size) if need_x else None,
+        product.gradient(flat, product.flat(x)) if need_weight and x is not None else None,
+        product.bias_gradient(flat) if need_bias else None,
+    )
+
+
+__all__ = ["Masked", "Parameters", "SoftlyMasked", "Wanted", "dense_gradients"]

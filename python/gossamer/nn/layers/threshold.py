@@ -16,8 +16,8 @@ from gossamer import backend
 from gossamer.backend import Structure
 from gossamer.masks import mask_from_score
 from gossamer.nn.layers.masked import MaskedLinear
+from gossamer.nn.layers.products import ROWS, RowProduct
 from gossamer.nn.layers.straight_through import Parameters
-from gossamer.ops import autograd
 from gossamer.patterns import Pattern, Unstructured
 
 
@@ -31,6 +31,7 @@ class ThresholdLinear(MaskedLinear):
         initial: initial s; None is the s with which each threshold drops the pattern's share of
             its weights.
         per: "channel" is one threshold per output, "layer" is one threshold for all.
+        product: see `MaskedLinear`.
 
     Attributes:
         threshold: s, [out_features, 1] or [1, 1].
@@ -49,8 +50,9 @@ class ThresholdLinear(MaskedLinear):
         pattern: str | Pattern,
         initial: float | None = -5.0,
         per: Literal["channel", "layer"] = "channel",
+        product: RowProduct = ROWS,
     ) -> None:
-        super().__init__(weight, bias, pattern)
+        super().__init__(weight, bias, pattern, product=product)
         count = self.out_features if per == "channel" else 1
         if initial is None:
             rows = weight.detach().abs().double().reshape(count, -1).sort(dim=1).values
@@ -104,11 +106,11 @@ class ThresholdLinear(MaskedLinear):
         weight, threshold = parameters
         alpha, projected = self.alpha.item(), bool(self.projected)
         if alpha and not projected:
-            dweight = (grad_output.t() @ x).to(weight.dtype)
+            dweight = self.product.gradient(grad_output, x).to(weight.dtype)
             alive = ~(weight.abs() <= threshold.sigmoid())
             dweight.mul_(torch.where(alive, 1.0, alpha))
         else:
-            at_kept = autograd.run_sddmm(grad_output, x, structure)
+            at_kept = self.product.kept_gradient(grad_output, x, structure)
             dweight = backend.scatter(at_kept, structure).to(weight.dtype)
         if projected:
             return dweight, torch.zeros_like(threshold)

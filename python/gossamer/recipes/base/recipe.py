@@ -134,8 +134,7 @@ class Recipe(Attached):
     ) -> nn.Module:
         """Replace the linear layers of a model in place. Build the optimizer afterwards.
 
-        Recipes whose layers store kept entries only replace convolutions too: see
-        `takes_convolutions`.
+        Most recipes replace convolutions too: see `takes_convolutions`.
 
         Args:
             model: any module; if it is a linear layer itself, use the returned one.

@@ -1,0 +1,164 @@
+// Packing images once for all taps of a convolution of stride 1 (Patches::shared).
+//
+//   packed[c * ld + q - first] = the pixel of channel c that lies at row q of the grid
+//
+// The rows of such a matrix are a grid with a gap behind each image row, at least as wide as the
+// padding. Zeros lie in the gaps, so a tap reads the same line at a fixed distance:
+//
+//   X[q, (tap, c)] = packed[c * ld + q + shift(tap) - first]
+//
+//   3 x 3, padding 1, rows of 4      q     0 1 2 3 4 | 5 6 7 8 9 | ...
+//                                    line  a b c d 0   e f g h 0
+//                                    tap (0, -1) of q = 5 is the 0 at 4; tap (1, 0) of q = 1 is f
+//
+// A row in a gap is no output pixel: what is summed there is dropped, and its gradient is zero.
+// (Zero times an infinite pixel is NaN: an infinite pixel may make more entries of dW NaN than it
+// would in exact arithmetic.) A column has a place instead of a line of its own.
+#pragma once
+
+#include "products/cpu/pack.hpp"
+#include "products/table.hpp"
+
+namespace gossamer {
+namespace {
+
+// Where the column of an id lies in a packed block: at a multiple of ld, or where a table says.
+struct Lines {
+  static constexpr bool sums_stay = false;
+  std::int64_t ld;
+  GOSSAMER_INLINE std::int64_t operator()(std::uint8_t id) const noexcept { return id * ld; }
+  GOSSAMER_INLINE std::int64_t before(std::int64_t block) const noexcept {
+    return block * Panels::max_block_cols * ld;
+  }
+  GOSSAMER_INLINE Lines of_block(std::int64_t) const noexcept { return *this; }
+  // As rows of y, of which the first is that of panel `first`.
+  GOSSAMER_INLINE std::int64_t of_panel(std::int64_t panel, std::int64_t first,
+                                        int vector) const noexcept {
+    return (panel - first) * vector * ld;
+  }
+};
+struct Places {
+  static constexpr bool sums_stay = true;  // a row without entries has nothing to write
+  const std::int32_t* table;
+  GOSSAMER_INLINE std::int64_t operator()(std::uint8_t id) const noexcept { return table[id]; }
+  GOSSAMER_INLINE std::int64_t before(std::int64_t) const noexcept { return 0; }
+  GOSSAMER_INLINE Places of_block(std::int64_t block) const noexcept {
+    return {table + block * Panels::max_block_cols};
+  }
+  GOSSAMER_INLINE std::int64_t of_panel(std::int64_t panel, std::int64_t, int) const noexcept {
+    return table[panel];
+  }
+};
+
+// Pairs of bf16 rows lie zipped and cannot be read from any row on.
+template <class T>
+inline constexpr bool has_windows = sizeof(Packed<T>) == sizeof(Compute<T>);
+
+template <class T>
+bool is_window(const Matrix& x) noexcept {
+  return has_windows<T> && x.patches != nullptr && x.patches->shared;
+}
+
+// Rows of the grid that all taps read, but for one.
+inline std::int64_t reach_of_taps(const Patches& p) noexcept {
+  return p.shift(p.taps() - 1) - p.shift(0);
+}
+
+struct Window {
+  std::int64_t low;   // the smallest shift
+  std::int64_t ld;    // of the lines of a tile
+  std::int64_t rows;  // of the grid that a tile reads
+
+  std::int64_t lines(const Patches& p) const noexcept { return p.channels * ld; }
+};
+
+// Of tiles of `tile` rows.
+template <class C>
+Window window_of(const Patches& p, std::int64_t tile) noexcept {
+  constexpr int lanes = Vec<C>::lanes;
+  const std::int64_t low = p.shift(0);
+  const std::int64_t rows = tile + reach_of_taps(p);
+  // A register more, because zeros and rests are stored whole; and an odd number of registers, so
+  // that the lines of many channels spread over the sets of the cache.
+  const std::int64_t line = ceil_div(rows, lanes) + 1;
+  return {low, (line | 1) * lanes, rows};
+}
+
+// Places of the columns (tap, channel) of a weight, 256 per block of columns. Ids past the last
+// column of a block read what the first reads.
+inline void list_places(const Patches& p, const Window& window, std::int64_t cols,
+                        std::int64_t block_cols, std::int32_t* places) noexcept {
+  const std::int64_t blocks = ceil_div(cols, block_cols);
+  std::int64_t tap = 0, channel = 0, shift = p.shift(0);
+  for (std::int64_t k = 0; k < blocks; ++k) {
+    const std::int64_t left = cols - k * block_cols;
+    const std::int64_t width = left < block_cols ? left : block_cols;
+    std::int32_t* of_block = places + k * Panels::max_block_cols;
+    for (std::int64_t c = 0; c < Panels::max_block_cols; ++c) {
+      if (c >= width) {
+        of_block[c] = of_block[0];
+        continue;
+      }
+      of_block[c] = static_cast<std::int32_t>(channel * window.ld + shift - window.low);
+      if (++channel == p.channels) {
+        channel = 0;
+        if (++tap < p.taps()) shift = p.shift(tap);
+      }
+    }
+  }
+}
+
+// The pixels themselves as rows of the grid: one tap, the centre.
+inline Patches plane_of(const Patches& p) noexcept {
+  Patches plane = p;
+  for (int i = 0; i < 3; ++i) {
+    plane.kernel[i] = plane.dilation[i] = 1;
+    plane.padding[i] = 0;
+  }
+  return plane;
+}
+
+// The rows of the grid in a window that lie in [begin, end).
+struct Reach {
+  std::int64_t first, count, behind;  // behind: its place in the window
+};
+inline Reach reach_of(const Window& window, std::int64_t row, std::int64_t begin,
+                      std::int64_t end) noexcept {
+  const std::int64_t low = row + window.low;
+  const std::int64_t high = low + window.rows;
+  const std::int64_t first = low < begin ? begin : low;
+  const std::int64_t last = high < end ? high : end;
+  return {first, last > first ? last - first : 0, first - low};
+}
+
+template <class C>
+void zero_window(const Patches& p, const Window& window, C* packed) noexcept {
+  using R = Vec<C>;
+  for (std::int64_t i = 0; i < window.lines(p); i += R::lanes) R::zero().store(packed + i);
+}
+
+template <class T>
+void pack_window(const Matrix& x, const Window& window, std::int64_t row,
+                 Compute<T>* packed) noexcept {
+  const Patches plane = plane_of(*x.patches);
+  const Reach reach = reach_of(window, row, 0, x.rows);
+  if (reach.count < window.rows) zero_window(plane, window, packed);
+  const Matrix pixels{x.data, x.rows, plane.channels, 0, 0, &plane};
+  pack_patches<T>(pixels, reach.first, reach.count, 0, plane.channels, packed + reach.behind,
+                  window.ld);
+}
+
+// Adds a window of sums to the images of a task, which owns whole images: the others have their
+// own.
+template <class T>
+void unpack_window(const Compute<T>* packed, const Window& window, const Matrix& y,
+                   std::int64_t row, const Task& task) noexcept {
+  const Patches plane = plane_of(*y.patches);
+  const Reach reach = reach_of(window, row, task.batch0, task.batch1);
+  const Matrix pixels{y.data, y.rows, plane.channels, 0, 0, &plane};
+  put_patches<T, Compute<T>, true>(packed + reach.behind, window.ld, pixels, reach.first,
+                                   reach.count, 0, plane.channels);
+}
+
+}  // namespace
+}  // namespace gossamer
