@@ -178,3 +178,17 @@ def width_cost(
 
     if code := study(out, Plan(steps=steps), seeds=seeds, jobs=jobs, overwrite=overwrite):
         raise typer.Exit(code)
+
+
+@app.command()
+def label_noise(
+    seeds: Annotated[int, typer.Option(help="Trainings of each.")] = 5,
+    jobs: Jobs = 1,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs", "label-noise"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Sharpness-aware training on the digits with wrong labels, dense and sparse."""
+    from experiments.label_noise.study import study
+
+    if code := study(out, seeds=seeds, jobs=jobs, overwrite=overwrite):
+        raise typer.Exit(code)

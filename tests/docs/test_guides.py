@@ -56,6 +56,13 @@ def test_the_finetune_example_runs(tmp_path: Path) -> None:
     assert names["tuned"] < 0.5 * names["pruned"]
 
 
+def test_the_sharpness_example_runs(tmp_path: Path) -> None:
+    names = run_fence("docs/guides/sharpness.md", "sharpness.py", tmp_path)
+
+    assert names["closure"]() < 2.0
+    assert names["model"][1].num_batches_tracked == 11
+
+
 def test_the_prune_example_runs(tmp_path: Path) -> None:
     names = run_fence("docs/guides/prune.md", "prune.py", tmp_path)
 

@@ -17,8 +17,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from gossamer.arguments import check
 from gossamer.errors import CheckpointError
+from gossamer.optim.steps import unwrapped
 from gossamer.recipes import Recipe
-from gossamer.recipes.base.steps import unwrapped
 
 __all__ = ["FILE", "FollowRecipe"]
 

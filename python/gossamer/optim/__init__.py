@@ -1,8 +1,9 @@
-"""Proximal optimizers, and averages of weights whose masks move.
+"""Proximal optimizers, averages of weights whose masks move, and sharpness-aware methods.
 
 Each step of a proximal optimizer is a gradient step, then the penalty's proximal operator.
 """
 
+from gossamer.optim import sharpness
 from gossamer.optim.accelerated import AcceleratedProxGradient
 from gossamer.optim.adamw import ProxAdamW
 from gossamer.optim.averaging import AveragedModel, follow_masks
@@ -18,4 +19,5 @@ __all__ = [
     "ProxSGD",
     "Sparsity",
     "follow_masks",
+    "sharpness",
 ]

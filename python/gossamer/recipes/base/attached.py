@@ -1,6 +1,6 @@
 """Attached: what follows the steps of an optimizer, acts on some layers, and can be resumed.
 
-It is attached through torch's optimizer hooks (`base.steps`): the optimizer is not wrapped, so
+It is attached through torch's optimizer hooks (`optim.steps`): the optimizer is not wrapped, so
 schedulers, clipping, closures and gradient scaling work unchanged. Recipes that move masks are the
 subclass `Recipe`.
 """
@@ -21,10 +21,10 @@ from gossamer.distributed.groups import groups_over
 from gossamer.distributed.structure import compare, holders_of, mask_checksums
 from gossamer.errors import RecipeError
 from gossamer.nn.lr_scaling import follow_density
+from gossamer.optim.steps import follow, unwrapped
 from gossamer.patterns import as_integer
 from gossamer.recipes.base.checks import check_fields
 from gossamer.recipes.base.identity import difference, identity, recipe_id
-from gossamer.recipes.base.steps import follow, unwrapped
 from gossamer.weight.sharding import is_sharded
 
 Layer = TypeVar("Layer", bound=nn.Module)

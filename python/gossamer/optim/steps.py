@@ -20,7 +20,7 @@ from gossamer.errors import DTypeError
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["follow", "unwrapped"]
+__all__ = ["first", "follow", "unwrapped"]
 
 
 def unwrapped(optimizer: object) -> torch.optim.Optimizer:
@@ -114,6 +114,13 @@ def follow(
                 after()
 
     return [optimizer.register_step_pre_hook(enter), optimizer.register_step_post_hook(leave)]
+
+
+def first(optimizer: torch.optim.Optimizer, handle: Any) -> Any:
+    """Let a hook that runs before steps run before all others; return its handle."""
+    hooks: Any = optimizer._optimizer_step_pre_hooks  # torch has no other way to order them
+    hooks.move_to_end(handle.id, last=False)
+    return handle
 
 
 def _is_inside(frame: FrameType | None, outer: FrameType) -> bool:

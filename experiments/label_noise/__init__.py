@@ -1,0 +1,1 @@
+"""Sharpness-aware training on the digits with wrong labels."""
