@@ -14,6 +14,7 @@ from bench.harness.run import INTERRUPTED, Options
 TOPICS = (
     "layers",
     "convolutions",
+    "weights",
     "models",
     "activations",
     "transport",

@@ -42,6 +42,13 @@ def test_the_example_of_convolutions_runs(tmp_path: Path) -> None:
     assert names["model"][2].density == pytest.approx(0.1, abs=1e-3)
 
 
+def test_the_example_of_parameters_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = run_fence("docs/guides/sparsify.md", "parameters.py", tmp_path)
+
+    assert "64x128, matrix, turned" in capsys.readouterr().out
+    assert type(names["model"].w).__name__ == "Parameter"
+
+
 def test_the_exchange_example_runs(tmp_path: Path) -> None:
     names = run_fence("docs/guides/sparsify.md", "exchange.py", tmp_path)
 

@@ -48,8 +48,6 @@ def follow(kind: str, check: Callable[[nn.Module, str], None], change: Callable[
     model = nn.Sequential(KINDS[kind](), nn.Linear(16, 16))
     change(model[0])
     for name, step in there_and_back(model):
-        if kind.startswith("conv") and kind != "conv1d of transformers" and name == "prepare":
-            return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             step(model)

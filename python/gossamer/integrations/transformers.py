@@ -24,10 +24,10 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from gossamer.errors import CheckpointError
 from gossamer.io.loading import planned, tie, with_networks
 from gossamer.io.reading import Saved, read_files
-from gossamer.nn.foreign import METHOD, forget, tell_configs
+from gossamer.nn.foreign import METHOD, forget, stands_in_parameters, tell_configs
 from gossamer.nn.layers.in_place import placed
 from gossamer.nn.layers.rebuilding import part_of
-from gossamer.nn.surgery import replace_modules
+from gossamer.nn.swapping import replace_modules
 
 
 @register_quantization_config(METHOD)
@@ -84,7 +84,8 @@ class SparseLayers(HfQuantizer):
             saved = _renamed(read_files(files, files[0].parent), model)
             with_networks(model, saved.description["layers"] or {})
             new, state = planned(model, saved)
-            names = {module: name for name, module in model.named_modules()}
+            names: dict[Any, str] = {module: name for name, module in model.named_modules()}
+            names |= {parameter: name for name, parameter in model.named_parameters()}
             replace_modules(model, new)
             self._tied = saved.description.get("tied") or {}
             tie(model, self._tied, new)
@@ -107,6 +108,12 @@ class SparseLayers(HfQuantizer):
         tell_configs(model)
         return model
 
+    def update_weight_conversions(self, weight_conversions: Any, *args: Any) -> Any:
+        """Return none where experts are sparse: they were saved under their own names."""
+        described: Any = self.quantization_config
+        layers = described.description.get("layers")
+        return [] if stands_in_parameters(layers) else weight_conversions
+
     def is_serializable(self) -> bool:
         """Whether `save_pretrained` works: yes."""
         return True
@@ -121,7 +128,7 @@ def _renamed(saved: Saved, model: nn.Module) -> Saved:
     """Return what was saved by the names of the model, which may be the base of a larger one."""
     prefix = f"{model.base_model_prefix}."
     layers = saved.description["layers"] or {}
-    own = {name for name, _ in model.named_modules()}
+    own = {name for name, _ in [*model.named_modules(), *model.named_parameters()]}
     changes: list[Callable[[str], str]] = [
         lambda name: name,
         lambda name: name.removeprefix(prefix),

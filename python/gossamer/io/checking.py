@@ -105,12 +105,12 @@ def check_names(state: Any) -> None:
         )
 
 
-def twin_tree(model: nn.Module, replaced: Mapping[nn.Module, nn.Module]) -> nn.Module:
+def twin_tree(model: nn.Module, replaced: Mapping[Any, nn.Module]) -> nn.Module:
     """Return a copy of a tree of modules that has no memory and shares nothing that a load changes.
 
     Args:
         model: any module.
-        replaced: modules by those in whose places the twin has them.
+        replaced: modules by the modules or parameters in whose places the twin has them.
     """
     twins: dict[int, nn.Module] = {}
     tensors: dict[int, Any] = {}
@@ -137,9 +137,12 @@ def twin_tree(model: nn.Module, replaced: Mapping[nn.Module, nn.Module]) -> nn.M
                 found.__dict__[name] = configs[id(value)]
         passing = module._non_persistent_buffers_set
         parts = found.__dict__
-        parts["_parameters"] = {n: blank(p, True) for n, p in module._parameters.items()}
+        own = {n: p for n, p in module._parameters.items() if p is None or p not in replaced}
+        parts["_parameters"] = {n: blank(p, True) for n, p in own.items()}
         parts["_buffers"] = {n: blank(b, n not in passing) for n, b in module._buffers.items()}
-        parts["_modules"] = {n: m and twin(m) for n, m in module._modules.items()}
+        gone = {n: replaced[p] for n, p in module._parameters.items() if n not in own}
+        inside = {**module._modules, **gone}
+        parts["_modules"] = {n: m if m is None else twin(m) for n, m in inside.items()}
         return found
 
     root = twin(model)

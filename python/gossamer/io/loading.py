@@ -17,6 +17,7 @@ from gossamer.errors import ArgumentError, CheckpointError, GossamerError
 from gossamer.io import factories
 from gossamer.io.checking import check_loading, check_state, twin_tree
 from gossamer.io.fallback import Fallback, densely, unknown_pattern, warn
+from gossamer.io.places import member_at, module_at, place_of
 from gossamer.io.reading import Saved, read
 from gossamer.io.saving import unwrapped
 from gossamer.nn.activation_surgery import sparsify_activations
@@ -26,7 +27,7 @@ from gossamer.nn.layers.convolution import kind_of
 from gossamer.nn.layers.filters import options_of
 from gossamer.nn.layers.in_place import placed
 from gossamer.nn.layers.rebuilding import build, describe, part_of
-from gossamer.nn.surgery import replace_modules
+from gossamer.nn.swapping import replace_modules
 
 
 def load(
@@ -91,7 +92,7 @@ def load(
 
 def planned(
     model: nn.Module, saved: Saved, fallback: Fallback = "raise"
-) -> tuple[dict[nn.Module, nn.Module], dict[str, Any]]:
+) -> tuple[dict[Any, nn.Module], dict[str, Any]]:
     """Build the layers that a model lacks, without a change of the model.
 
     Args:
@@ -100,7 +101,8 @@ def planned(
         fallback: what to do with layers of unknown patterns, see `load`.
 
     Returns:
-        New layers by those in whose places they belong, and the whole state dict.
+        New layers by the layers or parameters in whose places they belong, and the whole state
+        dict.
 
     Raises:
         GossamerError: the layers do not fit the model, or are damaged.
@@ -112,10 +114,10 @@ def planned(
     layers = saved.description["layers"]
     if layers is None:
         layers = _seen_in(model, state)
-    new: dict[nn.Module, nn.Module] = {}
+    new: dict[Any, nn.Module] = {}
     dropped: dict[str, str] = {}
     for name, described in layers.items():
-        old = _at(model, name)
+        old = place_of(model, name, described)
         prefix = f"{name}." if name else ""
         part = part_of(state, prefix)
         if fallback == "warn" and (unknown := unknown_pattern(part)) is not None:
@@ -141,13 +143,13 @@ def planned(
     return new, state
 
 
-def tie(model: nn.Module, tied: Mapping[str, str], new: Mapping[nn.Module, nn.Module]) -> None:
+def tie(model: nn.Module, tied: Mapping[str, str], new: Mapping[Any, nn.Module]) -> None:
     """Share among new layers what was shared among those that were saved."""
     fresh = {id(part) for layer in placed(new) for part in layer.modules()}
     for name, first in tied.items():
         above, _, own = name.rpartition(".")
         try:
-            holder, shared = _at(model, above), _at_any(model, first)
+            holder, shared = module_at(model, above), member_at(model, first)
         except CheckpointError:
             continue
         if id(holder) in fresh and getattr(holder, own, None) is not shared:
@@ -171,7 +173,7 @@ def _load_into(model: nn.Module, saved: Saved, strict: bool, fallback: Fallback)
 
 def _checked(
     model: nn.Module, saved: Saved, strict: bool, fallback: Fallback
-) -> tuple[dict[nn.Module, nn.Module], dict[str, Any]]:
+) -> tuple[dict[Any, nn.Module], dict[str, Any]]:
     """Return the new layers and the state dict, which fit the model."""
     for name, tensor in saved.state.items():
         if isinstance(tensor, Tensor) and tensor.is_meta:
@@ -181,11 +183,11 @@ def _checked(
     return new, state
 
 
-def _check_memory(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> None:
+def _check_memory(model: nn.Module, new: Mapping[Any, nn.Module]) -> None:
     """Raise CheckpointError if parameters that will be loaded into are on the meta device."""
-    replaced = {id(module) for old in new for module in old.modules()}
+    replaced = {id(m) for old in new if isinstance(old, nn.Module) for m in old.modules()}
     for name, module in model.named_modules():
-        meta = any(parameter.is_meta for parameter in module.parameters(recurse=False))
+        meta = any(p.is_meta and p not in new for p in module.parameters(recurse=False))
         if id(module) not in replaced and meta:
             raise CheckpointError(
                 f"{name or 'the model'} has parameters on the meta device, without memory; call "
@@ -265,6 +267,16 @@ def _take_dtypes(model: nn.Module, saved: Saved) -> None:
             and tensor.dtype != theirs.dtype
         ):
             tensor.data = tensor.data.to(theirs.dtype)
+    for name, described in (saved.description["layers"] or {}).items():
+        part = part_of(saved.state, f"{name}." if name else "")
+        dtypes = [t.dtype for own, t in part.items() if own.endswith(".values")]
+        try:
+            place = place_of(model, name, described)
+        except CheckpointError:  # told of when the layers are built
+            continue
+        for parameter in [place] if isinstance(place, nn.Parameter) else place.parameters():
+            if dtypes and parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtypes[0])
 
 
 def _seen_in(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -290,9 +302,9 @@ def _seen_in(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _fits(old: nn.Module, described: Any, part: Mapping[str, Any]) -> bool:
+def _fits(old: Any, described: Any, part: Mapping[str, Any]) -> bool:
     """Whether a layer of the model can be loaded into as it is."""
-    options = describe(old)
+    options = describe(old) if isinstance(old, nn.Module) else None
     if options is None or not isinstance(described, Mapping):
         return False
     of_reader = ("pattern", "recipe")
@@ -309,9 +321,19 @@ def _fits(old: nn.Module, described: Any, part: Mapping[str, Any]) -> bool:
     return True
 
 
-def _layer(described: Any, part: dict[str, Tensor], old: nn.Module) -> nn.Module:
-    """Build a layer with sizes, dtype and `requires_grad` of the one in whose place it comes."""
+def _layer(described: Any, part: dict[str, Tensor], old: Any) -> nn.Module:
+    """Build a layer with sizes, dtype and `requires_grad` of what it comes in the place of."""
     new = build(described, part)
+    if isinstance(old, nn.Parameter):
+        if getattr(new, "shape", None) != old.shape:
+            raise CheckpointError(
+                f"it is of shape {list(getattr(new, 'shape', ()))}, the model's is "
+                f"{list(old.shape)}; build the model that was saved"
+            )
+        for parameter in new.parameters():
+            parameter.requires_grad_(old.requires_grad)
+            parameter.data = parameter.data.to(old.dtype)
+        return new
     sizes = [(m.in_features, m.out_features) for m in (old, new) if hasattr(m, "in_features")]
     if hasattr(old, "nf"):  # Conv1D
         sizes.insert(0, (old.nx, old.nf))
@@ -340,9 +362,9 @@ def _layer(described: Any, part: dict[str, Tensor], old: nn.Module) -> nn.Module
             "gossamer.sparsify_activations(model) first"
         )
     mine = next(iter(old.parameters()), None)
-    for name, parameter in new._parameters.items():
+    for name, own in new._parameters.items():
         kept = old._parameters.get(name)  # a bias, which other layers may share
-        if kept is not None and parameter is not None and kept.shape == parameter.shape:
+        if kept is not None and own is not None and kept.shape == own.shape:
             new._parameters[name] = kept
     if mine is not None:
         kept_ones = set(map(id, old.parameters()))
@@ -351,23 +373,6 @@ def _layer(described: Any, part: dict[str, Tensor], old: nn.Module) -> nn.Module
             if parameter.dtype != mine.dtype:
                 parameter.data = parameter.data.to(mine.dtype)
     return new
-
-
-def _at(model: nn.Module, name: str) -> nn.Module:
-    try:
-        return model.get_submodule(name)
-    except AttributeError:
-        raise CheckpointError(
-            f"the model has no module {name!r:.120}, which was saved; give one of the same class"
-        ) from None
-
-
-def _at_any(model: nn.Module, name: str) -> Any:
-    above, _, own = name.rpartition(".")
-    found = getattr(_at(model, above), own, None)
-    if found is None:
-        raise CheckpointError(f"the model has no {name!r:.120}")
-    return found
 
 
 __all__ = ["load", "planned", "tie", "with_networks"]

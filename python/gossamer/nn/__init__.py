@@ -7,6 +7,7 @@ from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.layers.convolution import SparseConv1d, SparseConv2d, SparseConv3d
 from gossamer.nn.layers.linear import SparseLinear
 from gossamer.nn.layers.masked import MaskedLinear
+from gossamer.nn.layers.parameter import SparseParameter
 from gossamer.nn.parameter_groups import parameter_groups
 from gossamer.nn.routing import Routing, SinkhornRouter, TopKRouter
 from gossamer.nn.sparsifier import Sparsifier
@@ -25,6 +26,7 @@ __all__ = [
     "SparseConv2d",
     "SparseConv3d",
     "SparseLinear",
+    "SparseParameter",
     "Sparsifier",
     "Summary",
     "TopKRouter",

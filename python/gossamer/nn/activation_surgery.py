@@ -24,7 +24,7 @@ from gossamer.nn.globs import Globs, as_globs, check_globs, covers, listed
 from gossamer.nn.layers.activation_sparse import ActivationSparseFFN, Gate, is_sparse_part
 from gossamer.nn.layers.origin import Absorbed, Origin, shell_of, transpose
 from gossamer.nn.left_dense import is_dense_linear
-from gossamer.nn.surgery import replace_modules
+from gossamer.nn.swapping import replace_modules
 from gossamer.weight import check_dense
 
 # Fields of transformers' configurations that name the activation.

@@ -11,6 +11,8 @@ from torch import nn
 from gossamer.nn.description import FORMAT, describe_model
 
 METHOD = "gossamer"
+_PARAMETER = "SparseParameter"
+_CONVERSIONS = "_conversions_when_dense"
 # transformers raises an error with the name of a fusion that it does not know. So where nothing is
 # registered that builds sparse layers, a folder of them gives no model with random weights.
 REFUSAL = "sparse layers of gossamer, which `import gossamer.integrations.transformers` makes known"
@@ -51,6 +53,7 @@ def tell_configs(model: nn.Module) -> None:
             if description["layers"] and REFUSAL not in _fusions(config):
                 config = _own_config(module)
             told(config, description)
+            _keep_names(module, description["layers"])
             done.update((id(config), *(id(one) for one in vars(config).values())))
             return
         if is_config(config) and id(config) not in done:
@@ -61,6 +64,28 @@ def tell_configs(model: nn.Module) -> None:
             visit(child)
 
     visit(model)
+
+
+def stands_in_parameters(layers: Mapping[str, Any] | None) -> bool:
+    """Whether layers of a description stand in the places of parameters."""
+    found = (layers or {}).values()
+    return any(isinstance(one, Mapping) and one.get("kind") == _PARAMETER for one in found)
+
+
+def _keep_names(model: Any, layers: Mapping[str, Any]) -> None:
+    """Have `save_pretrained` write experts under their own names, while they are sparse.
+
+    It would put them into the format of other versions, as tensors of another shape.
+    """
+    kept = vars(model).get(_CONVERSIONS)
+    if stands_in_parameters(layers):
+        if kept is None:
+            vars(model)[_CONVERSIONS] = [vars(model).get("_weight_conversions")]
+            model._weight_conversions = []
+    elif kept is not None:
+        del vars(model)[_CONVERSIONS], model._weight_conversions
+        if kept[0] is not None:
+            model._weight_conversions = kept[0]
 
 
 def _own_config(model: Any) -> Any:
@@ -90,4 +115,13 @@ def forget(config: Any) -> None:
             del config.fusion_config
 
 
-__all__ = ["METHOD", "REFUSAL", "forget", "is_config", "is_pretrained", "tell_configs", "told"]
+__all__ = [
+    "METHOD",
+    "REFUSAL",
+    "forget",
+    "is_config",
+    "is_pretrained",
+    "stands_in_parameters",
+    "tell_configs",
+    "told",
+]

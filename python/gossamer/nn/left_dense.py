@@ -27,6 +27,8 @@ from gossamer.weight import SparseWeight
 LINEAR, TABLE, ROUTER = "linear layers", "embedding tables", "routers"
 CONVOLUTION = "convolutions"
 DEPTHWISE = "depthwise convolutions, which gain nothing; overrides= swaps them"
+BARE = "bare matrices; parameters= swaps them"
+STACKED = "matrices stacked in one parameter; parameters= swaps them"
 # What stays dense by design: summaries list it, and surgery does not warn of it.
 BY_DESIGN = (LINEAR, TABLE, ROUTER)
 
@@ -116,7 +118,7 @@ def _weights(model: nn.Module) -> Iterator[tuple[str | None, str, int]]:
             elif id(module) in inside:
                 layer, kind = inside[id(module)]
                 yield kind, layer, parameter.numel()
-            elif of := _kind(module, parameter):
+            elif not own.endswith("bias") and (of := _kind(module, parameter)):
                 yield of, f"{name}.{own}" if name else own, parameter.numel()
 
 
@@ -141,7 +143,7 @@ def _kind(module: nn.Module, parameter: nn.Parameter) -> str | None:
     for classes, kind in _KINDS:
         if isinstance(module, classes):
             return kind
-    return "bare matrices" if _rank(parameter) == 2 else "matrices stacked in one parameter"
+    return BARE if _rank(parameter) == 2 else STACKED
 
 
 def _is_matrix(parameter: nn.Parameter) -> bool:

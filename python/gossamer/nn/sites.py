@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from torch import nn
 
@@ -14,6 +15,7 @@ from gossamer.nn.globs import check_globs, covers
 from gossamer.nn.layers.linear import dense_weight, is_conv1d, is_pruned, trained_weight
 from gossamer.nn.layers.replacing import check_pattern, is_convolution, is_depthwise
 from gossamer.nn.left_dense import BY_DESIGN, LINEAR, dense_kinds, has_no_shape, is_dense_linear
+from gossamer.nn.parameter_sites import ParameterSite
 from gossamer.patterns import Nonzeros, Pattern, parse_pattern
 from gossamer.weight import check_dense
 
@@ -50,11 +52,14 @@ def find_sites(
     exclude: Sequence[str],
     overrides: Mapping[str, str | Pattern | None] | None,
     convolutions: bool = True,
+    parameters: Sequence[ParameterSite] = (),
+    named: Sequence[str] = (),
 ) -> tuple[list[Site], list[str]]:
     """Return the layers to replace, and notes about layers that cannot be replaced.
 
     They are linear layers, and convolutions if these are asked for; depthwise ones only where an
-    override names them.
+    override names them. Of the parameters to replace, the layers that stand for their matrices are
+    among them; those whose name one of the globs `named` matches need no other one.
     """
     rules = {g: None if p is None else parse_pattern(p) for g, p in (overrides or {}).items()}
     names: dict[int, list[str]] = {}
@@ -72,18 +77,20 @@ def find_sites(
     unshaped = {key: m for key, m in modules.items() if has_no_shape(m, convolutions)}
     globs = {"include": include, "exclude": exclude, "overrides": list(rules)}
     others = [n for kind in dense_kinds(model) if kind.what != LINEAR for n in kind.names]
+    others += [n for p in parameters for i in range(len(p.parts)) for n in p.part_names(i)]
     convolved = any(is_convolution(module) for module in found.values())
     what = "linear layers and convolutions" if convolved else "linear layers"
     check_globs(model, globs, what, [names[key][0] for key in found | unshaped], others)
 
-    def choose(aliases: Sequence[str]) -> tuple[Pattern | None, bool]:
+    def choose(aliases: Sequence[str], wanted: bool = False) -> tuple[Pattern | None, bool]:
         """Return the pattern for a layer of these names, and whether an override gave it."""
         if any(covers(glob, name) for glob in exclude for name in aliases):
             return None, False
         rule = next((g for g in rules if any(covers(g, name) for name in aliases)), None)
         if rule is not None:
             return rules[rule], True
-        return pattern if any(covers(g, n) for g in include for n in aliases) else None, False
+        wanted = wanted or any(covers(g, n) for g in include for n in aliases)
+        return pattern if wanted else None, False
 
     for key, module in unshaped.items():
         if choose(names[key])[0] is not None:
@@ -98,6 +105,17 @@ def find_sites(
         if chosen is not None and kept and (overridden or not is_depthwise(module)):
             sites.append(Site(module, names[key], chosen, overridden))
     swapped = {name for site in sites for name in site.names}
+    for parameter in parameters:
+        wanted = any(fnmatchcase(name, glob) for glob in named for name in parameter.names)
+        names_of = [parameter.part_names(index) for index in range(len(parameter.parts))]
+        found_for = [choose(aliases, wanted) for aliases in names_of]
+        if all(chosen is not None for chosen, _ in found_for):
+            swapped |= {*parameter.names, *parameter.layers}
+            for part, aliases, (chosen, overridden) in zip(
+                parameter.parts, names_of, found_for, strict=True
+            ):
+                assert chosen is not None  # noqa: S101
+                sites.append(Site(part, aliases, chosen, overridden))
     kinds = dense_kinds(model, lambda n: n not in swapped and choose([n])[0] is not None)
     return sites, [str(kind) for kind in kinds if kind.what not in BY_DESIGN]
 

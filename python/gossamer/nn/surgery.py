@@ -7,8 +7,9 @@ warning names every matching layer that stays dense.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +18,16 @@ from gossamer.arguments import Size, check
 from gossamer.errors import GossamerError, PatternError
 from gossamer.masks import Distribution, magnitude_mask, random_mask
 from gossamer.nn.empty_rows import warn_of_empty_rows
-from gossamer.nn.foreign import tell_configs
 from gossamer.nn.globs import Globs, as_globs
 from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.layers.filters import matrix_of
-from gossamer.nn.layers.in_place import become, check_swap, in_place
 from gossamer.nn.layers.linear import dense_mask, dense_weight
 from gossamer.nn.layers.origin import check_absorbed, put_back_absorbed
+from gossamer.nn.layers.parameter import SparseParameter
 from gossamer.nn.layers.replacing import sparse_like
-from gossamer.nn.layers.sparse import SparseLayer
+from gossamer.nn.parameter_sites import ParameterSite, find_parameter_sites
+from gossamer.nn.probing import taken_back, try_out, turned_parameters
 from gossamer.nn.sites import (
     Site,
     check_sites,
@@ -36,6 +37,7 @@ from gossamer.nn.sites import (
     find_sites,
     tied_groups,
 )
+from gossamer.nn.swapping import check_swap, swap
 from gossamer.nn.timing_check import dense_wins
 from gossamer.patterns import Nonzeros, Pattern, Unstructured, parse_pattern, score_of
 from gossamer.weight import SparseWeight, Transpose
@@ -54,13 +56,18 @@ def sparsify(
     transpose: Transpose = "packed",
     keep_dense_if_slower: bool = False,
     batch: Size = 512,
+    parameters: Globs = (),
+    example: Any = None,
 ) -> nn.Module:
-    """Replace the linear layers and convolutions of a model by sparse layers, in place.
+    """Replace the weights of a model by sparse weights, in place.
 
-    `nn.Linear`, transformers' `Conv1D`, `nn.Conv1d`, `nn.Conv2d` and `nn.Conv3d` are replaced. One
-    warning names what else stays dense, one line per kind with its share of the weights:
-    subclasses, depthwise and transposed convolutions, recurrent matrices, experts or projections
-    in one parameter, bare matrices (embedding tables only in `summary`).
+    `nn.Linear`, transformers' `Conv1D`, `nn.Conv1d`, `nn.Conv2d` and `nn.Conv3d` become sparse
+    layers. The projections of `nn.MultiheadAttention`, the matrices of `nn.LSTM`, `GRU`, `RNN` and
+    their cells, `nn.Bilinear` and the experts of transformers keep their modules; a
+    `SparseParameter` comes in the place of each parameter, by which they multiply as before. So
+    does a parameter that `parameters` names. One warning names what else stays dense, one line
+    per kind with its share of the weights: subclasses, depthwise and transposed convolutions, bare
+    matrices (embedding tables only in `summary`).
     A convolution's weight is the matrix [out, taps * channels], see `gossamer.nn.SparseConv2d`.
     Kept entries keep their dense values. The parameters are new: build the optimizer afterwards.
     Layers that share one Parameter share one `SparseWeight`; if another kind of layer (such as an
@@ -91,13 +98,20 @@ def sparsify(
             and backward; a layer that is faster dense stays dense, with a warning that has both
             times.
         batch: input rows of the timing check; of a convolution, about so many output pixels.
+        parameters: globs of further parameters to swap, matrices [out, in] or stacks of such that a
+            module multiplies by in its own code, such as `F.linear(x, self.w)` or `x @ self.w.t()`.
+            A matrix [in, out] works too; without `example`, its N:M runs along its outputs.
+        example: arguments of a call of the model: a tensor, a tuple, or a mapping by keyword. One
+            call before tells which of `parameters` are [in, out]; one after finds code that uses a
+            weight in a way that has no sparse form, before the training does.
 
     Returns:
         The model.
 
     Raises:
-        PatternError: a layer does not fit its pattern, a glob matches nothing, or nothing is left
-            to swap; the model is unchanged.
+        PatternError: a layer does not fit its pattern, a glob matches nothing, nothing is left to
+            swap, something that hangs on a layer cannot be carried over, or the sparse model fails
+            on the example; the model is unchanged.
         ShapeError: a lazy layer has no shape before the model's first call.
         DTypeError: an argument has another type, or the kernels do not support a layer's dtype.
         DeviceError: the kernels do not support a layer's device.
@@ -116,11 +130,14 @@ def sparsify(
     """
     pattern = parse_pattern(pattern)
     check(sparsify, locals())
-    sites, notes = _checked_sites(model, pattern, include, exclude, overrides)
+    named = as_globs(parameters, "parameters")
+    turned = turned_parameters(model, example) if named and example is not None else ()
+    found = find_parameter_sites(model, named, turned)
+    sites, notes = _checked_sites(model, pattern, include, exclude, overrides, True, found, named)
     distribute(sites, distribution)
 
     weights: dict[int, SparseWeight] = {}
-    layers: dict[int, SparseLayer] = {}
+    layers: dict[int, nn.Module] = {}
     for site in sites:
         if id(site.source) not in weights:
             try:
@@ -132,17 +149,22 @@ def sparsify(
 
     if keep_dense_if_slower:
         for site, tied in tied_groups(sites).values():
-            lost = dense_wins(site.name, layers[id(site.module)], batch)
+            lost = dense_wins(site.name, layers[id(site.module)], batch)  # type: ignore[arg-type]
             if lost is not None:
                 notes.append(lost)
                 for other in tied:
                     del layers[id(other.module)]
+    watched = [s.module for s in sites if id(s.module) in layers]
+    watched += _put_together(found, layers)
     check_swap(model, layers)
     if notes:
         warnings.warn("sparsify left dense: " + "\n  ".join(notes), UserWarning, stacklevel=2)
-    model = _swap(model, layers)
-    warn_of_empty_rows(model, "sparsify", [s.module for s in sites if id(s.module) in layers])
-    return model
+    with taken_back(model) if example is not None else nullcontext():
+        swapped = swap(model, layers)
+        if example is not None:
+            try_out(swapped, example)
+    warn_of_empty_rows(swapped, "sparsify", watched)
+    return swapped
 
 
 def replace_linears(
@@ -172,7 +194,8 @@ def replace_linears(
         PatternError: a layer does not fit its pattern, two layers share one weight, a glob matches
             nothing, or nothing is left to swap; the model is unchanged.
     """
-    sites, notes = _checked_sites(model, pattern, include, exclude, None, convolutions)
+    found = find_parameter_sites(model)
+    sites, notes = _checked_sites(model, pattern, include, exclude, None, convolutions, found)
     for site, tied in tied_groups(sites).values():
         if len(tied) > 1:
             raise PatternError(
@@ -187,11 +210,12 @@ def replace_linears(
         except GossamerError as error:
             raise type(error)(f"{site.label}: {error}") from None
         layers[id(site.module)] = layer
+    watched = [*(site.module for site in sites), *_put_together(found, layers)]
     check_swap(model, layers)
     if notes:
         warnings.warn("left dense: " + "\n  ".join(notes), UserWarning, stacklevel=3)
-    model = _swap(model, layers)
-    warn_of_empty_rows(model, "prepare", [site.module for site in sites])
+    model = swap(model, layers)
+    warn_of_empty_rows(model, "prepare", watched)
     return model
 
 
@@ -231,18 +255,22 @@ def densify(model: nn.Module) -> nn.Module:
             layers[id(network)] = network.origin.restore(network.parts, transposed)
         elif network.sparse_parts:
             layers[id(network)] = network.to_dense()
+    parameters = SparseParameter.find_in(model)
+    inside = {layer for parameter in parameters for layer in parameter.children()}
+    for parameter in parameters:
+        layers[id(parameter)] = parameter.to_dense()  # type: ignore[assignment]
     for module in model.modules():
-        if isinstance(module, MaskedLayer):
+        if isinstance(module, MaskedLayer) and module not in inside:
             linear = module.to_dense()
             linear.weight = weights.setdefault(module.weight_owner, linear.weight)  # type: ignore[arg-type]
             if module.bias is None or len(module.bias) == len(linear.weight):
                 linear.bias = module.bias  # type: ignore[assignment]  # of a split layer a part
             layers[id(module)] = linear
     check_swap(model, layers)
-    model = _swap(model, layers)
+    model = swap(model, layers)
     put_back_absorbed(model)
     # What was put back may have sparse layers.
-    return _swap(model, layers) if networks else model
+    return swap(model, layers) if networks else model
 
 
 def _checked_sites(
@@ -252,6 +280,8 @@ def _checked_sites(
     exclude: Globs,
     overrides: Mapping[str, str | Pattern | None] | None,
     convolutions: bool = True,
+    parameters: Sequence[ParameterSite] = (),
+    named: Sequence[str] = (),
 ) -> tuple[list[Site], list[str]]:
     """Return the checked layers to swap, and notes about the others."""
     sites, notes = find_sites(
@@ -261,6 +291,8 @@ def _checked_sites(
         as_globs(exclude, "exclude"),
         overrides,
         convolutions,
+        parameters,
+        named,
     )
     notes += drop_shared_with_others(model, sites)
     check_sites(sites)
@@ -309,63 +341,24 @@ def _sparse_weight(site: Site, score: Score, transpose: Transpose) -> SparseWeig
     return weight
 
 
-def _bias(site: Site) -> nn.Parameter | None:
-    return site.module.bias  # type: ignore[return-value]
-
-
-def _adopt(new: nn.Module, old: nn.Module) -> None:
-    """Give a module the training mode and the hooks of the one in whose place it comes."""
-    new.train(old.training)
-    for name in vars(nn.Module()):
-        if "_hook" in name:
-            setattr(new, name, getattr(old, name))
-
-
-def _swap(model: nn.Module, layers: Mapping[int, nn.Module]) -> nn.Module:
-    """Put new layers in the places of old ones, by the ids of these; in place where it goes."""
-    others: dict[int, nn.Module] = {}
-    for module in list(model.modules()):
-        if (new := layers.get(id(module), module)) is module:
-            continue
-        if in_place(module, new):
-            become(module, new)
-        else:
-            _adopt(new, module)
-            others[id(module)] = new
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is not None and id(child) in others:
-                parent._modules[name] = others[id(child)]
-    _leave_fast_paths(model)
-    model = others.get(id(model), model)
-    tell_configs(model)
-    return model
-
-
-def _leave_fast_paths(model: nn.Module) -> None:
-    """Make torch's encoders call their layers.
-
-    In inference they pass raw weights to a fused dense kernel, unless these attributes forbid it.
-    """
-    for module in model.modules():
-        sparse = any(isinstance(child, MaskedLayer) for child in module.modules())
-        if sparse or ActivationSparseFFN.find_in(module):
-            if isinstance(module, nn.TransformerEncoderLayer):
-                module.activation_relu_or_gelu = 0
-            elif isinstance(module, nn.TransformerEncoder):
-                module.use_nested_tensor = False
-
-
-def replace_modules(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Replace modules of a model in place; the new ones get the old hooks and training mode.
-
-    Args:
-        model: any module; if it is replaced itself, use the returned module.
-        new: new module by old module.
+def _put_together(
+    parameters: Sequence[ParameterSite], layers: dict[int, nn.Module]
+) -> list[nn.Module]:
+    """Replace, in new layers by the ids of old ones, the parts of parameters by their wholes.
 
     Returns:
-        The model.
+        The layers that stand in parameters.
     """
-    layers = {id(old): layer for old, layer in new.items()}
-    check_swap(model, layers)
-    return _swap(model, layers)
+    placed: list[nn.Module] = []
+    for site in parameters:
+        whole = site.of(layers)
+        for part in site.parts:
+            layers.pop(id(part), None)
+        if whole is not None:
+            layers[id(site.parameter)] = whole
+            placed += whole.children()
+    return placed
+
+
+def _bias(site: Site) -> nn.Parameter | None:
+    return site.module.bias  # type: ignore[return-value]

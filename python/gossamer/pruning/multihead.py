@@ -163,9 +163,11 @@ def fewer_heads(module: nn.MultiheadAttention, keep: Tensor) -> FewerHeads:
 
 
 def can_lose_heads(module: nn.Module) -> bool:
-    """Return whether a module is torch's attention, of one width and without added keys."""
+    """Return whether a module is torch's dense attention, of one width and without added keys."""
     return (
         type(module) is nn.MultiheadAttention
+        and isinstance(module.in_proj_weight, nn.Parameter)
+        and isinstance(module.out_proj.weight, nn.Parameter)
         and module._qkv_same_embed_dim
         and module.bias_k is None
         and not module.add_zero_attn

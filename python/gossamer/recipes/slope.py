@@ -19,7 +19,7 @@ from gossamer.errors import RecipeError
 from gossamer.nn.layers.adapted import AdaptedLinear, for_inference
 from gossamer.nn.layers.linear import SparseLinear
 from gossamer.nn.lr_scaling import unscaled_lr
-from gossamer.nn.surgery import replace_modules
+from gossamer.nn.swapping import replace_modules
 from gossamer.patterns import NM, Pattern
 from gossamer.recipes.base.checks import check_count, check_number
 from gossamer.recipes.base.recipe import Recipe

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from gossamer.arguments import is_number, shown
 from gossamer.errors import DTypeError
 from gossamer.patterns import Pattern
+from gossamer.weight.operand import Operand
 
 
-class MatrixFace:
+class MatrixFace(Operand):
     """Members of a dense weight [rows, cols] that follow from the values and the shape.
 
     Assignments `requires_grad = …` and `grad = None` apply to the values. Reading `data` or `grad`

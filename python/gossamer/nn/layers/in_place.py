@@ -24,23 +24,30 @@ from gossamer.nn.layers.convolution import KINDS as CONVOLUTIONS
 from gossamer.nn.layers.holders import holder_of
 from gossamer.nn.layers.linear import is_conv1d, is_pruned
 from gossamer.nn.layers.origin import Absorbed
+from gossamer.nn.layers.parameter import SparseParameter
 from gossamer.nn.layers.rebuilding import MADE_BY
 from gossamer.weight import SparseWeight
 from gossamer.weight.sharding import class_of
 
 _CONTAINERS = ("_parameters", "_buffers", "_modules")
 _DENSE = (nn.Linear, *(convolution.dense for convolution in CONVOLUTIONS))
-_REPLACED = (ActivationSparseFFN, Absorbed)  # they keep what they replace, to put it back
+_REPLACED = (
+    ActivationSparseFFN,
+    Absorbed,
+    SparseParameter,
+)  # they keep what they replace, to put it back
 
 
-def in_place(old: nn.Module, new: nn.Module) -> bool:
+def in_place(old: Any, new: Any) -> bool:
     """Return whether `old` becomes `new`; otherwise `new` is put where `old` is registered."""
+    if isinstance(old, nn.Parameter) or isinstance(new, nn.Parameter):
+        return False
     others = isinstance(old, _REPLACED) or isinstance(new, _REPLACED)
     sharded = class_of(old) is not type(old)
     return not (others or sharded or any(part is old for part in new.modules()))
 
 
-def placed(new: Mapping[nn.Module, nn.Module]) -> list[nn.Module]:
+def placed(new: Mapping[Any, nn.Module]) -> list[nn.Module]:
     """Return the modules that a model has after a swap of old modules for new ones."""
     return [old if in_place(old, layer) else layer for old, layer in new.items()]
 
@@ -51,19 +58,30 @@ def check_swap(model: nn.Module, layers: Mapping[int, nn.Module]) -> None:
     Raises:
         PatternError: something cannot be carried over.
     """
-    names = {id(module): (name, module) for name, module in model.named_modules()}
+    names: dict[int, tuple[str, Any]] = {}
+    for name, module in model.named_modules():
+        names[id(module)] = (name, module)
+        for own, parameter in module.named_parameters(name, recurse=False):
+            names.setdefault(id(parameter), (own, parameter))
+    replaced: dict[int, str] = {}
     for key, new in layers.items():
         name, old = names.get(key, ("", None))
         if old is None or old is new:
             continue
         label = f"layer {name!r}" if name else "the model"
+        if isinstance(old, nn.Parameter):
+            label = f"parameter {name!r}"
+            _check_hooks(old, label)
         if in_place(old, new):
             _check_become(old, new, label)
-        elif (holder := holder_of(model, old, new)) is not None:
-            raise PatternError(
-                f"{label} is also held by {holder}, which would go on to use it: hold it in an "
-                "nn.ModuleList or nn.ModuleDict, or exclude it (exclude=...)"
-            )
+        else:
+            replaced[key] = label
+    held = [names[key][1] for key in replaced]
+    if held and (found := holder_of(model, held, [*layers.values()])) is not None:
+        raise PatternError(
+            f"{replaced[id(found[0])]} is also held by {found[1]}, which would go on to use it: "
+            "hold it in an nn.ModuleList or nn.ParameterList, or exclude it (exclude=...)"
+        )
 
 
 def become(old: nn.Module, new: nn.Module) -> None:
@@ -92,6 +110,30 @@ def become(old: nn.Module, new: nn.Module) -> None:
     old.__setstate__(state)  # type: ignore[no-untyped-call]  # as a copy does
 
 
+def put(parent: nn.Module, name: str, new: nn.Module | nn.Parameter) -> None:
+    """Put a module in the place of a parameter or a module, or a parameter in that of a module."""
+    if isinstance(new, nn.Parameter):
+        old: Any = parent._modules.pop(name)
+        parent._parameters[name] = new
+        first = [own for own in old.order if own in parent._parameters]
+        for own in [*first, *(own for own in parent._parameters if own not in first)]:
+            parent._parameters[own] = parent._parameters.pop(own)
+    elif name in parent._parameters:
+        was = parent._parameters[name]
+        others = [m for m in parent._modules.values() if isinstance(m, SparseParameter)]
+        order = others[0].order if others else (*parent._parameters,)
+        del parent._parameters[name]
+        if isinstance(new, SparseParameter):
+            new.order = new.order or order
+            for entries in (layer.entries for layer in new.children()):
+                vars(entries).update(vars(was))
+        parent._modules[name] = new
+    else:
+        parent._modules[name] = new
+    if isinstance(parent, nn.RNNBase):
+        parent._init_flat_weights()
+
+
 def own_names(module: nn.Module) -> frozenset[str]:
     """Return the names of what a layer's class has set on it; the others were added by users."""
     kind: Any = type(module)
@@ -117,6 +159,14 @@ def _names_of(kind: Any) -> frozenset[str]:
         layer = nn.Linear(8, 8) if dense is nn.Linear else dense(4, 8, 1)
         layer = layer.float()
         return _names_in(layer if dense is kind else kind.from_dense(layer, "2:4"))
+
+
+def _check_hooks(parameter: nn.Parameter, label: str) -> None:
+    if _has_hooks(parameter):
+        raise PatternError(
+            f"{label} has a gradient hook, whose gradient has another shape afterwards: remove the "
+            "hook and set it after this call, or exclude the parameter (exclude=...)"
+        )
 
 
 def _check_become(old: nn.Module, new: nn.Module, label: str) -> None:

@@ -26,6 +26,7 @@ from gossamer.nn.layers.filters import SHAPE, options_of
 from gossamer.nn.layers.iso_flop import NONLINEARITIES, Branches, Doped, Factors
 from gossamer.nn.layers.linear import SparseLinear
 from gossamer.nn.layers.masked import Gradient, MaskedLinear
+from gossamer.nn.layers.parameter import Form, SparseParameter
 from gossamer.nn.layers.products import product_of
 from gossamer.nn.layers.sampled import SampledLinear
 from gossamer.nn.layers.soft_threshold import SoftThresholdLinear
@@ -276,8 +277,31 @@ def _parts(kind: type[nn.Module]) -> Callable[[State, Options], nn.Module]:
     return build_parts
 
 
-for _whole in (Branches, Factors, Doped):
-    KINDS[_whole] = Kind(_parts_options, _parts(_whole))
+for _several in (Branches, Factors, Doped):
+    KINDS[_several] = Kind(_parts_options, _parts(_several))
+
+# ---- layers in the place of a parameter --------------------------------------------------------
+
+
+def _parameter_options(whole: SparseParameter) -> dict[str, Any]:
+    return {
+        "form": whole.form, "shape": list(whole.shape), "turned": whole.turned,
+        "order": list(whole.order), "parts": [describe(part) for part in whole.children()],
+    }  # fmt: skip
+
+
+def _whole(state: State, options: Options) -> SparseParameter:
+    parts = [build(part, part_of(state, f"{i}.")) for i, part in enumerate(options["parts"])]
+    if not all(isinstance(part, MaskedLayer) for part in parts):
+        raise CheckpointError("SparseParameter has a part that is no layer with a mask")
+    form = _one_of(options, "form", get_args(Form))
+    shape = [int(size) for size in options["shape"]]
+    turned = _one_of(options, "turned", (True, False))
+    order = [str(name) for name in options["order"]]
+    return SparseParameter(parts, form, shape, turned, order)  # type: ignore[arg-type]
+
+
+KINDS[SparseParameter] = Kind(_parameter_options, _whole)
 
 # ---- sparse activations ------------------------------------------------------------------------
 

@@ -23,7 +23,8 @@ from gossamer.nn.empty_rows import warn_of_empty_rows
 from gossamer.nn.globs import Globs
 from gossamer.nn.layers.rebuilding import MADE_BY
 from gossamer.nn.lr_scaling import exponent_of, scaled_groups
-from gossamer.nn.surgery import replace_linears, replace_modules
+from gossamer.nn.surgery import replace_linears
+from gossamer.nn.swapping import replace_modules
 from gossamer.patterns import Nonzeros, Pattern, parse_pattern
 from gossamer.recipes.base.attached import Attached
 from gossamer.recipes.base.checks import check_choice
