@@ -192,3 +192,36 @@ def label_noise(
 
     if code := study(out, seeds=seeds, jobs=jobs, overwrite=overwrite):
         raise typer.Exit(code)
+
+
+@app.command()
+def row_groups(
+    seeds: Annotated[int, typer.Option(help="Dense models, from seed 0.")] = 2,
+    jobs: Jobs = 1,
+    times: Annotated[
+        bool, typer.Option("--times", help="Measure what the order costs a layer instead.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs", "row-groups"),
+    overwrite: Overwrite = False,
+) -> None:
+    """What rows grouped by similarity keep when V of them share their columns."""
+    from experiments.row_groups.study import study
+    from experiments.row_groups.times import times as measure
+
+    if times:
+        typer.echo(measure(out).read_text())
+        return
+    if code := study(out, seeds=seeds, jobs=jobs, overwrite=overwrite):
+        raise typer.Exit(code)
+
+
+@app.command()
+def grouped_order(
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
+        "runs", "grouped-order"
+    ),
+) -> None:
+    """Whether a kernel that uses the order of n:m:g is faster than panels."""
+    from experiments.grouped_order.study import run
+
+    typer.echo(run(out).read_text())

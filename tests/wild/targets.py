@@ -37,8 +37,13 @@ HOOKS = {
             "average",
         ),
     },
-    "gossamer.patterns.": {"parse", "of_numbers", "refuse"},
+    **{
+        f"gossamer.{kind}": {"parse", "refuse"}
+        for kind in ("NM", "GroupedNM", "Unstructured", "Block", "Nonzeros")
+    },
+    "gossamer.Sparse": {"dense_gradient", "example"},
     "gossamer.nn.": {
+        *("dense_gradient", "example"),
         *("assign", "weigh", "pack", "input_gradient", "weight_gradient", "check_input"),
     },
 }

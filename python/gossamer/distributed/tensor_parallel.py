@@ -106,8 +106,9 @@ def _split(module: nn.Module, mesh: DeviceMesh, dim: int, kind: type[_Split]) ->
     """Turn a layer into one that holds this process's part of its rows or columns."""
     what = "rows" if dim == 0 else "columns"
     sparse = module.sparse_weight if isinstance(module, MaskedLayer) else None
-    # What has a mesh is split already; an adapter would come to one part.
-    if sparse is None or hasattr(module, "mesh") or hasattr(module, "adapter") or mesh.ndim != 1:
+    # What has a mesh is split already; an adapter, or an order of rows, would come to one part.
+    whole = any(hasattr(module, name) for name in ("mesh", "adapter", "row_order"))
+    if sparse is None or whole or mesh.ndim != 1:
         raise PatternError(
             f"{type(module).__name__}({module.extra_repr()}) on a mesh of {mesh.ndim} dimensions "
             f"cannot be split into {what}: a SparseLinear and one dimension are needed; use "

@@ -4,6 +4,7 @@ from gossamer.masks.double_prune import double_prune, double_prune_mask
 from gossamer.masks.draw import random_mask, random_structure
 from gossamer.masks.n_of_m import add_pruned_, mask_difference, select_nm
 from gossamer.masks.obey import check_structure
+from gossamer.masks.row_groups import group_rows
 from gossamer.masks.score import (
     Distribution,
     allocate,
@@ -23,6 +24,7 @@ __all__ = [
     "check_structure",
     "double_prune",
     "double_prune_mask",
+    "group_rows",
     "is_transposable",
     "magnitude_mask",
     "mask_difference",

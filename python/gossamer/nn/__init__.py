@@ -8,6 +8,7 @@ from gossamer.nn.layers.convolution import SparseConv1d, SparseConv2d, SparseCon
 from gossamer.nn.layers.linear import SparseLinear
 from gossamer.nn.layers.masked import MaskedLinear
 from gossamer.nn.layers.parameter import SparseParameter
+from gossamer.nn.layers.permuted import PermutedLinear
 from gossamer.nn.parameter_groups import parameter_groups
 from gossamer.nn.routing import Routing, SinkhornRouter, TopKRouter
 from gossamer.nn.sparsifier import Sparsifier
@@ -20,6 +21,7 @@ __all__ = [
     "LowRankAdapter",
     "MaskedLayer",
     "MaskedLinear",
+    "PermutedLinear",
     "Routing",
     "SinkhornRouter",
     "SparseConv1d",

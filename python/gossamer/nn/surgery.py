@@ -18,14 +18,15 @@ from gossamer.arguments import Size, check
 from gossamer.errors import GossamerError, PatternError
 from gossamer.masks import Distribution, magnitude_mask, random_mask
 from gossamer.nn.empty_rows import warn_of_empty_rows
-from gossamer.nn.globs import Globs, as_globs
+from gossamer.nn.globs import Globs, as_globs, covers
 from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.layers.filters import matrix_of
 from gossamer.nn.layers.linear import dense_mask, dense_weight
 from gossamer.nn.layers.origin import check_absorbed, put_back_absorbed
 from gossamer.nn.layers.parameter import SparseParameter
-from gossamer.nn.layers.replacing import sparse_like
+from gossamer.nn.layers.permuted import order_of
+from gossamer.nn.layers.replacing import is_convolution, sparse_like
 from gossamer.nn.parameter_sites import ParameterSite, find_parameter_sites
 from gossamer.nn.probing import taken_back, try_out, turned_parameters
 from gossamer.nn.sites import (
@@ -58,6 +59,7 @@ def sparsify(
     batch: Size = 512,
     parameters: Globs = (),
     example: Any = None,
+    group_rows: Globs | bool = False,
 ) -> nn.Module:
     """Replace the weights of a model by sparse weights, in place.
 
@@ -104,6 +106,10 @@ def sparsify(
         example: arguments of a call of the model: a tensor, a tuple, or a mapping by keyword. One
             call before tells which of `parameters` are [in, out]; one after finds code that uses a
             weight in a way that has no sparse form, before the training does.
+        group_rows: linear layers, True for all or globs, in which rows that want the same columns
+            become neighbours before V of them share their columns, see `gossamer.masks.group_rows`.
+            Such a layer is a `gossamer.nn.PermutedLinear`, which gathers its outputs; where the
+            next layer can take the order over, call `gossamer.pruning.group_hidden` before.
 
     Returns:
         The model.
@@ -136,16 +142,18 @@ def sparsify(
     sites, notes = _checked_sites(model, pattern, include, exclude, overrides, True, found, named)
     distribute(sites, distribution)
 
-    weights: dict[int, SparseWeight] = {}
+    weights: dict[int, tuple[SparseWeight, Tensor | None]] = {}
     layers: dict[int, nn.Module] = {}
+    inside = {id(part) for one in found for part in one.parts}
     for site in sites:
         if id(site.source) not in weights:
             try:
-                weights[id(site.source)] = _sparse_weight(site, score, transpose)
+                group = id(site.module) not in inside and _is_grouped(site, group_rows)
+                weights[id(site.source)] = _sparse_weight(site, score, transpose, group)
             except GossamerError as error:
                 raise type(error)(f"{site.label}: {error}") from None
-        weight = weights[id(site.source)]
-        layers[id(site.module)] = sparse_like(site.module, weight, _bias(site))
+        weight, order = weights[id(site.source)]
+        layers[id(site.module)] = sparse_like(site.module, weight, _bias(site), order)
 
     if keep_dense_if_slower:
         for site, tied in tied_groups(sites).values():
@@ -304,7 +312,20 @@ def _checked_sites(
     return sites, notes
 
 
-def _sparse_weight(site: Site, score: Score, transpose: Transpose) -> SparseWeight:
+def _is_grouped(site: Site, group_rows: Globs | bool) -> bool:
+    """Whether the rows of a layer are to be grouped."""
+    if isinstance(group_rows, bool):
+        chosen = group_rows
+    else:
+        globs = as_globs(group_rows, "group_rows")
+        chosen = any(covers(glob, name) for glob in globs for name in site.names)
+    return chosen and not is_convolution(site.module) and not isinstance(site.pattern, Nonzeros)
+
+
+def _sparse_weight(
+    site: Site, score: Score, transpose: Transpose, group: bool
+) -> tuple[SparseWeight, Tensor | None]:
+    """Return the weight, and the order of its rows if they were grouped."""
     dense = dense_weight(site.module).detach()
     pattern, mask, scores = site.pattern, dense_mask(site.module), None
     if isinstance(score, str):
@@ -336,9 +357,15 @@ def _sparse_weight(site: Site, score: Score, transpose: Transpose) -> SparseWeig
         )
     if isinstance(scores, Tensor) and scores.shape == site.source.shape != dense.shape:
         scores = matrix_of(scores)
+    order = order_of(dense, pattern, mask, scores) if group else None
+    if order is not None and torch.equal(order, torch.arange(len(order))):
+        order = None
+    if order is not None:
+        dense = dense[order]
+        mask, scores = (t if t is None else t[order] for t in (mask, scores))
     weight = SparseWeight.from_dense(dense, pattern, mask, scores, transpose)
     weight.values.requires_grad_(site.source.requires_grad)
-    return weight
+    return weight, order
 
 
 def _put_together(

@@ -113,7 +113,7 @@ class Unstructured(Vectored):
         return self.vector, 0, 0, _bits(self.sparsity)
 
     @classmethod
-    def of_numbers(cls, numbers: tuple[int, ...]) -> "Unstructured":
+    def _of_numbers(cls, numbers: tuple[int, ...]) -> "Unstructured":
         """Return the pattern of its `numbers`."""
         return cls(_float(numbers[3]), numbers[0])
 
@@ -278,7 +278,7 @@ class Block(Pattern):
         return self.panel, self.rows, self.cols, _bits(self.sparsity)
 
     @classmethod
-    def of_numbers(cls, numbers: tuple[int, ...]) -> "Block":
+    def _of_numbers(cls, numbers: tuple[int, ...]) -> "Block":
         """Return the pattern of its `numbers`."""
         return cls(numbers[1], numbers[2], _float(numbers[3]))
 

@@ -127,7 +127,7 @@ must be a multiple of 8: choose 1:4, pad to 104, or exclude the layer (exclude=.
         return self.vector, self.n, self.m, 0
 
     @classmethod
-    def of_numbers(cls, numbers: tuple[int, ...]) -> "NM":
+    def _of_numbers(cls, numbers: tuple[int, ...]) -> "NM":
         """Return the pattern of its `numbers`."""
         return cls(numbers[1], numbers[2], numbers[0])
 
@@ -210,6 +210,6 @@ class GroupedNM(_OfGroups):
         return 1, self.n, self.m, self.g
 
     @classmethod
-    def of_numbers(cls, numbers: tuple[int, ...]) -> "GroupedNM":
+    def _of_numbers(cls, numbers: tuple[int, ...]) -> "GroupedNM":
         """Return the pattern of its `numbers`."""
         return cls(*numbers[1:4])

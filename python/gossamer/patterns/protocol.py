@@ -125,7 +125,7 @@ class Pattern(ABC):
         return self.panel, n, m, len(text), *(w - (w >> 63 << 64) for w in packed)
 
     @classmethod
-    def of_numbers(cls, numbers: tuple[int, ...]) -> Pattern:
+    def _of_numbers(cls, numbers: tuple[int, ...]) -> Pattern:
         """Return the pattern of `numbers` of this class; only the package's own classes have it."""
         raise NotImplementedError
 

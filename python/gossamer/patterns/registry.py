@@ -133,7 +133,7 @@ def pattern_of_code(code: int, numbers: tuple[int, ...]) -> Pattern:
     if kind is None:
         known = sorted({kind.code for kind in _KINDS.values()} - {PLUGIN})
         raise PatternError(f"pattern kind {code} was given; {known} and {PLUGIN} are known")
-    return kind.of_numbers(numbers)
+    return kind._of_numbers(numbers)
 
 
 def unknown_kind(descriptor: Sequence[int]) -> str | None:

@@ -6,6 +6,7 @@ from gossamer.pruning.multihead import FewerHeads
 from gossamer.pruning.nettrim import Trimmed, TrimmedLayer, net_trim, net_trim_layer
 from gossamer.pruning.report import LayerChange, ShrinkReport
 from gossamer.pruning.resizing import resize_like
+from gossamer.pruning.row_groups import group_hidden
 from gossamer.pruning.shrinking import shrink
 from gossamer.pruning.structured import prune
 
@@ -18,6 +19,7 @@ __all__ = [
     "ShrinkReport",
     "Trimmed",
     "TrimmedLayer",
+    "group_hidden",
     "merge_scales",
     "net_trim",
     "net_trim_layer",

@@ -27,6 +27,7 @@ from gossamer.nn.layers.iso_flop import NONLINEARITIES, Branches, Doped, Factors
 from gossamer.nn.layers.linear import SparseLinear
 from gossamer.nn.layers.masked import Gradient, MaskedLinear
 from gossamer.nn.layers.parameter import Form, SparseParameter
+from gossamer.nn.layers.permuted import PermutedLinear
 from gossamer.nn.layers.products import product_of
 from gossamer.nn.layers.sampled import SampledLinear
 from gossamer.nn.layers.soft_threshold import SoftThresholdLinear
@@ -152,6 +153,11 @@ def _linear(state: State, options: Options) -> SparseLinear:
     return SparseLinear.of_parts(weight, _parameter(state, "bias"))
 
 
+def _permuted(state: State, options: Options) -> PermutedLinear:
+    weight = _weight(part_of(state, "weight."), options)
+    return PermutedLinear.of_parts(weight, _parameter(state, "bias"), state["row_order"])
+
+
 def _adapted(state: State, options: Options) -> AdaptedLinear:
     weight = _weight(part_of(state, "weight."), options)
     layer = AdaptedLinear.of_parts(weight, _parameter(state, "bias"))
@@ -169,6 +175,7 @@ def _linear_options(layer: MaskedLayer) -> dict[str, Any]:
 
 KINDS[SparseWeight] = Kind(_weight_options, _weight)
 KINDS[SparseLinear] = Kind(_linear_options, _linear)
+KINDS[PermutedLinear] = Kind(_linear_options, _permuted)
 KINDS[AdaptedLinear] = Kind(_linear_options, _adapted)
 
 

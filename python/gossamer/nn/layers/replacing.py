@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gossamer.nn.layers.convolution import kind_of
 from gossamer.nn.layers.filters import check_filters
 from gossamer.nn.layers.linear import SparseLinear, dense_weight, is_pruned, trained_weight
+from gossamer.nn.layers.permuted import PermutedLinear
 from gossamer.nn.layers.sparse import SparseLayer
 from gossamer.patterns import Pattern
 from gossamer.weight import SparseWeight
@@ -35,9 +36,19 @@ def check_pattern(module: nn.Module, pattern: Pattern, who: str) -> None:
         pattern.check_shape(rows, cols, who)
 
 
-def sparse_like(module: nn.Module, weight: SparseWeight, bias: nn.Parameter | None) -> SparseLayer:
-    """Make the sparse counterpart of a layer, which holds an existing weight and bias."""
+def sparse_like(
+    module: nn.Module,
+    weight: SparseWeight,
+    bias: nn.Parameter | None,
+    row_order: Tensor | None = None,
+) -> SparseLayer:
+    """Make the sparse counterpart of a layer, which holds an existing weight and bias.
+
+    The weight of a linear layer has its rows in the order `row_order`, if that is given.
+    """
     kind = kind_of(module)
+    if kind is None and row_order is not None:
+        return PermutedLinear.of_parts(weight, bias, row_order)
     if kind is None:
         return SparseLinear.of_parts(weight, bias)
     return kind.like(module, weight, bias)

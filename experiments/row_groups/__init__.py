@@ -1,0 +1,1 @@
+"""What rows grouped by similarity keep when V of them share their columns."""
