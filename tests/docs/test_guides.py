@@ -70,6 +70,13 @@ def test_the_sharpness_example_runs(tmp_path: Path) -> None:
     assert names["model"][1].num_batches_tracked == 11
 
 
+def test_the_soups_example_runs(tmp_path: Path) -> None:
+    names = run_fence("docs/guides/recipes.md", "soups.py", tmp_path)
+
+    assert -names["made"].score <= min(map(names["loss"], names["models"]))
+    assert names["barrier"](*names["models"][:2], names["loss"]) < 1e-3
+
+
 def test_the_prune_example_runs(tmp_path: Path) -> None:
     names = run_fence("docs/guides/prune.md", "prune.py", tmp_path)
 

@@ -203,3 +203,23 @@ def test_bad_input_says_what_fits():
         with pytest.raises(RecipeError, match=f"at least {least} steps"):
             recipe.attach(model, opt, total_steps=least - 1)
         recipe.attach(model, opt, total_steps=least)
+
+
+@pytest.mark.parametrize(("rounds", "share", "steps"), [(3, 0.25, 43), (1, 0.0, 9), (4, 0.9, 50)])
+def test_the_position_goes_back_with_the_weights(rounds: int, share: float, steps: int) -> None:
+    """Each part begins at the step whose weights it begins with, and ends at the last step."""
+    recipe = IMP("75%", rounds=rounds, rewind_share=share)
+    model = recipe.prepare(torch.nn.Sequential(torch.nn.Linear(8, 8)))
+    optimizer = torch.optim.SGD(recipe.parameters(model), lr=0.1)
+    recipe.attach(model, optimizer, total_steps=steps)
+    part = recipe.part
+    found = [recipe.position(step, steps) for step in range(steps)]
+    assert {of for _, of in found} == {part}
+    places = [place for place, _ in found]
+    assert places[:part] == list(range(part))
+    for number in range(1, rounds + 1):
+        own = places[number * part : (number + 1) * part if number < rounds else None]
+        assert own[0] == recipe.rewind_step
+        assert own == sorted(own)
+        assert part - 2 <= own[-1] < part
+    assert GMP("75%").position(7, 9) == (7, 9)

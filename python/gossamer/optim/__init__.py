@@ -1,4 +1,4 @@
-"""Proximal optimizers, averages of weights whose masks move, and sharpness-aware methods.
+"""Proximal optimizers, averages and soups of sparse weights, and sharpness-aware methods.
 
 Each step of a proximal optimizer is a gradient step, then the penalty's proximal operator.
 """
@@ -10,6 +10,7 @@ from gossamer.optim.averaging import AveragedModel, follow_masks
 from gossamer.optim.half_space import HalfSpace
 from gossamer.optim.proximal import Sparsity
 from gossamer.optim.sgd import ProxSGD
+from gossamer.optim.soups import Soup, barrier, greedy_soup, soup
 
 __all__ = [
     "AcceleratedProxGradient",
@@ -17,7 +18,11 @@ __all__ = [
     "HalfSpace",
     "ProxAdamW",
     "ProxSGD",
+    "Soup",
     "Sparsity",
+    "barrier",
     "follow_masks",
+    "greedy_soup",
     "sharpness",
+    "soup",
 ]

@@ -29,9 +29,9 @@ class IMP(Recipe):
     The steps are cut into rounds + 1 parts of equal length; the last part has the remainder. The
     first part is dense, and the density falls by the same factor from part to part. Every
     Parameter of the optimizer is rewound, with its optimizer state (Adam's step counts included).
-    The learning rate is not rewound; use a scheduler with period `part` if it should be. Buffers,
-    such as those of batch normalisation, are not rewound. The state dict holds a copy of the
-    parameters and of their state.
+    Let the learning rate be rewound too, by a scheduler that follows `position`. Buffers, such as
+    those of batch normalisation, are not rewound. The state dict holds a copy of the parameters and
+    of their state.
 
     Args:
         pattern: the final pattern, or its text. With N:M, each part keeps the least n that is
@@ -66,6 +66,26 @@ class IMP(Recipe):
     def minimum_steps(self) -> int:
         """One step per part."""
         return self.rounds + 1
+
+    def position(self, step: int, total_steps: int) -> tuple[int, int]:
+        """Return the step of the part that a step is in, and the steps of a part.
+
+        A part that begins with weights of an earlier step begins with its learning rate too, and
+        ends with the last one.
+
+        Example:
+            >>> recipe = IMP("75%", rounds=1, rewind_share=0.5)
+            >>> [recipe.position(step, 8)[0] for step in range(8)]
+            [0, 1, 2, 3, 2, 2, 3, 3]
+        """
+        check(IMP.position, locals())
+        part = total_steps // (self.rounds + 1)
+        number = min(step // part, self.rounds) if part else 0
+        if number == 0:
+            return step, part or total_steps
+        begin = min(int(self.rewind_share * part), part - 1)
+        length = part if number < self.rounds else total_steps - self.rounds * part
+        return begin + (step - number * part) * (part - begin) // length, part
 
     @property
     def part(self) -> int:

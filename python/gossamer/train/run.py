@@ -98,7 +98,7 @@ class Run:
             penalty = config.penalty.penalty(self.steps)
             groups = penalised_groups(self.model, groups, penalty, config.exclude)
             self.optimizer = ProxAdamW(groups, lr=config.lr, betas=BETAS, fused=True)
-        self.scheduler = LambdaLR(self.optimizer, lambda step: learning_rate(step, self.steps))
+        self.scheduler = LambdaLR(self.optimizer, self._learning_rate)
         self._averaged = ranks.averaged(self.model)
         self.masks: Masks | None = None
         if self.recipe is not None:
@@ -114,6 +114,11 @@ class Run:
         # evaluation; empty without a router.
         self.expert_load: list[list[float]] = []
         self.val_expert_load: list[list[float]] = []
+
+    def _learning_rate(self, step: int) -> float:
+        recipe = self.recipe
+        place = (step, self.steps) if recipe is None else recipe.position(step, self.steps)
+        return learning_rate(*place)
 
     def step(self, inputs: Tensor, targets: Tensor) -> float:
         """Train on one batch and add its time to this run's clock.

@@ -96,6 +96,20 @@ class Attached(ABC):
         """Smallest number of steps that the schedule fits into."""
         return 1
 
+    def position(self, step: int, total_steps: int) -> tuple[int, int]:
+        """Return the step, and of how many, by which a learning rate should go.
+
+        They are those of the whole training, unless the recipe sets weights back: then those of
+        the part between two times. For a scheduler::
+
+            LambdaLR(optimizer, lambda step: factor(*recipe.position(step, total_steps)))
+
+        Args:
+            step: number of the step, from 0.
+            total_steps: number of steps of the whole training.
+        """
+        return step, total_steps
+
     def works_sharded(self) -> bool:
         """Whether it also works where `fully_shard` has sharded the layers."""
         return False
