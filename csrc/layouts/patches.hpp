@@ -39,7 +39,7 @@ struct Patches {
   // products are summed.
   bool adds = false;
   // Rows are a grid: `out` is larger than the output, with gaps that no tap of an output pixel
-  // crosses, so that a tap is a fixed distance of rows (products/cpu/windows.hpp). Stride 1 only.
+  // crosses, so that a tap is a fixed distance of rows (products/cpu/windows.hpp).
   bool shared = false;
 
   constexpr std::int64_t pixels() const noexcept { return out[0] * out[1] * out[2]; }
@@ -55,11 +55,23 @@ struct Patches {
              k[2] * dilation[2] - padding[2]}};
   }
 
-  // Rows of the grid from an output pixel to what a tap of it reads, where `shared`.
-  constexpr std::int64_t shift(std::int64_t index) const noexcept {
+  // Where `shared`: with a stride s, a tap reads every s-th pixel, one of s planes for each
+  // dimension. Its plane, and the rows of the grid from an output pixel to what it reads there.
+  struct Reading {
+    std::int64_t plane, shift;
+  };
+  constexpr Reading reading(std::int64_t index) const noexcept {
     const Tap t = tap(index);
-    return (t.shift[0] * out[1] + t.shift[1]) * out[2] + t.shift[2];
+    Reading found{0, 0};
+    for (int i = 0; i < 3; ++i) {
+      const std::int64_t s = stride[i];
+      const std::int64_t rest = (t.shift[i] % s + s) % s;
+      found.plane = found.plane * s + rest;
+      found.shift = found.shift * out[i] + (t.shift[i] - rest) / s;
+    }
+    return found;
   }
+  constexpr std::int64_t planes() const noexcept { return stride[0] * stride[1] * stride[2]; }
 
   // Where X[row, col] lies, in elements from the first; -1 outside of the images.
   constexpr std::int64_t at(std::int64_t row, std::int64_t col) const noexcept {

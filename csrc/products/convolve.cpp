@@ -64,12 +64,15 @@ bool windows_pay(const Patches& in, const std::int64_t* grid, const Panels& w,
                  bool transposed) noexcept {
   const auto pixels = static_cast<double>(in.pixels());
   const double waste = static_cast<double>(grid[0] * grid[1] * grid[2]) / pixels;
-  const double pack = (0.15 + 2.0 / static_cast<double>(in.out[2])) * static_cast<double>(w.cols);
+  const double apart = in.stride[2] == 1 ? 1.0 : 1.5;  // pixels that are not copied by registers
+  const double pack =
+      apart * (0.15 + 2.0 / static_cast<double>(in.out[2])) * static_cast<double>(w.cols);
   const auto entries = static_cast<double>(w.nnz());
   const bool few = w.total_entries() < 20 * w.blocks() * w.panels();
   const double product = entries * (w.vector > 1 ? 0.018 : few ? 0.044 : 0.033);
   const double across = transposed ? 1.1 : w.vector > 1 || few ? 1.13 : 1.5;
-  const double once = 1.5 * waste * pack / static_cast<double>(in.taps());
+  const double share = static_cast<double>(in.planes()) / static_cast<double>(in.taps());
+  const double once = 1.5 * waste * pack * share;
   return once + product * waste * across < pack + product;
 }
 
@@ -83,15 +86,23 @@ Sides sides_of(const Images& x, const Images& y, const Convolution& how, const P
   if (in.taps() == 1 || dtype == DType::bf16) return sides;
   std::int64_t grid[3];
   for (int i = 0; i < 3; ++i) {
-    if (how.stride[i] != 1) return sides;
-    const std::int64_t reach = in.out[i] + (in.kernel[i] - 1) * in.dilation[i] - in.padding[i];
-    const std::int64_t gap = std::max(in.padding[i], reach - in.size[i]);
-    grid[i] = std::max(in.size[i] + std::max<std::int64_t>(gap, 0), in.out[i]);
+    const std::int64_t s = in.stride[i];
+    const std::int64_t last = (in.kernel[i] - 1) * in.dilation[i] - in.padding[i];
+    const std::int64_t behind = last >= 0 ? last / s : -ceil_div(-last, s);
+    grid[i] = std::max(
+        {ceil_div(in.size[i], s) + ceil_div(in.padding[i], s), in.out[i] + behind, in.out[i]});
   }
   if (!windows_pay(in, grid, rows_of_group(w, 0, how.groups), transposed)) return sides;
   sides = {patches_of(x, how, grid), patches_of(y, plain, grid)};
   sides.in.shared = true;
   return sides;
+}
+
+// Then a gradient is written, not added to zeros: by any part of the rows.
+bool reads_each_pixel_once(const Patches& p) noexcept {
+  bool once = p.taps() == 1;
+  for (int i = 0; i < 3; ++i) once &= p.stride[i] == 1 && p.padding[i] == 0;
+  return once;
 }
 
 Matrix group_of(const Images& x, const Patches& p, std::int64_t group, std::size_t bytes) noexcept {
@@ -126,7 +137,7 @@ void convolve_input(const Images& grad_output, const void* values, const Panels&
                     const Convolution& how, DType dtype, const Queue& queue) {
   const bool packed = transposed.perm != nullptr && how.groups == 1;
   auto [to, from] = sides_of(grad_input, grad_output, how, weight, dtype, packed);
-  to.adds = true;
+  to.adds = dtype == DType::bf16 || !reads_each_pixel_once(to);
   if (grad_output.shape[0] * from.pixels() == 0) return;  // no output: the caller's zeros stay
   for (std::int64_t g = 0; g < how.groups; ++g) {
     const Matrix rows = group_of(grad_output, from, g, itemsize(dtype));

@@ -57,7 +57,8 @@ void zero_images(const Matrix& y, std::int64_t first, std::int64_t last,
   };
   const std::int64_t row = p.size[2] * p.strides[2];
   const std::int64_t plane = p.size[0] * p.size[1] * p.size[2];
-  const bool whole = p.strides[0] == p.size[1] * p.strides[1] && p.strides[1] == row;
+  const bool whole = (p.size[1] == 1 || p.strides[1] == row) &&
+                     (p.size[0] == 1 || p.strides[0] == p.size[1] * row);
   const bool by_planes = whole && p.strides[2] == 1 && p.channel_stride == plane;
   const bool by_pixels = whole && p.strides[2] == p.channels && p.channel_stride == 1;
   for (std::int64_t image = first; image < last; ++image) {

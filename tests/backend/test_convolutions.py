@@ -95,7 +95,7 @@ def test_densities(table: str) -> None:
         _check(case, torch.float32, structure_of(case, 1, keep), "plain")
 
 
-# Stride 1 and few entries: images are packed once for all taps, on a grid with gaps. Padding that
+# Few entries: images are packed once for all taps, on a grid with gaps. Padding that
 # is none or large, taps that reach beyond a tile, grids of several tiles and images.
 SHARED = (
     Case(16, 8, (13, 9), (3, 3), (1, 1), (1, 1), (1, 1), images=5),
@@ -104,6 +104,10 @@ SHARED = (
     Case(16, 8, (70, 70), (3, 3), (1, 1), (1, 1), (1, 1), images=2),
     Case(16, 8, (200,), (7,), (1,), (3,), (1,), groups=2),
     Case(16, 8, (4, 5, 6), (3, 2, 3), (1, 1, 1), (1, 0, 2), (1, 1, 1)),
+    Case(16, 8, (15, 14), (3, 3), (2, 2), (1, 1), (1, 1)),
+    Case(16, 8, (17, 21), (5, 4), (2, 3), (4, 3), (1, 1)),
+    Case(16, 8, (20, 20), (3, 3), (2, 2), (0, 5), (2, 3)),
+    Case(16, 8, (5, 7, 6), (3, 3, 2), (1, 2, 2), (1, 1, 1), (1, 1, 1)),
 )
 
 

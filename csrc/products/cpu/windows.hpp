@@ -1,4 +1,4 @@
-// Packing images once for all taps of a convolution of stride 1 (Patches::shared).
+// Packing images once for all taps of a convolution (Patches::shared).
 //
 //   packed[c * ld + q - first] = the pixel of channel c that lies at row q of the grid
 //
@@ -10,6 +10,8 @@
 //   3 x 3, padding 1, rows of 4      q     0 1 2 3 4 | 5 6 7 8 9 | ...
 //                                    line  a b c d 0   e f g h 0
 //                                    tap (0, -1) of q = 5 is the 0 at 4; tap (1, 0) of q = 1 is f
+//
+// With a stride s, taps read planes of every s-th pixel, which are packed one after the other.
 //
 // A row in a gap is no output pixel: what is summed there is dropped, and its gradient is zero.
 // (Zero times an infinite pixel is NaN: an infinite pixel may make more entries of dW NaN than it
@@ -61,7 +63,7 @@ bool is_window(const Matrix& x) noexcept {
 
 // Rows of the grid that all taps read, but for one.
 inline std::int64_t reach_of_taps(const Patches& p) noexcept {
-  return p.shift(p.taps() - 1) - p.shift(0);
+  return p.reading(p.taps() - 1).shift - p.reading(0).shift;
 }
 
 struct Window {
@@ -69,14 +71,15 @@ struct Window {
   std::int64_t ld;    // of the lines of a tile
   std::int64_t rows;  // of the grid that a tile reads
 
-  std::int64_t lines(const Patches& p) const noexcept { return p.channels * ld; }
+  std::int64_t plane(const Patches& p) const noexcept { return p.channels * ld; }
+  std::int64_t lines(const Patches& p) const noexcept { return p.planes() * plane(p); }
 };
 
 // Of tiles of `tile` rows.
 template <class C>
 Window window_of(const Patches& p, std::int64_t tile) noexcept {
   constexpr int lanes = Vec<C>::lanes;
-  const std::int64_t low = p.shift(0);
+  const std::int64_t low = p.reading(0).shift;
   const std::int64_t rows = tile + reach_of_taps(p);
   // A register more, because zeros and rests are stored whole; and an odd number of registers, so
   // that the lines of many channels spread over the sets of the cache.
@@ -89,7 +92,8 @@ Window window_of(const Patches& p, std::int64_t tile) noexcept {
 inline void list_places(const Patches& p, const Window& window, std::int64_t cols,
                         std::int64_t block_cols, std::int32_t* places) noexcept {
   const std::int64_t blocks = ceil_div(cols, block_cols);
-  std::int64_t tap = 0, channel = 0, shift = p.shift(0);
+  std::int64_t tap = 0, channel = 0;
+  Patches::Reading reads = p.reading(0);
   for (std::int64_t k = 0; k < blocks; ++k) {
     const std::int64_t left = cols - k * block_cols;
     const std::int64_t width = left < block_cols ? left : block_cols;
@@ -99,23 +103,38 @@ inline void list_places(const Patches& p, const Window& window, std::int64_t col
         of_block[c] = of_block[0];
         continue;
       }
-      of_block[c] = static_cast<std::int32_t>(channel * window.ld + shift - window.low);
+      of_block[c] = static_cast<std::int32_t>(reads.plane * window.plane(p) + channel * window.ld +
+                                              reads.shift - window.low);
       if (++channel == p.channels) {
         channel = 0;
-        if (++tap < p.taps()) shift = p.shift(tap);
+        if (++tap < p.taps()) reads = p.reading(tap);
       }
     }
   }
 }
 
-// The pixels themselves as rows of the grid: one tap, the centre.
-inline Patches plane_of(const Patches& p) noexcept {
-  Patches plane = p;
-  for (int i = 0; i < 3; ++i) {
-    plane.kernel[i] = plane.dilation[i] = 1;
-    plane.padding[i] = 0;
+// Calls body(plane, matrix) for each plane that a tap reads: its pixels as rows of the grid.
+template <class Body>
+GOSSAMER_INLINE void for_each_plane(const Matrix& x, std::int64_t bytes, Body&& body) noexcept {
+  const Patches& p = *x.patches;
+  for (std::int64_t k = 0; k < p.planes(); ++k) {
+    bool read = false;
+    for (std::int64_t t = 0; t < p.taps(); ++t) read |= p.reading(t).plane == k;
+    if (!read) continue;
+    Patches plane = p;
+    std::int64_t offset = 0, left = k;
+    for (int i = 2; i >= 0; --i) {
+      const std::int64_t rest = left % p.stride[i];
+      left /= p.stride[i];
+      offset += rest * p.strides[i];
+      plane.kernel[i] = plane.dilation[i] = plane.stride[i] = 1;
+      plane.padding[i] = 0;
+      plane.size[i] = ceil_div(p.size[i] - rest, p.stride[i]);
+      plane.strides[i] *= p.stride[i];
+    }
+    body(k, Matrix{static_cast<std::byte*>(x.data) + offset * bytes, x.rows, p.channels, 0, 0,
+                   &plane});
   }
-  return plane;
 }
 
 // The rows of the grid in a window that lie in [begin, end).
@@ -140,12 +159,13 @@ void zero_window(const Patches& p, const Window& window, C* packed) noexcept {
 template <class T>
 void pack_window(const Matrix& x, const Window& window, std::int64_t row,
                  Compute<T>* packed) noexcept {
-  const Patches plane = plane_of(*x.patches);
+  const Patches& p = *x.patches;
   const Reach reach = reach_of(window, row, 0, x.rows);
-  if (reach.count < window.rows) zero_window(plane, window, packed);
-  const Matrix pixels{x.data, x.rows, plane.channels, 0, 0, &plane};
-  pack_patches<T>(pixels, reach.first, reach.count, 0, plane.channels, packed + reach.behind,
-                  window.ld);
+  if (reach.count < window.rows) zero_window(p, window, packed);
+  for_each_plane(x, sizeof(T), [&](std::int64_t k, const Matrix& pixels) noexcept {
+    pack_patches<T>(pixels, reach.first, reach.count, 0, p.channels,
+                    packed + k * window.plane(p) + reach.behind, window.ld);
+  });
 }
 
 // Adds a window of sums to the images of a task, which owns whole images: the others have their
@@ -153,11 +173,13 @@ void pack_window(const Matrix& x, const Window& window, std::int64_t row,
 template <class T>
 void unpack_window(const Compute<T>* packed, const Window& window, const Matrix& y,
                    std::int64_t row, const Task& task) noexcept {
-  const Patches plane = plane_of(*y.patches);
+  using C = Compute<T>;
+  const Patches& p = *y.patches;
   const Reach reach = reach_of(window, row, task.batch0, task.batch1);
-  const Matrix pixels{y.data, y.rows, plane.channels, 0, 0, &plane};
-  put_patches<T, Compute<T>, true>(packed + reach.behind, window.ld, pixels, reach.first,
-                                   reach.count, 0, plane.channels);
+  for_each_plane(y, sizeof(C), [&](std::int64_t k, const Matrix& pixels) noexcept {
+    put_patches<T, C, true>(packed + k * window.plane(p) + reach.behind, window.ld, pixels,
+                            reach.first, reach.count, 0, p.channels);
+  });
 }
 
 }  // namespace
