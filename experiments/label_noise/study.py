@@ -24,7 +24,8 @@ SCHEMA = 1
 NAME = "label-noise"
 SPARSITIES = (0, 90)
 RADII: Mapping[str, Sequence[float]] = {
-    BASE: (0.0,), "SAM": (0.1, 0.2, 0.5, 1.0), "ASAM": (1.0, 2.0, 4.0), "MSAM": (0.3, 1.0, 3.0),
+    BASE: (0.0,), "SAM": (0.05, 0.1, 0.2, 0.5, 1.0), "ASAM": (0.25, 0.5, 1.0, 2.0, 4.0),
+    "MSAM": (0.3, 1.0, 3.0),
 }  # fmt: skip
 
 

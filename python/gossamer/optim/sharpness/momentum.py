@@ -52,7 +52,8 @@ class MSAM:
         self.model: nn.Module | None = None
         self.optimizer: torch.optim.Optimizer | None = None
         self._handles: list[Any] = []
-        self._before: dict[nn.Parameter, Tensor] = {}
+        self._before: dict[nn.Parameter, Tensor] = {}  # while the weights are moved
+        self._kept: dict[nn.Parameter, Tensor] = {}
 
     def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Follow the model's passes and the optimizer's steps from now on.
@@ -92,7 +93,7 @@ class MSAM:
         self.restore()
         for handle in self._handles:
             handle.remove()
-        self._handles, self.model, self.optimizer = [], None, None
+        self._handles, self.model, self.optimizer, self._kept = [], None, None, {}
 
     @torch.no_grad()
     def move(self) -> None:
@@ -103,12 +104,18 @@ class MSAM:
         if not momenta:
             return
         parameters: list[Any] = list(momenta)
-        factor = -self.rho / (total_norm(momenta.values()) + 1e-12)
-        self._before = {p: p.detach().clone() for p in parameters}
-        along = torch._foreach_mul(list(momenta.values()), factor)
-        torch._foreach_add_(
-            parameters, [o.to(p.dtype) for o, p in zip(along, parameters, strict=True)]
-        )
+        along = list(momenta.values())
+        factor = -self.rho / (total_norm(along) + 1e-12)
+        # Memory that is kept: fresh pages would cost more than the copy.
+        for p in parameters:
+            if (kept := self._kept.get(p)) is None or kept.shape != p.shape:
+                self._kept[p] = torch.empty_like(p)
+        self._before = {p: self._kept[p] for p in parameters}
+        torch._foreach_copy_(list(self._before.values()), parameters)
+        if factor.device.type == "cpu":  # elsewhere a number would wait for the device
+            torch._foreach_add_(parameters, along, alpha=factor.item())
+        else:
+            torch._foreach_add_(parameters, torch._foreach_mul(along, factor))
 
     @torch.no_grad()
     def restore(self) -> None:
