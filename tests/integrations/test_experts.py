@@ -45,8 +45,7 @@ def use(model: nn.Module, how: str) -> None:
 
 
 def sparse(kind: str, pattern: str = "2:4") -> nn.Module:
-    router = "*router" if kind == "GptOss" else "*.gate"
-    return sparsify(made(kind), pattern, exclude=["lm_head", router])
+    return sparsify(made(kind), pattern, exclude="lm_head")
 
 
 @pytest.mark.parametrize("how", ["eager", "grouped_mm", "batched_mm"])
@@ -95,7 +94,7 @@ def test_folders(kind: str, tmp_path: Path) -> None:
 def test_masks_of_experts_move() -> None:
     model = made("Mixtral").train()
     recipe = recipes.RigL("50%", every=1)
-    recipe.prepare(model, exclude=["lm_head", "*.gate"])
+    recipe.prepare(model, exclude="lm_head")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     recipe.attach(model, optimizer, total_steps=8)
     experts = {n: m for n, m in recipe.layers.items() if "experts" in n}
@@ -107,6 +106,36 @@ def test_masks_of_experts_move() -> None:
         optimizer.step()
     assert any(not torch.equal(before[n], layer.mask()) for n, layer in experts.items())
     recipe.finish(model)
+
+
+@pytest.mark.parametrize("how", ["@", "F.linear"])
+def test_other_experts_by_name(how: str) -> None:
+    """As Llama 4 and JetMoe multiply by theirs, whose modules do not say how they store them."""
+    torch.manual_seed(0)
+    if how == "@":
+        config = transformers.Llama4TextConfig(
+            **{**SIZES, "num_experts_per_tok": 1}, num_local_experts=4, intermediate_size_mlp=16
+        )
+        experts = transformers.models.llama4.modeling_llama4.Llama4TextExperts(config)
+        args: tuple[Any, ...] = (torch.randn(8, 16),)
+    else:
+        experts = transformers.models.jetmoe.modeling_jetmoe.JetMoeParallelExperts(4, 16, 8)
+        args = (torch.randn(8, 16), [3, 0, 4, 1])
+    for parameter in experts.parameters():
+        nn.init.normal_(parameter)
+    with pytest.raises(gossamer.PatternError, match=r"parameters= swaps them"):
+        sparsify(experts, "1:4")
+    sparsify(experts, "1:4", parameters="*", example=args)
+    wholes = SparseParameter.find_in(experts)
+    assert {(whole.form, whole.turned) for whole in wholes} == {("stack", how == "@")}
+    y = experts(*args)
+    torch.testing.assert_close(densify(experts)(*args), y)
+
+
+def test_routers_stay_dense_by_design() -> None:
+    model = sparsify(made("Mixtral"), "2:4", exclude="lm_head")
+    kinds = [kind.what for kind in gossamer.summary(model).dense_kinds]
+    assert "routers" in kinds
 
 
 def test_an_expert_that_does_not_fit_is_named() -> None:

@@ -160,6 +160,16 @@ def test_models_that_multiply_by_the_weight_of_a_layer() -> None:
     torch.testing.assert_close(model.encoder.weight.values.grad, kept)
 
 
+def test_rows_in_another_order_are_refused_outside_their_layer() -> None:
+    model = sparsify(Tied(), "2:4:v4", group_rows=True)
+    x = torch.randn(3, 16)
+    model.encoder(x)
+    with pytest.raises(gossamer.DTypeError, match=r"encoder\.weight.*exclude"):
+        model(x)
+    with pytest.raises(gossamer.PatternError, match="rows are grouped"):
+        sparsify(Tied(), "2:4:v4", group_rows=True, example=x)
+
+
 def test_what_fails_on_the_example_is_taken_back() -> None:
     model = nn.ModuleDict({"a": Summed(), "b": nn.LSTM(16, 16), "c": nn.MultiheadAttention(16, 2)})
     model.forward = lambda x: model["a"](x)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import gossamer
+from gossamer import sparsify
 from gossamer.nn import SparseParameter
 from support.parameters import CASES, F64, built
 
@@ -92,3 +93,17 @@ def test_compile_and_export(name: str) -> None:
     compiled(x).sum().backward()
     exported = torch.export.export(wrapped, (x,))
     torch.testing.assert_close(exported.module()(x), expected)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU packed", "RNN", "LSTMCell", "attention"])
+def test_autocast_multiplies_in_bfloat16_and_keeps_states(name: str) -> None:
+    make, run, shape, _ = CASES[name]
+    model, x = sparsify(make(), "2:4"), torch.randn(shape)
+    expected = run(model, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = run(model, x)
+    assert y.dtype is (torch.bfloat16 if name == "attention" else torch.float32)
+    assert not torch.equal(y.float(), expected)
+    torch.testing.assert_close(y.float(), expected, rtol=5e-2, atol=5e-2)
+    y.sum().backward()
+    assert all(p.grad.dtype is torch.float32 for p in model.parameters() if p.grad is not None)

@@ -181,6 +181,18 @@ REFUSED: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
+@pytest.mark.parametrize("convert", ["float", "double", "bfloat16", "half"])
+def test_a_conversion_in_a_forward_pass_changes_nothing(convert: str) -> None:
+    whole = SparseParameter([SparseLinear(8, 8, bias=False, pattern="2:4")], "matrix", (8, 8))
+    assert whole.to(torch.float32) is whole.float() is whole.type(torch.float32) is whole
+    if convert != "float":
+        with pytest.raises(gossamer.DTypeError, match="conversion to torch"):
+            getattr(whole, convert)()
+    assert whole.dtype is torch.float32
+    nn.Sequential(whole).double()
+    assert whole.dtype is torch.float64
+
+
 @pytest.mark.parametrize("of", ["weight", "parameter"])
 @pytest.mark.parametrize("name", REFUSED)
 def test_other_functions_are_refused_by_the_name_of_the_layer(name: str, of: str) -> None:

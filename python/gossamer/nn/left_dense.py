@@ -143,6 +143,8 @@ def _kind(module: nn.Module, parameter: nn.Parameter) -> str | None:
     for classes, kind in _KINDS:
         if isinstance(module, classes):
             return kind
+    if type(module).__name__.endswith("Router"):  # of transformers
+        return ROUTER
     return BARE if _rank(parameter) == 2 else STACKED
 
 

@@ -45,6 +45,13 @@ def is_autocast(x: Tensor) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
+def add_bias(y: Tensor, bias: Tensor | None) -> Tensor:
+    """Return y + b; under autocast b has the dtype of y."""
+    if bias is None:
+        return y
+    return y + (bias.to(y.dtype) if is_autocast(y) else bias)
+
+
 def without_autocast(x: Tensor) -> torch.autocast:
     """Return a context that disables autocast on the device of x."""
     device = x.device.type

@@ -6,6 +6,7 @@ Each layer multiplies all steps by the input matrix at once, then goes step by s
     GRU   n = tanh(W_in x + s(r) W_hn h);  h = (1 - s(z)) n + s(z) h
     RNN   h = tanh or relu of W_ih x + W_hh h
 
+Under autocast the products run in bfloat16, and states keep their dtype.
 Rows are those of a packed sequence: `sizes[t]` sequences have a step t. Signatures are torch's.
 """
 
@@ -77,7 +78,7 @@ def _direction(
         elif sizes[t] > have:  # their last step, backwards
             more = (part[have : sizes[t]] for part in start)
             state = tuple(torch.cat(pair) for pair in zip(state, more, strict=True))
-        state = step(gates[t], state, weights)
+        state = _kept(step(gates[t], state, weights), state)
         outputs.append(state[0])
     ends = [state, *reversed(done)]
     last = tuple(torch.cat(parts) for parts in zip(*ends, strict=True))
@@ -122,11 +123,17 @@ def _layers(step: Step, states: int) -> Callable[..., Any]:
 
     def cell(x: Tensor, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> Any:
         weights = Weights([w_ih, w_hh, b_ih, b_hh], True)
-        state = step(F.linear(x, w_ih, b_ih), _as_state(hx), weights)
+        before = _as_state(hx)
+        state = _kept(step(F.linear(x, w_ih, b_ih), before, weights), before)
         return state if states == 2 else state[0]
 
     call.cell = cell  # type: ignore[attr-defined]
     return call
+
+
+def _kept(state: State, before: State) -> State:
+    """Return states in the dtype that they had, which a product under autocast changes."""
+    return tuple(part.to(was.dtype) for part, was in zip(state, before, strict=True))
 
 
 def _as_state(hx: Any) -> State:

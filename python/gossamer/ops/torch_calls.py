@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from gossamer.errors import ShapeError
 from gossamer.ops import recurrent
+from gossamer.ops.autocast import add_bias
 from gossamer.ops.verbs import spmm, spmm_t
 from gossamer.weight import SparseWeight
 from gossamer.weight.operand import CALLS, Operand, Turned, check_tensor, refused
@@ -26,10 +27,10 @@ from gossamer.weight.operand import CALLS, Operand, Turned, check_tensor, refuse
 def right(operand: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x W^T + b [..., rows] for x [..., cols]."""
     if isinstance(operand, SparseWeight):
-        return spmm(x, operand, bias)
+        return spmm(x, _in_order(operand), bias)
     if isinstance(operand, Turned):
         y = left(operand.of, x)
-        return y if bias is None else y + bias
+        return add_bias(y, bias)
     found: Tensor = operand.right(x, bias)
     return found
 
@@ -37,11 +38,17 @@ def right(operand: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
 def left(operand: Any, x: Tensor) -> Tensor:
     """Return x W [..., cols] for x [..., rows]."""
     if isinstance(operand, SparseWeight):
-        return spmm_t(x, operand)
+        return spmm_t(x, _in_order(operand))
     if isinstance(operand, Turned):
         return right(operand.of, x)
     found: Tensor = operand.left(x)
     return found
+
+
+def _in_order(weight: SparseWeight) -> SparseWeight:
+    if weight.has_own_order:
+        raise refused("a product outside of its layer, whose rows are grouped,", (weight,))
+    return weight
 
 
 def linear(input: Any, weight: Any, bias: Any = None) -> Tensor:  # noqa: A002 - as torch has it
@@ -115,7 +122,7 @@ def bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Tensor:
     rows = right(weight.fold, check_tensor(input2, "bilinear", weight))
     of_first = rows.view(*rows.shape[:-1], *weight.shape[:2])
     y: Tensor = (of_first @ input1.unsqueeze(-1)).squeeze(-1)
-    return y if bias is None else y + bias
+    return add_bias(y, bias)
 
 
 def einsum(equation: Any, *operands: Any) -> Tensor:

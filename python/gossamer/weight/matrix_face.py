@@ -26,6 +26,8 @@ class MatrixFace(Operand):
     values: nn.Parameter
     shape: torch.Size
     pattern: Pattern
+    has_own_order = False
+    """Whether a layer has put the rows into another order than that of its outputs."""
 
     @property
     def dtype(self) -> torch.dtype:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gossamer.errors import DTypeError, ShapeError
 from gossamer.nn.layers.base import MaskedLayer
+from gossamer.ops.autocast import add_bias
 from gossamer.ops.verbs import spmm_t
 from gossamer.weight.operand import Turned, View, refused
 
@@ -51,7 +52,7 @@ class Matrix(View):
     def right(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return x W^T + b: a call of the layer, hooks included."""
         y: Tensor = self.of(x)
-        return y if bias is None else y + bias
+        return add_bias(y, bias)
 
     def left(self, x: Tensor) -> Tensor:
         """Return x W.
@@ -228,6 +229,29 @@ class SparseParameter(View, nn.Module):
             DTypeError: another dtype, of which a forward pass would make a copy per call.
         """
         device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+        return self._same(dtype, device)
+
+    def type(self, dst_type: Any) -> Any:
+        """Return it for its own dtype, see `to`."""
+        return self._same(dst_type)
+
+    def float(self) -> Any:
+        """Return it if it is float32, see `to`."""
+        return self._same(torch.float32)
+
+    def double(self) -> Any:
+        """Return it if it is float64, see `to`."""
+        return self._same(torch.float64)
+
+    def bfloat16(self) -> Any:
+        """Return it if it is bfloat16, see `to`."""
+        return self._same(torch.bfloat16)
+
+    def half(self) -> Any:
+        """Not available, see `to`."""
+        return self._same(torch.float16)
+
+    def _same(self, dtype: Any, device: Any = None) -> SparseParameter:
         if dtype in (None, self.dtype) and device in (None, self.device):
             return self
         raise refused(f"a conversion to {dtype or device} in a forward pass", (self,))
@@ -238,7 +262,7 @@ class SparseParameter(View, nn.Module):
         """Return x W^T + b."""
         if self.turned:
             y = self._left(x)
-            return y if bias is None else y + bias
+            return add_bias(y, bias)
         return self._right(x, bias)
 
     def left(self, x: Tensor) -> Tensor:
@@ -249,7 +273,7 @@ class SparseParameter(View, nn.Module):
         self._check_matrix()
         layers = [*self._layers()]
         y = layers[0](x) if len(layers) == 1 else torch.cat([layer(x) for layer in layers], -1)
-        return y if bias is None else y + bias
+        return add_bias(y, bias)
 
     def _left(self, x: Tensor) -> Tensor:
         self._check_matrix()
@@ -341,7 +365,7 @@ class Rows(View):
     def right(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return x W^T + b."""
         y = torch.cat([layer(x) for layer in self.layers], -1)
-        return y if bias is None else y + bias
+        return add_bias(y, bias)
 
 
 def stand_in(weight: Tensor, trained: bool) -> nn.Linear:

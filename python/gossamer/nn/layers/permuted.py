@@ -125,6 +125,7 @@ class PermutedLinear(SparseLinear):
         return layer
 
     def _keep_order(self, order: Tensor) -> None:
+        self.weight.has_own_order = True
         self.register_buffer("row_order", order)
         self.register_buffer("row_place", order.argsort(), persistent=False)
 
