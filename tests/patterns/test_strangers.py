@@ -158,6 +158,27 @@ def test_a_state_of_other_fields_is_refused_and_longer_ones_fit() -> None:
     assert torch.equal(same.descriptor, diagonal.descriptor)
 
 
+def test_a_damaged_descriptor_is_refused() -> None:
+    weight = gossamer.SparseWeight.from_dense(torch.randn(32, 32), "band 4 of 16")
+    state, generator = weight.state_dict(), torch.Generator().manual_seed(0)
+    before = bits(state)
+    for _ in range(200):
+        damaged = state["descriptor"].clone()
+        at = int(torch.randint(5, len(damaged), (), generator=generator))
+        damaged[at] ^= 1 << int(torch.randint(63, (), generator=generator))
+        with pytest.raises(StructureError):
+            weight.load_state_dict({**state, "descriptor": damaged})
+        assert bits(weight.state_dict()) == before
+
+
+def test_a_convolution_takes_it() -> None:
+    conv = nn.Conv2d(8, 16, 3)
+    sparse = gossamer.sparsify(nn.Sequential(conv), "tiled 8")
+    check_mask(sparse[0].mask(), "tiled 8")
+    x = torch.randn(2, 8, 6, 6)
+    torch.testing.assert_close(gossamer.densify(sparse)(x), sparse(x))
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's own imports
 @pytest.mark.parametrize("text", ["band 4 of 16", "tiled 8"])

@@ -16,6 +16,7 @@ from gossamer.patterns.checks import check_sizes as check_sizes
 from gossamer.patterns.checks import unit_interval as unit_interval
 from gossamer.patterns.entries import Block, Nonzeros, Unstructured
 from gossamer.patterns.groups import NM, GroupedNM
+from gossamer.patterns.protocol import PLUGIN as PLUGIN
 from gossamer.patterns.protocol import Pattern
 from gossamer.patterns.registry import OPERATORS as OPERATORS
 from gossamer.patterns.registry import operator_of as operator_of

@@ -117,17 +117,22 @@ class Pattern(ABC):
     @property
     def numbers(self) -> tuple[int, ...]:
         """The integers that a state dict keeps of the pattern: its panel, and its own ones."""
-        n, m = self.group
-        text = json.dumps({"name": type(self).__name__, **asdict(self)}).encode()  # type: ignore[call-overload]
-        words = text.ljust(-(-len(text) // 8) * 8)
-        packed = (int.from_bytes(words[i : i + 8], "little") for i in range(0, len(words), 8))
-        # As signed: they are stored as int64.
-        return self.panel, n, m, len(text), *(w - (w >> 63 << 64) for w in packed)
+        plain = {"name": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+        return self.panel, *self.group, *_words(plain)
 
     @classmethod
     def _of_numbers(cls, numbers: tuple[int, ...]) -> Pattern:
         """Return the pattern of `numbers` of this class; only the package's own classes have it."""
         raise NotImplementedError
+
+
+def _words(plain: dict[str, Any]) -> tuple[int, ...]:
+    """Return the length of a JSON text and its bytes, 8 in each number."""
+    text = json.dumps(plain).encode()
+    padded = text.ljust(-(-len(text) // 8) * 8)
+    words = (int.from_bytes(padded[i : i + 8], "little") for i in range(0, len(padded), 8))
+    # As signed: they are stored as int64.
+    return len(text), *(word - (word >> 63 << 64) for word in words)
 
 
 def plain_of_numbers(numbers: tuple[int, ...]) -> dict[str, Any]:
@@ -140,8 +145,10 @@ def plain_of_numbers(numbers: tuple[int, ...]) -> dict[str, Any]:
         size, words = numbers[3], numbers[4:]
         text = b"".join((word % 2**64).to_bytes(8, "little") for word in words)[:size]
         plain = json.loads(text)
-        if size < 0 or not isinstance(plain, dict) or not isinstance(plain.get("name"), str):
+        if not isinstance(plain, dict) or not isinstance(plain.get("name"), str):
             raise ValueError(plain)
-    except (ValueError, IndexError, OverflowError):
+        if _words(plain) != (size, *words):
+            raise ValueError(words)
+    except (ValueError, IndexError, OverflowError, RecursionError):
         raise PatternError("the descriptor holds no pattern: it is damaged") from None
     return plain

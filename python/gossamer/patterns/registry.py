@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import Any, Literal, TypeVar, get_args, overload
 
 from gossamer.arguments import shown
-from gossamer.errors import DTypeError, PatternError
+from gossamer.errors import DTypeError, GossamerError, PatternError
 from gossamer.patterns.protocol import PLUGIN, Pattern, plain_of_numbers
 
 __all__ = [
@@ -169,9 +169,16 @@ def pattern_of_fields(plain: Any) -> Pattern:
             'layers dense with gossamer.load(..., fallback="warn")'
         )
     try:
-        return kind(**given)
-    except TypeError as error:
-        raise PatternError(f"pattern {name} was saved with other fields: {error}") from None
+        pattern = kind(**given)
+        str(pattern), hash(pattern)  # numbers and texts have both
+    except GossamerError:
+        raise
+    except Exception as error:  # of a class that others wrote
+        raise PatternError(
+            f"pattern {name} cannot be built of the fields that were saved: {error!s:.200}; they "
+            "are damaged, or of another version of the class"
+        ) from None
+    return pattern
 
 
 # ---- sparsifiers: selections and scores --------------------------------------------------------

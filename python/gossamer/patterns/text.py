@@ -46,7 +46,7 @@ def parse_pattern(p: str | Pattern) -> Pattern:
             return found
     raise PatternError(
         f"parse_pattern got {p!r:.80}; the text of a pattern must have one of the known forms: "
-        f"write one of {_FORMS}{_others()}"
+        f"write one of {_FORMS}{_others()}; import the module of a pattern of your own first"
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gossamer.backend import Layout, Structure
 from gossamer.errors import PatternError, StructureError
-from gossamer.patterns import Pattern, pattern_of_code
+from gossamer.patterns import PLUGIN, Pattern, pattern_of_code
 from gossamer.weight.guard import checksum_of, has_bytes
 
 
@@ -40,7 +40,8 @@ def pattern_of(descriptor: list[int]) -> Pattern:
     kind, _, _, vector, _, *rest = descriptor
     kind = kind & 0xFF if 0 <= kind >> 8 < 2**32 else kind
     pattern = pattern_of_code(kind, (vector, *rest))
-    if len(pattern.numbers) != len(rest) + 1:
+    own = (pattern.panel, *pattern.group)
+    if (kind == PLUGIN and own != (vector, *rest[:2])) or (kind != PLUGIN and len(rest) != 3):
         raise PatternError(f"the descriptor of {pattern} has {len(descriptor)} numbers: damaged")
     return pattern
 
