@@ -14,6 +14,7 @@ import gossamer
 from bench import cli
 from bench.activations import TOPIC as ACTIVATIONS
 from bench.cli import GROUPS, TOPICS, app, runner
+from bench.convolutions import TOPIC as CONVOLUTIONS
 from bench.harness import plan as planning
 from bench.harness import run
 from bench.harness.machine import cpu_name, honest_notes
@@ -196,7 +197,7 @@ def test_results_of_earlier_runs_are_read(path: Path) -> None:
     assert found.records
     topic = next(
         t
-        for t in (ACTIVATIONS, TRANSPORT, PROX, MASKS, MODELS, TOPIC)
+        for t in (ACTIVATIONS, CONVOLUTIONS, TRANSPORT, PROX, MASKS, MODELS, TOPIC)
         if found.path.stem.endswith(t.suffix)
     )
     assert topic.page(found).tables

@@ -106,3 +106,26 @@ def test_filters_that_do_not_fit_are_named_and_the_model_stays() -> None:
     with pytest.raises(PatternError, match=r"'0' .*3 input channels(.|\n)*exclude="):
         make("srste", pattern="2:4").prepare(model)
     assert type(model[0]) is type(model[2]) is nn.Conv2d
+
+
+def test_whole_filters_are_pruned() -> None:
+    torch.manual_seed(0)
+    model: nn.Module = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.Flatten())
+    recipe = make("gmp", "block 1x72 50%", every=2)
+    with pytest.warns(UserWarning, match="read nothing"):
+        model = recipe.prepare(model)
+    optimizer = torch.optim.AdamW(recipe.parameters(model), lr=1e-2)
+    recipe.attach(model, optimizer, STEPS)
+    for _ in range(STEPS):
+        loss = model(torch.randn(2, 8, 4, 4)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    layer: Any = model[0]  # type: ignore[index]
+    whole = layer.mask().sum(1)
+    assert sorted(whole.tolist()) == [0] * 8 + [72] * 8
+    assert not layer.weight[whole == 0].any()
+    with pytest.warns(UserWarning, match="read nothing"):
+        sparse: Any = recipe.finish(model)
+    filters = sparse[0].filters()
+    assert [bool(f.any()) for f in filters] == [bool(n) for n in whole]
