@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from gossamer.errors import DTypeError, ShapeError
 from gossamer.nn.layers.base import MaskedLayer
+from gossamer.nn.layers.linear import SparseLinear
 from gossamer.ops.autocast import add_bias
-from gossamer.ops.verbs import spmm_t
+from gossamer.ops.verbs import spmm, spmm_t
 from gossamer.weight.operand import Turned, View, refused
 
 Form = Literal["matrix", "rows", "stack", "fold"]
@@ -25,6 +26,10 @@ Form = Literal["matrix", "rows", "stack", "fold"]
 "matrix": one layer [out, in]. "rows": several, one below the other, as `in_proj_weight`.
 "stack": several [n, out, in], as experts. "fold": one layer [n * out, in] as [n, out, in].
 """
+
+_HOOKS = (
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "forward",
+)  # fmt: skip
 
 
 class Matrix(View):
@@ -51,8 +56,7 @@ class Matrix(View):
 
     def right(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return x W^T + b: a call of the layer, hooks included."""
-        y: Tensor = self.of(x)
-        return add_bias(y, bias)
+        return _product(self.of, x, bias)
 
     def left(self, x: Tensor) -> Tensor:
         """Return x W.
@@ -271,9 +275,7 @@ class SparseParameter(View, nn.Module):
 
     def _right(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         self._check_matrix()
-        layers = [*self._layers()]
-        y = layers[0](x) if len(layers) == 1 else torch.cat([layer(x) for layer in layers], -1)
-        return add_bias(y, bias)
+        return _products([*self._layers()], x, bias)
 
     def _left(self, x: Tensor) -> Tensor:
         self._check_matrix()
@@ -364,8 +366,25 @@ class Rows(View):
 
     def right(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return x W^T + b."""
-        y = torch.cat([layer(x) for layer in self.layers], -1)
-        return add_bias(y, bias)
+        return _products(self.layers, x, bias)
+
+
+def _products(layers: Sequence[MaskedLayer], x: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the outputs of several layers side by side, plus a bias."""
+    if len(layers) == 1:
+        return _product(layers[0], x, bias)
+    sizes = [layer.out_features for layer in layers]
+    biases = [None] * len(layers) if bias is None else torch.split(bias, sizes)
+    pairs = zip(layers, biases, strict=True)
+    return torch.cat([_product(layer, x, part) for layer, part in pairs], -1)
+
+
+def _product(layer: MaskedLayer, x: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the output of a layer without bias plus a bias: in one pass if nothing looks on."""
+    if bias is not None and type(layer) is SparseLinear and not any(map(vars(layer).get, _HOOKS)):
+        return spmm(x, layer.weight, bias)
+    y: Tensor = layer(x)
+    return add_bias(y, bias)
 
 
 def stand_in(weight: Tensor, trained: bool) -> nn.Linear:
