@@ -70,6 +70,14 @@ def test_the_sharpness_example_runs(tmp_path: Path) -> None:
     assert names["model"][1].num_batches_tracked == 11
 
 
+def test_the_example_of_scores_runs(tmp_path: Path) -> None:
+    names = run_fence("docs/guides/finetune.md", "scores.py", tmp_path)
+
+    assert names["scores"].keys() == names["before_training"].keys() == {"0", "2"}
+    kept = names["model"][0].mask().reshape(-1, 4)
+    assert torch.equal(kept, names["scores"]["0"].reshape(-1, 4).argsort(1).argsort(1) >= 2)
+
+
 def test_the_soups_example_runs(tmp_path: Path) -> None:
     names = run_fence("docs/guides/recipes.md", "soups.py", tmp_path)
 

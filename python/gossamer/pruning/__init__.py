@@ -7,6 +7,7 @@ from gossamer.pruning.nettrim import Trimmed, TrimmedLayer, net_trim, net_trim_l
 from gossamer.pruning.report import LayerChange, ShrinkReport
 from gossamer.pruning.resizing import resize_like
 from gossamer.pruning.row_groups import group_hidden
+from gossamer.pruning.scores import drawn, fisher, grasp, snip, wanda
 from gossamer.pruning.shrinking import shrink
 from gossamer.pruning.structured import prune
 
@@ -19,6 +20,9 @@ __all__ = [
     "ShrinkReport",
     "Trimmed",
     "TrimmedLayer",
+    "drawn",
+    "fisher",
+    "grasp",
     "group_hidden",
     "merge_scales",
     "net_trim",
@@ -27,4 +31,6 @@ __all__ = [
     "prune",
     "resize_like",
     "shrink",
+    "snip",
+    "wanda",
 ]
