@@ -13,6 +13,7 @@ import gossamer
 from gossamer import SparseConv2d
 from gossamer.errors import DTypeError, PatternError, ShapeError
 from gossamer.nn import MaskedLinear
+from gossamer.nn.layers import rebuilding
 from gossamer.nn.layers.bimask import BiMaskLinear
 from gossamer.nn.layers.convolution import KINDS
 from gossamer.nn.layers.filters import matrix_of
@@ -210,3 +211,15 @@ def test_a_mask_of_whole_filters() -> None:
     y = layer(x)
     assert torch.equal(y[:, ::2], layer.bias[::2].view(1, -1, 1, 1).expand_as(y[:, ::2]))  # type: ignore[index]
     torch.testing.assert_close(layer.to_sparse()(x), y)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("dims", 7), ("kernel_size", [5, 5]), ("groups", 3), ("padding_mode", "x"), ("more", 1)],
+)
+def test_a_damaged_window_is_refused(name: str, value: Any) -> None:
+    layer = _of_kind("masked")
+    described: Any = rebuilding.describe(layer)
+    described["window"][name] = value
+    with pytest.raises((ShapeError, gossamer.CheckpointError)):
+        rebuilding.build(described, layer.state_dict())

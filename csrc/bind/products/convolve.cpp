@@ -55,12 +55,29 @@ Images images_of(const Tensor& t) noexcept {
   return images;
 }
 
+// Images of one or two dimensions have a depth, and a height, of 1.
+void add_dimensions(Tensor& t) noexcept {
+  if (t.rank < 3 || t.rank > 4) return;
+  const auto missing = static_cast<std::size_t>(5 - t.rank);
+  for (std::size_t i = 4; i >= 2 + missing; --i) {
+    t.shape[i] = t.shape[i - missing];
+    t.strides[i] = t.strides[i - missing];
+  }
+  for (std::size_t i = 2; i < 2 + missing; ++i) {
+    t.shape[i] = 1;
+    t.strides[i] = 0;
+  }
+  t.rank = 5;
+}
+
 Tensor read_images(py::handle object, const char* who, Kind kind, std::int64_t channels,
                    bool writable = false) {
   Tensor t = read_tensor(object, who, writable, 5);
+  const int given = t.rank;
+  add_dimensions(t);
   require<ShapeError>(t.rank == 5 && t.shape[1] == channels,
                       std::string(who) + " must be [images, " + text(channels) +
-                          ", depth, height, width], got " + text(t.rank) + " dimensions" +
+                          ", *size] with one to three sizes, got " + text(given) + " dimensions" +
                           (t.rank > 1 ? " and " + text(t.shape[1]) + " channels" : ""));
   require<DTypeError>(t.kind == kind, std::string(who) + " has dtype " + t.dtype() + "; " +
                                           name_of(kind) + " is needed, as in the other arguments");

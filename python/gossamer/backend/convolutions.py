@@ -114,9 +114,7 @@ def convolve(
     layout, indices, indptr = check_structure(structure)
     size = window.output_size(x.shape[2:])
     y = new_images(x, (x.shape[0], layout.rows, *size))
-    module_of(x).products.convolve(
-        _five(x), values, layout, indices, indptr, bias, window.geometry(), _five(y)
-    )
+    module_of(x).products.convolve(x, values, layout, indices, indptr, bias, window.geometry(), y)
     return y
 
 
@@ -155,7 +153,7 @@ def convolve_input(
     if transposed is not None and window.groups == 1:
         turned = (*check_structure(transposed.structure), transposed.perm)  # type: ignore[assignment]
     module_of(grad_output).products.convolve_input(
-        _five(grad_output), values, layout, indices, indptr, *turned, window.geometry(), _five(grad)
+        grad_output, values, layout, indices, indptr, *turned, window.geometry(), grad
     )
     return grad.to(grad_output.dtype)
 
@@ -178,7 +176,7 @@ def convolve_weight(grad_output: Tensor, x: Tensor, structure: Structure, window
     layout, indices, indptr = check_structure(structure)
     grad = x.new_empty(structure.nnz)
     module_of(x).products.convolve_weight(
-        _five(grad_output), _five(x), layout, indices, indptr, window.geometry(), grad
+        grad_output, x, layout, indices, indptr, window.geometry(), grad
     )
     return grad
 
@@ -204,11 +202,6 @@ def _format(x: Tensor) -> torch.memory_format:
 def channels(cols: int, window: Window) -> int:
     """Return the channels of the images that a weight of so many columns takes."""
     return cols // math.prod(window.kernel) * window.groups
-
-
-def _five(x: Tensor) -> Tensor:
-    """Return a view [images, channels, depth, height, width]."""
-    return x if x.dim() == 5 else x[(slice(None), slice(None), *[None] * (5 - x.dim()))]
 
 
 __all__ = ["Window", "channels", "convolve", "convolve_input", "convolve_weight", "new_images"]

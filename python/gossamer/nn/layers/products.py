@@ -158,6 +158,8 @@ class ImageProduct(Windowed, RowProduct):
     takes_rows = False
 
     def __init__(self, dims: int, **window: Any) -> None:
+        if dims not in (1, 2, 3):
+            raise ShapeError(f"ImageProduct got dims={dims!r}; images have 1, 2 or 3 dimensions")
         self.dims = dims  # type: ignore[misc]
         self.set_window(**window)
         self.ints = self.window.as_ints()  # type: ignore[misc]
