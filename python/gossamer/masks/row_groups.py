@@ -61,6 +61,7 @@ def group_rows(score: Tensor, pattern: str | Pattern, rounds: Count = ROUNDS) ->
     numbers = _integers(score.detach().cpu().double(), wide)
     with torch.no_grad(), torch.autocast("cpu", enabled=False):  # which would round the products
         best, kept = order, _kept(numbers, order, pattern)[1]
+        # Either start may win: rows that stand in a good order already, or those around seeds.
         for start in (order, _around_seeds(numbers, pattern)):
             found, share = _exchanged(numbers, start, pattern, rounds)
             if share > kept:
@@ -93,9 +94,9 @@ def _around_seeds(numbers: Tensor, pattern: Pattern) -> Tensor:
     left = total.argsort(descending=True, stable=True)
     panels = []
     while len(left):
-        rest = numbers[left]
-        wanted = rest[0].topk(each).indices.sort().values
-        share = rest[:, wanted].sum(1).double() / total[left].clamp_min(1.0)
+        wanted = torch.zeros(cols).index_fill(0, numbers[left[0]].topk(each).indices, 1.0)
+        # Of all rows: a copy of those that are left would take longer than their products.
+        share = numbers.mv(wanted)[left].double() / total[left].clamp_min(1.0)
         share[0] = 2.0  # the seed itself
         chosen = share.argsort(descending=True, stable=True)[:high]
         panels.append(left[chosen])
