@@ -3,8 +3,8 @@
 #include "products/table.hpp"
 
 #include "products/cpu/sddmm.hpp"
-#include "products/cpu/spmm_windows.hpp"
 #include "products/cpu/spmm_t.hpp"
+#include "products/cpu/spmm_windows.hpp"
 #include "products/cpu/tiles.hpp"
 #include "products/cpu/tiles_gradients.hpp"
 
