@@ -29,6 +29,7 @@ from bench.masks import TOPIC as MASKS
 from bench.models import TOPIC as MODELS
 from bench.prox import TOPIC as PROX
 from bench.transport import TOPIC as TRANSPORT
+from bench.weights import TOPIC as WEIGHTS
 from gossamer.errors import ArgumentError, CheckpointError, GossamerError
 from gossamer.timing import Timing
 from support.bench_records import MACHINE, made, results
@@ -197,7 +198,7 @@ def test_results_of_earlier_runs_are_read(path: Path) -> None:
     assert found.records
     topic = next(
         t
-        for t in (ACTIVATIONS, CONVOLUTIONS, TRANSPORT, PROX, MASKS, MODELS, TOPIC)
+        for t in (ACTIVATIONS, CONVOLUTIONS, TRANSPORT, PROX, MASKS, MODELS, WEIGHTS, TOPIC)
         if found.path.stem.endswith(t.suffix)
     )
     assert topic.page(found).tables

@@ -166,8 +166,9 @@ def test_the_operator_returns_no_memory_of_the_layers_own(kind: str) -> None:
     layer = model(kind)[0]
     weight, *extra = layer.trained()
     found = torch.ops.gossamer.masked(
-        torch.randn(5, COLS), weight, extra[0] if extra else None, layer.bias, layer.number, False
-    )
+        torch.randn(5, COLS), weight, extra[0] if extra else None, layer.bias, layer.number, False,
+        layer.product.ints,
+    )  # fmt: skip
     own = {t.data_ptr() for t in (*layer.parameters(), *layer.buffers()) if t.numel()}
     assert not own & {t.data_ptr() for t in found if t.numel()}
 

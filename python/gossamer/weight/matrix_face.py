@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.arguments import is_number, shown
-from gossamer.errors import DTypeError
+from gossamer.arguments import fits, is_number, shown
+from gossamer.errors import ArgumentError, DTypeError
 from gossamer.patterns import Pattern
 from gossamer.weight.operand import Operand
 
@@ -54,8 +54,18 @@ class MatrixFace(Operand):
         return 2
 
     def size(self, dim: int | None = None) -> Any:
-        """Return the shape [rows, cols], or one of its sizes."""
-        return self.shape if dim is None else self.shape[dim]
+        """Return the shape [rows, cols], or one of its sizes.
+
+        Raises:
+            DTypeError, ArgumentError: there is no such dimension.
+        """
+        if dim is None:
+            return self.shape
+        if not fits(dim, int):
+            raise DTypeError(f"size got dim={shown(dim)}; an integer is needed")
+        if not -2 <= dim < 2:
+            raise ArgumentError(f"size got dim={dim}; a matrix has the dimensions 0 and 1")
+        return self.shape[dim]
 
     def numel(self) -> int:
         """Return the number of entries of the matrix; `nnz` is the number of kept entries."""

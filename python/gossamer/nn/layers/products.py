@@ -232,7 +232,7 @@ class ImageProduct(Windowed, RowProduct):
         """Return dW [rows, cols] of all entries."""
         if self.padding_mode == "zeros":  # otherwise the images have their padding
             x = self.padded(x, always=True)
-        return matrix_of(self.filter_gradient(grad_output, x, x.shape[1] // self.groups))
+        return matrix_of(self._filter_gradient(grad_output, x, x.shape[1] // self.groups))
 
     def bias_gradient(self, grad_output: Tensor) -> Tensor:
         """Return db [rows]."""

@@ -94,10 +94,10 @@ class Windowed:
         x = self.padded(x, always=True)
         channels = x.shape[1] // self.groups
         if self.groups == 1:
-            return matrix_of(self.filter_gradient(grad_output[:, begin:end], x, channels))
-        return matrix_of(self.filter_gradient(grad_output, x, channels))[begin:end]
+            return matrix_of(self._filter_gradient(grad_output[:, begin:end], x, channels))
+        return matrix_of(self._filter_gradient(grad_output, x, channels))[begin:end]
 
-    def filter_gradient(self, grad_output: Tensor, x: Tensor, channels: int) -> Tensor:
+    def _filter_gradient(self, grad_output: Tensor, x: Tensor, channels: int) -> Tensor:
         """Return the gradient of all filters [out, channels, *kernel] for padded images x."""
         weight = x.new_empty(grad_output.shape[1], channels, *self.kernel_size)
         none = [0] * self.dims
