@@ -1,8 +1,25 @@
-"""The tensors inside nested containers: outputs of models, state of optimizers and recipes."""
+"""Values in containers: tensors inside them, and the arguments that an example holds."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from torch import Tensor
+
+
+def call_with(function: Callable[..., Any], example: Any) -> Any:
+    """Call a function with an example of its arguments.
+
+    Args:
+        function: a model, for example.
+        example: one argument; or several as a tuple or list; or a mapping by keyword.
+
+    Example:
+        >>> call_with(pow, (2, 3)), call_with(abs, -1), call_with(dict, {"a": 1})
+        (8, 1, {'a': 1})
+    """
+    if isinstance(example, Mapping):
+        return function(**example)
+    return function(*example) if isinstance(example, tuple | list) else function(example)
 
 
 def tensors(value: object) -> Iterator[Tensor]:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from gossamer.errors import PatternError
+from gossamer.nested import call_with
 from gossamer.nn.foreign import tell_configs
 
 _TENSOR: Any = Tensor
@@ -83,9 +84,7 @@ def call(model: nn.Module, example: Any) -> Any:
     try:
         model.eval()
         with torch.random.fork_rng(devices=[]):
-            if isinstance(example, Mapping):
-                return model(**example)
-            return model(*example) if isinstance(example, tuple | list) else model(example)
+            return call_with(model, example)
     finally:
         for module, mode in modes:
             module.training = mode

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import ArgumentError, DeviceError, DTypeError
-from gossamer.nested import tensors
+from gossamer.nested import call_with, tensors
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.layers.linear import dense_weight
 from gossamer.nn.left_dense import is_dense_linear
@@ -129,14 +129,6 @@ def step_of(model: nn.Module, example: object, backward: bool) -> Callable[[], o
     Raises:
         ArgumentError: no parameter needs a gradient.
     """
-    args: Sequence[Any] = ()
-    kwargs: Mapping[str, Any] = {}
-    if isinstance(example, Mapping):
-        kwargs = example
-    elif isinstance(example, tuple | list):
-        args = example
-    else:
-        args = (example,)
     wanted = [p for p in model.parameters() if p.requires_grad]
     if backward and not wanted:
         raise ArgumentError(
@@ -146,7 +138,7 @@ def step_of(model: nn.Module, example: object, backward: bool) -> Callable[[], o
 
     def step() -> None:
         with torch.set_grad_enabled(backward):
-            out = model(*args, **kwargs)
+            out = call_with(model, example)
             if backward:
                 torch.autograd.grad(_loss_of(out), wanted, allow_unused=True)
 

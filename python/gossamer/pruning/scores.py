@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from gossamer.arguments import check
 from gossamer.errors import ArgumentError
+from gossamer.nested import call_with
 from gossamer.nn.layers.linear import is_conv1d
 from gossamer.nn.layers.replacing import is_convolution
 from gossamer.nn.left_dense import is_dense_linear
@@ -142,7 +143,7 @@ def wanda(model: nn.Module, batches: Iterable[Any]) -> dict[str, Tensor]:
     try:
         with _untouched(model):
             for batch in batches:
-                called(model, (batch,), "wanda", lambda given: _call(model, given))
+                called(model, (batch,), "wanda", lambda given: call_with(model, given))
                 count += 1
     finally:
         for hook in hooks:
@@ -224,12 +225,6 @@ def _oriented(model: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Tensor
         name: tensor.t() if is_conv1d(model.get_submodule(name)) else tensor
         for name, tensor in found.items()
     }
-
-
-def _call(model: nn.Module, batch: Any) -> Any:
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(*batch) if isinstance(batch, tuple | list) else model(batch)
 
 
 def _adding(total: Tensor) -> Callable[..., None]:

@@ -79,23 +79,27 @@ class IMP(Recipe):
             [0, 1, 2, 3, 2, 2, 3, 3]
         """
         check(IMP.position, locals())
-        part = total_steps // (self.rounds + 1)
+        part, begin = self._cut(total_steps)
         number = min(step // part, self.rounds) if part else 0
         if number == 0:
             return step, part or total_steps
-        begin = min(int(self.rewind_share * part), part - 1)
         length = part if number < self.rounds else total_steps - self.rounds * part
         return begin + (step - number * part) * (part - begin) // length, part
 
     @property
     def part(self) -> int:
         """Steps between two prunings."""
-        return self.total_steps // (self.rounds + 1)
+        return self._cut(self.total_steps)[0]
 
     @property
     def rewind_step(self) -> int:
         """The step to whose beginning weights and optimizer are set back."""
-        return min(int(self.rewind_share * self.part), self.part - 1)
+        return self._cut(self.total_steps)[1]
+
+    def _cut(self, total_steps: int) -> tuple[int, int]:
+        """Return the steps of a part, and the one that is gone back to."""
+        part = total_steps // (self.rounds + 1)
+        return part, min(int(self.rewind_share * part), part - 1)
 
     def density(self, finished: int, final: float) -> float:
         """Return a layer's density after `finished` prunings, if its final density is `final`."""

@@ -26,6 +26,19 @@ By = Mapping[nn.Parameter, Tensor]
 """A tensor for each parameter: gradients, or what is added to the weights. Others have none."""
 
 
+def check_free(method: Any, model: nn.Module) -> None:
+    """Raise RecipeError if a method is attached, or a parameter is sharded over processes."""
+    who = type(method).__name__
+    if method.optimizer is not None:
+        raise RecipeError(f"{who} is attached already; detach() it, or make another one")
+    for name, parameter in model.named_parameters():
+        if is_sharded(parameter):
+            raise RecipeError(
+                f"{who} moves whole weights, and {name} is sharded; use DistributedDataParallel, "
+                "or train without it"
+            )
+
+
 class Sharpness(ABC):
     """The base class of the methods that compute gradients at moved weights.
 
@@ -85,15 +98,7 @@ class Sharpness(ABC):
                 changes.
         """
         check(Sharpness.attach, {"model": model})
-        who = type(self).__name__
-        if self.optimizer is not None:
-            raise RecipeError(f"{who} is attached already; detach() it, or make another one")
-        for name, parameter in model.named_parameters():
-            if is_sharded(parameter):
-                raise RecipeError(
-                    f"{who} moves whole weights, and {name} is sharded; use "
-                    "DistributedDataParallel, or train without it"
-                )
+        check_free(self, model)
         self.model, self.optimizer = model, unwrapped(optimizer)
         self._handles = self.follow(self.optimizer)
 
@@ -138,7 +143,7 @@ class Sharpness(ABC):
         return [first(optimizer, optimizer.register_step_pre_hook(self._enter))]
 
     def named(self) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
-        """Yield the (name, module, parameter) of each parameter that has a gradient, once."""
+        """Yield the (name, module, parameter) of each parameter of the model, once."""
         model = self.model or nn.Module()
         seen: set[int] = set()
         for path, module in model.named_modules():

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from gossamer.arguments import check
 from gossamer.errors import RecipeError
-from gossamer.optim.sharpness.perturbations import total_norm
+from gossamer.optim.sharpness.attached import check_free
 from gossamer.optim.steps import first, follow, unwrapped
-from gossamer.weight.sharding import is_sharded
 
 # What optimizers call their average of gradients.
 MOMENTA = ("exp_avg", "momentum_buffer")
@@ -67,11 +67,7 @@ class MSAM:
                 optimizer is SGD without momentum; nothing changes.
         """
         check(MSAM.attach, {"model": model})
-        if self.optimizer is not None:
-            raise RecipeError("MSAM is attached already; detach() it, or make another one")
-        for name, parameter in model.named_parameters():
-            if is_sharded(parameter):
-                raise RecipeError(f"MSAM moves whole weights, and {name} is sharded; use SAM's kin")
+        check_free(self, model)
         inner = unwrapped(optimizer)
         if any(group.get("momentum", 1) == 0 for group in inner.param_groups):
             raise RecipeError(
@@ -105,7 +101,7 @@ class MSAM:
             return
         parameters: list[Any] = list(momenta)
         along = list(momenta.values())
-        factor = -self.rho / (total_norm(along) + 1e-12)
+        factor = -self.rho / (get_total_norm(along) + 1e-12)
         # Memory that is kept: fresh pages would cost more than the copy.
         for p in parameters:
             if (kept := self._kept.get(p)) is None or kept.shape != p.shape:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from gossamer.arguments import NotNegative, Positive, check
 from gossamer.errors import RecipeError
 from gossamer.optim.sharpness.attached import By, Sharpness
-from gossamer.optim.sharpness.perturbations import scaled, total_norm
+from gossamer.optim.sharpness.perturbations import guarded, scaled
 
 __all__ = ["GAM", "GradientPenalty"]
 
@@ -44,11 +45,7 @@ class GradientPenalty(Sharpness):
 
     def offsets(self, gradients: By) -> By:
         """Return eps g; nothing moves if a gradient is not finite."""
-        is_finite = torch.isfinite(total_norm(gradients.values())) if gradients else None
-        return {
-            p: torch.where(is_finite, g * self.eps, torch.zeros((), dtype=g.dtype))  # type: ignore[arg-type]
-            for p, g in gradients.items()
-        }
+        return guarded(gradients, self.eps, get_total_norm(gradients.values())) if gradients else {}
 
     def combine(self, gradients: By, second: By) -> By:
         """Return g + gamma (g2 - g) / eps."""
@@ -103,7 +100,7 @@ class GAM(Sharpness):
         g3 = at({p: combined(there.get(p), 1, o, 1) for p, o in more.items()})
         v = {p: combined(g1.get(p), b1, g, b3) for p, g in g3.items()}
         m = {p: combined(g0.get(p), 1, g, abs(b2)) for p, g in g2.items()}
-        square = total_norm(v.values()).square()
+        square = get_total_norm(v.values()).square()
         products = [(m[p] * g).sum() for p, g in v.items() if p in m]
         along = torch.stack(products).sum() / square.clamp_min(torch.finfo(square.dtype).tiny)
         return {

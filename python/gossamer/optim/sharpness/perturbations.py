@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from gossamer import backend
 from gossamer.arguments import NotNegative, Positive, Share, check
@@ -14,7 +13,7 @@ from gossamer.nn import MaskedLayer
 from gossamer.optim.sharpness.attached import By, Sharpness
 from gossamer.weight import SparseWeight
 
-__all__ = ["ASAM", "FSAM", "SAM", "SAMON", "AdaSAP", "total_norm"]
+__all__ = ["ASAM", "FSAM", "SAM", "SAMON", "AdaSAP", "guarded", "scaled"]
 
 
 class SAM(Sharpness):
@@ -225,20 +224,17 @@ def scaled(along: By, radius: float, of: By) -> By:
     """Return radius * along / (||of|| + 1e-12), or zeros where the norm is not finite."""
     if not of:
         return {}
-    norm = total_norm(of.values())
-    factor = radius / (norm + 1e-12)
+    norm = get_total_norm(of.values())
+    return guarded(along, radius / (norm + 1e-12), norm)
+
+
+def guarded(along: By, factor: Tensor | float, norm: Tensor) -> By:
+    """Return factor * along, or zeros where a norm is not finite."""
     is_finite = torch.isfinite(norm)
     return {
-        p: torch.where(is_finite, g * factor.to(g.dtype), torch.zeros((), dtype=g.dtype))
+        p: torch.where(is_finite, (g * factor).to(g.dtype), torch.zeros((), dtype=g.dtype))
         for p, g in along.items()
     }
-
-
-def total_norm(tensors: Iterable[Tensor]) -> Tensor:
-    """Return the l2 norm over all entries of some tensors, 0-d."""
-    norms = torch._foreach_norm(list(tensors))
-    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    return total
 
 
 def _is_norm(module: nn.Module) -> bool:
