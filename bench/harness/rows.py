@@ -20,10 +20,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from rich.console import Console
 
+from bench.harness import machine
 from bench.harness.results import write_text
 from bench.harness.run import INTERRUPTED
 from bench.harness.tables import Page, publish
-from gossamer import CheckpointError
+from gossamer import ArgumentError, CheckpointError
 
 Row = dict[str, Any]
 
@@ -117,6 +118,21 @@ def collect(
     except KeyboardInterrupt:
         return rows, True
     return rows, False
+
+
+def check_counts(who: str, **counts: int) -> None:
+    """Raise ArgumentError unless each number is at least 1."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ArgumentError(f"{who} got {name}={value}; it must be at least 1")
+
+
+def header_of(schema: int, plan: Row, **more: Any) -> Row:
+    """The first line of a file: what was asked for, and where it is made."""
+    return {
+        "schema": schema, "plan": plan, **more,
+        "versions": machine.versions(()), "cpu": machine.cpu_name(),
+    }  # fmt: skip
 
 
 def begin(path: Path, header: Row, overwrite: bool) -> list[Row]:

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.harness import machine
-from bench.harness.rows import Row, Work, collect, present
+from bench.harness.rows import Row, Work, check_counts, collect, header_of, present
 from experiments.compare_recipes.page import page, plot
 from experiments.compare_recipes.training import (
     DENSE,
@@ -70,9 +69,7 @@ def compare(
         GossamerError: an option is out of range, or the folder cannot be written.
     """
     console = console or Console()
-    for name, value in (("seeds", seeds), ("jobs", jobs)):
-        if value < 1:
-            raise ArgumentError(f"compare-recipes got {name}={value}; it must be at least 1")
+    check_counts(NAME, seeds=seeds, jobs=jobs)
     names = list(dict.fromkeys(_known(name) for name in recipes)) or list(RECIPES)
     for sparsity in sparsities:
         if sparsity not in SPARSITIES:
@@ -144,11 +141,8 @@ def _key(row: Row) -> tuple[str, int, int, float, bool]:
 
 def _header(plan: TrainConfig) -> Row:
     """What must be the same for rows to stand in one table."""
-    return {
-        "schema": SCHEMA, "plan": {name: getattr(plan, name) for name in FIELDS},
-        "text": fingerprint(plan),
-        "versions": machine.versions(()), "cpu": machine.cpu_name(),
-    }  # fmt: skip
+    fields = {name: getattr(plan, name) for name in FIELDS}
+    return header_of(SCHEMA, fields, text=fingerprint(plan))
 
 
 def numbers(text: str, what: str) -> list[int]:

@@ -14,11 +14,10 @@ from statistics import fmean, stdev
 
 from rich.console import Console
 
-from bench.harness import machine
-from bench.harness.rows import Row, Work, collect, present
+from bench.harness.rows import Row, Work, check_counts, collect, header_of, present
 from bench.harness.tables import Cell, Grid, Page
 from experiments.label_noise.training import BASE, Plan, Training, measure
-from gossamer import ArgumentError, timing
+from gossamer import timing
 
 SCHEMA = 1
 NAME = "label-noise"
@@ -60,9 +59,7 @@ def study(
         ArgumentError: a number of seeds or jobs below 1.
     """
     plan, console = plan or Plan(), console or Console()
-    for name, value in (("seeds", seeds), ("jobs", jobs)):
-        if value < 1:
-            raise ArgumentError(f"label-noise got {name}={value}; it must be at least 1")
+    check_counts(NAME, seeds=seeds, jobs=jobs)
     path = out / f"{NAME}.jsonl"
     grid = [
         Training(sparsity, method, rho, seed)
@@ -71,10 +68,7 @@ def study(
         for rho in tried
         for seed in range(seeds)
     ]
-    header: Row = {
-        "schema": SCHEMA, "plan": asdict(plan), "versions": machine.versions(()),
-        "cpu": machine.cpu_name(),
-    }  # fmt: skip
+    header = header_of(SCHEMA, asdict(plan))
     with timing.threads(1):
         rows, stopped = collect(
             path, header, [Work(partial(measure, plan), grid, jobs)], _key, _words,

@@ -12,11 +12,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.harness import machine
-from bench.harness.rows import Row, Work, collect, present
+from bench.harness.rows import Row, Work, check_counts, collect, header_of, present
 from experiments.learning_rate.page import page, plot
 from experiments.learning_rate.training import FIELDS, PLAN, Training, corpus_of, measure
-from gossamer import ArgumentError
 from gossamer.train import TrainConfig
 
 SCHEMA = 1
@@ -61,16 +59,11 @@ def study(
         ArgumentError: an option is out of range.
     """
     console = console or Console()
-    for name, value in (("seeds", seeds), ("jobs", jobs)):
-        if value < 1:
-            raise ArgumentError(f"learning-rate got {name}={value}; it must be at least 1")
+    check_counts(NAME, seeds=seeds, jobs=jobs)
     path = out / f"{NAME}.jsonl"
     grid = trainings(sparsities, lrs, exponents, range(seeds))
-    header: Row = {
-        "schema": SCHEMA, "plan": {name: getattr(plan, name) for name in FIELDS},
-        "text": corpus_of(plan).fingerprint,
-        "versions": machine.versions(()), "cpu": machine.cpu_name(),
-    }  # fmt: skip
+    fields = {name: getattr(plan, name) for name in FIELDS}
+    header = header_of(SCHEMA, fields, text=corpus_of(plan).fingerprint)
     work = Work(partial(measure, plan), grid, jobs)
     rows, stopped = collect(
         path, header, [work], _key, _words, overwrite=overwrite, console=console

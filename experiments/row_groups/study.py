@@ -8,11 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.harness import machine
-from bench.harness.rows import Row, Work, collect, present
+from bench.harness.rows import Row, Work, check_counts, collect, header_of, present
 from experiments.row_groups.page import page, plot
 from experiments.row_groups.training import Plan, Pruning, corpus_of, measure
-from gossamer import ArgumentError
 
 SCHEMA = 1
 NAME = "row-groups"
@@ -51,14 +49,9 @@ def study(
         ArgumentError: an option is out of range.
     """
     console = console or Console()
-    for name, value in (("seeds", seeds), ("jobs", jobs)):
-        if value < 1:
-            raise ArgumentError(f"row-groups got {name}={value}; it must be at least 1")
+    check_counts(NAME, seeds=seeds, jobs=jobs)
     path = out / f"{NAME}.jsonl"
-    header: Row = {
-        "schema": SCHEMA, "plan": plan.row, "text": corpus_of(plan).fingerprint,
-        "versions": machine.versions(()), "cpu": machine.cpu_name(),
-    }  # fmt: skip
+    header = header_of(SCHEMA, plan.row, text=corpus_of(plan).fingerprint)
     work = Work(partial(measure, plan), prunings(patterns, vectors, range(seeds)), jobs)
     rows, stopped = collect(
         path, header, [work], _key, _words, overwrite=overwrite, console=console

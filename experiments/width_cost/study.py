@@ -13,8 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.harness import machine
-from bench.harness.rows import Row, Work, collect, present
+from bench.harness.rows import Row, Work, collect, header_of, present
 from experiments.width_cost.page import page, plot
 from experiments.width_cost.training import RECIPES, Plan, Training, corpus_of, measure
 from gossamer import ArgumentError
@@ -69,10 +68,7 @@ def study(
         if value < least:
             raise ArgumentError(f"width-cost got {name}={value}; it must be at least {least}")
     path = out / f"{NAME}.jsonl"
-    header: Row = {
-        "schema": SCHEMA, "plan": plan.row, "text": corpus_of(plan).fingerprint,
-        "versions": machine.versions(()), "cpu": machine.cpu_name(),
-    }  # fmt: skip
+    header = header_of(SCHEMA, plan.row, text=corpus_of(plan).fingerprint)
     make = partial(measure, plan)
 
     def go(wanted: Sequence[Training], fresh: bool) -> tuple[list[Row], bool]:
