@@ -101,18 +101,21 @@ def transport(
 
 @app.command()
 def compare_recipes(
-    steps: Annotated[int, typer.Option(help="Of each training.")] = 300,
-    seeds: Annotated[int, typer.Option(help="Trainings of each recipe and density.")] = 3,
+    steps: Annotated[int, typer.Option(help="Of each training.")] = 600,
+    seeds: Annotated[int, typer.Option(help="Trainings of each recipe and density.")] = 2,
     densities: Annotated[str, typer.Option(help="Percent that are dropped.")] = "50,75,90",
     recipes: Annotated[str | None, typer.Option(help="Names, with commas; default: all.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="File or folder of text; default: Python's own library.")
     ] = None,
     jobs: Annotated[int, typer.Option(help="Trainings at a time, one thread each.")] = 2,
-    scale_lr: Annotated[
-        float | None,
-        typer.Option(help="Also train at the rate lr * density^-e; this is e."),
-    ] = None,
+    rates: Annotated[
+        str, typer.Option(help="Peak learning rates that each recipe may choose from.")
+    ] = "0.0015,0.003,0.006",
+    tune_steps: Annotated[int, typer.Option(help="Of a training that chooses a rate.")] = 150,
+    times: Annotated[
+        bool, typer.Option("--times/--no-times", help="Time the steps, with nothing else running.")
+    ] = True,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
         "runs", "compare-recipes"
     ),
@@ -129,10 +132,12 @@ def compare_recipes(
         out,
         plan,
         recipes=[] if recipes is None else recipes.split(","),
-        sparsities=numbers(densities, "densities"),
+        sparsities=[int(percent) for percent in numbers(densities, "densities")],
         seeds=seeds,
         jobs=jobs,
-        scale_lr=[] if scale_lr is None else [scale_lr],
+        rates=numbers(rates, "rates"),
+        tune_steps=tune_steps,
+        times=times,
         overwrite=overwrite,
     )
     if code:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from functools import cache
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from bench.harness.rows import Row
 from gossamer import GossamerError, timing
 from gossamer.nn import MaskedLayer
-from gossamer.recipes import entry
+from gossamer.recipes import entry, make
 from gossamer.train import Corpus, Run, TrainConfig, Windows, load_corpus, spaced_windows
 
 DENSE = "dense"
@@ -29,22 +30,16 @@ PLAN = TrainConfig(
     steps=300, width=160, depth=2, heads=4, context=64, batch=8, lr=1.5e-3, threads=1
 )
 # The fields of the plan that make rows comparable.
-FIELDS = ("steps", "width", "depth", "heads", "context", "batch", "lr", "data")
+FIELDS = ("steps", "width", "depth", "heads", "context", "batch", "data")
 
 
-def config_of(plan: TrainConfig, run: str, seed: int, steps: int | None = None) -> TrainConfig:
-    """The options of one training, on one thread.
+class Stage(StrEnum):
+    """What a training is for."""
 
-    Args:
-        plan: what every recipe trains.
-        run: text of the run.
-        seed: of weights and data order.
-        steps: of this training; None for the plan's.
-
-    Returns:
-        The options.
-    """
-    return replace(plan, runs=(run,), seed=seed, steps=steps or plan.steps, threads=1)
+    TUNE = "tune"  # to choose the learning rate: short, on one seed
+    TRAIN = "train"
+    PARTS = "parts"  # as long as every part of a recipe that sets weights back has all the steps
+    TIME = "time"  # of a step; no loss
 
 
 @dataclass(frozen=True)
@@ -55,15 +50,17 @@ class Training:
         recipe: its name, or "dense".
         sparsity: in percent; 0 for dense.
         seed: of weights and data order.
-        scale_lr: exponent of the density in the learning rate of the sparse layers.
-        timing: whether the time of a step is measured, and not the loss.
+        steps: of it.
+        lr: learning rate.
+        stage: what it is for.
     """
 
     recipe: str
     sparsity: int
     seed: int
-    scale_lr: float = 0.0
-    timing: bool = False
+    steps: int
+    lr: float
+    stage: Stage = Stage.TRAIN
 
     @property
     def run(self) -> str:
@@ -74,11 +71,22 @@ class Training:
 
     @property
     def row(self) -> Row:
-        """The columns that name this training; the last two only where they are set."""
-        named: Row = {"recipe": self.recipe, "sparsity": self.sparsity, "seed": self.seed}
-        if self.scale_lr:
-            named["scale_lr"] = self.scale_lr
-        return named | {"timing": True} if self.timing else named
+        """The columns that name this training."""
+        return asdict(self)
+
+    def config(self, plan: TrainConfig) -> TrainConfig:
+        """The options of this training, on one thread."""
+        return replace(
+            plan, runs=(self.run,), seed=self.seed, steps=self.steps, lr=self.lr, threads=1
+        )
+
+
+def parts_of(training: Training) -> int:
+    """Parts of its steps between which the recipe sets weights back to earlier ones."""
+    if training.recipe == DENSE:
+        return 1
+    recipe = make(training.recipe, entry(training.recipe).patterns[training.sparsity])
+    return training.steps // recipe.position(0, training.steps)[1]
 
 
 def measure(plan: TrainConfig, training: Training) -> Row:
@@ -117,18 +125,19 @@ def time_step(plan: TrainConfig, training: Training) -> Row:
         with timing.threads(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             corpus = _corpus(plan.data, plan.context)
+            dense = replace(training, recipe=DENSE, sparsity=0)
             runs = {
-                name: Run(name, config_of(plan, name, training.seed, TIMED), corpus.vocabulary)
-                for name in dict.fromkeys((DENSE, training.run))
+                one.run: Run(one.run, one.config(plan), corpus.vocabulary)
+                for one in (dense, training)
             }
             windows = Windows(corpus.train, plan.context, plan.batch, training.seed)
-            for step in range(TIMED):
+            for step in range(training.steps):
                 for name in timing.rotation(list(runs), step):
                     runs[name].step(*windows.batch(step))
     except Exception as error:
         return training.row | {"error": f"{type(error).__name__}: {error}"[:500]}
-    seconds, dense = (statistics.fmean(runs[n].step_seconds[WARM:]) for n in (training.run, DENSE))
-    return training.row | {"step_seconds": seconds, "dense_seconds": dense}
+    own, other = (statistics.fmean(runs[n].step_seconds[WARM:]) for n in (training.run, DENSE))
+    return training.row | {"step_seconds": own, "dense_seconds": other}
 
 
 def fingerprint(plan: TrainConfig) -> str:
@@ -143,14 +152,13 @@ def _corpus(data: str | None, context: int) -> Corpus:
 
 def _trained(plan: TrainConfig, training: Training) -> Row:
     corpus = _corpus(plan.data, plan.context)
-    config = config_of(plan, training.run, training.seed)
-    run = Run(training.run, replace(config, scale_lr=training.scale_lr), corpus.vocabulary)
+    run = Run(training.run, training.config(plan), corpus.vocabulary)
     windows = Windows(corpus.train, plan.context, plan.batch, training.seed)
     layers = {} if run.recipe is None else run.recipe.layers
     before = masks(layers)
     flips: list[float] = []
     losses: list[float] = []
-    for step in range(plan.steps):
+    for step in range(training.steps):
         losses.append(run.step(*windows.batch(step)))
         if layers and (step + 1) % WATCHED == 0:
             now = masks(layers)

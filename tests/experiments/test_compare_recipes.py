@@ -15,10 +15,11 @@ from rich.console import Console
 
 from bench.harness.rows import work_off
 from experiments.compare_recipes import study, training
-from experiments.compare_recipes.page import sentences
+from experiments.compare_recipes.page import sentences, time_of
 from experiments.compare_recipes.study import NAME, compare, numbers, trainings
 from experiments.compare_recipes.training import (
     PLAN,
+    Stage,
     Training,
     final_density,
     flipped,
@@ -36,6 +37,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.process]
 TINY = replace(PLAN, steps=6, width=40, depth=1, heads=2, context=16, batch=2, data=TEXT)
 
 
+RATES = {("dense", 0): 1e-3} | {(who, s): 1e-3 for who in RECIPES for s in (50, 75, 90)}
+
+
 def call(out: Path, **options: Any) -> tuple[int, str]:
     told = io.StringIO()
     options = {"plan": TINY, "seeds": 1, "jobs": 1, "sparsities": [90]} | options
@@ -48,8 +52,10 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 
 
 def test_everything_is_trained_at_every_density() -> None:
-    found = trainings(list(RECIPES), (50, 75, 90), range(3))
-    assert len(found) == len(set(found)) == 3 * (1 + 3 * len(RECIPES))
+    found = trainings(RATES, range(3), 600, RATES)
+    assert len(found) == len(set(found)) == 3 * (1 + 3 * len(RECIPES) + 3)
+    assert {cell.recipe for cell in found if cell.stage == Stage.PARTS} == {"imp"}
+    assert {cell.steps for cell in found if cell.stage == Stage.PARTS} == {3000}
     assert {cell.run for cell in found if cell.recipe == "slope"} == {
         "slope@2:4", "slope@1:4", "slope@1:10"
     }  # fmt: skip
@@ -57,23 +63,24 @@ def test_everything_is_trained_at_every_density() -> None:
 
 def test_every_recipe_fits_the_model_of_the_plan() -> None:
     plan = replace(PLAN, steps=24, batch=1, context=8, data=TEXT)
-    for cell in trainings(list(RECIPES), (90,), [0]):
-        if cell.recipe in ("structure-decay-geometric", "sparse-ift-doped", "bimask", "dense"):
-            row = measure(replace(plan, steps=24), cell)
-            assert "error" not in row, row
+    fitting = {"structure-decay-geometric", "sparse-ift-doped", "bimask", "dense"}
+    pairs = [pair for pair in RATES if pair[0] in fitting and pair[1] in (0, 90)]
+    for cell in trainings(pairs, [0], 24, RATES):
+        row = measure(plan, cell)
+        assert "error" not in row, row
 
 
 def test_rows_say_what_was_trained(tmp_path: Path) -> None:
     code, told = call(tmp_path, recipes=["slope", "rigl"], seeds=2)
     assert code == 0
-    rows = {(r["recipe"], r["seed"]): r for r in rows_of(tmp_path) if "timing" not in r}
+    rows = {(r["recipe"], r["seed"]): r for r in rows_of(tmp_path) if r["stage"] != "time"}
     assert set(rows) == {(r, s) for r in ("dense", "slope", "rigl") for s in (0, 1)}
     assert rows["dense", 0]["density"] == 1.0
     assert rows["dense", 0]["val_loss"] != rows["dense", 1]["val_loss"]
     assert rows["slope", 0]["pattern"] == "1:10"
     assert rows["slope", 0]["density"] == pytest.approx(0.1, abs=0.002)
     assert rows["slope", 0]["state_bytes"] < rows["dense", 0]["state_bytes"]
-    timed = [r for r in rows_of(tmp_path) if "timing" in r]
+    timed = [r for r in rows_of(tmp_path) if r["stage"] == "time"]
     assert {r["recipe"] for r in timed} == {"dense", "slope", "rigl"}
     assert all(r["step_seconds"] > 0 and r["dense_seconds"] > 0 for r in timed)
     table = (tmp_path / f"{NAME}.md").read_text()
@@ -83,18 +90,35 @@ def test_rows_say_what_was_trained(tmp_path: Path) -> None:
     assert "best is" in told
 
 
-def test_a_scaled_rate_is_a_column_beside_the_plain_one(tmp_path: Path) -> None:
-    call(tmp_path, recipes=["static"])
-    before = rows_of(tmp_path)
-    call(tmp_path, recipes=["static"], scale_lr=[1.0])
-    *same, scaled = rows_of(tmp_path)
-    assert same == before
-    assert scaled["scale_lr"] == 1.0
-    plain = next(r for r in before if r["recipe"] == "static" and "val_loss" in r)
-    assert scaled["val_loss"] != plain["val_loss"]
-    table = (tmp_path / f"{NAME}.md").read_text()
-    assert "| validation loss | scale_lr 1 |" in table
-    assert f"| {plain['val_loss']:.4f} ± 0.0000 | {scaled['val_loss']:.4f} ± 0.0000 |" in table
+def test_each_recipe_gets_the_rate_that_a_short_training_chose(tmp_path: Path) -> None:
+    call(tmp_path, recipes=["static"], rates=[1e-9, 1e-2], tune_steps=4, seeds=2, times=False)
+    rows = rows_of(tmp_path)
+    tuned = [r for r in rows if r["stage"] == "tune"]
+    assert [(r["recipe"], r["lr"], r["steps"], r["seed"]) for r in tuned] == [
+        (who, lr, 4, 0) for who in ("dense", "static") for lr in (1e-9, 1e-2)
+    ]
+    losses = {(r["recipe"], r["lr"]): r["val_loss"] for r in tuned}
+    for who in ("dense", "static"):
+        best = min((1e-9, 1e-2), key=lambda lr: losses[who, lr])
+        assert best == 1e-2
+        assert [r["lr"] for r in rows if r["stage"] == "train" and r["recipe"] == who] == [best] * 2
+    assert not [r for r in rows if r["stage"] == "time"]
+    call(tmp_path, recipes=["static"], rates=[1e-9, 1e-2], tune_steps=4, seeds=2)
+    assert rows_of(tmp_path)[: len(rows)] == rows
+    assert [r["recipe"] for r in rows_of(tmp_path)[len(rows) :]] == ["dense", "static"]
+    assert "| static | 90% | 0.01 |" in (tmp_path / f"{NAME}.md").read_text()
+
+
+def test_a_recipe_that_sets_weights_back_is_also_shown_with_all_steps_a_part(
+    tmp_path: Path,
+) -> None:
+    call(tmp_path, recipes=["imp"])
+    rows = [r for r in rows_of(tmp_path) if r["recipe"] == "imp"]
+    assert {r["stage"]: r["steps"] for r in rows} == {"train": 6, "parts": 36, "time": 24}
+    one, longer = (time_of(name, 90, rows_of(tmp_path)) for name in ("imp", "imp, equal parts"))
+    assert one is not None
+    assert longer == pytest.approx(6 * one)
+    assert "| imp, equal parts |" in (tmp_path / f"{NAME}.md").read_text()
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +189,7 @@ def test_a_recipe_that_fails_is_told_and_the_rest_goes_on(
 
 
 def test_a_process_that_dies_takes_nobody_with_it() -> None:
-    missing = [Training("dense", 0, seed) for seed in range(4)]
+    missing = [Training("dense", 0, seed, 6, 1e-3) for seed in range(4)]
     rows = list(work_off(partial(dying, TINY), missing, 2))
     assert sorted((r["seed"], r.get("error", "")) for r in rows) == [
         (0, ""), (1, "its process died"), (2, ""), (3, "")
@@ -178,6 +202,9 @@ def test_a_process_that_dies_takes_nobody_with_it() -> None:
         ({"seeds": 0}, "seeds=0"),
         ({"jobs": 0}, "jobs=0"),
         ({"sparsities": [60]}, "density 60; choose of"),
+        ({"rates": []}, r"rates \[\]"),
+        ({"rates": [0.1, -1.0]}, r"rates \[0.1, -1.0\]"),
+        ({"tune_steps": 0}, "tune_steps=0"),
         ({"recipes": ["slop"]}, "no recipe 'slop'"),
     ],
 )
@@ -210,7 +237,13 @@ def test_flips_and_density_are_counted() -> None:
 
 def test_sentences_name_the_winner_and_the_loser() -> None:
     rows = [
-        {"recipe": who, "sparsity": s, "seed": seed, "val_loss": loss + seed * 0.1}
+        {
+            "recipe": who,
+            "sparsity": s,
+            "seed": seed,
+            "stage": "train",
+            "val_loss": loss + seed * 0.1,
+        }
         for who, s, loss in (("dense", 0, 2.0), ("a", 50, 2.1), ("b", 50, 2.12), ("c", 50, 3.0))
         for seed in (0, 1)
     ]
