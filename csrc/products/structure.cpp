@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "core/check.hpp"
 #include "core/parallel.hpp"
@@ -31,6 +32,25 @@ void for_each_entry(const Panels& w, F&& f) {
       }
     }
   }
+}
+
+// f(place among the values, place in the dense matrix, itemsize) in memory order, with vector and
+// itemsize as constants: a copy of unknown size is a call.
+template <class F>
+void for_each_place(const Panels& w, std::size_t itemsize, F&& f) {
+  const auto sized = [&](auto size) {
+    const auto high = [&](auto vector) {
+      for_each_entry(w, [&](std::int64_t e, std::int64_t row, std::int64_t col) {
+        for (std::int64_t v = 0; v < vector; ++v) f(e * vector + v, (row + v) * w.cols + col, size);
+      });
+    };
+    if (w.vector == 1) return high(std::integral_constant<std::int64_t, 1>{});
+    if (w.vector == 4) return high(std::integral_constant<std::int64_t, 4>{});
+    high(std::integral_constant<std::int64_t, 8>{});
+  };
+  if (itemsize == 2) return sized(std::integral_constant<std::int64_t, 2>{});
+  if (itemsize == 4) return sized(std::integral_constant<std::int64_t, 4>{});
+  sized(std::integral_constant<std::int64_t, 8>{});
 }
 
 }  // namespace
@@ -268,22 +288,16 @@ void coordinates(const Panels& w, std::int64_t* out) {
 void gather(const Panels& w, const void* dense, void* values, std::size_t itemsize) {
   const auto* from = static_cast<const std::byte*>(dense);
   auto* to = static_cast<std::byte*>(values);
-  for_each_entry(w, [&](std::int64_t e, std::int64_t row, std::int64_t col) {
-    for (std::int64_t v = 0; v < w.vector; ++v) {
-      std::memcpy(to + static_cast<std::size_t>(e * w.vector + v) * itemsize,
-                  from + static_cast<std::size_t>((row + v) * w.cols + col) * itemsize, itemsize);
-    }
+  for_each_place(w, itemsize, [=](std::int64_t value, std::int64_t place, auto size) {
+    std::memcpy(to + value * size, from + place * size, size);
   });
 }
 
 void scatter(const Panels& w, const void* values, void* dense, std::size_t itemsize) {
   const auto* from = static_cast<const std::byte*>(values);
   auto* to = static_cast<std::byte*>(dense);
-  for_each_entry(w, [&](std::int64_t e, std::int64_t row, std::int64_t col) {
-    for (std::int64_t v = 0; v < w.vector; ++v) {
-      std::memcpy(to + static_cast<std::size_t>((row + v) * w.cols + col) * itemsize,
-                  from + static_cast<std::size_t>(e * w.vector + v) * itemsize, itemsize);
-    }
+  for_each_place(w, itemsize, [=](std::int64_t value, std::int64_t place, auto size) {
+    std::memcpy(to + place * size, from + value * size, size);
   });
 }
 
