@@ -20,11 +20,11 @@ from gossamer.masks import (
     transposable_mask,
 )
 from gossamer.masks.ranks import rank_keys
+from gossamer.masks.together import top_masks
 from gossamer.nn import SparseLinear
 from gossamer.patterns import parse_pattern
 from gossamer.recipes import DSL, ISSP, RECIPES, SET, STE, make
 from gossamer.recipes.base.slots import Slots
-from gossamer.recipes.top_l0 import top_masks
 from gossamer.weight import SparseWeight
 
 NAN, INF = math.nan, math.inf

@@ -9,9 +9,9 @@ from torch import nn
 
 from gossamer import Block, SparseLinear, Unstructured, parse_pattern, recipes, sparsify
 from gossamer.masks import magnitude_mask, random_mask
+from gossamer.masks.together import top_masks
 from gossamer.nn import MaskedLayer
 from gossamer.recipes import RECIPES
-from gossamer.recipes.top_l0 import top_masks
 
 
 @pytest.mark.parametrize("pattern", ["98%", "99.99%", "95%:v4", "block 4x4 97%", "block 1x1 99%"])

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from gossamer.masks import check_mask
+from gossamer.masks.together import top_masks
 from gossamer.patterns import Unstructured
-from gossamer.recipes.top_l0 import TopL0, top_masks
+from gossamer.recipes.top_l0 import TopL0
 from support.learned_course import PATTERNS, batch, masters, run, start
 
 

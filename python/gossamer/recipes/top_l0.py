@@ -2,55 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gossamer.masks import mask_from_score
+from gossamer.masks.together import top_masks
 from gossamer.nn import MaskedLinear
 from gossamer.patterns import Block, Pattern, Unstructured, parse_pattern
 from gossamer.recipes.base.checks import check_share
 from gossamer.recipes.base.recipe import Recipe
-
-
-def top_masks(weights: Sequence[Tensor], pattern: Unstructured | Block) -> list[Tensor]:
-    """Return the masks of the largest entries (or tiles, by norm) of several weights together.
-
-    Args:
-        weights: matrices whose sizes fit the pattern.
-        pattern: its density is that of all weights together.
-
-    Returns:
-        One bool mask per weight; of equal entries the one of the earlier weight, then of the lower
-        index is kept. Each weight keeps its largest, unless the density is 0.
-
-    Example:
-        >>> weights = [torch.tensor([[1.0, 9.0, 2.0, 3.0]]), torch.tensor([[5.0, 7.0, 6.0, 8.0]])]
-        >>> [int(mask.sum()) for mask in top_masks(weights, Unstructured(0.25))]
-        [2, 4]
-    """
-    high, wide = pattern.tile
-    # float64: squares of small float32 entries stay different.
-    tiles = [
-        w.detach().double().view(w.shape[0] // high, high, w.shape[1] // wide, wide)
-        for w in weights
-    ]
-    scores = [tile.square().sum((1, 3)) for tile in tiles]
-    count = sum(pattern.count(*w.shape) for w in weights) // (high * wide)
-    if count:
-        for score in scores:
-            if score.numel():
-                flat = score.view(-1)
-                flat[flat.argmax()].clamp_min_(torch.inf)  # a NaN stays: it ranks above
-    together = torch.cat([score.flatten() for score in scores])[None]
-    chosen = mask_from_score(together, Unstructured(1.0 - count / max(together.numel(), 1)))
-    parts = torch.split(chosen[0], [score.numel() for score in scores])
-    return [
-        part.view(score.shape).repeat_interleave(high, 0).repeat_interleave(wide, 1)
-        for part, score in zip(parts, scores, strict=True)
-    ]
 
 
 @dataclass(eq=False)
@@ -118,4 +79,4 @@ class TopL0(Recipe):
             layer.weight.masked_fill_(~mask, 0.0)
 
 
-__all__ = ["TopL0", "top_masks"]
+__all__ = ["TopL0"]
