@@ -70,6 +70,13 @@ def test_the_sharpness_example_runs(tmp_path: Path) -> None:
     assert names["model"][1].num_batches_tracked == 11
 
 
+def test_the_example_of_one_cut_runs(tmp_path: Path) -> None:
+    names = run_fence("docs/guides/sharpness.md", "cram.py", tmp_path)
+
+    assert names["small"][0].weight.density == 0.5
+    assert names["closure"]() < 2.3
+
+
 def test_the_example_of_scores_runs(tmp_path: Path) -> None:
     names = run_fence("docs/guides/finetune.md", "scores.py", tmp_path)
 

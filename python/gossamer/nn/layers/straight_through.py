@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,12 +11,27 @@ from torch.autograd import Function
 from gossamer.backend import Structure
 from gossamer.nn.layers.products import RowProduct
 
-if TYPE_CHECKING:
-    from gossamer.nn.layers.masked import MaskedLinear
-
 Parameters = tuple[Tensor, ...]
 Wanted = tuple[bool, bool, bool]
 """Whether the gradients of the input, of the layer's weights, and of the bias are needed."""
+
+
+class Rule(Protocol):
+    """What `Masked` asks of a layer: its product, and its gradients."""
+
+    product: RowProduct
+
+    def gradients(
+        self,
+        grad_output: Tensor,
+        x: Tensor,
+        parameters: Parameters,
+        values: Tensor,
+        structure: Structure,
+        wanted: Wanted,
+        size: torch.Size,
+    ) -> tuple[Tensor | None, tuple[Tensor | None, ...], Tensor | None]:
+        """Return the gradients of the input, of the parameters, and of the bias, where wanted."""
 
 
 class Masked(Function):
@@ -29,7 +44,7 @@ class Masked(Function):
         bias: Tensor | None,
         values: Tensor,
         structure: Structure,
-        layer: MaskedLinear,
+        layer: Rule,
         *parameters: Tensor,
     ) -> Tensor:
         """Y = X W~^T + b on the sparse kernels."""
@@ -103,4 +118,4 @@ def dense_gradients(
     )
 
 
-__all__ = ["Masked", "Parameters", "SoftlyMasked", "Wanted", "dense_gradients"]
+__all__ = ["Masked", "Parameters", "Rule", "SoftlyMasked", "Wanted", "dense_gradients"]

@@ -8,6 +8,7 @@ Sparse weights move at their kept entries only.
 """
 
 from gossamer.optim.sharpness.attached import Sharpness
+from gossamer.optim.sharpness.compression import CrAM
 from gossamer.optim.sharpness.momentum import MSAM
 from gossamer.optim.sharpness.penalties import GAM, GradientPenalty
 from gossamer.optim.sharpness.perturbations import ASAM, FSAM, SAM, SAMON, AdaSAP
@@ -23,6 +24,7 @@ __all__ = [
     "SAM",
     "SAMON",
     "AdaSAP",
+    "CrAM",
     "GradientPenalty",
     "Sharpness",
 ]

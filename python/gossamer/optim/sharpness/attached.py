@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.arguments import check
+from gossamer.arguments import Positive, check
 from gossamer.errors import RecipeError
 from gossamer.optim.sharpness.repeated import Pass
 from gossamer.optim.steps import first, unwrapped
@@ -80,6 +80,10 @@ class Sharpness(ABC):
         """
         return self.combine(gradients, at(self.offsets(gradients)))
 
+    def around(self) -> AbstractContextManager[Any]:
+        """Return a context for the passes at moved weights; `offsets` has been called before."""
+        return nullcontext()
+
     def is_off(self) -> bool:
         """Whether the gradients at the weights are what the optimizer gets."""
         return False
@@ -109,13 +113,13 @@ class Sharpness(ABC):
         self._handles, self.model, self.optimizer, self._passed = [], None, None, False
 
     @contextmanager
-    def perturbed(self) -> Iterator[None]:
+    def perturbed(self, loss_scale: Positive = 1.0) -> Iterator[None]:
         """Move the weights by the gradients that are there, for a second pass by hand.
 
         For loops whose `optimizer.step` gets no closure, as under `torch.amp.GradScaler`::
 
             scaler.scale(loss(model(x), y)).backward()
-            with sam.perturbed():
+            with sam.perturbed(loss_scale=scaler.get_scale()):
                 scaler.scale(loss(model(x), y)).backward()
             scaler.step(optimizer)
 
@@ -123,15 +127,25 @@ class Sharpness(ABC):
         a gradient is not finite, the weights are not moved. To have the same dropout in both
         passes, call `torch.manual_seed` before each.
 
+        Args:
+            loss_scale: by which the loss was multiplied, if it was. Methods that divide by the
+                norm of the gradient do not need it.
+
         Raises:
             RecipeError: it is not attached, or needs more than one further pass.
         """
+        check(Sharpness.perturbed, {"loss_scale": loss_scale})
         model, _ = self._attached("perturbed")
         gradients = self._take()
-        offsets = {} if self.is_off() else self.offsets(gradients)
-        with Pass(model, offsets):
-            yield
-        if not self.is_off():
+        if self.is_off():
+            with Pass(model, {}):
+                yield
+        else:
+            along = gradients
+            if loss_scale != 1.0:
+                along = {p: g / loss_scale for p, g in gradients.items()}
+            with Pass(model, self.offsets(along)), self.around():
+                yield
             self._give(self.combine(gradients, self._take()))
         self._passed = True
 
@@ -183,7 +197,7 @@ class Sharpness(ABC):
                 loss = closure(*args, **kwargs)
 
             def at(offsets: By) -> By:
-                with Pass(model, offsets, start), torch.enable_grad():
+                with Pass(model, offsets, start), self.around(), torch.enable_grad():
                     closure(*args, **kwargs)
                 return self._take()
 
@@ -204,12 +218,14 @@ class Sharpness(ABC):
 
     def _take(self) -> dict[nn.Parameter, Tensor]:
         """Return the gradients of the optimizer's parameters, and take them away."""
-        _, optimizer = self._attached("step")
+        model, optimizer = self._attached("step")
+        # Gradients that are views of DistributedDataParallel's buckets do not outlive a pass.
+        is_view = getattr(model, "gradient_as_bucket_view", False)
         found = {}
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    found[parameter] = parameter.grad
+                    found[parameter] = parameter.grad.clone() if is_view else parameter.grad
                     parameter.grad = None
         return found
 
