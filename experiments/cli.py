@@ -230,3 +230,15 @@ def grouped_order(
     from experiments.grouped_order.study import run
 
     typer.echo(run(out).read_text())
+
+
+@app.command()
+def small_transport(
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
+        "runs", "small-transport"
+    ),
+) -> None:
+    """Many tiny transport problems, beside the same in batched torch."""
+    from experiments.small_transport.study import run
+
+    typer.echo(run(out).read_text())

@@ -61,6 +61,7 @@ void register_topics(py::module_& m) {
   auto transport = m.def_submodule("transport", "Optimal transport.");
   register_transport(transport);
   register_semidual(transport);
+  register_small(transport);
 }
 
 }  // namespace

@@ -35,5 +35,6 @@ void register_decoding(pybind11::module_& activations);
 
 void register_transport(pybind11::module_& transport);
 void register_semidual(pybind11::module_& transport);
+void register_small(pybind11::module_& transport);
 
 }  // namespace gossamer

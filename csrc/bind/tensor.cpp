@@ -130,9 +130,10 @@ Tensor read_buffer(py::handle object, const char* who, bool writable, int most) 
 
 bool Tensor::contiguous() const noexcept {
   if (numel() == 0) return true;
-  if (rank == 1) return shape[0] == 1 || strides[0] == 1;
-  if (rank == 2) {
-    return (shape[1] == 1 || strides[1] == 1) && (shape[0] == 1 || strides[0] == shape[1]);
+  std::int64_t behind = 1;  // entries that a step of this dimension passes
+  for (int i = rank - 1; i >= 0; --i) {
+    if (shape[i] != 1 && strides[i] != behind) return false;
+    behind *= shape[i];
   }
   return true;
 }

@@ -71,7 +71,7 @@ struct Panels {
     std::int64_t full, full_blocks;  // of a fixed count: entries in a whole block, and such blocks
     std::int64_t rest;               // entries in the block behind them
 
-    constexpr Entries of(std::int64_t block, std::int64_t panel) const noexcept {
+    GOSSAMER_INLINE constexpr Entries of(std::int64_t block, std::int64_t panel) const noexcept {
       if (indptr == nullptr) {
         const std::int64_t count = block < full_blocks ? full : rest;
         return {block * full * panels + (first_panel + panel) * count, count};
@@ -81,7 +81,7 @@ struct Panels {
     }
   };
 
-  constexpr Lists lists() const noexcept {
+  GOSSAMER_INLINE constexpr Lists lists() const noexcept {
     Lists found{fixed_count() ? nullptr : indptr, stored_panels(), first_panel, 0, 0, 0};
     if (fixed_count()) {
       found.full = block_cols / m * n;
@@ -91,7 +91,7 @@ struct Panels {
     return found;
   }
 
-  constexpr Entries entries(std::int64_t block, std::int64_t panel) const noexcept {
+  GOSSAMER_INLINE constexpr Entries entries(std::int64_t block, std::int64_t panel) const noexcept {
     return lists().of(block, panel);
   }
 

@@ -48,7 +48,7 @@ struct Patches {
   struct Tap {
     std::int64_t shift[3];  // of the pixel that it reads from output pixel (0, 0, 0)
   };
-  constexpr Tap tap(std::int64_t index) const noexcept {
+  GOSSAMER_INLINE constexpr Tap tap(std::int64_t index) const noexcept {
     const std::int64_t k[3] = {index / kernel[2] / kernel[1], index / kernel[2] % kernel[1],
                                index % kernel[2]};
     return {{k[0] * dilation[0] - padding[0], k[1] * dilation[1] - padding[1],
@@ -60,7 +60,7 @@ struct Patches {
   struct Reading {
     std::int64_t plane, shift;
   };
-  constexpr Reading reading(std::int64_t index) const noexcept {
+  GOSSAMER_INLINE constexpr Reading reading(std::int64_t index) const noexcept {
     const Tap t = tap(index);
     Reading found{0, 0};
     for (int i = 0; i < 3; ++i) {

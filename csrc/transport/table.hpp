@@ -1,11 +1,14 @@
 // What is compiled once an instruction set: passes over rows of P[i, j] = exp(u[i] + v[j] - C/reg).
 //
+// Below them: many tiny problems at once, see transport/small.hpp.
+//
 // A pass takes rows [first, last), adds to its own column sums, and computes one exponential an
 // entry. Scratch is 2 * m doubles a worker. Nothing is allocated, nothing is checked here.
 #pragma once
 
 #include "core/tables.hpp"
 #include "transport/cost.hpp"
+#include "transport/small.hpp"
 
 namespace gossamer {
 
@@ -66,6 +69,15 @@ struct Passes {
                        std::int32_t* kept, double* values) noexcept;
 };
 
+// Tiny problems [first, last); scratch of small_scratch bytes, aligned to a vector.
+template <class T>
+struct SmallPasses {
+  void (*forward)(const SmallArgs<T>&, std::int64_t first, std::int64_t last, std::byte* scratch,
+                  T* plan) noexcept;
+  void (*backward)(const SmallArgs<T>&, const T* grad, std::int64_t first, std::int64_t last,
+                   std::byte* scratch, T* grad_scores) noexcept;
+};
+
 struct TransportTable {
   Passes<Cost> dense;
   Passes<SparseCost> sparse;
@@ -73,6 +85,8 @@ struct TransportTable {
   // plan[i * m + j] for the rows of the range.
   void (*plan)(const Cost&, double inv_reg, const double* u, const double* v, RowRange,
                double* scratch, double* plan) noexcept;
+  SmallPasses<float> small32;
+  SmallPasses<double> small64;
 };
 
 GOSSAMER_TABLES(TransportTable, transport_tables, gossamer_transport);

@@ -1,5 +1,6 @@
 // The transport passes of one ISA, compiled once for each with that ISA's flags; one symbol.
 #include "transport/cpu/passes.hpp"
+#include "transport/cpu/small.hpp"
 
 namespace gossamer {
 
@@ -8,6 +9,8 @@ extern "C" constexpr TransportTable GOSSAMER_TABLE = {
     {sweep<SparseCost>, sums<SparseCost>, emit<SparseCost>},
     kernel_sweep,
     write_plan,
+    small_passes<float>,
+    small_passes<double>,
 };
 
 }  // namespace gossamer

@@ -120,6 +120,22 @@ def schur_solve(
     return z, report
 
 
+def sinkhorn_small(scores: Tensor, a: Tensor, b: Tensor, iterations: int) -> Tensor:
+    """Return the plans [problems, rows, cols] of scores of that shape, float32 or float64."""
+    plan = torch.empty_like(scores)
+    module_of(scores).transport.sinkhorn_small(scores, a, b, iterations, plan)
+    return plan
+
+
+def sinkhorn_small_backward(
+    scores: Tensor, a: Tensor, b: Tensor, iterations: int, grad: Tensor
+) -> Tensor:
+    """Return the gradient for the scores, of that for the plans; both [problems, rows, cols]."""
+    out = torch.empty_like(scores)
+    module_of(scores).transport.sinkhorn_small_backward(scores, a, b, iterations, grad, out)
+    return out
+
+
 def semidual_solve(
     cost_t: Tensor,
     a: Tensor,

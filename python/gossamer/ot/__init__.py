@@ -4,10 +4,11 @@
     solve_sample(x, y, a, b, reg)    points; a large cost matrix is never stored
     loss(x, y, reg=...)              a debiased training loss between point clouds
     sparsity_constrained(M, a, b, k=...)    at most k non-zeros per column
+    sinkhorn_small(scores)           many matrices up to 16 x 16 inside a model
     pot_backend                      POT's functions, with POT's names and arguments
 
-All solvers compute in float64 on the CPU. They take torch tensors and NumPy arrays, batches, and
-exact or penalised marginals.
+All but the last compute in float64 on the CPU. They take torch tensors and NumPy arrays, batches,
+and exact or penalised marginals.
 """
 
 from gossamer.errors import ConvergenceWarning, ProblemError
@@ -15,6 +16,7 @@ from gossamer.ot import pot_backend
 from gossamer.ot.constrained import ConstrainedResult, sparsity_constrained
 from gossamer.ot.loss import loss
 from gossamer.ot.result import OTResult
+from gossamer.ot.small import permutation_mixture, sinkhorn_small
 from gossamer.ot.solve import sinkhorn, sinkhorn_newton_sparse, solve, solve_sample
 
 __all__ = [
@@ -23,9 +25,11 @@ __all__ = [
     "OTResult",
     "ProblemError",
     "loss",
+    "permutation_mixture",
     "pot_backend",
     "sinkhorn",
     "sinkhorn_newton_sparse",
+    "sinkhorn_small",
     "solve",
     "solve_sample",
     "sparsity_constrained",
