@@ -200,6 +200,22 @@ def label_noise(
 
 
 @app.command()
+def sharp_pruning(
+    seeds: Annotated[int, typer.Option(help="Trainings of each.")] = 5,
+    jobs: Jobs = 1,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
+        "runs", "sharp-pruning"
+    ),
+    overwrite: Overwrite = False,
+) -> None:
+    """Sharpness-aware training before whole rows are removed."""
+    from experiments.label_noise.pruning import study
+
+    if code := study(out, seeds=seeds, jobs=jobs, overwrite=overwrite):
+        raise typer.Exit(code)
+
+
+@app.command()
 def row_groups(
     seeds: Annotated[int, typer.Option(help="Dense models, from seed 0.")] = 2,
     jobs: Jobs = 1,

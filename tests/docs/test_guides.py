@@ -77,6 +77,12 @@ def test_the_example_of_one_cut_runs(tmp_path: Path) -> None:
     assert names["closure"]() < 2.3
 
 
+def test_the_example_of_a_trust_region_runs(tmp_path: Path) -> None:
+    names = run_fence("docs/guides/sharpness.md", "tram.py", tmp_path)
+
+    assert not torch.equal(names["model"].weight, names["pretrained"].weight)
+
+
 def test_the_example_of_scores_runs(tmp_path: Path) -> None:
     names = run_fence("docs/guides/finetune.md", "scores.py", tmp_path)
 

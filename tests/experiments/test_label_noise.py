@@ -1,4 +1,4 @@
-"""The experiment on wrong labels: what is trained, kept and shown."""
+"""The experiments on the digits with wrong labels and fewer rows: what is trained and shown."""
 
 import io
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from experiments.label_noise import pruning
 from experiments.label_noise.study import NAME, chosen, study
 from experiments.label_noise.training import BASE, Plan, Training, measure
 from gossamer.errors import ArgumentError
@@ -45,3 +46,17 @@ def test_the_radius_is_chosen_by_other_images() -> None:
         row | {"rho": 0.2, "choice": 0.8, "test": 0.9},
     ]
     assert chosen(rows, 90) == [("SAM", 0.1, [0.5], [0.1, 0.2])]
+
+
+def test_rows_are_removed_after_each_method(tmp_path: Path) -> None:
+    radii = {BASE: (0.0,), "SAM": (0.1,), "AdaSAP": (0.5, 1.0)}
+    console = Console(file=io.StringIO(), width=200)
+    plan = Plan(epochs=4, batch=50, width=32)
+    for _ in range(2):
+        assert pruning.study(tmp_path, plan, radii=radii, seeds=1, console=console) == 0
+    path = tmp_path / f"{pruning.NAME}.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()][1:]
+    assert len(rows) == 4
+    assert all(len(row[of]) == 1 + len(pruning.KEEPS) for row in rows for of in ("test", "noisy"))
+    assert len({tuple(row["test"]) for row in rows}) > 1
+    assert "| AdaSAP |" in path.with_suffix(".md").read_text()

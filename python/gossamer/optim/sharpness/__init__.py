@@ -13,6 +13,7 @@ from gossamer.optim.sharpness.momentum import MSAM
 from gossamer.optim.sharpness.penalties import GAM, GradientPenalty
 from gossamer.optim.sharpness.perturbations import ASAM, FSAM, SAM, SAMON, AdaSAP
 from gossamer.optim.sharpness.trajectory import MESA, SAF
+from gossamer.optim.sharpness.trust import TRAM
 
 __all__ = [
     "ASAM",
@@ -23,6 +24,7 @@ __all__ = [
     "SAF",
     "SAM",
     "SAMON",
+    "TRAM",
     "AdaSAP",
     "CrAM",
     "GradientPenalty",
