@@ -1,4 +1,4 @@
-"""The commands of `gossamer`: info and train. They need the extra packages of `gossamer[cli]`.
+"""The commands of `gossamer`: info, profile, essential, train; they need `gossamer[cli]`.
 
 Heavy imports stand inside the commands, so that `--help` answers at once.
 """
@@ -77,6 +77,47 @@ def profile(
     found = command.run(
         model, pattern, forward_only=forward_only, dtype=dtype, threads=threads, rounds=rounds
     )
+    typer.echo(str(found))
+    if picture is not None:
+        command.draw(found, picture)
+        typer.echo(f"picture: {picture}")
+
+
+@app.command()
+def essential(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="module:function or file.py:function that returns the model and a function of it "
+            "that returns one number: a loss, or an accuracy with a minus."
+        ),
+    ],
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option(help="Pattern to cut by too; repeatable. Default: 2:4 and 1:4."),
+    ] = None,
+    by_layer: Annotated[
+        bool, typer.Option("--by-layer", help="Also cut each layer alone.")
+    ] = False,
+    tolerance: Annotated[
+        float, typer.Option(help="How much worse than dense the knee may be, as a share of it.")
+    ] = 0.01,
+    threads: Annotated[
+        int | None, typer.Option(help="Number of threads; default: torch's choice.")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="PNG file to draw.")] = None,
+) -> None:
+    """Cut a trained model at once, more and more: where its essential sparsity ends."""
+    from gossamer import pruning
+    from gossamer.profiling import command
+    from gossamer.timing import threads as threads_of
+
+    dense, evaluate = command.load_evaluated(model)
+    patterns = pruning.PATTERNS if pattern is None else pattern
+    with threads_of(threads):
+        found = pruning.essential(
+            dense, evaluate, patterns=patterns, tolerance=tolerance, by_layer=by_layer
+        )
     typer.echo(str(found))
     if picture is not None:
         command.draw(found, picture)

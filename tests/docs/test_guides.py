@@ -84,11 +84,17 @@ def test_the_example_of_a_trust_region_runs(tmp_path: Path) -> None:
 
 
 def test_the_example_of_scores_runs(tmp_path: Path) -> None:
-    names = run_fence("docs/guides/finetune.md", "scores.py", tmp_path)
+    names = run_fence("docs/guides/scores.md", "scores.py", tmp_path)
 
     assert names["scores"].keys() == names["before_training"].keys() == {"0", "2"}
     kept = names["model"][0].mask().reshape(-1, 4)
     assert torch.equal(kept, names["scores"]["0"].reshape(-1, 4).argsort(1).argsort(1) >= 2)
+
+
+def test_the_examples_of_cuts_run(tmp_path: Path) -> None:
+    names = run_fence("docs/guides/scores.md", "synflow.py", tmp_path)
+    assert sum(int((s > 0).sum()) for s in names["scores"].values()) == round(0.1 * 74 * 256)
+    assert 0.0 < run_fence("docs/guides/scores.md", "essential.py", tmp_path)["found"].knee < 1.0
 
 
 def test_the_soups_example_runs(tmp_path: Path) -> None:

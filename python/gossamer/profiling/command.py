@@ -1,15 +1,15 @@
-"""What `gossamer profile module:function` does."""
+"""What `gossamer profile module:function` does, and how commands find a model."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -20,6 +20,15 @@ from gossamer.profiling.report import Profile
 from gossamer.timing import threads as threads_of
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
+
+
+class Drawn(Protocol):
+    """What can draw itself into a file."""
+
+    def plot(self, path: str | Path) -> None:
+        """Draw a PNG file."""
+
+
 NEEDED = "give module:function or file.py:function, such as models.py:make"
 
 
@@ -60,24 +69,15 @@ def run(
 
 
 def load(target: str) -> tuple[nn.Module, Any]:
-    """Import a function and call it.
+    """Import a function that returns a model and an example, and call it.
 
     Args:
         target: as in `run`.
 
-    Returns:
-        The model and the example.
-
     Raises:
         ArgumentError: as in `run`. Errors of the function itself pass.
     """
-    where, colon, name = target.rpartition(":")
-    if not (colon and where and name):
-        raise ArgumentError(f"profile got {target!r}; {NEEDED}")
-    function = getattr(_module(where), name, None)
-    if not callable(function):
-        raise ArgumentError(f"{where} has no function {name!r}; {NEEDED}")
-    found = function()
+    found = _called(target)
     if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], nn.Module)):
         raise ArgumentError(
             f"{target} returned a {type(found).__name__}; it must return (model, example): an "
@@ -86,10 +86,39 @@ def load(target: str) -> tuple[nn.Module, Any]:
     return found
 
 
-def draw(profile: Profile, picture: Path) -> None:
+def load_evaluated(target: str) -> tuple[nn.Module, Callable[[nn.Module], Any]]:
+    """Import a function that returns a model and what evaluates it, and call it.
+
+    Args:
+        target: as in `run`.
+
+    Raises:
+        ArgumentError: as in `run`. Errors of the function itself pass.
+    """
+    found = _called(target)
+    pair = isinstance(found, tuple) and len(found) == 2
+    if not (pair and isinstance(found[0], nn.Module) and callable(found[1])):
+        raise ArgumentError(
+            f"{target} returned a {type(found).__name__}; it must return (model, evaluate): an "
+            "nn.Module, and a function of it that returns one number"
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def _called(target: str) -> Any:
+    where, colon, name = target.rpartition(":")
+    if not (colon and where and name):
+        raise ArgumentError(f"the command got {target!r}; {NEEDED}")
+    function = getattr(_module(where), name, None)
+    if not callable(function):
+        raise ArgumentError(f"{where} has no function {name!r}; {NEEDED}")
+    return function()
+
+
+def draw(found: Drawn, picture: Path) -> None:
     """Write the picture; an ArgumentError says why it cannot be written."""
     try:
-        profile.plot(picture)
+        found.plot(picture)
     except OSError as error:
         raise ArgumentError(f"{picture} cannot be written: {error.strerror}") from None
 

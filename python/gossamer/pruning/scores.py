@@ -50,10 +50,10 @@ def snip(model: nn.Module, loss: Loss) -> dict[str, Tensor]:
         8
     """
     check(snip, locals())
-    weights = _weights(model, "snip")
+    weights = weights_of(model, "snip")
     with _untouched(model):
-        grads = _gradients(loss(model), weights, "snip")
-    return _oriented(model, {n: (g * weights[n].detach()).abs() for n, g in grads.items()})
+        grads = gradients(loss(model), weights, "snip")
+    return oriented(model, {n: (g * weights[n].detach()).abs() for n, g in grads.items()})
 
 
 def fisher(model: nn.Module, losses: Iterable[Loss]) -> dict[str, Tensor]:
@@ -75,18 +75,18 @@ def fisher(model: nn.Module, losses: Iterable[Loss]) -> dict[str, Tensor]:
         pruning", equation 9.
     """
     check(fisher, locals())
-    weights = _weights(model, "fisher")
+    weights = weights_of(model, "fisher")
     total = {name: torch.zeros_like(w, dtype=torch.float32) for name, w in weights.items()}
     count = 0
     with _untouched(model):
         for loss in losses:
-            for name, g in _gradients(loss(model), weights, "fisher").items():
+            for name, g in gradients(loss(model), weights, "fisher").items():
                 total[name] += g.float().square()
             count += 1
     if not count:
         raise ArgumentError("fisher got no losses; give at least one")
     squares = {name: t / count * weights[name].detach().float() ** 2 for name, t in total.items()}
-    return _oriented(model, squares)
+    return oriented(model, squares)
 
 
 def grasp(model: nn.Module, loss: Loss) -> dict[str, Tensor]:
@@ -104,13 +104,13 @@ def grasp(model: nn.Module, loss: Loss) -> dict[str, Tensor]:
         Flow", equation 8, whose score -w (H g) is removed where it is largest.
     """
     check(grasp, locals())
-    weights = _weights(model, "grasp")
+    weights = weights_of(model, "grasp")
     with _untouched(model):
-        first = _gradients(loss(model), weights, "grasp", again=True)
+        first = gradients(loss(model), weights, "grasp", again=True)
         fixed = {name: g.detach() for name, g in first.items()}
         along = torch.stack([(g * fixed[name]).sum() for name, g in first.items()]).sum()
-        second = _gradients(along, weights, "grasp")
-    return _oriented(model, {n: h * weights[n].detach() for n, h in second.items()})
+        second = gradients(along, weights, "grasp")
+    return oriented(model, {n: h * weights[n].detach() for n, h in second.items()})
 
 
 @torch.no_grad()
@@ -132,7 +132,7 @@ def wanda(model: nn.Module, batches: Iterable[Any]) -> dict[str, Tensor]:
         equation 1.
     """
     check(wanda, locals())
-    weights = _weights(model, "wanda")
+    weights = weights_of(model, "wanda")
     squares = {name: torch.zeros_like(w, dtype=torch.float32) for name, w in weights.items()}
     modules = dict(model.named_modules(remove_duplicate=False))
     hooks = [
@@ -151,7 +151,7 @@ def wanda(model: nn.Module, batches: Iterable[Any]) -> dict[str, Tensor]:
     if not count:
         raise ArgumentError("wanda got no batches; give at least one")
     found = {name: w.detach().abs() * squares[name].sqrt() for name, w in weights.items()}
-    return _oriented(model, found)
+    return oriented(model, found)
 
 
 def drawn(
@@ -191,7 +191,7 @@ def drawn(
     return result
 
 
-def _weights(model: nn.Module, who: str) -> dict[str, nn.Parameter]:
+def weights_of(model: nn.Module, who: str) -> dict[str, nn.Parameter]:
     """Return the weights of linear layers and convolutions, by the layers' names."""
     found: dict[str, nn.Parameter] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -203,9 +203,10 @@ def _weights(model: nn.Module, who: str) -> dict[str, nn.Parameter]:
     return found
 
 
-def _gradients(
-    loss: Tensor, weights: Mapping[str, nn.Parameter], who: str, again: bool = False
+def gradients(
+    loss: Tensor, weights: Mapping[str, Tensor], who: str, again: bool = False
 ) -> dict[str, Tensor]:
+    """Return the gradient of a loss by each weight, by name."""
     if not (isinstance(loss, Tensor) and loss.requires_grad):
         raise ArgumentError(
             f"{who}: the loss does not depend on the weights; return a tensor that was computed "
@@ -219,7 +220,7 @@ def _gradients(
     return {name: by[id(p)] for name, p in weights.items()}
 
 
-def _oriented(model: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def oriented(model: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return scores with rows that are outputs, which those of transformers' Conv1D are not."""
     return {
         name: tensor.t() if is_conv1d(model.get_submodule(name)) else tensor
