@@ -21,7 +21,9 @@ from gossamer.activations.memory import GradientMemory
 from gossamer.backend.convolutions import Window
 from gossamer.nn import MaskedLinear
 from gossamer.ops import convolution_autograd as convolutions
+from gossamer.ops.autograd import sddmm
 from gossamer.ot import sparsity_constrained
+from gossamer.patterns import NM, OPERATORS, register_operator
 
 Case = tuple[Tensor, Tensor]
 
@@ -59,6 +61,19 @@ def masked(lead: tuple[int, ...], kind: type[MaskedLinear], share: float = 0.0) 
 def sampled(lead: tuple[int, ...]) -> Case:
     g = draw(*lead, 8).requires_grad_()
     return gossamer.sddmm(g, draw(*lead, 12), weight()), g
+
+
+def own(lead: tuple[int, ...]) -> Case:
+    def kernel(x: Tensor, weight: SparseWeight) -> Tensor:
+        return (x.reshape(-1, 12) @ gossamer.ops.expand(weight).t()).view(*lead, 8)
+
+    try:
+        register_operator(NM, "spmm", kernel)
+        register_operator(NM, "sddmm", lambda g, x, weight: sddmm(g, x, weight.structure))
+        matrix = weight()
+        return gossamer.spmm(draw(*lead, 12), matrix), matrix.values
+    finally:
+        OPERATORS.clear()
 
 
 def convolved(name: str) -> Case:
@@ -112,6 +127,7 @@ CASES: dict[str, Callable[[tuple[int, ...]], Case]] = {
     "_Spmm": lambda lead: (gossamer.spmm(draw(*lead, 12), w := weight()), w.values),
     "_SpmmT": lambda lead: (gossamer.spmm_t(draw(*lead, 8), w := weight()), w.values),
     "_Sddmm": sampled,
+    "_Own": own,
     "_Convolve": lambda lead: convolved("_Convolve"),
     "_Input": lambda lead: convolved("_Input"),
     "_Weight": lambda lead: convolved("_Weight"),

@@ -44,6 +44,15 @@ MATRIX: dict[str, tuple[Callable[[Any, Any, Any], Tensor], tuple[int, ...], int]
     "linear of 3-D": (F.linear, (2, 5, 12), 8),
     "linear by keyword": (lambda x, w, b: F.linear(input=x, weight=w, bias=b), (5, 12), 8),
     "linear of the transpose": (lambda x, w, b: F.linear(x, w.t(), b), (5, 8), 12),
+    "linear of T": (lambda x, w, b: F.linear(x, w.T, b), (5, 8), 12),
+    "linear of mT": (lambda x, w, b: F.linear(x, w.mT, b), (5, 8), 12),
+    "linear of transpose()": (lambda x, w, b: F.linear(x, w.transpose(0, 1), b), (5, 8), 12),
+    "linear of transpose(-1)": (lambda x, w, b: F.linear(x, w.transpose(-1, -2), b), (5, 8), 12),
+    "linear of torch.t": (lambda x, w, b: F.linear(x, torch.t(w), b), (5, 8), 12),
+    "linear of torch.transpose": (
+        lambda x, w, b: F.linear(x, torch.transpose(w, dim0=0, dim1=1), b), (5, 8), 12,
+    ),
+    "transpose twice": (lambda x, w, b: F.linear(x, w.transpose(0, 1).T, b), (5, 12), 8),
     "@": (lambda x, w, b: x @ w + b, (5, 8), 12),
     "@ T": (lambda x, w, b: x @ w.T + b, (2, 5, 12), 8),
     "@ mT": (lambda x, w, b: x @ w.mT + b, (12,), 8),
@@ -178,6 +187,7 @@ REFUSED: dict[str, Callable[[Any, Any], Any]] = {
     "no tensor": lambda w, x: w @ 3,
     "index": lambda w, x: w[0],
     "other dimensions": lambda w, x: getattr(w.t(), "transpose")(0, 0),  # noqa: B009
+    "no such dimension": lambda w, x: w.transpose(0, 3),
 }
 
 

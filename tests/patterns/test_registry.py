@@ -182,7 +182,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def sddmm(g: Tensor, x: Tensor, weight: gossamer.SparseWeight) -> Tensor:
         calls.append("sddmm")
         dense = g.reshape(-1, g.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
-        return gossamer.backend.gather(dense.contiguous(), weight.structure)
+        return dense.flatten()[gossamer.backend.coordinates(weight.structure)]
 
     for function in (spmm, spmm_t, sddmm):
         verb: Any = function.__name__
@@ -209,11 +209,90 @@ def test_own_kernels_serve_their_pattern_alone(kernels: list[str]) -> None:
         results.append(
             [y, x.grad, one.values.grad, gossamer.spmm_t(g, one), gossamer.sddmm(g, x, one)]
         )
-    assert kernels == ["spmm", "spmm_t", "sddmm"]
+    assert kernels == ["spmm", "spmm_t", "sddmm", "spmm_t", "sddmm"]
     for own, other in zip(*results, strict=True):
         torch.testing.assert_close(own, other)
     array = x.detach().numpy()
     assert gossamer.spmm(array, weight).shape == (2, 3, 16)
+
+
+@pytest.mark.parametrize("missing", [(), ("spmm",), ("spmm_t",), ("sddmm",), ("spmm", "sddmm")])
+@pytest.mark.parametrize("turned", [False, True])
+def test_gradients_are_own_kernels_or_those_of_panels(
+    kernels: list[str], missing: tuple[str, ...], turned: bool
+) -> None:
+    for verb in missing:
+        registry.OPERATORS.pop((stranger.Tiled, verb))
+    torch.manual_seed(0)
+    weight = gossamer.SparseWeight.from_dense(torch.randn(16, 32, dtype=torch.float64), "tiled 8")
+    x = torch.randn(3, 16 if turned else 32, dtype=torch.float64, requires_grad=True)
+    dense = weight.to_dense().detach().requires_grad_()
+    y = (gossamer.spmm_t if turned else gossamer.spmm)(x, weight)
+    expected = x @ (dense if turned else dense.t())
+    g = torch.randn_like(y).requires_grad_()
+    got = torch.autograd.grad(y, [x, weight.values], g, create_graph=True)
+    want = torch.autograd.grad(expected, [x, dense], g, create_graph=True)
+    called = ["spmm_t", "spmm"] if turned else ["spmm", "spmm_t"]
+    assert kernels == [verb for verb in (*called, "sddmm") if verb not in missing]
+    torch.testing.assert_close((y, got[0]), (expected, want[0]))
+    torch.testing.assert_close(got[1], gossamer.backend.gather(want[1], weight.structure))
+    # The gradients are differentiable too.
+    kept = weight.mask()
+    again = torch.autograd.grad(
+        got[0].square().sum() + got[1].square().sum(), [x, weight.values, g]
+    )
+    second = want[0].square().sum() + (want[1] * kept).square().sum()
+    of_x, of_dense, of_g = torch.autograd.grad(second, [x, dense, g])
+    torch.testing.assert_close((again[0], again[2]), (of_x, of_g))
+    torch.testing.assert_close(again[1], gossamer.backend.gather(of_dense, weight.structure))
+
+
+def test_own_gradients_use_the_values_of_the_forward_pass(kernels: list[str]) -> None:
+    layer = gossamer.SparseLinear(32, 16, bias=False, pattern="tiled 8")
+    x = torch.randn(3, 32, requires_grad=True)
+    held = layer.weight.values
+    other = torch.randn_like(held).requires_grad_()
+    y = torch.func.functional_call(layer, {"weight.values": other}, (x,))
+    of_x, of_other = torch.autograd.grad(y.sum(), [x, other])
+    assert layer.weight.values is held
+    assert kernels == ["spmm", "spmm_t", "sddmm"]
+    with torch.no_grad():
+        held.copy_(other)
+    dense = layer.weight.to_dense().detach()
+    torch.testing.assert_close(of_x, dense.sum(0).expand(3, 32))
+    assert of_other.shape == other.shape
+    y = layer(x)
+    with torch.no_grad():
+        held.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's own imports
+@pytest.mark.parametrize("how", ["autocast", "transform", "forward mode", "array", "recorded"])
+def test_own_kernels_where_autograd_sees_into_them(kernels: list[str], how: str) -> None:
+    layer = gossamer.SparseLinear(32, 16, bias=False, pattern="tiled 8")
+    dense = layer.weight.to_dense().detach()
+    x = torch.randn(3, 32)
+    if how == "autocast":
+        x.requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(x)
+        y.sum().backward()
+        torch.testing.assert_close(x.grad, dense.sum(0).expand(3, 32), rtol=0.1, atol=0.1)
+    elif how == "transform":
+        grad = torch.func.grad(lambda x: layer(x).sum())(x)
+        torch.testing.assert_close(grad, dense.sum(0).expand(3, 32))
+    elif how == "forward mode":
+        _, tangent = torch.func.jvp(layer, (x,), (torch.ones_like(x),))
+        torch.testing.assert_close(tangent, dense.sum(1).expand(3, 16))
+    elif how == "array":
+        assert gossamer.spmm(x.numpy(), layer.weight).shape == (3, 16)
+    else:
+        x.requires_grad_()
+        layer.requires_grad_(False)
+        rows = torch.autograd.grad(layer(x)[0], x, torch.eye(16), is_grads_batched=True)[0]
+        torch.testing.assert_close(rows[:, 0], dense)
 
 
 @pytest.mark.parametrize(

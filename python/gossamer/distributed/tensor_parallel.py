@@ -136,7 +136,7 @@ def _split(module: nn.Module, mesh: DeviceMesh, dim: int, kind: type[_Split]) ->
     if isinstance(pattern, Unstructured):  # another part keeps another number
         pattern = Unstructured.keeping(int(mask.sum()), mask.numel(), pattern.vector)
     part = SparseWeight.from_dense(
-        dense, pattern, mask, transpose=weight.transpose, backward=weight.backward
+        dense, pattern, mask, transpose=weight.stored_transpose, backward=weight.backward
     )
     part.values.requires_grad_(weight.values.requires_grad)
     layer.weight = part

@@ -167,6 +167,8 @@ def _register() -> None:
     for product in (torch.matmul, torch.mm, torch.bmm, tensor.matmul, tensor.mm, tensor.bmm):
         CALLS[product] = matmul
     CALLS[tensor.__matmul__] = matmul
+    CALLS[torch.t] = Operand.t
+    CALLS[torch.transpose] = lambda input, dim0, dim1: input.transpose(dim0, dim1)  # noqa: A006
     CALLS[tensor.__rmatmul__] = lambda other, x: matmul(x, other)
     CALLS[torch.addmm] = CALLS[tensor.addmm] = addmm
     CALLS[torch.baddbmm] = CALLS[tensor.baddbmm] = baddbmm

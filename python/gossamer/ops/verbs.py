@@ -19,7 +19,7 @@ from gossamer.backend.registry import is_registered
 from gossamer.errors import DeviceError, DTypeError, ShapeError
 from gossamer.ops import autograd, library
 from gossamer.ops.autocast import autocast, is_autocast
-from gossamer.ops.own import own_kernel
+from gossamer.ops.own import has_own, own_kernel, with_own_gradients
 from gossamer.ops.recording import refuse_onnx, tracing
 from gossamer.patterns import OPERATORS
 from gossamer.weight import SparseWeight
@@ -53,17 +53,22 @@ def spmm(x: Array, weight: SparseWeight, bias: Array | None = None) -> Array:
         tensor([[-1.]], grad_fn=<_SpmmBackward>)
     """
     left: Any = x
-    if OPERATORS and (own := own_kernel("spmm", weight)):
-        y = own(left)
+    if OPERATORS and has_own(weight):
+        run = own_kernel("spmm", weight) or (lambda left: _spmm(left, weight, None))
+        y = with_own_gradients("spmm", weight, left, run, spmm_t, sddmm)
         return y if bias is None else y + cast(Any, bias)  # type: ignore[no-any-return]
+    return cast(Array, _spmm(left, weight, bias))
+
+
+def _spmm(left: Any, weight: SparseWeight, bias: Any) -> Any:
     if not is_plain(left):
-        return cast(Array, _general("spmm", weight, left, bias=bias))
-    values, b = _values(weight), cast(Any, bias)
+        return _general("spmm", weight, left, bias=bias)
+    values, b = _values(weight), bias
     _check_bias(b)
     if is_autocast(left):
         left, values, b = autocast(left, values, b, device=left.device.type)
     _check_last("x", left, weight.shape[1], weight)
-    return autograd.spmm(left, values, weight.structure, b, weight.transposed)  # type: ignore[return-value]
+    return autograd.spmm(left, values, weight.structure, b, weight.transposed)
 
 
 def spmm_t(grad_output: Array, weight: SparseWeight) -> Array:
@@ -86,15 +91,20 @@ def spmm_t(grad_output: Array, weight: SparseWeight) -> Array:
         [[0.0, -30.0, 20.0, 0.0]]
     """
     left: Any = grad_output
-    if OPERATORS and (own := own_kernel("spmm_t", weight)):
-        return own(left)  # type: ignore[no-any-return]
+    if OPERATORS and has_own(weight):
+        run = own_kernel("spmm_t", weight) or (lambda left: _spmm_t(left, weight))
+        return with_own_gradients("spmm_t", weight, left, run, spmm, sddmm)  # type: ignore[no-any-return]
+    return cast(Array, _spmm_t(left, weight))
+
+
+def _spmm_t(left: Any, weight: SparseWeight) -> Any:
     if not is_plain(left):
-        return cast(Array, _general("spmm_t", weight, left))
+        return _general("spmm_t", weight, left)
     values = _values(weight)
     if is_autocast(left):
         left, values = autocast(left, values, device=left.device.type)
     _check_last("grad_output", left, weight.shape[0], weight)
-    return autograd.spmm_t(left, values, weight.structure, _exact(weight))  # type: ignore[return-value]
+    return autograd.spmm_t(left, values, weight.structure, _exact(weight))
 
 
 def sddmm(grad_output: Array, x: Array, weight: SparseWeight) -> Array:

@@ -267,6 +267,10 @@ def register_operator(kind: type[Pattern], verb: Verb, function: Any = None) -> 
     and torch.compile see into it; a bias is added after it.
     What is not registered runs on the kernels of panels. Shape and dtype of the result are checked.
 
+    Where `spmm_t` or `sddmm` is registered, the gradients of a layer are these kernels, or those of
+    panels for the one that is not; under torch.compile, torch.func and autocast, and where `spmm`
+    alone is registered, autograd sees into it instead.
+
     Args:
         kind: a registered class of patterns.
         verb: "spmm", "spmm_t" or "sddmm".

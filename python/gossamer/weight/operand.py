@@ -61,6 +61,19 @@ class Operand:
         """The transpose of each matrix, a view."""
         return self.t()
 
+    def transpose(self, dim0: int, dim1: int) -> Any:
+        """Return the view with the last two dimensions exchanged.
+
+        Raises:
+            DTypeError: other dimensions are asked for.
+        """
+        count = len(self.shape)
+        if {(dim0, dim1), (dim1, dim0)} & {
+            (a, b) for a in (-2, count - 2) for b in (-1, count - 1)
+        }:
+            return self.t()
+        raise refused("transpose of other dimensions", (self,))
+
     def __matmul__(self, other: Any) -> Any:
         if not isinstance(other, Tensor | Operand):
             raise refused(f"@ with {type(other).__name__}", (self,))
@@ -87,22 +100,7 @@ for _method in _UNAVAILABLE:
     setattr(Operand, _method, _refusing(_method))
 
 
-class View(Operand):
-    """An operand that also has the method `transpose` of tensors."""
-
-    def transpose(self, first: int, second: int) -> Any:
-        """Return the view with the last two dimensions exchanged.
-
-        Raises:
-            DTypeError: other dimensions are asked for.
-        """
-        count = len(self.shape)
-        if {first % count, second % count} == {count - 2, count - 1}:
-            return self.t()
-        raise refused("transpose of other dimensions", (self,))
-
-
-class Turned(View):
+class Turned(Operand):
     """The transpose of an operand, a view; of a stack, of each matrix.
 
     Args:
@@ -169,4 +167,4 @@ def check_tensor(x: Any, func: str, operand: Any) -> Tensor:
     raise refused(func, (operand,))
 
 
-__all__ = ["CALLS", "Operand", "Turned", "View", "check_tensor", "refused"]
+__all__ = ["CALLS", "Operand", "Turned", "check_tensor", "refused"]

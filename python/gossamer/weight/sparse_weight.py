@@ -168,7 +168,7 @@ class SparseWeight(MatrixFace, StructureBuffers, Exchange):
         return self.values.nbytes + self.structure_nbytes
 
     @property
-    def transpose(self) -> Transpose:
+    def stored_transpose(self) -> Transpose:
         """Whether the structure of the transpose is stored: "packed" or "none"."""
         return self._rule.transpose
 

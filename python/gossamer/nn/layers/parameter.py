@@ -18,7 +18,7 @@ from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.layers.linear import SparseLinear
 from gossamer.ops.autocast import add_bias
 from gossamer.ops.verbs import spmm, spmm_t
-from gossamer.weight.operand import Turned, View, refused
+from gossamer.weight.operand import Operand, Turned, refused
 
 Form = Literal["matrix", "rows", "stack", "fold"]
 """How the layers make up the parameter.
@@ -32,7 +32,7 @@ _HOOKS = (
 )  # fmt: skip
 
 
-class Matrix(View):
+class Matrix(Operand):
     """A layer without bias as the matrix that it multiplies by; a view.
 
     Args:
@@ -73,7 +73,7 @@ class Matrix(View):
         return spmm_t(x, self.of.sparse_weight)
 
 
-class Chosen(View):
+class Chosen(Operand):
     """Matrices of a stack, one per row of a batch: what `experts[expert_ids]` selects.
 
     Args:
@@ -102,7 +102,7 @@ class Chosen(View):
         return torch.cat(parts)[back]
 
 
-class SparseParameter(View, nn.Module):
+class SparseParameter(Operand, nn.Module):
     """Layers with a mask, without bias, in the place of a parameter.
 
     Args:
@@ -355,7 +355,7 @@ class SparseParameter(View, nn.Module):
         raise refused("a call", (self,))
 
 
-class Rows(View):
+class Rows(Operand):
     """Some layers one below the other, as a matrix; a view."""
 
     def __init__(self, layers: Sequence[MaskedLayer]) -> None:

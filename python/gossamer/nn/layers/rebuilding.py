@@ -135,7 +135,7 @@ def _needed(state: State, name: str) -> nn.Parameter:
 def _weight_options(weight: SparseWeight) -> dict[str, Any]:
     return {
         "pattern": str(weight.pattern),  # for a reader; the descriptor is what counts
-        "transpose": weight.transpose,
+        "transpose": weight.stored_transpose,
         "backward": weight.backward,
     }
 
