@@ -40,7 +40,7 @@ void prox_elements(Penalty which, DType dtype, void* x, std::int64_t n,
 }
 
 void prox_adamw(const AdamWTensors& t, const AdamWArgs& args, Penalty which,
-                const double* params) noexcept {
+                const ElementArgs& penalty) noexcept {
   const AdamWKernel step =
       prox_tables.active().adamw[static_cast<int>(which)][static_cast<int>(t.dtype)];
   // Short enough that the parameter and its steps stay in the first-level cache.
@@ -50,8 +50,10 @@ void prox_adamw(const AdamWTensors& t, const AdamWArgs& args, Penalty which,
     for (std::int64_t at = 0; at < chunk_count; at += run) {
       const std::int64_t first = chunk_first + at;
       const std::int64_t count = std::min(run, chunk_count - at);
+      ElementArgs own = penalty;
+      if (own.steps != nullptr) own.steps = shifted(own.steps, first, t.dtype);
       step(shifted(t.param, first, t.dtype), shifted(t.grad, first, t.dtype),
-           shifted(t.exp_avg, first, t.dtype), shifted(t.exp_avg_sq, first, t.dtype), args, params,
+           shifted(t.exp_avg, first, t.dtype), shifted(t.exp_avg_sq, first, t.dtype), args, own,
            steps, count);
     }
   });

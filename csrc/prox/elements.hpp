@@ -9,7 +9,8 @@ namespace gossamer {
 void prox_elements(Penalty which, DType dtype, void* x, std::int64_t n,
                    const ElementArgs& args) noexcept;
 
-// AdamW, then the operator of `which` in AdamW's own metric, in one pass over memory.
+// AdamW, then the operator of `which` in AdamW's own metric, in one pass over memory; the penalty's
+// `steps`, where given, are a weight for each entry, of the same dtype and length.
 struct AdamWTensors {
   DType dtype;
   std::int64_t n;
@@ -19,6 +20,6 @@ struct AdamWTensors {
   void* exp_avg_sq;
 };
 void prox_adamw(const AdamWTensors& tensors, const AdamWArgs& args, Penalty which,
-                const double* params) noexcept;
+                const ElementArgs& penalty) noexcept;
 
 }  // namespace gossamer

@@ -17,6 +17,7 @@ from gossamer.prox import (
     MCP,
     SCAD,
     WGSEF,
+    Box,
     CappedL1,
     ElasticNet,
     L1Ball,
@@ -199,10 +200,15 @@ def test_names() -> None:
 
 
 def test_element_ops() -> None:
-    assert MCP(1.0, gamma=3.0).element_op() == ("mcp", (1.0, 3.0))
-    assert Lp(lam=2.0, p=0.5).element_op() == ("lp", (2.0, 0.5))
-    assert Lp(lam=2.0, p=1.0).element_op() == ("l1", (2.0,))
-    for penalty in (L1(1.0, weights=[1.0]), L0(1.0, groups="layer"), TopK(1), WGSEF(1.0, 1)):
+    assert MCP(1.0, gamma=3.0).element_op() == ("mcp", (1.0, 3.0), None, False)
+    assert Lp(lam=2.0, p=0.5).element_op() == ("lp", (2.0, 0.5), None, False)
+    assert Lp(lam=2.0, p=1.0).element_op() == ("l1", (2.0,), None, False)
+    assert Box(-1.0).element_op() == ("box", (-1.0, math.inf), None, False)
+    weighted = MCP(1.0, gamma=3.0, weights=[2.0], positive=True).element_op()
+    assert weighted is not None
+    assert weighted.positive
+    assert weighted.weights.tolist() == [2.0]
+    for penalty in (L0(1.0, groups="layer"), TopK(1), WGSEF(1.0, 1)):
         assert penalty.element_op() is None
 
 
@@ -230,6 +236,8 @@ def test_weights_follow_a_sparse_weight() -> None:
     for penalty in (
         L1(0.4, weights=torch.rand(8, 8)),
         L1(0.4, weights=torch.rand(8), groups="neuron"),
+        MCP(0.4, gamma=2.0, weights=torch.rand(8, 1), positive=True),
+        SparseGroupLasso(0.1, 0.2, weights=torch.rand(8)),
         WGSEF(0.4, 2.5, groups="neuron", d=torch.rand(8) + 0.1, c=torch.rand(8) + 0.1),
     ):
         expected = penalty.prox(weight.to_dense().detach())

@@ -113,6 +113,12 @@ def test_groupings_that_are_none(grouping: Any, error: type[Exception]) -> None:
         (lambda: prox.L0(math.inf), "lam=inf"),
         (lambda: prox.L1(1.0, weights=[1.0, -1.0]), "weights=-1.0"),
         (lambda: prox.L1(1.0, weights=[1.0, math.nan]), "weights=nan"),
+        (lambda: prox.MCP(1.0, 2.0, weights=-1.0), "weights=-1.0"),
+        (lambda: prox.Huber(1.0, delta=0.0), "delta=0.0"),
+        (lambda: prox.Box(math.nan), "low=nan"),
+        (lambda: prox.Box(1.0, -1.0), "swap them"),
+        (lambda: prox.Box(groups="neuron"), "as a whole"),
+        (lambda: prox.L2Ball(0.0), "radius=0.0"),
         (lambda: prox.Lp(lam=1.0, p=0.0), r"p=0.0; it must be finite and in \(0, 1\]"),
         (lambda: prox.Lp(lam=1.0, p=1.5), "p=1.5"),
         (lambda: prox.ElasticNet(1.0, rho=1.5), "rho=1.5"),
@@ -187,8 +193,8 @@ def test_nan_is_never_zeroed(penalty: Penalty, bad: float) -> None:
         isinstance(penalty, prox.L1) and penalty.groups == "element"
     ):
         z = penalty.prox_(x)
-        assert z[1, 2].isnan() if math.isnan(bad) else z[1, 2] == math.inf
-        assert int(z.isfinite().sum()) == 11
+        assert z[1, 2].isnan() if math.isnan(bad) else z[1, 2] == getattr(penalty, "high", bad)
+        assert int(z.isfinite().sum()) == 11 + int(z[1, 2].isfinite())
     else:
         with pytest.raises(PenaltyError, match="nothing was changed"):
             penalty.prox_(x)
@@ -206,7 +212,13 @@ def test_a_metric_must_look_like_the_entries() -> None:
     ]:
         with pytest.raises(error, match="metric"):
             prox.L1(1.0).prox_(x, metric=wrong)  # type: ignore[arg-type]
-    for penalty in (prox.L1(1.0, weights=[1.0, 2.0]), prox.WGSEF(1.0, 1, c=[1.0, 2.0])):
-        with pytest.raises(ShapeError, match="2 numbers for 4 groups"):
+    for penalty, text in [
+        (prox.L1(1.0, weights=[1.0, 2.0, 3.0]), r"weights have shape \[3\]"),
+        (prox.MCP(1.0, 2.0, weights=torch.ones(2, 2, 2)), r"weights have shape \[2, 2, 2\]"),
+        (prox.L0(1.0, weights=[1.0] * 3, groups="neuron"), "3 numbers for 2 groups"),
+        (prox.SparseGroupLasso(1.0, 1.0, weights=[1.0] * 3), "3 numbers for 2 groups"),
+        (prox.WGSEF(1.0, 1, c=[1.0, 2.0]), "2 numbers for 4 groups"),
+    ]:
+        with pytest.raises(ShapeError, match=text):
             penalty.prox_(x)
     assert (x == 1).all()

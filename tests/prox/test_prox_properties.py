@@ -16,9 +16,11 @@ from gossamer.prox import (
     MCP,
     SCAD,
     WGSEF,
+    Box,
     ElasticNet,
     L1Ball,
     L1MinusL2,
+    L2Ball,
     Lp,
     Penalty,
     Simplex,
@@ -85,19 +87,46 @@ def test_an_entry_is_never_worse_than_the_grid(kind: str, data: Any, seed: int) 
 
 @pytest.mark.parametrize("kind", PHI)
 @settings(max_examples=60, derandomize=True)
-@given(data=st.data(), seed=seeds)
-def test_a_group_is_never_worse_than_its_neighbours(kind: str, data: Any, seed: int) -> None:
+@given(data=st.data(), seed=seeds, positive=st.booleans())
+def test_weights_and_a_sign_against_the_grid(
+    kind: str, data: Any, seed: int, positive: bool
+) -> None:
     parameters, step = data.draw(chosen(kind))
-    penalty = prox.parse_penalty(kind, **parameters, groups="neuron")
+    x, rng = entries(seed, 6, scale=1 + parameters["lam"] * step)
+    w = 10.0 ** rng.uniform(-1, 1, 6) * (rng.random(6) < 0.9)
+    penalty = prox.parse_penalty(kind, **parameters, weights=w, positive=positive)
+    z = penalty.prox_(x.copy(), step)
+    if positive:
+        assert (z >= 0).all()
+        assert penalty.value(-np.abs(x)) == np.inf
+        x = np.maximum(x, 0)
+    mine = objective(kind, parameters, step * w, x, z)
+    best = grid_best(kind, parameters, (step * w)[:, None], x)
+    assert (mine <= best + 1e-12 * (1 + best)).all()
+    assert (np.abs(z[z != 0]) >= penalty.gap(step) * (1 - 1e-9)).all()
+    value = (w * PHI[kind](np.abs(z), **parameters)).sum()
+    assert penalty.value(z) == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", PHI)
+@settings(max_examples=60, derandomize=True)
+@given(data=st.data(), seed=seeds, positive=st.booleans())
+def test_a_group_is_never_worse_than_its_neighbours(
+    kind: str, data: Any, seed: int, positive: bool
+) -> None:
+    parameters, step = data.draw(chosen(kind))
+    w = np.array([1.0, 0.3, 2.0]) if positive else np.ones(3)
+    more: Any = {"weights": w, "positive": True} if positive else {}
+    penalty = prox.parse_penalty(kind, **parameters, groups="neuron", **more)
     x, rng = entries(seed, 12, scale=1 + parameters["lam"] * step)
     x = x.reshape(3, 4)
     z = penalty.prox_(x.copy(), step).ravel()
 
     def total(points: Vector) -> Vector:
         sizes = np.linalg.norm(points.reshape(-1, 3, 4), axis=-1)
-        return 0.5 * ((points - x.ravel()) ** 2).sum(-1) + step * PHI[kind](
-            sizes, **parameters
-        ).sum(-1)
+        g = (w * PHI[kind](sizes, **parameters)).sum(-1)
+        g[positive & (points < 0).any(-1)] = np.inf
+        return 0.5 * ((points - x.ravel()) ** 2).sum(-1) + step * g
 
     not_worse(total, z, rng, also=np.stack([x.ravel(), np.zeros(12)]))
     assert penalty.value(z.reshape(3, 4)) * step == pytest.approx(
@@ -254,6 +283,17 @@ def test_fenchel_of_projections(radius: float, seed: int) -> None:
     z = L1Ball(radius).prox_(x.copy())
     assert np.abs(z).sum() <= radius * (1 + 1e-12)
     fenchel(0.0, radius * np.abs(x - z).max(), z, x - z)
+    for groups in ("layer", "neuron"):
+        z = L2Ball(radius, groups=groups).prox_(x.reshape(3, 3).copy())
+        assert L2Ball(radius, groups=groups).value(z) == 0.0
+        y = (x.reshape(3, 3) - z).reshape(
+            -1 if groups == "neuron" else 1, 3 if groups == "neuron" else 9
+        )
+        fenchel(0.0, radius * np.linalg.norm(y, axis=1).sum(), z.ravel(), y.ravel())
+    z = Box(-radius, 0.5).prox_(x.copy())
+    y = x - z
+    assert ((z >= -radius) & (z <= 0.5)).all()
+    fenchel(0.0, np.maximum(-radius * y, 0.5 * y).sum(), z, y)
     z = Simplex(radius).prox_(x.copy())
     assert z.min() >= 0
     assert z.sum() == pytest.approx(radius, rel=1e-12)

@@ -52,6 +52,10 @@ def log_sum(a: Vector, lam: float, eps: float) -> Vector:
     return lam * np.log1p(a / eps)
 
 
+def huber(a: Vector, lam: float, delta: float) -> Vector:
+    return lam * np.where(a <= delta, a * a / 2, delta * (a - delta / 2))
+
+
 class Row(NamedTuple):
     """What the tests need to know of a separable penalty.
 
@@ -88,6 +92,9 @@ ROWS: dict[str, Row] = {
         transformed_l1, {"a": (-2, 2, "log")}, [(0.3, 1.0), (0.3, 0.2)], {"a": 1.0}
     ),
     "log_sum": Row(log_sum, {"eps": (-2, 2, "log")}, [(0.3, 1.0), (0.3, 0.1)], {"eps": 0.8}),
+    "huber": Row(
+        huber, {"delta": (-2, 1, "log")}, [(0.3, 1.0), (0.3, 0.1)], {"delta": 0.5}, concave=False
+    ),
 }
 PHI: dict[str, Callable[..., Vector]] = {name: row.phi for name, row in ROWS.items()}
 

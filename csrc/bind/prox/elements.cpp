@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cmath>
+#include <limits>
 #include <string>
 
 #include "bind/register.hpp"
@@ -31,6 +32,10 @@ std::array<double, penalty_params> params_of(Penalty which, const py::tuple& giv
   std::array<double, penalty_params> params{};
   for (std::size_t i = 0; i < needed; ++i) params[i] = given[i].cast<double>();
   const double lam = params[0], b = params[1];
+  if (traits.bounds) {
+    require<ArgumentError>(lam <= b, std::string(traits.name) + " needs bounds low <= high");
+    return params;
+  }
   require<ArgumentError>(std::isfinite(lam) && lam >= 0.0,
                          "lam must be a finite number that is not negative");
   const bool fits = traits.closed ? b >= traits.low && b <= traits.high
@@ -60,14 +65,18 @@ void same(const Tensor& t, const Tensor& as, const char* who) {
           " entries; as many as there are in x are needed: " + std::to_string(as.shape[0]));
 }
 
+constexpr double floor_of(bool positive) noexcept {
+  return positive ? 0.0 : -std::numeric_limits<double>::infinity();
+}
+
 DType dtype_of(const Tensor& t) noexcept { return t.kind == Kind::f32 ? DType::f32 : DType::f64; }
 
 void elements(py::handle x, const std::string& name, const py::tuple& parameters, double step,
-              py::handle steps) {
+              py::handle steps, bool positive) {
   const Penalty which = penalty_of(name);
   const auto params = params_of(which, parameters);
   const Tensor entries = read_entries(x, "x", true);
-  ElementArgs args{params.data(), step, nullptr};
+  ElementArgs args{params.data(), step, nullptr, floor_of(positive)};
   if (!steps.is_none()) {
     const Tensor own = read_entries(steps, "steps", false);
     same(own, entries, "steps");
@@ -83,7 +92,8 @@ void elements(py::handle x, const std::string& name, const py::tuple& parameters
 
 void adamw(py::handle param, py::handle grad, py::handle exp_avg, py::handle exp_avg_sq,
            double beta1, double beta2, double eps, double lr, double bias1, double root_bias2,
-           double shrink, const std::string& name, const py::tuple& parameters) {
+           double shrink, const std::string& name, const py::tuple& parameters, py::handle weights,
+           bool positive) {
   const Penalty which = penalty_of(name);
   const auto params = params_of(which, parameters);
   const Tensor p = read_entries(param, "param", true);
@@ -93,11 +103,17 @@ void adamw(py::handle param, py::handle grad, py::handle exp_avg, py::handle exp
   same(g, p, "grad");
   same(m, p, "exp_avg");
   same(v, p, "exp_avg_sq");
+  ElementArgs penalty{params.data(), 0.0, nullptr, floor_of(positive)};
+  if (!weights.is_none()) {
+    const Tensor own = read_entries(weights, "weights", false);
+    same(own, p, "weights");
+    penalty.steps = own.data;
+  }
   const AdamWTensors tensors{dtype_of(p), p.shape[0], p.data, g.data, m.data, v.data};
   const AdamWArgs args{beta1, beta2, eps, lr, bias1, root_bias2, shrink};
   adopt_torch_threads();
   const py::gil_scoped_release release;
-  prox_adamw(tensors, args, which, params.data());
+  prox_adamw(tensors, args, which, penalty);
 }
 
 }  // namespace

@@ -32,25 +32,39 @@ GOSSAMER_INLINE void adamw_loop(void* param, const void* grad, void* first, void
 }
 
 // Straight lines: in the same loop.
-template <Penalty which, class T>
-void run_adamw_pieces(void* param, const void* grad, void* first, void* second,
-                      const AdamWArgs& args, const double* penalty, void*,
-                      std::int64_t n) noexcept {
-  const double params[penalty_params] = {penalty[0], penalty[1]};
-  adamw_loop<T>(param, grad, first, second, args, n,
-                [=](T x, T step, std::int64_t) { return pieces<which, T>(params, step)(x); });
-}
-
-// Others: a second loop while all is in the first-level cache.
 template <class T, ElementKernel operate>
 void run_adamw(void* param, const void* grad, void* first, void* second, const AdamWArgs& args,
-               const double* penalty, void* scratch, std::int64_t n) noexcept {
+               const ElementArgs& penalty, void* scratch, std::int64_t n) noexcept;
+
+template <Penalty which, class T>
+void run_adamw_pieces(void* param, const void* grad, void* first, void* second,
+                      const AdamWArgs& args, const ElementArgs& penalty, void* scratch,
+                      std::int64_t n) noexcept {
+  if (penalty.steps != nullptr) {
+    return run_adamw<T, run_pieces<which, T>>(param, grad, first, second, args, penalty, scratch,
+                                              n);
+  }
+  const double params[penalty_params] = {penalty.params[0], penalty.params[1]};
+  const T floor = T(penalty.floor);
+  adamw_loop<T>(param, grad, first, second, args, n, [=](T x, T step, std::int64_t) {
+    return pieces<which, T>(params, step)(raised(x, floor));
+  });
+}
+
+// Others, and weighted ones: more loops while all is in the first-level cache.
+template <class T, ElementKernel operate>
+void run_adamw(void* param, const void* grad, void* first, void* second, const AdamWArgs& args,
+               const ElementArgs& penalty, void* scratch, std::int64_t n) noexcept {
   T* __restrict__ steps = static_cast<T*>(scratch);
   adamw_loop<T>(param, grad, first, second, args, n, [=](T x, T step, std::int64_t i) {
     steps[i] = step;
     return x;
   });
-  operate(param, {penalty, 0.0, scratch}, n);
+  if (penalty.steps != nullptr) {
+    const T* __restrict__ weights = static_cast<const T*>(penalty.steps);
+    for (std::int64_t i = 0; i < n; ++i) steps[i] *= weights[i];
+  }
+  operate(param, {penalty.params, 0.0, scratch, penalty.floor}, n);
 }
 
 template <Penalty which, class T>

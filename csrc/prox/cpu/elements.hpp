@@ -41,13 +41,19 @@ GOSSAMER_INLINE T with_sign(T size, T of) noexcept {
   }
 }
 
+// NaN stays.
+template <class T>
+GOSSAMER_INLINE T raised(T x, T floor) noexcept {
+  return x < floor ? floor : x;
+}
+
 // 0 up to `zero`, then two straight lines up to their ends, then x itself:
 //
 //   z        line2 /            l1, elastic net: line1 alone, without end
 //   |       ______/             l0: neither; a jump from 0 to x
 //   |  line1/                   MCP: line1 (steeper than 1); beyond the convex range neither
 //   |______/                    SCAD: line1 (soft), line2;  capped l1: line1, a jump to x
-//     zero  end1 end2   |x|
+//     zero  end1 end2   |x|     Huber: line1 from 0 on, line2 without end
 template <class T>
 struct Pieces {
   T zero, end1, slope1, offset1, end2, slope2, offset2;
@@ -102,6 +108,9 @@ GOSSAMER_INLINE Pieces<T> pieces(const double* params, S s) noexcept {
             convex ? T(b * lam) : none,
             T(slope),
             T(t * (b / (b - S(1))))};
+  } else if constexpr (which == Penalty::huber) {
+    const S grown = S(1) + t;
+    return {T(0), T(b * grown), T(S(1) / grown), T(0), T(no_end), T(1), T(t * b)};
   } else {
     static_assert(which == Penalty::capped_l1);
     const S equal = b >= t / S(2) ? b + t / S(2) : root_of(S(2) * t * b);
@@ -211,17 +220,29 @@ struct TransformedL1 {
   }
 };
 
+// The constraint low <= z <= high; no step matters.
+template <class T>
+struct Box {
+  T low, high;
+
+  GOSSAMER_INLINE T operator()(T x) const noexcept {
+    const T z = x > high ? high : raised(x, low);
+    return z == T(0) ? T(0) : z;
+  }
+};
+
 // The loop: one operator for all, or one made for each entry.
 template <class T, class Make>
 GOSSAMER_INLINE void for_each(void* data, const ElementArgs& args, std::int64_t n,
                               Make make) noexcept {
   T* x = static_cast<T*>(data);
+  const T floor = T(args.floor);
   if (args.steps == nullptr) {
     const auto op = make(args.step);
-    for (std::int64_t i = 0; i < n; ++i) x[i] = op(x[i]);
+    for (std::int64_t i = 0; i < n; ++i) x[i] = op(raised(x[i], floor));
   } else {
     const T* steps = static_cast<const T*>(args.steps);
-    for (std::int64_t i = 0; i < n; ++i) x[i] = make(steps[i])(x[i]);
+    for (std::int64_t i = 0; i < n; ++i) x[i] = make(steps[i])(raised(x[i], floor));
   }
 }
 
@@ -240,7 +261,7 @@ void run_power(void* data, const ElementArgs& args, std::int64_t n) noexcept {
   const double kappa = p / (2.0 * (1.0 - p));
   // Beyond `far` the shrinkage, kappa / far, is below the last bit; the cap also keeps infinities
   // out.
-  const T far = T(1e18 * (1.0 + kappa));
+  const T far = T(1e18 * (1.0 + kappa)), floor = T(args.floor);
   const Lp<T, kind> op{T(p), T(kappa)};
   const int rounds = count_rounds<T>(p, kappa);
   const double uniform = std::pow(2.0 * lam * args.step * (1.0 - p), 1.0 / (2.0 - p));
@@ -263,6 +284,7 @@ void run_power(void* data, const ElementArgs& args, std::int64_t n) noexcept {
       }
     }
     int kept = 0;
+    for (std::int64_t i = 0; i < count; ++i) x[i] = raised(x[i], floor);
     for (std::int64_t i = 0; i < count; ++i) {
       const T a = size_of(x[i]);
       const T scaled = a / beta[i];
@@ -310,6 +332,12 @@ void run_transformed_l1(void* x, const ElementArgs& args, std::int64_t n) noexce
   for_each<T>(x, args, n, [=](double step) { return TransformedL1<T>(params, step); });
 }
 
+template <class T>
+void run_box(void* x, const ElementArgs& args, std::int64_t n) noexcept {
+  const Box<T> op{T(args.params[0]), T(args.params[1])};
+  for_each<T>(x, args, n, [=](auto) { return op; });
+}
+
 // --8<-- [start:choice]
 // The loop of a penalty's own; null for those that are straight lines, see `pieces`.
 template <Penalty which, class T>
@@ -320,6 +348,8 @@ constexpr auto own_loop() noexcept {
     return run_transformed_l1<T>;
   } else if constexpr (which == Penalty::log_sum) {
     return run_log_sum<T>;
+  } else if constexpr (which == Penalty::box) {
+    return run_box<T>;
   } else {
     return nullptr;
   }

@@ -15,12 +15,17 @@ from gossamer.backend.registry import module_of
 GroupArguments = tuple[int, int, int, Tensor | None, Tensor | None]
 
 
-def elements(x: Array, kind: str, params: tuple[float, ...], step: float | Array) -> None:
-    """Apply a separable operator; `step` is a number, or a vector with one step per entry."""
+def elements(
+    x: Array, kind: str, params: tuple[float, ...], step: float | Array, positive: bool = False
+) -> None:
+    """Apply a separable operator, if `positive` under the constraint x >= 0.
+
+    `step` is a number, or a vector with one step per entry.
+    """
     if isinstance(step, int | float):
-        module_of(x).prox.elements(x, kind, params, float(step), None)
+        module_of(x).prox.elements(x, kind, params, float(step), None, positive)
     else:
-        module_of(x).prox.elements(x, kind, params, 0.0, step)
+        module_of(x).prox.elements(x, kind, params, 0.0, step, positive)
 
 
 def adamw(
@@ -38,6 +43,8 @@ def adamw(
     shrink: float,
     kind: str,
     params: tuple[float, ...],
+    weights: Tensor | None = None,
+    positive: bool = False,
 ) -> None:
     """Take an AdamW step and apply a separable operator in its metric, in one pass.
 
@@ -55,6 +62,8 @@ def adamw(
         shrink: Factor of the decoupled weight decay.
         kind: Name of the operator.
         params: Parameters of the operator.
+        weights: Vector of factors of the penalty, or None.
+        positive: Whether the constraint x >= 0 is added.
     """
     module_of(param).prox.adamw(
         param,
@@ -70,6 +79,8 @@ def adamw(
         shrink,
         kind,
         params,
+        weights,
+        positive,
     )
 
 

@@ -27,7 +27,7 @@ from gossamer.optim.proximal import (
     with_program,
 )
 from gossamer.prox import Penalty
-from gossamer.prox.operators.elementwise import adamw_step_
+from gossamer.prox.operators.elementwise import ElementOp, adamw_step_
 
 Beta = Annotated[float, Range(lambda v: 0 <= v < 1, "in [0, 1)")]
 
@@ -120,18 +120,18 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
         penalised = list(self._penalised())
         before = self._before(penalised)
         in_one_pass = [
-            (group, *operator)
+            (group, operator)
             for group, penalty in penalised
             if (operator := penalty.element_op()) is not None
             and not group["amsgrad"]
             and not any(parameter in before for parameter in group["params"])
         ]
-        done = {id(group) for group, _, _ in in_one_pass}
+        done = {id(group) for group, _ in in_one_pass}
         torch_step(
             self, torch.optim.AdamW, [group for group in self.param_groups if id(group) not in done]
         )
-        for group, kind, values in in_one_pass:
-            self._step_in_one_pass(group, kind, values)
+        for group, operator in in_one_pass:
+            self._step_in_one_pass(group, operator)
         for group, penalty in penalised:
             if id(group) in done:
                 continue
@@ -147,7 +147,7 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
         self._advance()
         return loss
 
-    def _step_in_one_pass(self, group: Group, kind: str, values: tuple[float, ...]) -> None:
+    def _step_in_one_pass(self, group: Group, operator: ElementOp) -> None:
         beta1, beta2 = group["betas"]
         for parameter in group["params"]:
             if parameter.grad is None or not parameter.numel():
@@ -170,8 +170,7 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
                 eps=group["eps"],
                 weight_decay=group["weight_decay"],
                 step=int(state["step"]),
-                kind=kind,
-                params=values,
+                **operator._asdict(),
             )
 
     def _metric(self, parameter: Tensor, group: Group) -> Tensor:

@@ -321,6 +321,8 @@ def evaluate(closure: Callable[[], Any] | None) -> Any:
 
 
 def _is_idle(penalty: Penalty) -> bool:
+    if getattr(penalty, "positive", False):
+        return False
     strengths = [getattr(penalty, name, None) for name in ("lam", "group_lam")]
     return any(s == 0 for s in strengths) and all(s is None or s == 0 for s in strengths)
 

@@ -7,7 +7,7 @@ it in float64.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -21,6 +21,11 @@ class Operator(Protocol):
 
     def prox_(self, x: Tensor, step: float = 1.0) -> Tensor:
         """Apply the operator in place."""
+
+    @property
+    def _positive(self) -> bool: ...
+
+    def _fitted(self, shape: tuple[int, ...]) -> Self: ...
 
     def _groups(self, x: Tensor) -> Groups: ...
 
@@ -50,6 +55,10 @@ class _Prox(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         x, z = ctx.saved_tensors
         flat = [tensor.double().reshape(-1) for tensor in (x, z, grad_output)]
-        groups = ctx.penalty._groups(x)
-        pulled = ctx.penalty._pullback(flat[0], flat[1], ctx.step, flat[2], groups)
+        penalty = ctx.penalty._fitted(tuple(x.shape))
+        if penalty._positive:  # the operator of max(x, 0)
+            flat[0] = flat[0].clamp(min=0.0)
+        pulled = penalty._pullback(flat[0], flat[1], ctx.step, flat[2], penalty._groups(x))
+        if penalty._positive:
+            pulled = torch.where(flat[0] > 0, pulled, 0.0)
         return pulled.view(x.shape).to(x.dtype), None, None

@@ -5,6 +5,7 @@ Every check raises before the operator changes anything.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -124,6 +125,34 @@ def check_metric(metric: Any, x: Any) -> None:
         )
     if not (metric > 0).all():
         raise PenaltyError("metric has an entry that is not positive; all must be > 0")
+
+
+def spread_weights(weights: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Weights of entries as a vector in row-major order; a copy or a view.
+
+    Args:
+        weights: one per entry, in any shape, or of a shape that broadcasts to `shape`.
+        shape: the shape of the entries.
+
+    Returns:
+        [numel], in the dtype of the weights.
+
+    Raises:
+        ShapeError: the weights fit neither way.
+
+    Example:
+        >>> spread_weights(torch.tensor([[1.0], [2.0]]), (2, 2))
+        tensor([1., 1., 2., 2.])
+    """
+    if weights.numel() != math.prod(shape):
+        try:
+            weights = weights.broadcast_to(shape)
+        except RuntimeError:
+            raise ShapeError(
+                f"weights have shape {list(weights.shape)} and the entries {list(shape)}; give one "
+                "per entry, or a shape that broadcasts to theirs"
+            ) from None
+    return weights.reshape(-1)
 
 
 def flat64(x: Any) -> Tensor:

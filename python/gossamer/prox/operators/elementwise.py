@@ -12,7 +12,7 @@ and schedules are in `gossamer.prox`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,9 +22,25 @@ from gossamer.backend import check_array
 from gossamer.backend import prox as kernels
 from gossamer.backend.arrays import WIDE_FLOATS
 from gossamer.errors import ShapeError
-from gossamer.prox.checks import check_own_places
+from gossamer.prox.checks import check_own_places, spread_weights
 
 Array = TypeVar("Array", Tensor, np.ndarray)
+
+
+class ElementOp(NamedTuple):
+    """A compiled operator per entry.
+
+    Attributes:
+        kind: the name of a separable penalty, or "box".
+        params: its parameters in the order of its class's fields.
+        weights: a factor of the penalty per entry, that broadcasts to the entries, or None.
+        positive: whether the constraint x >= 0 is added.
+    """
+
+    kind: str
+    params: tuple[float, ...]
+    weights: Tensor | None = None
+    positive: bool = False
 
 
 def in_place(x: Array, operate: Callable[[Array], None]) -> Array:
@@ -64,7 +80,12 @@ def in_place(x: Array, operate: Callable[[Array], None]) -> Array:
 
 
 def elementwise_(
-    x: Array, kind: str, params: tuple[float, ...], step: float | Tensor | np.ndarray = 1.0
+    x: Array,
+    kind: str,
+    params: tuple[float, ...],
+    step: float | Tensor | np.ndarray = 1.0,
+    *,
+    positive: bool = False,
 ) -> Array:
     """Apply the proximal operator of a separable penalty, in place.
 
@@ -73,6 +94,7 @@ def elementwise_(
         kind: the name of a separable penalty, such as "mcp".
         params: the penalty's parameters in the order of its class's fields, `lam` first.
         step: a number, or one per entry in x's shape and dtype (the inverse of a diagonal metric).
+        positive: whether the constraint z >= 0 is added.
 
     Returns:
         `x`. Entries that become zero are exactly +0.0; NaN stays NaN.
@@ -94,8 +116,8 @@ def elementwise_(
                 "they must be the same"
             )
         steps: Any = _vector(step)
-        return in_place(x, lambda v: kernels.elements(v, kind, params, steps))
-    return in_place(x, lambda v: kernels.elements(v, kind, params, float(step)))
+        return in_place(x, lambda v: kernels.elements(v, kind, params, steps, positive))
+    return in_place(x, lambda v: kernels.elements(v, kind, params, float(step), positive))
 
 
 def _vector(x: Tensor | np.ndarray) -> Tensor | np.ndarray:
@@ -118,6 +140,8 @@ def adamw_step_(
     step: int,
     kind: str,
     params: tuple[float, ...],
+    weights: Tensor | None = None,
+    positive: bool = False,
 ) -> None:
     """Apply AdamW and the proximal operator in AdamW's metric, in one pass over memory.
 
@@ -137,6 +161,8 @@ def adamw_step_(
         step: the step's number, from 1.
         kind: the name of a separable penalty, such as "mcp".
         params: the penalty's parameters.
+        weights: factors >= 0 of the penalty, one per entry or of a shape that broadcasts.
+        positive: whether the constraint param >= 0 is added.
 
     Raises:
         DTypeError: a dtype is not float32 or float64, or the dtypes differ.
@@ -150,6 +176,11 @@ def adamw_step_(
             f"got a parameter of shape {tuple(param.shape)}, a gradient {tuple(grad.shape)} and "
             f"moments {tuple(exp_avg.shape)}, {tuple(exp_avg_sq.shape)}; they must be the same"
         )
+    factors = None
+    if weights is not None:
+        largest = torch.finfo(param.dtype).max
+        spread = spread_weights(weights, tuple(param.shape)).clamp(max=largest)
+        factors = spread.to(param.dtype).contiguous()
     changed = (param, exp_avg, exp_avg_sq)
     inside = [t if t.is_contiguous() else t.detach().contiguous() for t in changed]
     kernels.adamw(
@@ -166,6 +197,8 @@ def adamw_step_(
         shrink=1.0 - lr * weight_decay,
         kind=kind,
         params=params,
+        weights=factors,
+        positive=positive,
     )
     for tensor, result in zip(changed, inside, strict=True):
         if result is not tensor:

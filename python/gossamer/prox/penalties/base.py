@@ -26,6 +26,7 @@ from gossamer.errors import PenaltyError, ShapeError
 from gossamer.prox import autograd
 from gossamer.prox.checks import check_entries, check_metric, check_plain, flat64
 from gossamer.prox.groupings import Groups, check_grouping, on_weight, resolve, spread
+from gossamer.prox.operators.elementwise import ElementOp
 from gossamer.prox.operators.groupwise import scale_groups_
 from gossamer.prox.penalties.fields import NOT_NEGATIVE, Kind, checked_number, kinds
 from gossamer.prox.reductions import means, norms, sums
@@ -105,7 +106,8 @@ class Penalty(ABC):
                     [0.0000, 0.0000]])
         """
         groups, kept = on_weight(self.groups, weight)
-        given = {name: getattr(self, name) for name, kind in self._kinds() if kind.per_group}
+        fitted = self._fitted(tuple(weight.shape))
+        given = {name: getattr(fitted, name) for name, kind in self._kinds() if kind.per_group}
         chosen = {name: v[kept] for name, v in given.items() if v is not None and kept is not None}
         return dataclasses.replace(self, groups=groups, **chosen)
 
@@ -125,7 +127,10 @@ class Penalty(ABC):
         """
         self._resolved()
         check_plain(x)
-        return float(self._value(flat64(x), self._groups(x)))
+        entries = flat64(x)
+        if self._positive and bool((entries < 0).any()):
+            return math.inf
+        return float(self._fitted(tuple(x.shape))._value(entries, self._groups(x)))
 
     def prox_(self, x: Array, step: float = 1.0, *, metric: Array | None = None) -> Array:
         """Apply the proximal operator in place; the result is a global minimiser.
@@ -154,7 +159,7 @@ class Penalty(ABC):
         if metric is not None:
             check_metric(metric, x)
         with torch.no_grad():
-            self._prox_(x, step, metric)
+            self._fitted(tuple(x.shape))._prox_(x, step, metric)
         return x
 
     def prox(self, x: Array, step: float = 1.0) -> Array:
@@ -209,8 +214,13 @@ class Penalty(ABC):
             raise ShapeError(
                 f"grad has shape {tuple(grad.shape)} and x {tuple(x.shape)}; they must be the same"
             )
-        squared = self._distance(flat64(x), flat64(grad), self._groups(x))
-        return math.sqrt(float(squared))
+        entries, slopes = flat64(x), flat64(grad)
+        if self._positive:  # at 0 the constraint balances any gradient that pushes below
+            if bool((entries < 0).any()):
+                return math.inf
+            slopes = torch.where(entries == 0, slopes.clamp(max=0.0), slopes)
+        fitted = self._fitted(tuple(x.shape))
+        return math.sqrt(float(fitted._distance(entries, slopes, self._groups(x))))
 
     def gap(self, step: float = 1.0) -> float:
         """The jump at the threshold: no magnitude of an output of `prox_` lies in (0, gap)."""
@@ -225,8 +235,8 @@ class Penalty(ABC):
         """
         return 0.0
 
-    def element_op(self) -> tuple[str, tuple[float, ...]] | None:
-        """The kind and parameters of the compiled operator per entry, or None without one."""
+    def element_op(self) -> ElementOp | None:
+        """The compiled operator per entry, or None without one."""
         return None
 
     @abstractmethod
@@ -244,6 +254,15 @@ class Penalty(ABC):
     @abstractmethod
     def _pullback(self, x: Tensor, z: Tensor, step: float, grad: Tensor, groups: Groups) -> Tensor:
         """The operator's symmetric Jacobian at `x`, with output `z`, times `grad`."""
+
+    @property
+    def _positive(self) -> bool:
+        """Whether the penalty includes the constraint x >= 0."""
+        return bool(vars(self).get("positive", False))
+
+    def _fitted(self, shape: tuple[int, ...]) -> Self:
+        """The penalty for entries of a shape, with one weight per group."""
+        return self
 
     @property
     def _lam(self) -> float:

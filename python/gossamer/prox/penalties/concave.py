@@ -7,11 +7,11 @@ have two local minimisers; the operator takes the better one, and zero if both a
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from gossamer.arguments import check
 from gossamer.prox.penalties.fields import NOT_NEGATIVE, POSITIVE, Number, Range, number
 from gossamer.prox.penalties.registry import penalty
 from gossamer.prox.penalties.separable import Separable
@@ -42,16 +42,15 @@ class MCP(Separable):
         tensor([0.0000, 1.5000, 4.0000])
     """
 
+    _lam_is_factor: ClassVar[bool] = False
     lam: Number = number(NOT_NEGATIVE, scheduled=True)
     gamma: float = number(POSITIVE)
 
-    def gap(self, step: float = 1.0) -> float:
+    def _jump(self, step: float) -> float:
         """The jump lam sqrt(s gamma) for a step s >= gamma, else 0."""
-        check(MCP.gap, locals())
-        self._resolved()
         return self._lam * math.sqrt(step * self.gamma) if step >= self.gamma else 0.0
 
-    def weak_convexity(self) -> float:
+    def _bend(self) -> float:
         """The constant 1 / gamma."""
         return 1.0 / self.gamma
 
@@ -87,17 +86,16 @@ class SCAD(Separable):
         tensor([0.5000, 2.0000, 4.0000])
     """
 
+    _lam_is_factor: ClassVar[bool] = False
     lam: Number = number(NOT_NEGATIVE, scheduled=True)
     gamma: float = number(Range(lambda v: v > 2, "> 2"))
 
-    def gap(self, step: float = 1.0) -> float:
+    def _jump(self, step: float) -> float:
         """The jump lam sqrt(s (gamma + 1)) for a step s > gamma + 1, else 0."""
-        check(SCAD.gap, locals())
-        self._resolved()
         jump = self._lam * math.sqrt(step * (self.gamma + 1.0))
         return jump if step > self.gamma + 1.0 else 0.0
 
-    def weak_convexity(self) -> float:
+    def _bend(self) -> float:
         """The constant 1 / (gamma - 1)."""
         return 1.0 / (self.gamma - 1.0)
 
@@ -142,14 +140,12 @@ class CappedL1(Separable):
     lam: Number = number(NOT_NEGATIVE, scheduled=True)
     t: float = number(POSITIVE)
 
-    def gap(self, step: float = 1.0) -> float:
+    def _jump(self, step: float) -> float:
         """The jump sqrt(2 s lam t) if s lam > 2 t, else 0."""
-        check(CappedL1.gap, locals())
-        self._resolved()
         reach = step * self._lam
         return math.sqrt(2.0 * reach * self.t) if reach > 2.0 * self.t else 0.0
 
-    def weak_convexity(self) -> float:
+    def _bend(self) -> float:
         """Infinite: the penalty has a concave kink at t."""
         return math.inf
 
@@ -186,16 +182,13 @@ class TransformedL1(Separable):
     lam: Number = number(NOT_NEGATIVE, scheduled=True)
     a: float = number(POSITIVE)
 
-    def gap(self, step: float = 1.0) -> float:
+    def _jump(self, step: float) -> float:
         """The jump sqrt(2 s lam (a + 1)) - a if that is positive, else 0."""
-        check(TransformedL1.gap, locals())
-        self._resolved()
         reach = math.sqrt(2.0 * step * self._lam) * math.sqrt(self.a + 1.0)
         return max(0.0, reach - self.a)
 
-    def weak_convexity(self) -> float:
+    def _bend(self) -> float:
         """The constant 2 lam (a + 1) / a^2."""
-        self._resolved()
         return 2.0 * self._lam * ((self.a + 1.0) / self.a) / self.a
 
     def _phi(self, a: Tensor) -> Tensor:
@@ -233,13 +226,11 @@ class LogSum(Separable):
     lam: Number = number(NOT_NEGATIVE, scheduled=True)
     eps: float = number(POSITIVE)
 
-    def gap(self, step: float = 1.0) -> float:
+    def _jump(self, step: float) -> float:
         """The jump at the threshold if lam s > eps^2, else 0.
 
         It is the root x of s (phi(x) - x phi'(x)) = x^2 / 2, where x and 0 are equally good.
         """
-        check(LogSum.gap, locals())
-        self._resolved()
         lam = step * self._lam
         if lam / self.eps <= self.eps:
             return 0.0
@@ -254,9 +245,8 @@ class LogSum(Separable):
             low, high = (middle, high) if self._surplus(middle, lam) > 0 else (low, middle)
         return low
 
-    def weak_convexity(self) -> float:
+    def _bend(self) -> float:
         """The constant lam / eps^2."""
-        self._resolved()
         return self._lam / self.eps / self.eps
 
     def _surplus(self, x: float, lam: float) -> float:

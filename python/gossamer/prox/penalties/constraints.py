@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gossamer.errors import PenaltyError
 from gossamer.prox.groupings import Groups, spread
+from gossamer.prox.operators.elementwise import ElementOp, elementwise_
 from gossamer.prox.operators.vector import l1_ball_, simplex_, top_k_
 from gossamer.prox.penalties.base import Penalty, Radial, resolved_budget
-from gossamer.prox.penalties.fields import POSITIVE, budget, number
+from gossamer.prox.penalties.fields import BOUND, POSITIVE, budget, number
 from gossamer.prox.penalties.registry import penalty
 from gossamer.prox.penalties.structured import only
-from gossamer.prox.reductions import check_finite, magnitudes, norms, single_entries
+from gossamer.prox.reductions import check_finite, magnitudes, norms, single_entries, sums
 
-__all__ = ["L1Ball", "Simplex", "TopK"]
+__all__ = ["Box", "L1Ball", "L2Ball", "Simplex", "TopK"]
 
 # Tolerance, relative to the radius, for a projected point rounded in float32.
 _SLACK = 1e-5
@@ -146,6 +149,105 @@ class L1Ball(Radial):
         return (torch.where(kept, grad + t * unit, 0.0) ** 2).sum() + (
             torch.where(sizes > 0, 0.0, (idle - t).clamp(min=0.0)) ** 2
         ).sum()
+
+
+@penalty
+class L2Ball(Radial):
+    """The constraint ||x_j|| <= radius for each group: by default, for the whole tensor.
+
+    Args:
+        radius: the radius, > 0.
+        groups: see `Penalty`; "neuron" bounds the norm of each row.
+
+    Raises:
+        PenaltyError, DTypeError: see `Penalty`.
+
+    Example:
+        >>> import torch
+        >>> L2Ball(1.0).prox_(torch.tensor([3.0, -4.0]))
+        tensor([ 0.6000, -0.8000])
+    """
+
+    radius: float = number(POSITIVE)
+    groups: Any = field(default="layer", kw_only=True)
+
+    def _shrunk(self, sizes: Tensor, step: float, metric: Tensor | None) -> Tensor:
+        return sizes.clamp(max=self.radius)
+
+    def _tangent(self, sizes: Tensor, shrunk: Tensor, step: float, v: Tensor) -> Tensor:
+        return torch.where(sizes <= self.radius, v, 0.0)
+
+    def _value(self, x: Tensor, groups: Groups) -> float:
+        inside = (norms(x, groups) <= self.radius * (1.0 + _SLACK)).all()
+        return 0.0 if bool(inside) else math.inf
+
+    def _distance(self, x: Tensor, grad: Tensor, groups: Groups) -> Tensor | float:
+        sizes = norms(x, groups)
+        if self._value(x, groups) > 0:
+            return math.inf
+        # On the sphere -grad may point outwards by any length.
+        on_sphere = sizes >= self.radius * (1.0 - _SLACK)
+        outwards = (-sums(grad * x, groups) / sizes**2).clamp(min=0.0)
+        return ((grad + spread(torch.where(on_sphere, outwards, 0.0), groups) * x) ** 2).sum()
+
+
+@penalty
+class Box(Penalty):
+    """The constraint low <= x <= high for each entry; the default is x >= 0.
+
+    Args:
+        low: the lower bound, or -inf.
+        high: the upper bound, or inf; not below `low`.
+        groups: only "element".
+
+    Raises:
+        PenaltyError, DTypeError: see `Penalty`.
+
+    Example:
+        >>> import torch
+        >>> Box(-1.0, 2.0).prox_(torch.tensor([-3.0, 0.5, 4.0]))
+        tensor([-1.0000,  0.5000,  2.0000])
+        >>> Box().prox_(torch.tensor([-3.0, 0.5]))
+        tensor([0.0000, 0.5000])
+    """
+
+    low: float = number(BOUND, default=0.0)
+    high: float = number(BOUND, default=math.inf)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        only(self, "element")
+        if not self.low <= self.high:
+            raise PenaltyError(
+                f"Box got low={self.low:g} and high={self.high:g}; swap them: low <= high is needed"
+            )
+
+    def element_op(self) -> ElementOp:
+        """The compiled operator per entry."""
+        return ElementOp(self.name, (self.low, self.high))
+
+    def _prox_(self, x: Any, step: float, metric: Any) -> None:
+        elementwise_(x, self.name, (self.low, self.high))
+
+    def _value(self, x: Tensor, groups: Groups) -> float:
+        low, high = self._reach
+        return 0.0 if bool(((x >= low) & (x <= high)).all()) else math.inf
+
+    @property
+    def _reach(self) -> tuple[float, float]:
+        """The bounds, with room for a point rounded in float32."""
+        return self.low - abs(self.low) * _SLACK, self.high + abs(self.high) * _SLACK
+
+    def _distance(self, x: Tensor, grad: Tensor, groups: Groups) -> Tensor | float:
+        if self._value(x, groups) > 0:
+            return math.inf
+        # A bound balances what pushes against it.
+        left = torch.where(x <= self.low + abs(self.low) * _SLACK, grad.clamp(max=0.0), grad)
+        left = torch.where(x >= self.high - abs(self.high) * _SLACK, left.clamp(min=0.0), left)
+        return (left**2).sum()
+
+    def _pullback(self, x: Tensor, z: Tensor, step: float, grad: Tensor, groups: Groups) -> Tensor:
+        return torch.where((x > self.low) & (x < self.high), grad, 0.0)
 
 
 @penalty

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 from torch import Tensor
 
 from gossamer.arguments import Range as Range
@@ -20,6 +21,7 @@ Number: TypeAlias = float | Schedule
 
 NOT_NEGATIVE = Range(lambda v: v >= 0, ">= 0")
 POSITIVE = Range(lambda v: v > 0, "> 0")
+BOUND = Range(lambda v: True, "a number or +-inf")  # also infinite ones, see `checked_number`
 SHARE = Range(lambda v: 0 <= v <= 1, "in [0, 1]")
 
 
@@ -65,6 +67,24 @@ def per_group(allowed: Range, *, default: Any = dataclasses.MISSING) -> Any:
     return dataclasses.field(default=default, metadata={"kind": Kind(check, per_group=True)})
 
 
+def _checked_weights(value: Any, who: str, name: str) -> Tensor | None:
+    if value is None:
+        return None
+    vector = _checked_vector(value, who, name, NOT_NEGATIVE)
+    return vector.view(tuple(np.shape(value)))
+
+
+def _checked_flag(value: Any, who: str, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise DTypeError(f"{who} got {name}={value!r:.80}; True or False is needed")
+    return value
+
+
+# Factors of the groups, which keep the shape in which they were given, and the sign of the entries.
+WEIGHTS = {"kind": Kind(_checked_weights, per_group=True)}
+FLAG = {"kind": Kind(_checked_flag)}
+
+
 def kinds(penalty: type) -> dict[str, Kind]:
     """The checked fields of a penalty class, in order."""
     fields = dataclasses.fields(penalty)
@@ -93,6 +113,8 @@ def checked_number(value: object, who: str, name: str, allowed: Range) -> float:
         found = float(value)  # type: ignore[arg-type]
     except OverflowError:  # an integer beyond float64
         found = math.inf
+    if allowed is BOUND and not math.isnan(found):
+        return found
     if not (math.isfinite(found) and allowed.holds(found)):
         raise PenaltyError(f"{who} got {name}={found}; it must be finite and {allowed.text}")
     return found

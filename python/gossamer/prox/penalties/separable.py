@@ -14,28 +14,30 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gossamer.arguments import check
-from gossamer.prox.checks import flat64
 from gossamer.prox.groupings import Groups, spread
-from gossamer.prox.operators.elementwise import elementwise_
+from gossamer.prox.operators.elementwise import ElementOp, elementwise_
 from gossamer.prox.operators.groupwise import metric_group_l2_
-from gossamer.prox.penalties.base import Radial
-from gossamer.prox.penalties.fields import NOT_NEGATIVE, SHARE, Number, Range, number, per_group
+from gossamer.prox.penalties.base import Penalty, Radial
+from gossamer.prox.penalties.fields import NOT_NEGATIVE, POSITIVE, SHARE, Number, Range, number
 from gossamer.prox.penalties.registry import penalty
-from gossamer.prox.reductions import check_count, magnitudes, norms
+from gossamer.prox.penalties.weighted import Weighted
+from gossamer.prox.reductions import magnitudes, norms
 
-__all__ = ["L0", "L1", "ElasticNet", "Lp"]
+__all__ = ["L0", "L1", "ElasticNet", "Huber", "Lp"]
 
 
 @dataclass(frozen=True, eq=False)
-class Separable(Radial):
+class Separable(Weighted, Radial):
     """A sum of phi over magnitudes; a subclass implements phi for a float64 tensor a >= 0."""
+
+    # Whether phi is lam times a function of the other parameters alone.
+    _lam_is_factor: ClassVar[bool] = True
 
     @abstractmethod
     def _phi(self, a: Tensor) -> Tensor: ...
@@ -48,43 +50,66 @@ class Separable(Radial):
         """phi''(a) for a > 0."""
         return torch.zeros_like(a)
 
+    def _jump(self, step: float) -> float:
+        """The jump of the operator at its threshold, without weights."""
+        return 0.0
+
+    def _bend(self) -> float:
+        """The constant of weak convexity, without weights."""
+        return 0.0
+
+    def gap(self, step: float = 1.0) -> float:
+        """The jump at the threshold: no magnitude of an output of `prox_` lies in (0, gap)."""
+        check(Penalty.gap, locals())
+        self._resolved()
+        return self._jump(self._lightest(step))
+
+    def weak_convexity(self) -> float:
+        """The smallest rho for which g + rho/2 ||x||^2 is convex; inf if there is none."""
+        self._resolved()
+        return self._heaviest(self._bend())
+
     def _op(self) -> tuple[str, tuple[float, ...]]:
         numbers = [name for name, kind in self._kinds() if kind.operator]
         return self.name, tuple(getattr(self, name) for name in numbers)
 
-    def element_op(self) -> tuple[str, tuple[float, ...]] | None:
-        """The kind and parameters of the compiled operator per entry; None with groups."""
+    def element_op(self) -> ElementOp | None:
+        """The compiled operator per entry; None with groups."""
         self._resolved()
-        return self._op() if self.groups == "element" else None
+        if self.groups != "element":
+            return None
+        return ElementOp(*self._op(), self.weights, self.positive)
+
+    def _operate_(self, x: Any, step: float, metric: Any) -> Any:
+        """Apply the operator to the groups' magnitudes, or to the entries if each is a group."""
+        kind, params = self._op()
+        if self.weights is not None and self._lam_is_factor:  # they meet in float64
+            step, params = step * params[0], (1.0, *params[1:])
+        return elementwise_(x, kind, params, self._steps(x, step, metric), positive=self.positive)
 
     def _prox_(self, x: Any, step: float, metric: Any) -> None:
         if self.groups == "element":
-            elementwise_(x, *self._op(), step if metric is None else inverse(step, metric))
-        else:
-            super()._prox_(x, step, metric)
+            self._operate_(x, step, metric)
+            return
+        if self.positive:
+            norms(x, self._groups(x))  # raises on NaN before anything changes
+            elementwise_(x, "l1", (0.0,), positive=True)
+        super()._prox_(x, step, metric)
 
     def _shrunk(self, sizes: Tensor, step: float, metric: Tensor | None) -> Tensor:
-        steps = step if metric is None else inverse(step, metric)
-        return elementwise_(sizes.clone(), *self._op(), steps)
+        shrunk: Tensor = self._operate_(sizes.clone(), step, metric)
+        return shrunk
 
     def _tangent(self, sizes: Tensor, shrunk: Tensor, step: float, v: Tensor) -> Tensor:
-        return torch.where(shrunk > 0, v / (1.0 + step * self._curvature(shrunk)), 0.0)
+        bend = step * self._weighted(self._curvature(shrunk))
+        return torch.where(shrunk > 0, v / (1.0 + bend), 0.0)
 
     def _value(self, x: Tensor, groups: Groups) -> Tensor:
-        return self._phi(magnitudes(x, groups)).sum()
+        return self._weighted(self._phi(magnitudes(x, groups))).sum()
 
     def _distance(self, x: Tensor, grad: Tensor, groups: Groups) -> Tensor:
-        return radial_distance(x, grad, groups, self._slope(magnitudes(x, groups)))
-
-
-def inverse(step: float, metric: Any) -> Any:
-    """The steps of a metric; an overflow becomes the largest finite number, whose 0-fold is 0."""
-    largest = float(np.finfo(str(metric.dtype).removeprefix("torch.")).max)
-    if isinstance(metric, Tensor):
-        # Not step / metric, which torch computes as step * (1 / metric): 0 * inf is NaN.
-        return torch.tensor(min(step, largest), dtype=metric.dtype).div(metric).clamp(max=largest)
-    with np.errstate(over="ignore"):
-        return np.minimum(min(step, largest) / metric, metric.dtype.type(largest))
+        slope = self._weighted(self._slope(magnitudes(x, groups)))
+        return radial_distance(x, grad, groups, slope)
 
 
 def radial_distance(x: Tensor, grad: Tensor, groups: Groups, slope: Tensor) -> Tensor:
@@ -103,7 +128,7 @@ class L1(Separable):
 
     Args:
         lam: weight of the penalty, >= 0, or a schedule.
-        weights: w >= 0, one per entry (in the tensor's shape) or per group; None is 1.
+        weights, positive: see `Weighted`.
         groups: see `Penalty`.
 
     Raises:
@@ -123,47 +148,23 @@ class L1(Separable):
     """
 
     lam: Number = number(NOT_NEGATIVE, scheduled=True)
-    weights: Any = per_group(NOT_NEGATIVE, default=None)
-
-    def element_op(self) -> tuple[str, tuple[float, ...]] | None:
-        """The kind and parameters of the compiled operator per entry; None with groups, weights."""
-        return None if self.weights is not None else super().element_op()
 
     def _prox_(self, x: Any, step: float, metric: Any) -> None:
-        groups = self._groups(x)
-        if self.groups != "element":
-            if metric is None:
-                super()._prox_(x, step, None)
-            else:
-                norms(x, groups)  # raises on NaN before anything changes
-                lam = self._lam * step * self._weighted(torch.ones(groups.count).double())
-                metric_group_l2_(x, metric, groups, lam)
-        elif self.weights is None:
+        if self.groups == "element" or metric is None:
             super()._prox_(x, step, metric)
-        else:
-            # Multiply in float64: a large weight and a small lam must not overflow or underflow.
-            wide = (self._lam * step) * self._weighted(torch.ones(groups.count).double())
-            if metric is not None:
-                wide = wide / flat64(metric)
-            wide = wide.clamp(max=float(np.finfo(str(x.dtype).removeprefix("torch.")).max))
-            wide = wide.view(tuple(x.shape))
-            steps: Any = wide.to(x.dtype) if isinstance(x, Tensor) else wide.numpy().astype(x.dtype)
-            elementwise_(x, "l1", (1.0,), steps)
-
-    def _shrunk(self, sizes: Tensor, step: float, metric: Tensor | None) -> Tensor:
-        steps = self._weighted(torch.full_like(sizes, step))
-        return elementwise_(sizes.clone(), *self._op(), steps)
-
-    def _weighted(self, per_group: Tensor) -> Tensor:
-        if self.weights is None:
-            return per_group
-        return per_group * check_count(self.weights, len(per_group), "weights")
+            return
+        groups = self._groups(x)
+        norms(x, groups)  # raises on NaN before anything changes
+        if self.positive:
+            elementwise_(x, "l1", (0.0,), positive=True)
+        lam = self._lam * step * self._weighted(torch.ones(groups.count).double())
+        metric_group_l2_(x, metric, groups, lam)
 
     def _phi(self, a: Tensor) -> Tensor:
-        return self._lam * self._weighted(a)
+        return self._lam * a
 
     def _slope(self, a: Tensor) -> Tensor:
-        return self._lam * self._weighted(torch.ones_like(a))
+        return torch.full_like(a, self._lam)
 
 
 @penalty
@@ -224,13 +225,11 @@ class L0(Separable):
 
     lam: Number = number(NOT_NEGATIVE, scheduled=True)
 
-    def gap(self, step: float = 1.0) -> float:
+    def _jump(self, step: float) -> float:
         """The jump sqrt(2 lam s)."""
-        check(L0.gap, locals())
-        self._resolved()
         return math.sqrt(2.0 * self._lam * step)
 
-    def weak_convexity(self) -> float:
+    def _bend(self) -> float:
         """Infinite: the penalty has a jump."""
         return math.inf
 
@@ -268,13 +267,11 @@ class Lp(Separable):
     lam: Number = number(NOT_NEGATIVE, scheduled=True)
     p: float = number(Range(lambda v: 0 < v <= 1, "in (0, 1]"))
 
-    def gap(self, step: float = 1.0) -> float:
+    def _jump(self, step: float) -> float:
         """The smallest magnitude of a non-zero output."""
-        check(Lp.gap, locals())
-        self._resolved()
         return float((2.0 * self._lam * step * (1.0 - self.p)) ** (1.0 / (2.0 - self.p)))
 
-    def weak_convexity(self) -> float:
+    def _bend(self) -> float:
         """Infinite for p < 1, because the slope at zero is infinite; 0 for p = 1."""
         return math.inf if self.p < 1 else 0.0
 
@@ -289,3 +286,40 @@ class Lp(Separable):
 
     def _curvature(self, a: Tensor) -> Tensor:
         return self._lam * self.p * (self.p - 1.0) * a ** (self.p - 2.0)
+
+
+@penalty
+class Huber(Separable):
+    """The Huber penalty: lam x^2 / 2 up to delta, then the line lam delta (|x| - delta / 2).
+
+    Its operator divides small entries and subtracts from large ones: nothing becomes zero.
+
+    Args:
+        lam: the curvature at zero, >= 0, or a schedule.
+        delta: the magnitude from which the penalty is a line, > 0.
+        groups: see `Penalty`.
+
+    Raises:
+        PenaltyError, DTypeError: see `Penalty`.
+
+    Reference:
+        Huber 1964, "Robust estimation of a location parameter".
+
+    Example:
+        >>> import torch
+        >>> Huber(1.0, delta=1.0).prox_(torch.tensor([1.0, -4.0]))
+        tensor([ 0.5000, -3.0000])
+    """
+
+    lam: Number = number(NOT_NEGATIVE, scheduled=True)
+    delta: float = number(POSITIVE)
+
+    def _phi(self, a: Tensor) -> Tensor:
+        inner = a.clamp(max=self.delta)
+        return self._lam * inner * (a - inner / 2.0)
+
+    def _slope(self, a: Tensor) -> Tensor:
+        return self._lam * a.clamp(max=self.delta)
+
+    def _curvature(self, a: Tensor) -> Tensor:
+        return self._lam * (a < self.delta).double()

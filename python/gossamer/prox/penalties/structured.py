@@ -11,27 +11,28 @@ from torch import Tensor
 
 from gossamer.arguments import check
 from gossamer.errors import PenaltyError
-from gossamer.prox.groupings import Groups
-from gossamer.prox.operators.elementwise import elementwise_
+from gossamer.prox.groupings import Groups, spread
 from gossamer.prox.operators.vector import l1_minus_l2_
 from gossamer.prox.penalties.base import Penalty
 from gossamer.prox.penalties.fields import NOT_NEGATIVE, SHARE, Number, number
 from gossamer.prox.penalties.registry import penalty
-from gossamer.prox.penalties.separable import L1, inverse, radial_distance
+from gossamer.prox.penalties.separable import L1
+from gossamer.prox.penalties.weighted import Weighted
 from gossamer.prox.reductions import norms
 
 __all__ = ["L1MinusL2", "SparseGroupLasso"]
 
 
 @penalty
-class SparseGroupLasso(Penalty):
-    """The sparse group lasso lam ||x||_1 + group_lam sum_j ||x_j||: zeroes groups and entries.
+class SparseGroupLasso(Weighted):
+    """The sparse group lasso sum_j w_j (lam ||x_j||_1 + group_lam ||x_j||): groups and entries.
 
     The operator soft-thresholds the entries and then shrinks the groups; it is exact in any metric.
 
     Args:
         lam: weight of the entries, >= 0, or a schedule.
         group_lam: weight of the groups, >= 0, or a schedule.
+        weights, positive: see `Weighted`; a group's weight multiplies both of its terms.
         groups: see `Penalty`.
 
     Raises:
@@ -53,25 +54,34 @@ class SparseGroupLasso(Penalty):
     groups: Any = field(default="neuron", kw_only=True)
 
     def _prox_(self, x: Any, step: float, metric: Any) -> None:
-        norms(x, self._groups(x))  # raises on NaN before anything changes
-        elementwise_(x, "l1", (self._lam,), step if metric is None else inverse(step, metric))
+        groups = self._groups(x)
+        norms(x, groups)  # raises on NaN before anything changes
+        self._on_entries(groups)._prox_(x, step, metric)
         self._on_groups()._prox_(x, step, metric)
 
+    def _on_entries(self, groups: Groups) -> L1:
+        w = None if self.weights is None else spread(self.weights, groups)
+        return L1(self.lam, weights=w, positive=self.positive)
+
     def _on_groups(self) -> L1:
-        return L1(self.group_lam, groups=self.groups)
+        return L1(self.group_lam, groups=self.groups, weights=self.weights)
+
+    def _lams(self, groups: Groups) -> float | Tensor:
+        """The weight of each entry's magnitude."""
+        return self._lam if self.weights is None else self._lam * spread(self.weights, groups)
 
     def _value(self, x: Tensor, groups: Groups) -> Tensor:
-        return self._lam * x.abs().sum() + self._on_groups()._value(x, groups)
+        return (self._lams(groups) * x.abs()).sum() + self._on_groups()._value(x, groups)
 
     def _distance(self, x: Tensor, grad: Tensor, groups: Groups) -> Tensor:
         # The gradient that the l1 part does not balance: at x_i = 0 it balances up to lam.
-        soft = grad.sign() * (grad.abs() - self._lam).clamp(min=0.0)
-        left = torch.where(x == 0, soft, grad + self._lam * x.sign())
-        slope = self._on_groups()._slope(norms(x, groups))
-        return radial_distance(x, left, groups, slope)
+        lam, lasso = self._lams(groups), self._on_groups()
+        soft = grad.sign() * (grad.abs() - lam).clamp(min=0.0)
+        left = torch.where(x == 0, soft, grad + lam * x.sign())
+        return lasso._distance(x, left, groups)
 
     def _pullback(self, x: Tensor, z: Tensor, step: float, grad: Tensor, groups: Groups) -> Tensor:
-        soft = x.sign() * (x.abs() - step * self._lam).clamp(min=0.0)
+        soft = x.sign() * (x.abs() - step * self._lams(groups)).clamp(min=0.0)
         return torch.where(soft != 0, self._on_groups()._pullback(soft, z, step, grad, groups), 0.0)
 
 
