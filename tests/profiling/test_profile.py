@@ -54,7 +54,7 @@ def test_each_called_layer_is_timed_with_the_rows_it_received(tokens: torch.Tens
     assert all(set(la.seconds) == {"dense", "2:4", "90%"} for la in found.layers[:2])
     assert all(t > 0 for layer in found.layers for t in layer.seconds.values())
     assert found.step > 0
-    assert 0 < found.linear_share <= 1
+    assert 0 < found.share <= 1
 
 
 def test_a_layer_that_sparsify_leaves_dense_is_timed_dense_alone(tokens: torch.Tensor) -> None:
@@ -144,7 +144,7 @@ def test_layers_that_gain_decide_the_estimate() -> None:
     assert found.keep_dense("2:4") == ["b", "c"]
     assert found.estimate("2:4") == pytest.approx(14.0)  # 20 less 2 * (4 - 1)
     assert found.estimate("90%") == pytest.approx(20.0)
-    assert found.linear_share == pytest.approx(14 / 20)
+    assert found.share == pytest.approx(14 / 20)
     assert found.layers[0].best == "2:4"
     assert found.layers[0].gain("2:4") == 4.0
     assert "2:4: about 14 s a step, 1.43x, with b, c left dense" in str(found)
@@ -153,7 +153,7 @@ def test_layers_that_gain_decide_the_estimate() -> None:
 def test_a_step_never_takes_less_than_its_layers() -> None:
     found = profile_of({"a": {"dense": 4.0, "2:4": 3.0}}, step=2.0)
     assert found.estimate("2:4") == 3.0
-    assert found.linear_share == 1.0
+    assert found.share == 1.0
 
 
 def test_a_pattern_without_times_is_refused() -> None:

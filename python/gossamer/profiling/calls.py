@@ -1,10 +1,11 @@
-"""Runs a model on an example and records which inputs its linear layers receive."""
+"""Runs a model on an example and records which inputs its layers receive."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,44 +13,33 @@ from torch import Tensor, nn
 
 from gossamer.errors import ArgumentError, DeviceError, DTypeError
 from gossamer.nested import call_with, tensors
+from gossamer.nn.computed import why_computed
 from gossamer.nn.layers.base import MaskedLayer
+from gossamer.nn.layers.filters import options_of
 from gossamer.nn.layers.linear import dense_weight
-from gossamer.nn.left_dense import is_dense_linear
+from gossamer.nn.layers.parameter import SparseParameter
+from gossamer.nn.layers.replacing import is_convolution, is_depthwise
+from gossamer.nn.left_dense import BARE, DEPTHWISE, STACKED, dense_kinds, is_dense_linear
+from gossamer.nn.parameter_sites import find_parameter_sites
 from gossamer.nn.sites import drop_shared_with_others, find_sites
-from gossamer.patterns import Pattern, Unstructured
+from gossamer.patterns import Unstructured
+from gossamer.profiling.kinds import (
+    Arguments,
+    ConvolutionKind,
+    Kind,
+    LinearKind,
+    ModuleKind,
+    copied,
+    described,
+    is_channels_last,
+)
 
-
-@dataclass(frozen=True)
-class Kind:
-    """What the time of one call of a linear layer depends on.
-
-    Args:
-        out_features: rows of the weight.
-        in_features: columns of the weight.
-        bias: whether the layer has one.
-        rows: rows of the input, all leading dimensions together.
-        dtype: of the weight.
-        autocast: the dtype of torch's autocast during the call, None without it.
-        pattern: of the layer as it stands, None when dense.
-        trains: whether the weight needs a gradient.
-        passes: whether the input needs a gradient.
-        fixed: why the layer cannot be swapped, "" where it can.
-    """
-
-    out_features: int
-    in_features: int
-    bias: bool
-    rows: int
-    dtype: torch.dtype
-    autocast: torch.dtype | None
-    pattern: Pattern | None
-    trains: bool
-    passes: bool
-    fixed: str
+# Modules whose own parameters `sparsify` takes, with the layers in them.
+KNOWN = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, nn.Bilinear)
 
 
 def record(model: nn.Module, run: Callable[[], object]) -> dict[Kind, list[str]]:
-    """Run once and note the calls of the linear layers.
+    """Run once and note the calls of layers and modules that multiply by matrices.
 
     Args:
         model: the model.
@@ -63,31 +53,82 @@ def record(model: nn.Module, run: Callable[[], object]) -> dict[Kind, list[str]]
         DeviceError: a layer computes on another device than the CPU.
     """
     calls: dict[Kind, list[str]] = {}
-    fixed = _fixed(model)
+    fixed, owners = _fixed(model), _owners(model)
+    inside = {id(part) for module in owners for part in module.modules()}
     with ExitStack() as hooks:
         for name, module in model.named_modules():
-            masked = isinstance(module, MaskedLayer) and module.takes_rows
-            if masked or is_dense_linear(module):
-                hook = module.register_forward_pre_hook(
-                    _noting(calls, name, fixed.get(module, "")), with_kwargs=True
-                )
-                hooks.callback(hook.remove)
+            reason = fixed.get(module, "")
+            note: Callable[..., Kind]
+            if module in owners:
+                note = partial(_of_module, named=owners[module])
+            elif id(module) in inside:
+                continue
+            elif isinstance(module, MaskedLayer):
+                note = _of_layer if module.takes_rows else _of_convolution
+            elif is_dense_linear(module):
+                note = _of_layer
+            elif is_convolution(module) and why_computed(module) is None:
+                note = _of_convolution
+                if is_depthwise(module):
+                    reason = f"{name}, {DEPTHWISE}"
+            else:
+                continue
+            hook = module.register_forward_hook(
+                _noting(calls, name, partial(note, fixed=reason)), with_kwargs=True
+            )
+            hooks.callback(hook.remove)
         run()
     return calls
 
 
 def _fixed(model: nn.Module) -> dict[nn.Module, str]:
     # The pattern is of no matter: it is what `sparsify` would be asked for.
-    sites, _ = find_sites(model, Unstructured(0.5), ["*"], [], None, convolutions=False)
+    sites, _ = find_sites(model, Unstructured(0.5), ["*"], [], None)
     before = {site.module: site.name for site in sites}
     notes = iter(drop_shared_with_others(model, sites))
     left = {site.module for site in sites}
     return {module: next(notes) for module in before if module not in left}
 
 
-def _noting(calls: dict[Kind, list[str]], name: str, fixed: str) -> Callable[..., None]:
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
+def _owners(model: nn.Module) -> dict[nn.Module, tuple[str, ...]]:
+    """Return the modules to time as a whole, each with the parameters that must be named.
+
+    Another module has layers of its own, whose time would count twice: its parameters are not
+    timed.
+    """
+    modules = dict(model.named_modules())
+    known: dict[nn.Module, tuple[str, ...]] = {}
+    for site in find_parameter_sites(model):
+        for name in site.names:
+            owner = modules[name.rpartition(".")[0]]
+            if not isinstance(owner, nn.Linear):  # the last projection of attention is inside it
+                known[owner] = ()
+    sparse = set(map(id, SparseParameter.find_in(model)))
+    bare: dict[nn.Module, list[str]] = {}
+    for kind in dense_kinds(model):
+        if kind.what in (BARE, STACKED):
+            for name in kind.names:
+                where, _, own = name.rpartition(".")
+                bare.setdefault(modules[where], []).append(own)
+    for name, module in modules.items():
+        if id(module) in sparse:
+            where, _, own = name.rpartition(".")
+            owner = modules[where]
+            if isinstance(owner, KNOWN):
+                known[owner] = ()
+            elif not isinstance(owner, nn.Linear):
+                bare.setdefault(owner, []).append(own)
+    for owner, names in bare.items():
+        if owner not in known and sparse.issuperset(map(id, owner.children())):
+            known[owner] = tuple(names)
+    return known
+
+
+def _noting(
+    calls: dict[Kind, list[str]], name: str, kind_of: Callable[..., Kind]
+) -> Callable[..., None]:
+    def note(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        x = next(tensors((args, kwargs)), None)
         if x is None:
             raise DTypeError(f"layer {name!r} got no tensor; give an example that the model takes")
         if x.device.type != "cpu":
@@ -95,21 +136,78 @@ def _noting(calls: dict[Kind, list[str]], name: str, fixed: str) -> Callable[...
                 f"layer {name!r} got an input on {x.device}; profile times the kernels of the CPU: "
                 "move the model and the example to it"
             )
-        entries: Tensor
-        if isinstance(module, MaskedLayer):
-            entries, shape = module.entries, (module.out_features, module.in_features)
-        else:
-            entries = dense_weight(module)
-            shape = (entries.shape[0], entries.shape[1])
         cast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-        kind = Kind(
-            *shape, module.bias is not None, x.numel() // max(1, shape[1]), entries.dtype, cast,
-            module.pattern if isinstance(module, MaskedLayer) else None,
-            entries.requires_grad, x.requires_grad, fixed,
-        )  # fmt: skip
+        kind = kind_of(module, x, (args, kwargs), output, autocast=cast)
         calls.setdefault(kind, []).append(name)
 
     return note
+
+
+def _of_layer(module: Any, x: Tensor, given: Arguments, output: Any, **more: Any) -> Kind:
+    entries: Tensor
+    if isinstance(module, MaskedLayer):
+        entries, shape = module.entries, (module.out_features, module.in_features)
+    else:
+        entries = dense_weight(module)
+        shape = (entries.shape[0], entries.shape[1])
+    return LinearKind(
+        *shape,
+        rows=x.numel() // max(1, shape[1]),
+        dtype=entries.dtype,
+        pattern=module.pattern if isinstance(module, MaskedLayer) else None,
+        bias=module.bias is not None,
+        trains=entries.requires_grad,
+        passes=x.requires_grad,
+        **more,
+    )
+
+
+def _of_convolution(module: Any, x: Tensor, given: Arguments, output: Any, **more: Any) -> Kind:
+    masked = isinstance(module, MaskedLayer)
+    entries = module.entries if masked else module.weight
+    if masked:
+        filters = (module.out_features, module.in_features)
+    else:
+        filters = (entries.shape[0], entries.shape[1:].numel())
+    holder = getattr(module, "product", module)  # of a dense weight under a mask
+    window = options_of(holder).items()
+    return ConvolutionKind(
+        *filters,
+        rows=output.numel() // max(1, filters[0]),
+        dtype=entries.dtype,
+        pattern=module.pattern if masked else None,
+        bias=module.bias is not None,
+        trains=entries.requires_grad,
+        passes=x.requires_grad,
+        window=tuple((key, tuple(v) if isinstance(v, list) else v) for key, v in window),
+        images=tuple(x.shape),
+        channels_last=is_channels_last(x, len(holder.kernel_size)),
+        **more,
+    )
+
+
+def _of_module(
+    module: nn.Module, x: Tensor, given: Arguments, output: Any, named: tuple[str, ...], **more: Any
+) -> Kind:
+    layers = [m for m in module.modules() if isinstance(m, MaskedLayer)]
+    weights = [p for p in module.parameters() if p.dim() > 1]
+    if layers:
+        shape, dtype = (layers[0].out_features, layers[0].in_features), layers[0].entries.dtype
+    else:
+        *rows, cols = weights[0].shape
+        shape, dtype = (math.prod(rows), cols), weights[0].dtype
+    sizes = [(n, tuple(p.shape), p.dtype, p.requires_grad) for n, p in module.named_parameters()]
+    return ModuleKind(
+        *shape,
+        rows=x.numel() // max(1, x.shape[-1] if x.dim() else 1),
+        dtype=dtype,
+        pattern=layers[0].pattern if layers else None,
+        key=f"{module} {sizes} {described(given)}",
+        of=module,
+        named=named,
+        given=copied(given),
+        **more,
+    )
 
 
 def step_of(model: nn.Module, example: object, backward: bool) -> Callable[[], object]:

@@ -1,18 +1,20 @@
-"""profile(): times the linear layers of a model, dense and under patterns, side by side."""
+"""profile(): times the layers of a model, dense and under patterns, side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gossamer.arguments import Count, check
 from gossamer.errors import ArgumentError, DTypeError, PatternError
-from gossamer.nn.layers.linear import SparseLinear
+from gossamer.nested import tensors
+from gossamer.nn.left_dense import BY_DESIGN, dense_kinds
 from gossamer.patterns import Nonzeros, Pattern, parse_pattern
-from gossamer.profiling.calls import Kind, record, step_of, untouched
+from gossamer.profiling.calls import record, step_of, untouched
+from gossamer.profiling.kinds import Kind
 from gossamer.profiling.report import DENSE, LayerTimes, Profile
 from gossamer.timing import interleaved
 
@@ -28,12 +30,15 @@ def profile(
     backward: bool = True,
     rounds: Count = ROUNDS,
 ) -> Profile:
-    """Time each linear layer of a model, dense and sparse, and the whole step.
+    """Time each layer of a model that `sparsify` takes, dense and sparse, and the whole step.
 
     The model runs on the example, in evaluation mode and as it stands (also under a surrounding
-    `torch.autocast`). Then each layer that was called is timed with random weights, on random
-    input of the size and dtype that it received: forward, and the gradients that it has to
-    compute. Dense and all patterns take turns. Layers of one shape are timed once. The model, its
+    `torch.autocast`). Then each linear layer and convolution that was called is timed with random
+    weights, on random input of the size, dtype and memory format that it received: forward, and
+    the gradients that it has to compute. Attention, recurrences, bilinear maps, experts and other
+    modules that multiply by their own parameters, and hold no layers besides, are timed as a
+    whole, as copies on copies of their arguments. Dense and all patterns take turns. Layers of one
+    shape are timed once. A line per kind names the weights that are not timed. The model, its
     gradients and torch's random state do not change.
 
     Args:
@@ -48,7 +53,7 @@ def profile(
         The times; `print` shows a table.
 
     Raises:
-        ArgumentError: the model has no linear layer that the example reaches, or `rounds` is
+        ArgumentError: the model has no such layer that the example reaches, or `rounds` is
             below 1.
         DTypeError: an argument has another type.
         PatternError: a text is no pattern.
@@ -68,12 +73,31 @@ def profile(
         calls = record(model, step)
         if not calls:
             raise ArgumentError(
-                "profile found no call of a linear layer; the model has none, or none that this "
-                "example reaches: nn.Linear, transformers' Conv1D and Gossamer's layers are known"
+                "profile found no call of a layer that sparsify takes; the model has none, or none "
+                "that this example reaches: nn.Linear, convolutions, attention, recurrences, "
+                "experts and Gossamer's layers are known"
             )
         whole = interleaved({"step": step}, rounds, 1)["step"].median
         layers = [_timed(kind, names, wanted, backward, rounds) for kind, names in calls.items()]
-    return Profile(tuple(layers), tuple(map(str, wanted)), whole, backward, torch.get_num_threads())
+    return Profile(
+        tuple(layers),
+        tuple(map(str, wanted)),
+        whole,
+        backward,
+        torch.get_num_threads(),
+        tuple(_untimed(model, {name for names in calls.values() for name in names})),
+    )
+
+
+def _untimed(model: nn.Module, timed: Collection[str]) -> list[str]:
+    """Return one line per kind of weights that are not timed."""
+
+    def is_timed(name: str) -> bool:
+        parts = name.split(".")
+        return any(".".join(parts[:i]) in timed for i in range(len(parts) + 1))
+
+    kinds = dense_kinds(model, lambda name: not is_timed(name))
+    return [str(kind) for kind in kinds if kind.what not in BY_DESIGN]
 
 
 def _parsed(patterns: str | Pattern | Sequence[str | Pattern]) -> list[Pattern]:
@@ -102,7 +126,7 @@ def _timed(
         try:
             steps[str(pattern)] = _step(kind, pattern, backward)
         except (PatternError, DTypeError) as error:
-            refused[str(pattern)] = str(error)
+            refused[str(pattern)] = str(error).partition("\n")[0]
     times = interleaved(steps, rounds, WARMUP)
     return LayerTimes(
         names=tuple(dict.fromkeys(names)),
@@ -114,26 +138,25 @@ def _timed(
         pattern=DENSE if kind.pattern is None else str(kind.pattern),
         seconds={name: timing.median for name, timing in times.items()},
         refused=refused,
+        kind=kind.what,
     )
 
 
 def _step(kind: Kind, pattern: Pattern | None, backward: bool) -> Callable[[], object]:
-    sizes = kind.in_features, kind.out_features, kind.bias
-    layer: nn.Module
-    if pattern is None:
-        layer = nn.Linear(*sizes, dtype=kind.dtype)
-    else:
-        layer = SparseLinear(*sizes, dtype=kind.dtype, pattern=pattern)
-    x = torch.randn(kind.rows, kind.in_features).to(kind.dtype).requires_grad_(kind.passes)
-    grad = torch.randn(kind.rows, kind.out_features).to(kind.autocast or kind.dtype)
-    layer.requires_grad_(kind.trains)
-    wanted = [t for t in (x, *layer.parameters()) if t.requires_grad] if backward else []
+    layer, (args, kwargs) = kind.make(pattern)
+    inputs = {id(t): t for t in tensors((args, kwargs)) if t.requires_grad}
+    wanted = [*inputs.values(), *(p for p in layer.parameters() if p.requires_grad)]
+    wanted = wanted if backward else []
+    grads: list[Tensor] = []
 
     def step() -> None:
         cast = torch.autocast("cpu", kind.autocast) if kind.autocast else nullcontext()
         with torch.set_grad_enabled(bool(wanted)), cast:
-            y = layer(x)
+            outputs = list(tensors(layer(*args, **kwargs)))
         if wanted:
-            torch.autograd.grad(y, wanted, grad.to(y.dtype))
+            ends = [y for y in outputs if y.requires_grad]
+            if not grads:
+                grads.extend(torch.randn_like(y) for y in ends)
+            torch.autograd.grad(ends, wanted, grads, allow_unused=True)
 
     return step

@@ -39,7 +39,7 @@ def plot(profile: Profile, path: str | Path) -> None:
                 words = " stays dense" if gain is None else f" {gain:.1f}x"
                 axes.text(0 if gain is None else x, y, words, va="center", fontsize=7)
     labels = [
-        f"{layer.calls} x {layer.out_features}x{layer.in_features}\n{layer.rows} rows"
+        f"{layer.calls} x {layer.kind} {layer.out_features}x{layer.in_features}\n{layer.rows} rows"
         for layer in layers
     ]
     axes.set_yticks(range(len(layers)), labels, fontsize=8)
@@ -47,7 +47,7 @@ def plot(profile: Profile, path: str | Path) -> None:
     axes.margins(x=0.12)
     what = "forward and backward" if profile.backward else "forward"
     axes.set_xlabel(f"Milliseconds per step, {what}, all calls together")
-    axes.set_title("Linear layers, dense and sparse; times faster than dense", fontsize=11)
+    axes.set_title("Layers, dense and sparse; times faster than dense", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     canvas.print_png(str(path))  # type: ignore[no-untyped-call]

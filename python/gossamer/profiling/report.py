@@ -1,4 +1,4 @@
-"""The times of a model's linear layers, what follows for its step, and the table."""
+"""The times of a model's layers, what follows for its step, and the table."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ class LayerTimes:
     Args:
         names: names of the modules; "" is the model itself.
         calls: how often they are called in one step, all together.
-        out_features: rows of the weight.
-        in_features: columns of the weight.
-        rows: rows of the input, all leading dimensions together.
+        out_features: rows of the weight; of a module with several, of the first.
+        in_features: columns of it; of a convolution, taps times channels.
+        rows: rows of the input, all leading dimensions together; of a convolution, pixels of the
+            output.
         dtype: that the layer computes in.
         pattern: of the layers as they stand, "dense" or a pattern's text.
         seconds: median time of one call by pattern, with "dense".
         refused: why a pattern was not timed, by pattern.
+        kind: the class of the layer when dense, such as "Linear", "Conv2d" or "LSTM".
     """
 
     names: tuple[str, ...]
@@ -42,6 +44,7 @@ class LayerTimes:
     pattern: str
     seconds: Mapping[str, float]
     refused: Mapping[str, str] = field(default_factory=dict)
+    kind: str = "Linear"
 
     @property
     def now(self) -> float:
@@ -67,7 +70,7 @@ class LayerTimes:
 
 @dataclass(frozen=True)
 class Profile:
-    """The linear layers of a model and its whole step; `print` shows a table.
+    """The layers of a model that can be sparse and its whole step; `print` shows a table.
 
     Args:
         layers: one entry per shape of layer and input, in the order of the calls.
@@ -75,6 +78,7 @@ class Profile:
         step: seconds of the model's step as it stands.
         backward: whether the backward pass was timed.
         threads: that were used.
+        untimed: one line per kind of weights that were not timed.
     """
 
     layers: tuple[LayerTimes, ...]
@@ -82,10 +86,11 @@ class Profile:
     step: float
     backward: bool
     threads: int
+    untimed: tuple[str, ...] = ()
 
     @property
-    def linear_share(self) -> float:
-        """Share of the step that the linear layers take, at most 1."""
+    def share(self) -> float:
+        """Share of the step that the layers take, at most 1."""
         return min(1.0, sum(layer.calls * layer.now for layer in self.layers) / self.step)
 
     def keep_dense(self, pattern: str | Pattern) -> list[str]:
@@ -159,6 +164,7 @@ class Profile:
         rows = [
             (
                 _listed(layer.names),
+                layer.kind,
                 f"{layer.out_features}x{layer.in_features}",
                 layer.dtype,
                 str(layer.rows),
@@ -171,11 +177,22 @@ class Profile:
             for layer in self.layers
         ]
         dense = sum(layer.calls * layer.seconds[DENSE] for layer in self.layers)
-        total = ("all calls", *[""] * 5, _time(dense), *map(self._sum, self.patterns), "")
+        total = ("all calls", *[""] * 6, _time(dense), *map(self._sum, self.patterns), "")
         what = "forward and backward" if self.backward else "forward"
         return text_table(
             f"time per call, {what}, {self.threads} thread{'s' * (self.threads > 1)}",
-            ("layers", "weight", "dtype", "rows", "calls", "now", DENSE, *self.patterns, "best"),
+            (
+                "layers",
+                "kind",
+                "weight",
+                "dtype",
+                "rows",
+                "calls",
+                "now",
+                DENSE,
+                *self.patterns,
+                "best",
+            ),
             rows,
             total,
             left=1,
@@ -191,7 +208,7 @@ class Profile:
         )
 
     def _notes(self) -> list[str]:
-        share = f"{100 * self.linear_share:.0f} %"
+        share = f"{100 * self.share:.0f} %"
         notes = [f"the model's step takes {_time(self.step)}; these layers are {share} of it"]
         for pattern in self.patterns:
             then, slower = self.estimate(pattern), self.keep_dense(pattern)
@@ -200,7 +217,8 @@ class Profile:
                 note += f", with {_listed(slower)} left dense"
             notes.append(note)
         reasons = dict.fromkeys(r for layer in self.layers for r in layer.refused.values())
-        return notes + [f"-: {reason}" for reason in reasons]
+        notes += [f"-: {reason}" for reason in reasons]
+        return notes + [f"not timed: {line}" for line in self.untimed]
 
 
 def _cell(layer: LayerTimes, pattern: str) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gossamer.arguments import check
 from gossamer.errors import ArgumentError
@@ -106,8 +105,7 @@ def grasp(model: nn.Module, loss: Loss) -> dict[str, Tensor]:
     """
     check(grasp, locals())
     weights = weights_of(model, "grasp")
-    # The other forms of attention cannot be differentiated twice.
-    with _untouched(model), sdpa_kernel(SDPBackend.MATH):
+    with _untouched(model):
         first = gradients(loss(model), weights, "grasp", again=True)
         fixed = {name: g.detach() for name, g in first.items()}
         along = torch.stack([(g * fixed[name]).sum() for name, g in first.items()]).sum()
