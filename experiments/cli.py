@@ -258,3 +258,34 @@ def small_transport(
     from experiments.small_transport.study import run
 
     typer.echo(run(out).read_text())
+
+
+@app.command()
+def one_shot_scores(
+    seeds: Annotated[int, typer.Option(help="Dense models, from seed 0.")] = 2,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
+        "runs", "one-shot-scores"
+    ),
+    overwrite: Overwrite = False,
+) -> None:
+    """What cuts of a trained GPT cost, by the score that ranks its weights."""
+    from experiments.one_shot_scores.study import study
+
+    if code := study(out, seeds=seeds, overwrite=overwrite):
+        raise typer.Exit(code)
+
+
+@app.command()
+def synflow_digits(
+    seeds: Seeds = 5,
+    jobs: Jobs = 1,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
+        "runs", "synflow-digits"
+    ),
+    overwrite: Overwrite = False,
+) -> None:
+    """Cuts of an untrained LeNet by SynFlow and its rivals, largest scores or draws."""
+    from experiments.one_shot_scores.digits import study
+
+    if code := study(out, seeds=seeds, jobs=jobs, overwrite=overwrite):
+        raise typer.Exit(code)

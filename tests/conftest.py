@@ -14,9 +14,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Configure hypothesis where tests run; a process that only hands them out starts sooner."""
+    """Configure hypothesis where tests run; a process that only hands them out starts sooner.
+
+    GOSSAMER_BACKEND=composite lets the torch operators of a device without kernels serve the CPU.
+    """
     if getattr(config.option, "numprocesses", None):
         return
+    if os.environ.get("GOSSAMER_BACKEND"):
+        from support import other_backends
+
+        other_backends.serve_the_cpu(os.environ["GOSSAMER_BACKEND"])
     from hypothesis import HealthCheck, settings
 
     # No deadline: the first call of a kernel, a loaded machine or a sanitizer is slow by nature.

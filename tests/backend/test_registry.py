@@ -129,16 +129,16 @@ def test_the_cpu_keeps_its_module(meta: Recorder) -> None:
     torch.testing.assert_close(gossamer.spmm(x, weight), x @ weight.to_dense().T)
     backend.spmm(x.numpy(), weight.values.detach().numpy(), weight.structure)
     assert registry.module_of(x) is registry.module_of(np.ones(1)) is CPU
-    assert backend.devices() == ("cpu", "meta")
+    assert backend.devices() == ("cpu", "cuda", "meta")
     assert not meta.calls
 
 
 def test_without_a_module_a_device_is_refused() -> None:
-    assert backend.devices() == ("cpu",)
+    assert backend.devices() == ("cpu", "cuda")
     structure = SparseWeight.from_dense(torch.randn(8, 16), "2:4").structure
     with pytest.raises(gossamer.DeviceError, match="x is on device meta"):
         backend.spmm(torch.empty(3, 16, device="meta"), torch.ones(64), structure)
-    with pytest.raises(gossamer.DeviceError, match=r"kernels run on cpu: move it"):
+    with pytest.raises(gossamer.DeviceError, match=r"kernels run on cpu and cuda: move it"):
         backend.check_array(torch.empty(3, device="meta"), "x", device=True)
 
 
@@ -218,7 +218,7 @@ def test_another_module_can_serve_the_cpu() -> None:
 def test_a_bad_device_is_refused(device: object) -> None:
     with pytest.raises(gossamer.ArgumentError, match="device type"):
         backend.register(device, Recorder())  # type: ignore[arg-type]
-    with pytest.raises(gossamer.DeviceError, match="choose one of cpu"):
+    with pytest.raises(gossamer.DeviceError, match="choose one of cpu, cuda"):
         backend.unregister("xpu")
 
 

@@ -2,6 +2,8 @@
 
 import copy
 import io
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from gossamer import backend
 from gossamer.errors import GossamerError, PatternError, ShapeError, StructureError
 from gossamer.masks import magnitude_mask, random_mask
 from gossamer.nn import MaskedLinear, SparseLinear
+from gossamer.nn.layers.known_numbers import number_in
 from gossamer.patterns import Unstructured, parse_pattern
 from support.grids import covering
 from support.oracle import PATTERNS, WIDE, assert_close, sizes, spmm, spmm_t
@@ -364,3 +367,26 @@ def test_a_part_of_a_mask_is_refused(parts: list[str], strict: bool) -> None:
     after = layer.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
     layer(torch.randn(2, 16))
+
+
+def test_a_number_on_a_device_is_read_again_when_it_has_changed() -> None:
+    class Buffer:
+        is_meta = is_cpu = False
+        _version, reads, number = 0, 0, 1.0
+
+        def is_inference(self) -> bool:
+            return False
+
+        def item(self) -> float:
+            self.reads += 1
+            return self.number
+
+    owner: Any = SimpleNamespace(share=Buffer())
+    assert [number_in(owner, "share") for _ in range(3)] == [1.0] * 3
+    owner.share.number, owner.share._version = 0.5, 1
+    assert [number_in(owner, "share") for _ in range(3)] == [0.5] * 3
+    assert owner.share.reads == 2
+    first, owner.share = owner.share, Buffer()  # as .to() does
+    owner.share._version = 1
+    assert number_in(owner, "share") == 1.0
+    assert (first.reads, owner.share.reads) == (2, 1)

@@ -1,8 +1,9 @@
-"""Which compiled module serves which device.
+"""Which module serves which device.
 
-`gossamer._core` serves "cpu". A second module serves its device once it is registered here: it has
-the functions of `_core` and takes tensors of its device; callers do not change. It may need two
-things more:
+`gossamer._core` serves "cpu", and `gossamer.backend.composite`, which computes with torch's
+operators, serves "cuda". Another module serves a device once it is registered here: it has the
+functions of `_core` and takes tensors of its device; callers do not change. It may need two things
+more:
 
     queue      the arguments that its functions take after those of `_core`, such as a device index
                and a stream. Calls on the CPU add none.
@@ -34,8 +35,8 @@ class _Entry(NamedTuple):
     composite: Any = None
 
 
-_OURS = _Entry(_core)
-_ENTRIES: dict[str, _Entry] = {"cpu": _OURS}
+_OURS = {"cpu": _Entry(_core), "cuda": _Entry("gossamer.backend.composite")}
+_ENTRIES: dict[str, _Entry] = dict(_OURS)
 # The module of the CPU if nothing is added to its calls: the shortest way, for small products.
 _cpu: Any = _core
 
@@ -60,7 +61,7 @@ def register(device: str, module: Any, queue: Queue | None = None, composite: An
         >>> from gossamer.backend import registry
         >>> registry.register("meta", "gossamer._core")
         >>> registry.devices()
-        ('cpu', 'meta')
+        ('cpu', 'cuda', 'meta')
         >>> registry.unregister("meta")
     """
     if not isinstance(device, str) or not device.isidentifier():
@@ -71,15 +72,15 @@ def register(device: str, module: Any, queue: Queue | None = None, composite: An
 
 
 def unregister(device: str) -> None:
-    """Remove the module of a device type. The CPU gets `gossamer._core` back.
+    """Remove the module of a device type. The CPU and CUDA get the package's own module back.
 
     Raises:
         DeviceError: No module is registered for the device type.
     """
     if device not in _ENTRIES:
         raise DeviceError(f"{device!r:.80} has no module; choose one of {', '.join(_ENTRIES)}")
-    if device == "cpu":
-        _set(device, _OURS)
+    if device in _OURS:
+        _set(device, _OURS[device])
     else:
         del _ENTRIES[device]
 

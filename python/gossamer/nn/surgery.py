@@ -9,19 +9,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gossamer.arguments import Size, check
 from gossamer.errors import GossamerError, PatternError
-from gossamer.masks import Distribution, magnitude_mask, random_mask
+from gossamer.masks import Distribution, magnitude_mask
 from gossamer.nn.empty_rows import warn_of_empty_rows
 from gossamer.nn.globs import Globs, as_globs, covers
 from gossamer.nn.layers.activation_sparse import ActivationSparseFFN
 from gossamer.nn.layers.base import MaskedLayer
-from gossamer.nn.layers.filters import matrix_of
 from gossamer.nn.layers.linear import dense_mask, dense_weight
 from gossamer.nn.layers.origin import check_absorbed, put_back_absorbed
 from gossamer.nn.layers.parameter import SparseParameter
@@ -29,6 +28,7 @@ from gossamer.nn.layers.permuted import order_of
 from gossamer.nn.layers.replacing import is_convolution, sparse_like
 from gossamer.nn.parameter_sites import ParameterSite, find_parameter_sites
 from gossamer.nn.probing import taken_back, try_out, turned_parameters
+from gossamer.nn.ranking import Score, ranking
 from gossamer.nn.sites import (
     Site,
     check_sites,
@@ -40,10 +40,8 @@ from gossamer.nn.sites import (
 )
 from gossamer.nn.swapping import check_swap, swap
 from gossamer.nn.timing_check import dense_wins
-from gossamer.patterns import Nonzeros, Pattern, Unstructured, parse_pattern, score_of
+from gossamer.patterns import Nonzeros, Pattern, Unstructured, parse_pattern
 from gossamer.weight import SparseWeight, Transpose
-
-Score: TypeAlias = str | Callable[[str, Tensor], Tensor] | Mapping[str, Tensor]
 
 
 def sparsify(
@@ -328,8 +326,6 @@ def _sparse_weight(
     """Return the weight, and the order of its rows if they were grouped."""
     dense = dense_weight(site.module).detach()
     pattern, mask, scores = site.pattern, dense_mask(site.module), None
-    if isinstance(score, str):
-        score = score_of(score) or score
     if isinstance(pattern, Nonzeros):
         # An override may be one of several patterns, of which the others need the score.
         if score != "magnitude" and not site.overridden:
@@ -340,23 +336,9 @@ def _sparse_weight(
         if mask is not None:  # of torch.nn.utils.prune, which may keep zeros
             mask = magnitude_mask(mask.to(dense.dtype), pattern)
             pattern = Unstructured.keeping(int(mask.sum()), mask.numel(), pattern.vector)
-    elif isinstance(score, Mapping):
-        found = [score[name] for name in site.names if name in score]
-        if not found:
-            raise PatternError("score= has no entry of this name; add one or exclude the layer")
-        scores = found[0]
-    elif callable(score):
-        scores = score(site.name, dense)
-    elif score == "random":
-        seed = int(torch.randint(2**63 - 1, (), device="cpu"))
-        mask = random_mask(tuple(dense.shape), site.pattern, seed)
-    elif score != "magnitude":
-        raise PatternError(
-            f"score={score!r} was given; use 'magnitude', 'random', a name that "
-            "gossamer.patterns.register_sparsifier knows, a function or a mapping"
-        )
-    if isinstance(scores, Tensor) and scores.shape == site.source.shape != dense.shape:
-        scores = matrix_of(scores)
+    else:
+        drawn, scores = ranking(score, site.names, dense, site.source.shape, pattern)
+        mask = mask if drawn is None else drawn
     order = order_of(dense, pattern, mask, scores) if group else None
     if order is not None and torch.equal(order, torch.arange(len(order))):
         order = None

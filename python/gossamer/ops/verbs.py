@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.backend import Transposed
-from gossamer.backend.registry import is_registered
+from gossamer.backend.registry import devices, is_registered
 from gossamer.errors import DeviceError, DTypeError, ShapeError
 from gossamer.ops import autograd, library
 from gossamer.ops.autocast import autocast, is_autocast
@@ -174,7 +174,13 @@ def _general(verb: str, weight: SparseWeight, *args: Any, bias: Any = None) -> A
             )
         if not (arg.is_meta or is_registered(arg)):
             raise DeviceError(
-                f"{name} is on {arg.device}; this build has CPU kernels only: use {name}.cpu()"
+                f"{name} is on {arg.device}; the kernels run on {' and '.join(devices())}: use "
+                f"{name}.cpu()"
+            )
+        if arg.device.type != weight.values.device.type and "meta" not in _kinds(arg, weight):
+            raise DeviceError(
+                f"{name} is on {arg.device} and {describe(weight)} on {weight.values.device}; one "
+                f"call runs on one device: use {name}.to({str(weight.values.device)!r})"
             )
         if arg.layout is not torch.strided:
             raise DTypeError(f"{name} has layout {arg.layout}; use {name}.to_dense()")
@@ -188,6 +194,10 @@ def _general(verb: str, weight: SparseWeight, *args: Any, bias: Any = None) -> A
     _check_last("x", args[0], weight.shape[1], weight)
     _check_bias(bias)
     return library.spmm(args[0], weight, bias)
+
+
+def _kinds(x: Tensor, weight: SparseWeight) -> tuple[str, str]:
+    return x.device.type, weight.values.device.type
 
 
 def _on_arrays(verb: str, weight: SparseWeight, args: tuple[Any, ...], bias: Any) -> Any:

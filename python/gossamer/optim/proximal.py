@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gossamer.arguments import check, shown
+from gossamer.backend.registry import devices, is_registered
 from gossamer.errors import ArgumentError, CheckpointError, DeviceError, DTypeError, GossamerError
 from gossamer.optim.half_space import HalfSpace, group_count, zero_groups
 from gossamer.prox import Penalty
@@ -238,8 +239,8 @@ class Proximal(Optimizer):
             )
         if group.get("capturable"):
             raise DTypeError(
-                f"parameter group {index} has capturable=True and a penalty; proximal steps run "
-                "on the CPU: leave capturable out"
+                f"parameter group {index} has capturable=True and a penalty; proximal steps "
+                "are not captured in a CUDA graph: leave capturable out"
             )
         lr = float(group["lr"])
         if not (math.isfinite(lr) and lr > 0):
@@ -253,10 +254,10 @@ class Proximal(Optimizer):
                     f"parameter {name} is {parameter.dtype} and has a penalty; proximal steps "
                     "need float32 or float64: keep a float32 parameter and use autocast"
                 )
-            if parameter.device.type != "cpu":
+            if not is_registered(parameter):
                 raise DeviceError(
                     f"parameter {name} is on {parameter.device} and has a penalty; proximal steps "
-                    "run on the CPU: move the model with .cpu()"
+                    f"run on {' and '.join(devices())}: move the model with .cpu()"
                 )
             if not parameter.numel():
                 continue

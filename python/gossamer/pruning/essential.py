@@ -21,7 +21,8 @@ from gossamer.errors import ArgumentError
 from gossamer.nn.globs import Globs
 from gossamer.nn.layers.base import MaskedLayer
 from gossamer.nn.layers.parameter import SparseParameter
-from gossamer.nn.surgery import Score, sparsify
+from gossamer.nn.ranking import Score
+from gossamer.nn.surgery import sparsify
 from gossamer.patterns import Pattern, Unstructured, parse_pattern
 from gossamer.tables import text_table
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gossamer.arguments import check
 from gossamer.errors import ArgumentError
@@ -105,7 +106,8 @@ def grasp(model: nn.Module, loss: Loss) -> dict[str, Tensor]:
     """
     check(grasp, locals())
     weights = weights_of(model, "grasp")
-    with _untouched(model):
+    # The other forms of attention cannot be differentiated twice.
+    with _untouched(model), sdpa_kernel(SDPBackend.MATH):
         first = gradients(loss(model), weights, "grasp", again=True)
         fixed = {name: g.detach() for name, g in first.items()}
         along = torch.stack([(g * fixed[name]).sum() for name, g in first.items()]).sum()

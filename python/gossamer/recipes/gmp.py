@@ -22,7 +22,7 @@ from gossamer.nn.layers.replacing import sparse_from_dense
 from gossamer.nn.layers.sparse import SparseLayer
 from gossamer.patterns import Pattern
 from gossamer.recipes.base.checks import check_count, check_share, refuse_unprunable
-from gossamer.recipes.base.fixed import fixed_mask, prune_to, with_sparsity
+from gossamer.recipes.base.fixed import fixed_mask, prune_to, with_sparsity, zero_outside
 from gossamer.recipes.base.recipe import Recipe
 from gossamer.recipes.base.thinning import thin
 from gossamer.recipes.base.updates import steps_between, steps_needed
@@ -110,6 +110,10 @@ class GMP(Recipe):
         """Yes, with dense weights or without."""
         return True
 
+    def takes_scores(self) -> bool:
+        """Whether it starts sparse; what is pruned later is chosen by magnitude."""
+        return self.initial_sparsity > 0.0
+
     def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int) -> None:
         """Follow the optimizer's steps, see `Recipe.attach`."""
         check(GMP.attach, {"model": model})
@@ -152,11 +156,12 @@ class GMP(Recipe):
 
     def _prune(self, t: int) -> None:
         for _, _, layer in self.of_type(MaskedLinear):
-            prune_to(
-                layer,
-                with_sparsity(layer.target, self.sparsity(t, layer.target.sparsity)),
-                self.optimizer,
-            )
+            pattern = with_sparsity(layer.target, self.sparsity(t, layer.target.sparsity))
+            if t == 0 and pattern == layer.pattern and pattern.density < 1.0:
+                # The first mask may have been chosen by scores.
+                zero_outside(layer.weight, layer.mask(), self.optimizer)
+            else:
+                prune_to(layer, pattern, self.optimizer)
         self._thin(t)
 
     def _thin(self, t: int) -> None:

@@ -102,6 +102,10 @@ class SLoPe(Recipe):
             return None
         return self.total_steps - max(1, round(self.adapter_share * self.total_steps))
 
+    def takes_scores(self) -> bool:
+        """Yes: a score then takes the place of the magnitudes."""
+        return True
+
     def works_sharded(self) -> bool:
         """Without adapters only: they come when the model has been sharded."""
         return not self.adapter_rank

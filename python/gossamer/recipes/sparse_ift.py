@@ -37,6 +37,7 @@ from gossamer.nn.layers.iso_flop import (
     sizes,
 )
 from gossamer.nn.left_dense import is_dense_linear
+from gossamer.nn.ranking import Score
 from gossamer.patterns import Pattern, parse_pattern
 from gossamer.recipes.base.checks import check_choice
 from gossamer.recipes.base.recipe import Recipe
@@ -97,6 +98,7 @@ class SparseIFT(Recipe):
         include: Globs = ("*",),
         exclude: Globs = (),
         rescale: bool = False,
+        score: Score | None = None,
     ) -> nn.Module:
         """Replace the linear layers, as the base does; "wide" replaces layers of a pair only.
 
@@ -105,7 +107,7 @@ class SparseIFT(Recipe):
         """
         check(SparseIFT.prepare, locals())
         if self.method != "wide":
-            return super().prepare(model, include, exclude, rescale)
+            return super().prepare(model, include, exclude, rescale, score)
         self.check_fresh(model)
         pattern = parse_pattern(self.pattern)
         taken = [
@@ -130,7 +132,7 @@ class SparseIFT(Recipe):
         if left := [name for name in taken if name not in self._hidden]:
             note = f"left dense, because they are in no pair: {', '.join(left)}"
             warnings.warn(note, UserWarning, stacklevel=2)
-        return super().prepare(model, list(self._hidden), exclude, rescale)
+        return super().prepare(model, list(self._hidden), exclude, rescale, score)
 
     def parameters(self, model: nn.Module, scale_lr: float | bool = False) -> list[dict[str, Any]]:
         """Return the parameters: an output sums as many inputs as before, so no rate is scaled."""

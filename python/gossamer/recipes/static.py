@@ -59,6 +59,10 @@ class Static(Recipe):
         """Yes: a convolution stores its kept entries as a linear layer does."""
         return True
 
+    def takes_scores(self) -> bool:
+        """Yes: a score then takes the place of the random draw."""
+        return True
+
     def works_sharded(self) -> bool:
         """Yes: layers store kept entries only, which are gathered one layer at a time."""
         return True

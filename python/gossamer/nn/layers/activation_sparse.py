@@ -56,7 +56,7 @@ class ActivationSparseFFN(nn.Module):
             "float32". 6 / sqrt(d) is six standard deviations if rounding errors were independent.
         activation: "relu", or "relu2", its square.
         bias: whether to learn biases: [hidden] of gate and up, [d] of down.
-        device: the kernels run on the CPU.
+        device: device of the tensors.
         dtype: float32, float64 or bfloat16; None is torch's default dtype.
         pattern: pattern of sparse weights, such as "2:4:v4": gate, up and down are `SparseLinear`
             layers then. Their rows are written out dense once per call, and their gradients are

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from gossamer.backend import Layout, Structure
+from gossamer.nn.layers.known_numbers import number_in
 from gossamer.nn.layers.numbered import layer_of, refuse_export
 from gossamer.nn.layers.products import output_like
 from gossamer.nn.layers.straight_through import dense_gradients
@@ -76,7 +77,7 @@ def _forward(
 ) -> tuple[Tensor, ...]:
     own = layer_of(layer)
     with torch.no_grad():
-        if own.masked_weight_share.item() > 0.0:
+        if number_in(own, "masked_weight_share") > 0.0:
             used = own.used_weight().detach()
             y = own.product.multiply_dense(x, used.to(x.dtype), bias)
             empty = (_empty(torch.uint8), _empty(torch.int32), _empty(torch.int64))

@@ -296,7 +296,7 @@ class SparseConv2d(SparseConv):
         groups: groups of channels, each with its own filters.
         bias: whether to learn an additive bias [out_channels].
         padding_mode: "zeros", "reflect", "replicate" or "circular".
-        device: device of the tensors; the kernels run on the CPU.
+        device: device of the tensors.
         dtype: float32, float64 or bfloat16; None is torch's default dtype.
         pattern: pattern of the mask, such as "90%:v4", "2:4:v4" or, over whole filters,
             "block 1x576 50%". Groups of N:M run along the channels of a tap.

@@ -32,7 +32,7 @@ class SparseLinear(SparseLayer):
         in_features: size of an input row.
         out_features: size of an output row.
         bias: whether to learn an additive bias [out_features].
-        device: device of the tensors; the kernels run on the CPU. On "meta" the tensors are empty
+        device: device of the tensors. On "meta" the tensors are empty
             until a state dict is loaded with `assign=True`, or `to_empty` and `reset_parameters`
             draw the layer anew.
         dtype: float32, float64 or bfloat16; None is torch's default dtype.

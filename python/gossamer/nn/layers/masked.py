@@ -23,6 +23,7 @@ from gossamer.masks import check_mask, magnitude_mask
 from gossamer.masks.n_of_m import add_pruned_
 from gossamer.nn.layers import compiled
 from gossamer.nn.layers.base import MaskedLayer, copy_parameter, whole
+from gossamer.nn.layers.known_numbers import number_in
 from gossamer.nn.layers.masked_state import STRUCTURE, describe, nbytes, saved_mask, select
 from gossamer.nn.layers.numbered import number
 from gossamer.nn.layers.products import ROWS, RowProduct, parts_of
@@ -140,8 +141,7 @@ class MaskedLinear(MaskedLayer):
     @property
     def is_dense_now(self) -> bool:
         """Whether the forward pass uses the whole weight, see `set_dense`."""
-        share = self.masked_weight_share
-        return not share.is_meta and share.item() == 1.0
+        return number_in(self, "masked_weight_share") == 1.0
 
     @property
     def nnz(self) -> int:
@@ -151,7 +151,8 @@ class MaskedLinear(MaskedLayer):
     @property
     def used_entries(self) -> int:
         """The number of entries that the forward pass uses: all of them under a soft mask."""
-        return self.weight.numel() if self.masked_weight_share.item() > 0.0 else self._fixed.nnz
+        everything = number_in(self, "masked_weight_share") > 0.0
+        return self.weight.numel() if everything else self._fixed.nnz
 
     @property
     def structure_nbytes(self) -> int:
@@ -218,15 +219,13 @@ class MaskedLinear(MaskedLayer):
         It is the weight itself while the layer is dense. Under a mask it is a detached copy:
         the weight's gradient follows the layer's own rule.
         """
-        share = self.masked_weight_share.item()
+        share = number_in(self, "masked_weight_share")
         if share == 1.0:
             return self.weight
         with torch.no_grad():
             values, structure = self.pack()
             dense: Tensor = backend.scatter(values, structure)
-            if share:
-                add_pruned_(dense, self.weight.detach(), share, structure)
-        return dense
+            return add_pruned_(dense, self.weight.detach(), share, structure) if share else dense
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has
         """Map input [..., in_features] to [..., out_features]; a convolution, images to images."""
@@ -235,7 +234,7 @@ class MaskedLinear(MaskedLayer):
         if torch.compiler.is_compiling():
             return compiled.masked(self, input)
         self.check_input(input)
-        product, share = self.product, self.masked_weight_share.item()
+        product, share = self.product, number_in(self, "masked_weight_share")
         x, bias, mixed = product.enter(input), self.bias, is_autocast(input)
         if share == 1.0:
             y = product.dense(x, self.weight, bias)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gossamer import backend
 from gossamer.backend import Structure
 from gossamer.masks import mask_from_score
+from gossamer.nn.layers.known_numbers import number_in
 from gossamer.nn.layers.masked import MaskedLinear
 from gossamer.nn.layers.products import ROWS, RowProduct
 from gossamer.nn.layers.straight_through import Parameters
@@ -104,7 +105,7 @@ class ThresholdLinear(MaskedLinear):
     ) -> Parameters:
         """Return dw, scaled by alpha at pruned weights, and ds."""
         weight, threshold = parameters
-        alpha, projected = self.alpha.item(), bool(self.projected)
+        alpha, projected = number_in(self, "alpha"), bool(number_in(self, "projected"))
         if alpha and not projected:
             dweight = self.product.gradient(grad_output, x).to(weight.dtype)
             alive = ~(weight.abs() <= threshold.sigmoid())

@@ -21,13 +21,16 @@ from gossamer.masks import Distribution
 from gossamer.nn import MaskedLayer
 from gossamer.nn.empty_rows import warn_of_empty_rows
 from gossamer.nn.globs import Globs
+from gossamer.nn.layers.linear import dense_weight, trained_weight
 from gossamer.nn.layers.rebuilding import MADE_BY
 from gossamer.nn.lr_scaling import exponent_of, scaled_groups
+from gossamer.nn.ranking import Score, mask_by
 from gossamer.nn.surgery import replace_linears
 from gossamer.nn.swapping import replace_modules
 from gossamer.patterns import Nonzeros, Pattern, parse_pattern
 from gossamer.recipes.base.attached import Attached
 from gossamer.recipes.base.checks import check_choice
+from gossamer.recipes.base.first_masks import start_at
 from gossamer.recipes.base.identity import describe, difference, identity
 
 
@@ -120,6 +123,10 @@ class Recipe(Attached):
         """Whether `prepare` replaces convolutions too; else they stay dense, with a warning."""
         return False
 
+    def takes_scores(self) -> bool:
+        """Whether `prepare` takes `score`: masks are sparse at first, and do not follow weights."""
+        return False
+
     def stands_for(self, name: str, was: object, value: object) -> bool:
         """Whether None stands for the distribution that the recipe has chosen."""
         return was is None and name == "distribution" and value == self.usual_distribution()
@@ -132,6 +139,7 @@ class Recipe(Attached):
         include: Globs = ("*",),
         exclude: Globs = (),
         rescale: bool = False,
+        score: Score | None = None,
     ) -> nn.Module:
         """Replace the linear layers of a model in place. Build the optimizer afterwards.
 
@@ -144,20 +152,28 @@ class Recipe(Attached):
             rescale: scale each weight of a layer that stores kept entries only, so that its
                 Frobenius norm stays that of the dense weight. For training from scratch (Evci et
                 al. 2022); it would damage trained weights.
+            score: by what the first masks are chosen, as in `gossamer.sparsify`, for a recipe whose
+                `takes_scores` is True; None is the recipe's own way.
 
         Returns:
             The model.
 
         Raises:
             PatternError: a layer does not fit the pattern; the model is unchanged.
-            RecipeError: a recipe has prepared the model already.
+            RecipeError: a recipe has prepared the model already, or `score` is given and there are
+                no first masks to choose.
         """
         check(Recipe.prepare, locals())
         self.check_fresh(model)
+        self._check_score(score)
 
         def make(name: str, linear: nn.Module, pattern: Pattern, index: int) -> nn.Module:
             norm = linear.weight.detach().norm()  # type: ignore[operator]
+            dense = None if score is None else dense_weight(linear).detach().clone()
             layer = self.layer(name, linear, pattern, index)
+            if score is not None and dense is not None and isinstance(layer, MaskedLayer):
+                stored = trained_weight(linear).shape
+                start_at(layer, dense, mask_by(score, name, dense, stored, layer.pattern))
             sparse = layer.sparse_weight if isinstance(layer, MaskedLayer) else None
             if rescale and sparse is not None and sparse.nnz:
                 with torch.no_grad():
@@ -229,6 +245,14 @@ class Recipe(Attached):
         return torch.Generator("cpu").manual_seed(mixed)
 
     # ---- inside --------------------------------------------------------------------------------
+
+    def _check_score(self, score: Score | None) -> None:
+        if score is not None and not self.takes_scores():
+            raise RecipeError(
+                f"{type(self).__name__}.prepare got score=; its masks begin dense or follow the "
+                "weights, so there is none to choose: leave it out, or take a recipe such as "
+                "Static, SET, RigL, DSL, SLoPe, or GMP with initial_sparsity"
+            )
 
     def _check_distribution(self) -> None:
         who = type(self).__name__

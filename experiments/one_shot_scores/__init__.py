@@ -1,0 +1,1 @@
+"""Scores for cuts at once: of a trained GPT, and of an untrained network for digits."""
