@@ -186,6 +186,22 @@ def width_cost(
 
 
 @app.command()
+def sparse_tuning(
+    seeds: Annotated[int, typer.Option(help="Dense models, from seed 0.")] = 2,
+    jobs: Jobs = 1,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
+        "runs", "sparse-tuning"
+    ),
+    overwrite: Overwrite = False,
+) -> None:
+    """What a pruned model regains by full tuning, SPP and masked LoRA."""
+    from experiments.sparse_tuning.study import study
+
+    if code := study(out, seeds=seeds, jobs=jobs, overwrite=overwrite):
+        raise typer.Exit(code)
+
+
+@app.command()
 def label_noise(
     seeds: Annotated[int, typer.Option(help="Trainings of each.")] = 5,
     jobs: Jobs = 1,

@@ -369,7 +369,8 @@ def _layer(described: Any, part: dict[str, Tensor], old: Any) -> nn.Module:
     if mine is not None:
         kept_ones = set(map(id, old.parameters()))
         for parameter in [p for p in new.parameters() if id(p) not in kept_ones]:
-            parameter.requires_grad_(mine.requires_grad)
+            if parameter.requires_grad:  # its kind may freeze it
+                parameter.requires_grad_(mine.requires_grad)
             if parameter.dtype != mine.dtype:
                 parameter.data = parameter.data.to(mine.dtype)
     return new

@@ -9,7 +9,9 @@ from gossamer.nn.layers.linear import SparseLinear
 from gossamer.nn.layers.masked import MaskedLinear
 from gossamer.nn.layers.parameter import SparseParameter
 from gossamer.nn.layers.permuted import PermutedLinear
+from gossamer.nn.layers.preserving import SPPLinear
 from gossamer.nn.parameter_groups import parameter_groups
+from gossamer.nn.preserving import merge_spp, with_spp
 from gossamer.nn.routing import Routing, SinkhornRouter, TopKRouter
 from gossamer.nn.sparsifier import Sparsifier
 from gossamer.nn.summary import Summary, summary
@@ -23,6 +25,7 @@ __all__ = [
     "MaskedLinear",
     "PermutedLinear",
     "Routing",
+    "SPPLinear",
     "SinkhornRouter",
     "SparseConv1d",
     "SparseConv2d",
@@ -33,8 +36,10 @@ __all__ = [
     "Summary",
     "TopKRouter",
     "densify",
+    "merge_spp",
     "parameter_groups",
     "sparsify",
     "sparsify_activations",
     "summary",
+    "with_spp",
 ]

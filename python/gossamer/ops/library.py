@@ -53,9 +53,12 @@ class Parts(NamedTuple):
     t_perm: Tensor | None
 
 
-def spmm(x: Tensor, weight: SparseWeight, bias: Tensor | None = None) -> Tensor:
+def spmm(
+    x: Tensor, weight: SparseWeight, bias: Tensor | None = None, values: Tensor | None = None
+) -> Tensor:
     """`gossamer.spmm` through the registered op; x [..., cols]."""
-    y = torch.ops.gossamer.spmm(flatten(x), weight.values, *parts_of(weight), bias)
+    used = weight.values if values is None else values
+    y = torch.ops.gossamer.spmm(flatten(x), used, *parts_of(weight), bias)
     return unflatten(y, x)
 
 

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gossamer.arguments import shown
 from gossamer.backend import Transposed
 from gossamer.backend.registry import devices, is_registered
-from gossamer.errors import DeviceError, DTypeError, ShapeError
+from gossamer.errors import DeviceError, DTypeError, PatternError, ShapeError
 from gossamer.ops import autograd, library
 from gossamer.ops.autocast import autocast, is_autocast
 from gossamer.ops.own import has_own, own_kernel, with_own_gradients
@@ -32,19 +33,24 @@ _PLAIN = (Tensor, nn.Parameter)
 _NAMES = {"spmm": ("x",), "spmm_t": ("grad_output",), "sddmm": ("grad_output", "x")}
 
 
-def spmm(x: Array, weight: SparseWeight, bias: Array | None = None) -> Array:
+def spmm(
+    x: Array, weight: SparseWeight, bias: Array | None = None, values: Tensor | None = None
+) -> Array:
     """Compute Y = X W^T + b, the forward product of a linear layer.
 
     Args:
         x: Tensor or array [..., cols] of the values' dtype, any strides.
         weight: The sparse matrix W [rows, cols].
         bias: [rows] of the same dtype, or None.
+        values: Tensor [nnz] that is multiplied by in the place of `weight.values`, in the same
+            order; x is a tensor then.
 
     Returns:
         [..., rows], a tensor for a tensor, a NumPy array for an array.
 
     Raises:
         ShapeError, DTypeError, DeviceError: An argument does not fit the weight.
+        PatternError: `values` was given, and the weight's pattern has a registered kernel.
 
     Example:
         >>> import torch, gossamer
@@ -53,22 +59,29 @@ def spmm(x: Array, weight: SparseWeight, bias: Array | None = None) -> Array:
         tensor([[-1.]], grad_fn=<_SpmmBackward>)
     """
     left: Any = x
+    if values is not None:
+        _check_values(values, weight)
     if OPERATORS and has_own(weight):
+        if values is not None:
+            raise PatternError(
+                f"values= was given, and the kernels that are registered for {weight.pattern} read "
+                "the weight's own: use a pattern without them"
+            )
         run = own_kernel("spmm", weight) or (lambda left: _spmm(left, weight, None))
         y = with_own_gradients("spmm", weight, left, run, spmm_t, sddmm)
         return y if bias is None else y + cast(Any, bias)  # type: ignore[no-any-return]
-    return cast(Array, _spmm(left, weight, bias))
+    return cast(Array, _spmm(left, weight, bias, values))
 
 
-def _spmm(left: Any, weight: SparseWeight, bias: Any) -> Any:
+def _spmm(left: Any, weight: SparseWeight, bias: Any, values: Any = None) -> Any:
     if not is_plain(left):
-        return _general("spmm", weight, left, bias=bias)
-    values, b = _values(weight), bias
+        return _general("spmm", weight, left, bias=bias, values=values)
+    used, b = _values(weight) if values is None else values, bias
     _check_bias(b)
     if is_autocast(left):
-        left, values, b = autocast(left, values, b, device=left.device.type)
+        left, used, b = autocast(left, used, b, device=left.device.type)
     _check_last("x", left, weight.shape[1], weight)
-    return autograd.spmm(left, values, weight.structure, b, weight.transposed)
+    return autograd.spmm(left, used, weight.structure, b, weight.transposed)
 
 
 def spmm_t(grad_output: Array, weight: SparseWeight) -> Array:
@@ -154,11 +167,13 @@ def is_plain(x: Any) -> bool:
     )
 
 
-def _general(verb: str, weight: SparseWeight, *args: Any, bias: Any = None) -> Any:
+def _general(
+    verb: str, weight: SparseWeight, *args: Any, bias: Any = None, values: Any = None
+) -> Any:
     """Take one of the other paths, after the same checks."""
     _values(weight)
     refuse_onnx(weight)
-    if all(isinstance(arg, np.ndarray) for arg in args):
+    if values is None and all(isinstance(arg, np.ndarray) for arg in args):
         return _on_arrays(verb, weight, args, bias)
     for name, arg in zip(_NAMES[verb], args, strict=True):
         if not isinstance(arg, Tensor):
@@ -193,7 +208,7 @@ def _general(verb: str, weight: SparseWeight, *args: Any, bias: Any = None) -> A
         return library.spmm_t(args[0], weight)
     _check_last("x", args[0], weight.shape[1], weight)
     _check_bias(bias)
-    return library.spmm(args[0], weight, bias)
+    return library.spmm(args[0], weight, bias, values)
 
 
 def _kinds(x: Tensor, weight: SparseWeight) -> tuple[str, str]:
@@ -244,6 +259,16 @@ def _values(weight: SparseWeight) -> Tensor:
             "applied to, which gathers them, and not a layer inside it; or unshard() it first"
         )
     return values
+
+
+def _check_values(values: object, weight: object) -> None:
+    if not isinstance(values, Tensor):
+        raise DTypeError(f"values is {shown(values)}; it must be a tensor, or None")
+    if isinstance(weight, SparseWeight) and values.shape != (weight.nnz,):
+        raise ShapeError(
+            f"values has shape {tuple(values.shape)}; a weight of {weight.nnz} kept entries needs "
+            f"[{weight.nnz}]"
+        )
 
 
 def _exact(weight: SparseWeight) -> Transposed | None:

@@ -156,7 +156,7 @@ def _names_in(module: nn.Module) -> frozenset[str]:
 def _names_of(kind: Any) -> frozenset[str]:
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         dense: Any = getattr(kind, "dense", nn.Linear) if issubclass(kind, MaskedLayer) else kind
-        layer = nn.Linear(8, 8) if dense is nn.Linear else dense(4, 8, 1)
+        layer = nn.Linear(16, 16) if dense is nn.Linear else dense(4, 8, 1)
         layer = layer.float()
         return _names_in(layer if dense is kind else kind.from_dense(layer, "2:4"))
 

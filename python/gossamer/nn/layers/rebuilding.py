@@ -28,6 +28,7 @@ from gossamer.nn.layers.linear import SparseLinear
 from gossamer.nn.layers.masked import Gradient, MaskedLinear
 from gossamer.nn.layers.parameter import Form, SparseParameter
 from gossamer.nn.layers.permuted import PermutedLinear
+from gossamer.nn.layers.preserving import SPPLinear
 from gossamer.nn.layers.products import product_of
 from gossamer.nn.layers.sampled import SampledLinear
 from gossamer.nn.layers.soft_threshold import SoftThresholdLinear
@@ -167,6 +168,13 @@ def _adapted(state: State, options: Options) -> AdaptedLinear:
     return layer
 
 
+def _preserving(state: State, options: Options) -> SPPLinear:
+    weight = _weight(part_of(state, "weight."), options)
+    rank, scale = len(state["column_scale"]), float(options["scale"])
+    # Its own generator: a load draws no numbers from torch's.
+    return SPPLinear.of_parts(weight, _parameter(state, "bias"), rank, scale, torch.Generator())
+
+
 def _linear_options(layer: MaskedLayer) -> dict[str, Any]:
     weight = layer.sparse_weight
     assert weight is not None  # noqa: S101 - of layers that have one
@@ -177,6 +185,7 @@ KINDS[SparseWeight] = Kind(_weight_options, _weight)
 KINDS[SparseLinear] = Kind(_linear_options, _linear)
 KINDS[PermutedLinear] = Kind(_linear_options, _permuted)
 KINDS[AdaptedLinear] = Kind(_linear_options, _adapted)
+KINDS[SPPLinear] = Kind(lambda layer: _linear_options(layer) | {"scale": layer.scale}, _preserving)
 
 
 def _convolution_options(layer: SparseConv) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Ways to train a pruned model on without a change of its mask."""
