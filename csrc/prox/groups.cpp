@@ -39,19 +39,6 @@ void each_range(const GroupShape& g, F&& body) {
   });
 }
 
-// body(index of x, n, step): the runs of group g.
-template <class F>
-void each_entry(const GroupShape& g, std::int64_t group, F&& body) {
-  if (g.indptr != nullptr) {
-    for (std::int64_t e = g.indptr[group]; e < g.indptr[group + 1]; ++e) body(g.indices[e]);
-    return;
-  }
-  for (std::int64_t o = 0; o < g.outer; ++o) {
-    const std::int64_t at = (o * g.count + group) * g.inner;
-    for (std::int64_t i = 0; i < g.inner; ++i) body(at + i);
-  }
-}
-
 // Squares that overflowed or lost their digits: once more with the largest entry as the unit.
 template <class T>
 double careful_norm(const T* x, const GroupShape& g, std::int64_t group) {
@@ -157,6 +144,15 @@ double norm_of_minimiser(const double* v, const double* q, std::int64_t n,
 
 }  // namespace
 
+std::int64_t longest_group(const GroupShape& g) noexcept {
+  if (g.indptr == nullptr) return g.outer * g.inner;
+  std::int64_t longest = 0;
+  for (std::int64_t j = 0; j < g.count; ++j) {
+    longest = std::max(longest, g.indptr[j + 1] - g.indptr[j]);
+  }
+  return longest;
+}
+
 template <class T>
 void group_norms(const T* x, const GroupShape& g, double* norms) {
   sum_squares(x, g, norms);
@@ -222,13 +218,7 @@ void metric_group_l2(T* x, const T* metric, const GroupShape& g, const double* l
   }
   std::vector<double> norms(static_cast<std::size_t>(g.count));
   group_norms(x, g, norms.data());
-  std::int64_t longest = g.outer * g.inner;
-  if (g.indptr != nullptr) {
-    longest = 0;
-    for (std::int64_t j = 0; j < g.count; ++j) {
-      longest = std::max(longest, g.indptr[j + 1] - g.indptr[j]);
-    }
-  }
+  const std::int64_t longest = longest_group(g);
   const GroupPasses& kernels = prox_tables.active().groups;
   const std::int64_t tasks = std::clamp<std::int64_t>(ceil_div(g.numel, grain), 1, g.count);
   const auto size = static_cast<std::size_t>(2 * longest);

@@ -19,6 +19,22 @@ struct GroupShape {
   std::int64_t numel = 0;
 };
 
+// Entries of the largest group.
+std::int64_t longest_group(const GroupShape& shape) noexcept;
+
+// body(index of x) for each entry of a group, in the order of the entries.
+template <class F>
+void each_entry(const GroupShape& g, std::int64_t group, F&& body) {
+  if (g.indptr != nullptr) {
+    for (std::int64_t e = g.indptr[group]; e < g.indptr[group + 1]; ++e) body(g.indices[e]);
+    return;
+  }
+  for (std::int64_t o = 0; o < g.outer; ++o) {
+    const std::int64_t at = (o * g.count + group) * g.inner;
+    for (std::int64_t i = 0; i < g.inner; ++i) body(at + i);
+  }
+}
+
 // T is float or double. All throw std::bad_alloc.
 
 // norms[count] = |x_g|_2, also where the squares of float64 entries would overflow or vanish.

@@ -16,19 +16,24 @@ from gossamer.prox import (
     L1,
     MCP,
     SCAD,
+    SLOPE,
     WGSEF,
     Box,
     CappedL1,
     ElasticNet,
+    Huber,
     L1Ball,
     L1MinusL2,
+    L2Ball,
     LogSum,
     Lp,
+    NuclearNorm,
     Penalty,
     PenaltyError,
     Simplex,
     SparseGroupLasso,
     TopK,
+    TotalVariation,
     TransformedL1,
     parse_penalty,
 )
@@ -92,7 +97,7 @@ def test_nothing_but_zeros(penalty: Penalty) -> None:
     zero = torch.zeros(3, 4)
     z = penalty.prox(zero)
     if isinstance(penalty, Simplex):
-        assert torch.allclose(z, torch.full((3, 4), 2.0 / 12))
+        assert torch.allclose(z, torch.full((3, 4), 2.0 / (3 if penalty.groups == "input" else 12)))
     else:
         assert torch.equal(z, zero)
         assert penalty.value(zero) == penalty.subdiff_distance(zero, zero) == 0.0
@@ -333,6 +338,17 @@ def test_distance_is_zero_at_a_proximal_point_and_grows_away_from_it(penalty: Pe
     [
         L1(0.5, groups="neuron"),
         SparseGroupLasso(0.3, 0.4),
+        SparseGroupLasso(0.3, 0.4, weights=[1.0, 0.5], positive=True),
+        Huber(0.5, delta=0.4, weights=[1.0, 0.5, 0.0]),
+        L1(0.5, groups="neuron", positive=True),
+        SLOPE(0.5),
+        SLOPE(0.5, groups="input"),
+        TotalVariation(0.3),
+        TotalVariation(0.3, groups="input"),
+        NuclearNorm(0.4),
+        Box(-0.3, 0.6),
+        L2Ball(1.0, groups="neuron"),
+        Simplex(2.0, groups="neuron"),
         WGSEF(0.5, 1, groups="neuron"),
         L1Ball(2.0, groups="neuron"),
         L1Ball(2.0),

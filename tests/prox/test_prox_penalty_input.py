@@ -138,7 +138,10 @@ def test_groupings_that_are_none(grouping: Any, error: type[Exception]) -> None:
         (lambda: prox.WGSEF(1.0, 1, d=[1.0], unbiased=True), "drop d"),
         (lambda: prox.TopK(math.nan), "k=nan"),
         (lambda: prox.L1Ball(0.0), "radius=0.0"),
-        (lambda: prox.Simplex(1.0, groups="neuron"), "as a whole"),
+        (lambda: prox.NuclearNorm(1.0, groups="layer"), "matrix of rows"),
+        (lambda: prox.SLOPE(1.0, q=1.0), "q=1.0"),
+        (lambda: prox.SLOPE(1.0, sequence=[1.0, 2.0]), "sequence that rises"),
+        (lambda: prox.TotalVariation(1.0).on(None), "not neighbours"),
         (lambda: prox.L1(1.0).prox_(torch.ones(2), step=-1.0), "step=-1.0"),
         (
             lambda: prox.L1(1.0).prox_(torch.ones(2), metric=torch.tensor([1.0, 0.0])),
@@ -216,6 +219,7 @@ def test_a_metric_must_look_like_the_entries() -> None:
         (prox.L1(1.0, weights=[1.0, 2.0, 3.0]), r"weights have shape \[3\]"),
         (prox.MCP(1.0, 2.0, weights=torch.ones(2, 2, 2)), r"weights have shape \[2, 2, 2\]"),
         (prox.L0(1.0, weights=[1.0] * 3, groups="neuron"), "3 numbers for 2 groups"),
+        (prox.SLOPE(1.0, sequence=[1.0] * 3), "3 numbers for 4 magnitudes"),
         (prox.SparseGroupLasso(1.0, 1.0, weights=[1.0] * 3), "3 numbers for 2 groups"),
         (prox.WGSEF(1.0, 1, c=[1.0, 2.0]), "2 numbers for 4 groups"),
     ]:

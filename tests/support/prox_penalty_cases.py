@@ -8,6 +8,7 @@ from gossamer.prox import (
     L1,
     MCP,
     SCAD,
+    SLOPE,
     WGSEF,
     Box,
     L1Ball,
@@ -15,10 +16,12 @@ from gossamer.prox import (
     L2Ball,
     LogSum,
     Lp,
+    NuclearNorm,
     Penalty,
     Simplex,
     SparseGroupLasso,
     TopK,
+    TotalVariation,
 )
 from gossamer.prox.penalties.registry import PENALTIES
 from support.prox_oracle import ROWS
@@ -41,6 +44,10 @@ ONE_OF_EACH: list[Penalty] = [
     Box(-0.5, 1.0),
     Box(),
     Simplex(2.0),
+    SLOPE(0.3),
+    SLOPE(0.5, sequence=torch.linspace(2, 0, 12)),
+    TotalVariation(0.3),
+    NuclearNorm(0.5),
 ]
 GROUPED: list[Penalty] = [
     L1(0.6, groups="neuron"),
@@ -51,6 +58,11 @@ GROUPED: list[Penalty] = [
     L1(0.6, weights=[0.1, 1.0, 2.0], groups="neuron", positive=True),
     SCAD(0.6, gamma=3.0, weights=[0.0, 1.0, 2.0, 9.0], groups="input", positive=True),
     L2Ball(1.5, groups="neuron"),
+    Simplex(2.0, groups="input"),
+    SLOPE(0.6, sequence=[2.0, 1.0, 0.5], groups="neuron"),
+    TotalVariation(0.3, groups="neuron"),
+    TotalVariation(0.3, groups="input"),
+    TotalVariation(0.3, groups=[[3, 0, 7], [1, 2, 4, 5, 6], [8, 9, 10, 11]]),
     TopK(2, groups="neuron"),
     L1Ball(2.0, groups="neuron"),
     WGSEF(0.3, 2, groups="neuron", d=[0.5, 1.0, 2.0], c=[1.0, 2.0, 0.7]),

@@ -11,6 +11,7 @@
 #include "bind/register.hpp"
 #include "bind/tensor.hpp"
 #include "core/check.hpp"
+#include "prox/chains.hpp"
 #include "prox/select.hpp"
 #include "prox/wgsef.hpp"
 
@@ -101,6 +102,18 @@ GroupShape read_groups(std::int64_t outer, std::int64_t count, std::int64_t inne
   return shape;
 }
 
+// Data null for None; of x's dtype and length.
+Tensor metric_like(py::handle metric, const Tensor& t) {
+  if (metric.is_none()) return Tensor{};
+  const Tensor h = read_entries(metric, "metric", false);
+  require<DTypeError>(h.kind == t.kind,
+                      "metric has dtype " + h.dtype() + ", x " + t.dtype() + "; they must agree");
+  require<ShapeError>(h.numel() == t.numel(), "metric has " + std::to_string(h.numel()) +
+                                                  " entries, x " + std::to_string(t.numel()) +
+                                                  "; they must agree");
+  return h;
+}
+
 // Calls body(T*) for the dtype of the entries, without the GIL.
 template <class F>
 void on_entries(const Tensor& t, F&& body) {
@@ -131,12 +144,7 @@ void scale(py::handle x, std::int64_t outer, std::int64_t count, std::int64_t in
 void metric_l2(py::handle x, py::handle metric, std::int64_t outer, std::int64_t count,
                std::int64_t inner, py::handle indptr, py::handle indices, py::handle lam) {
   const Tensor t = read_entries(x, "x", true);
-  const Tensor h = read_entries(metric, "metric", false);
-  require<DTypeError>(h.kind == t.kind,
-                      "metric has dtype " + h.dtype() + ", x " + t.dtype() + "; they must agree");
-  require<ShapeError>(h.numel() == t.numel(), "metric has " + std::to_string(h.numel()) +
-                                                  " entries, x " + std::to_string(t.numel()) +
-                                                  "; they must agree");
+  const Tensor h = metric_like(metric, t);
   const GroupShape shape = read_groups(outer, count, inner, {indptr, indices}, t.numel());
   const double* const by = read_doubles(lam, "lam", count);
   for (std::int64_t g = 0; g < count; ++g) check_number(by[g], "lam");
@@ -197,6 +205,34 @@ void onto_simplex(py::handle x, double radius) {
   on_entries(t, [&](auto* data) { simplex(data, t.numel(), radius); });
 }
 
+void regress(py::handle x, py::handle metric, std::int64_t outer, std::int64_t count,
+             std::int64_t inner, py::handle indptr, py::handle indices, bool falling) {
+  const Tensor t = read_entries(x, "x", true);
+  const Tensor h = metric_like(metric, t);
+  const GroupShape shape = read_groups(outer, count, inner, {indptr, indices}, t.numel());
+  on_entries(
+      t, [&](auto* data) { isotonic(data, static_cast<decltype(data)>(h.data), shape, falling); });
+}
+
+void fuse(py::handle x, py::handle metric, std::int64_t outer, std::int64_t count,
+          std::int64_t inner, py::handle indptr, py::handle indices, double lam) {
+  const Tensor t = read_entries(x, "x", true);
+  const Tensor h = metric_like(metric, t);
+  const GroupShape shape = read_groups(outer, count, inner, {indptr, indices}, t.numel());
+  check_number(lam, "lam");
+  on_entries(t, [&](auto* data) {
+    total_variation(data, static_cast<decltype(data)>(h.data), shape, lam);
+  });
+}
+
+void onto_simplices(py::handle x, std::int64_t outer, std::int64_t count, std::int64_t inner,
+                    py::handle indptr, py::handle indices, double radius) {
+  const Tensor t = read_entries(x, "x", true);
+  const GroupShape shape = read_groups(outer, count, inner, {indptr, indices}, t.numel());
+  check_number(radius, "radius");
+  on_entries(t, [&](auto* data) { simplices(data, shape, radius); });
+}
+
 void shrink_l1_minus_l2(py::handle x, double lam, double alpha) {
   const Tensor t = read_entries(x, "x", true);
   check_number(lam, "lam");
@@ -217,6 +253,9 @@ void register_groups(py::module_& m) {
   m.def("l1_ball", onto_l1_ball);
   m.def("simplex", onto_simplex);
   m.def("l1_minus_l2", shrink_l1_minus_l2);
+  m.def("isotonic", regress);
+  m.def("total_variation", fuse);
+  m.def("simplices", onto_simplices);
 }
 
 }  // namespace gossamer

@@ -148,6 +148,21 @@ def l1_minus_l2(x: Array, lam: float, alpha: float) -> None:
     module_of(x).prox.l1_minus_l2(x, lam, alpha)
 
 
+def isotonic(x: Array, metric: Array | None, groups: GroupArguments, falling: bool) -> None:
+    """Make each group rise, or fall, in the order of its entries."""
+    module_of(x).prox.isotonic(x, metric, *groups, falling)
+
+
+def total_variation(x: Array, metric: Array | None, groups: GroupArguments, lam: float) -> None:
+    """Apply the operator of lam sum |x_{i+1} - x_i| within each group."""
+    module_of(x).prox.total_variation(x, metric, *groups, lam)
+
+
+def simplices(x: Array, groups: GroupArguments, radius: float) -> None:
+    """Project each group onto x >= 0, sum x = radius."""
+    module_of(x).prox.simplices(x, *groups, radius)
+
+
 def path_norm(v: Array, w: Array, thresholds: Array) -> None:
     """Apply the joint operator of v_k and w_k for each neuron k; v and w are overwritten.
 
@@ -163,13 +178,16 @@ __all__ = [
     "adamw",
     "elements",
     "group_norms",
+    "isotonic",
     "l1_ball",
     "l1_minus_l2",
     "metric_group_l2",
     "path_norm",
     "scale_groups",
     "simplex",
+    "simplices",
     "top_k",
+    "total_variation",
     "wgsef_gains",
     "wgsef_value",
 ]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gossamer.errors import PenaltyError
 from gossamer.prox.groupings import Groups, spread
+from gossamer.prox.operators.chains import simplices_
 from gossamer.prox.operators.elementwise import ElementOp, elementwise_
 from gossamer.prox.operators.vector import l1_ball_, simplex_, top_k_
 from gossamer.prox.penalties.base import Penalty, Radial, resolved_budget
@@ -252,11 +253,11 @@ class Box(Penalty):
 
 @penalty
 class Simplex(Penalty):
-    """The constraint x >= 0, sum x = radius: a simplex.
+    """The constraint x >= 0, sum x = radius: a simplex for the tensor, or for each group.
 
     Args:
         radius: the sum, > 0.
-        groups: only "element".
+        groups: see `Penalty`; "element" and "layer" both take the tensor as one.
 
     Raises:
         PenaltyError, DTypeError: see `Penalty`.
@@ -273,31 +274,43 @@ class Simplex(Penalty):
 
     radius: float = number(POSITIVE, default=1.0)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        only(self, "element")
+    def _groups(self, x: Any) -> Groups:
+        one = self.groups in ("element", "layer")
+        return Groups(1, 1, math.prod(x.shape)) if one else super()._groups(x)
 
     def _prox_(self, x: Any, step: float, metric: Any) -> None:
         check_finite(torch.as_tensor(x))
-        simplex_(x, self.radius)
+        groups = self._groups(x)
+        if groups.count == 1:
+            simplex_(x, self.radius)
+        else:
+            simplices_(x, groups, self.radius)
 
     def _value(self, x: Tensor, groups: Groups) -> float:
-        off = abs(float(x.sum()) - self.radius)
-        return 0.0 if bool((x >= 0).all()) and off <= self.radius * _SLACK else math.inf
+        off = (sums(x, groups) - self.radius).abs()
+        inside = bool((x >= 0).all()) and bool((off <= self.radius * _SLACK).all())
+        return 0.0 if inside else math.inf
 
     def _distance(self, x: Tensor, grad: Tensor, groups: Groups) -> Tensor | float:
         if self._value(x, groups) > 0:
             return math.inf
-        # The normal cone: any t on the support, at most t off it.
-        kept = x > 0
-        t = _root(
-            lambda t: torch.where(kept, grad + t, (grad + t).clamp(max=0.0)).sum(), -math.inf, grad
-        )
-        return (torch.where(kept, grad + t, (grad + t).clamp(max=0.0)) ** 2).sum()
+        # The normal cone: any t on a support, at most t off it.
+        total = torch.zeros((), dtype=torch.float64)
+        own = spread(torch.arange(groups.count), groups)
+        for j in range(groups.count):
+            kept, g = x[own == j] > 0, grad[own == j]
+
+            def left(t: float, kept: Tensor = kept, g: Tensor = g) -> Tensor:
+                return torch.where(kept, g + t, (g + t).clamp(max=0.0))
+
+            t = _root(lambda t: left(t).sum(), -math.inf, g)
+            total += (left(t) ** 2).sum()
+        return total
 
     def _pullback(self, x: Tensor, z: Tensor, step: float, grad: Tensor, groups: Groups) -> Tensor:
-        face = z > 0
-        return torch.where(face, grad - grad[face].mean(), 0.0)
+        face = (z > 0).double()
+        mean = sums(grad * face, groups) / sums(face, groups)
+        return (grad - spread(mean, groups)) * face
 
 
 def _root(rising: Callable[[float], Tensor], floor: float, grad: Tensor) -> float:

@@ -85,6 +85,20 @@ WEIGHTS = {"kind": Kind(_checked_weights, per_group=True)}
 FLAG = {"kind": Kind(_checked_flag)}
 
 
+def per_rank(*, default: Any = dataclasses.MISSING) -> Any:
+    """Declare a field for numbers >= 0 that never rise, or None; stored as a float64 vector."""
+
+    def check(value: Any, who: str, name: str) -> Tensor | None:
+        if value is None:
+            return None
+        vector = _checked_vector(value, who, name, NOT_NEGATIVE)
+        if bool((vector.diff() > 0).any()):
+            raise PenaltyError(f"{who} got {name} that rises; sort it from large to small")
+        return vector
+
+    return dataclasses.field(default=default, metadata={"kind": Kind(check)})
+
+
 def kinds(penalty: type) -> dict[str, Kind]:
     """The checked fields of a penalty class, in order."""
     fields = dataclasses.fields(penalty)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, dataclass_transform
 
 from gossamer.errors import PenaltyError
 from gossamer.prox.penalties.base import Penalty
-from gossamer.prox.penalties.fields import budget, number, per_group
+from gossamer.prox.penalties.fields import budget, number, per_group, per_rank
 
 PENALTIES: dict[str, type[Penalty]] = {}
 
@@ -22,7 +22,7 @@ _P = TypeVar("_P", bound=Penalty)
 @dataclass_transform(
     eq_default=False,
     frozen_default=True,
-    field_specifiers=(number, budget, per_group, dataclasses.field),
+    field_specifiers=(number, budget, per_group, per_rank, dataclasses.field),
 )
 def penalty(kind: type[_P]) -> type[_P]:
     """Make a penalty class a frozen dataclass, and register it under its name."""
