@@ -69,8 +69,9 @@ class MaskedDense(nn.Module):
 
     @torch.no_grad()
     def decay(self, rate: float) -> None:
-        """Shrink what the last forward pass masked."""
-        self.weight.sub_(self.weight.mul(rate).masked_fill_(self.mask, 0.0))
+        """Add the decay of what the last forward pass masked to the gradient."""
+        if self.weight.grad is not None:
+            self.weight.grad.add_(self.weight.mul(rate).masked_fill_(self.mask, 0.0))
 
 
 class _Masking(torch.autograd.Function):
@@ -152,7 +153,7 @@ class Stepper:
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         for layer in self.masked:
-            layer.decay(DEMO.lr * DECAY)
+            layer.decay(DECAY)
         self.optimizer.step()
         return float(loss.detach())
 
@@ -168,7 +169,7 @@ def steppers() -> dict[str, Stepper]:
     return {
         DENSE: Stepper(own()),
         TWIN: Stepper(own(), twin=NM(2, 4, 4)),
-        SRSTE_STEP: Stepper(own(), SRSTE("2:4:v4", decay=DECAY)),
+        SRSTE_STEP: Stepper(own(), SRSTE("2:4:v4", gradient_decay=DECAY)),
         SLOPE_STEP: Stepper(own(), SLoPe("2:4:v4")),
         SLOPE_THIN: Stepper(own(), SLoPe("1:8:v4")),
     }

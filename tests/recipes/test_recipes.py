@@ -28,7 +28,7 @@ POINTS = (5, 12, 18)  # steps done when a training is saved: 17 is where the ada
 NEUTRAL: dict[str, dict[str, Any]] = {
     "slope": {"every": 10**6},
     "ste": {},
-    "srste": {"decay": 0.0},
+    "srste": {"gradient_decay": 0.0},
     "fst": {"gradient_decay": 0.0, "every": 10**6, "dense_finetune_share": 0.0},
     "sste": {},
     "bimask": {"gradient_decay": 0.0, "every": 10**6},

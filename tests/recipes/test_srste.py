@@ -8,30 +8,63 @@ from gossamer.masks import mask_difference
 from gossamer.patterns import parse_pattern
 from gossamer.recipes import SRSTE, STE
 from support.masked_course import batches, check_learns, fit, largest, network
-from support.recipe_course import take_step
+from support.recipe_course import attached, take_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+RULES = {
+    "sgd": (torch.optim.SGD, {}),
+    "momentum": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "adamw": (torch.optim.AdamW, {"weight_decay": 0.05}),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("pattern", ["1:4", "2:8", "2:4:v4", "75%", "block 4x4 50%"])
-def test_srste_is_the_papers_formula(pattern: str) -> None:
-    lr, decay = 0.1, 0.5
-    recipe = SRSTE(pattern, decay=decay)
-    model, optimizer = fit(recipe, 4, lr)
+def test_srste_is_the_published_rule_under_every_optimizer(pattern: str, rule: str) -> None:
+    """The oracle: torch's optimizer on a dense weight, whose gradient has the decay."""
+    (kind, options), decay = RULES[rule], 0.5
+    model, optimizer = attached(
+        SRSTE(pattern, gradient_decay=decay), network(), 4, kind, lr=0.1, **options
+    )
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in model.parameters()]
+    oracle = kind(theirs, **{"lr": 0.1, **options})
     for x, y in batches(4):
-        before = model[0].weight.detach().clone()
         take_step(model, optimizer, x, y)
-        kept = model[0].mask()
-        assert kept.sum() == parse_pattern(pattern).count(*before.shape)
-        expected = before - lr * (model[0].weight.grad + decay * before * ~kept)
-        torch.testing.assert_close(model[0].weight.detach(), expected)
-        # The kept entries get the straight-through step alone, bit for bit.
-        plain = before.sub(model[0].weight.grad, alpha=lr)
-        assert torch.equal(model[0].weight.detach()[kept], plain[kept])
+        masks = [model[i].mask() for i in (0, 2)]
+        w1, b1, w2, b2 = [p.detach().clone() for p in theirs]
+        used = [(w1 * masks[0]).requires_grad_(), b1, (w2 * masks[1]).requires_grad_(), b2]
+        b1.requires_grad_(), b2.requires_grad_()
+        hidden = torch.tanh(x @ used[0].T + b1)
+        torch.nn.functional.mse_loss(hidden @ used[2].T + b2, y).backward()
+        for own, leaf in zip(theirs, used, strict=True):
+            own.grad = leaf.grad
+        for weight, mask in zip((theirs[0], theirs[2]), masks, strict=True):
+            assert mask.sum() == parse_pattern(pattern).count(*weight.shape)
+            weight.grad += decay * weight.detach() * ~mask
+        oracle.step()
+        for expected, own in zip(theirs, model.parameters(), strict=True):
+            torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("momentum", "steps", "factor"), [(0.0, 1, 1.0), (0.9, 200, 10.0)])
+def test_momentum_sums_the_decay(momentum: float, steps: int, factor: float) -> None:
+    """Without other gradients a masked entry loses lr lambda / (1 - momentum) of itself a step."""
+    recipe = SRSTE("1:4", gradient_decay=1e-3)
+    model, optimizer = attached(
+        recipe, network(), steps, torch.optim.SGD, lr=0.01, momentum=momentum
+    )
+    x = torch.zeros(4, 32)
+    for _ in range(steps):
+        before = model[0].weight.detach().clone()
+        take_step(model, optimizer, x, model(x).detach())
+    lost = 1.0 - (model[0].weight.detach() / before)[~model[0].mask()]
+    torch.testing.assert_close(lost, torch.full_like(lost, 1e-5 * factor), rtol=0.05, atol=0.0)
 
 
 def test_srste_reads_the_rate_of_the_schedule_and_leaves_frozen_layers_alone() -> None:
-    recipe = SRSTE("1:4", decay=0.5)
+    recipe = SRSTE("1:4", gradient_decay=0.5)
     model = recipe.prepare(network())
     optimizer = torch.optim.SGD(
         [{"params": model[0].parameters(), "lr": 0.0}, {"params": model[2].parameters()}], lr=0.1
@@ -49,7 +82,7 @@ def test_srste_reads_the_rate_of_the_schedule_and_leaves_frozen_layers_alone() -
 
 def test_srste_without_decay_is_ste_bit_for_bit() -> None:
     ends = []
-    for recipe in (STE("2:8"), SRSTE("2:8", decay=0.0)):
+    for recipe in (STE("2:8"), SRSTE("2:8", gradient_decay=0.0)):
         model, optimizer = fit(recipe, 20, optimizer=torch.optim.AdamW)
         for x, y in batches(20):
             take_step(model, optimizer, x, y)
@@ -63,7 +96,7 @@ def test_decay_makes_fewer_entries_change_places(optimizer: type) -> None:
     lr = 0.3 if optimizer is torch.optim.SGD else 0.02
     sad = {}
     for decay in (0.0, 5.0):
-        model, steps_of = fit(SRSTE("2:8", decay=decay), 80, lr, optimizer)
+        model, steps_of = fit(SRSTE("2:8", gradient_decay=decay), 80, lr, optimizer)
         total = 0
         for number, (x, y) in enumerate(batches(80)):
             before = [layer.structure for layer in (model[0], model[2])]
@@ -89,8 +122,8 @@ def test_masked_entries_come_back() -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: SRSTE("2:4", decay=-1.0), "at least 0"),
-        (lambda: SRSTE("2:4", decay=float("nan")), "not NaN"),
+        (lambda: SRSTE("2:4", gradient_decay=-1.0), "at least 0"),
+        (lambda: SRSTE("2:4", gradient_decay=float("nan")), "not NaN"),
     ],
 )
 def test_bad_settings_are_refused(make: object, says: str) -> None:

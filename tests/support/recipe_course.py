@@ -20,7 +20,7 @@ SPARSITY = 75
 OPTIONS: dict[str, dict[str, Any]] = {
     "slope": {"every": 5},
     "slope-adapters": {"adapter_rank": 2, "adapter_share": 0.3, "every": 5},
-    "srste": {"decay": 0.1},
+    "srste": {"gradient_decay": 0.1},
     "fst": {"gradient_decay": 0.1, "every": 5},
     "fst-sparse": {"gradient_decay": 0.1, "every": 5},
     "bimask": {"gradient_decay": 0.1, "every": 5, "candidates": 5},

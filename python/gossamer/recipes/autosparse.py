@@ -24,11 +24,12 @@ from gossamer.recipes.base.recipe import Recipe
 
 @dataclass(eq=False)
 class AutoSparse(Recipe):
-    """Learnable thresholds; the gradients of pruned weights are annealed.
+    """AutoSparse's thresholds and annealed gradients, then a projection that the paper has not.
 
     The pattern's sparsity is a target, not a constraint: training finds the thresholds. For the
     last steps (`finetune_share`) the weights are projected onto the pattern and trained under its
-    mask, so that the density is the requested one; the paper does not do this.
+    mask, so that the density is the requested one; with finetune_share=0 nothing is added. The
+    annealing and its reset are those of a re-implementation of the paper.
 
     Args:
         pattern: the pattern of the final projection.

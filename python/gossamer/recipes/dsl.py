@@ -1,4 +1,4 @@
-"""DSL: kept entries also move between layers, and their total never changes.
+"""DSL, a stand-in: kept entries also move between layers, and their total never changes.
 
 An update drops the n smallest kept entries of all layers together and grows the n candidates with
 the largest gradient of all layers together: n = f(t) times the total, f as in `RigL`. So layers
@@ -29,8 +29,9 @@ from gossamer.recipes.rigl import SLAB, RigL
 
 @dataclass(eq=False)
 class DSL(RigL):
-    """Drop the smallest kept entries of all layers, and grow those with the largest gradient.
+    """Not the published rule, which could not be obtained: RigL that ranks all layers together.
 
+    It drops the smallest kept entries of all layers, and grows those with the largest gradient.
     Layers are `MaskedLinear` with a dense weight that is 0 outside the mask, because the number of
     kept entries of a layer changes. A dropped entry may grow back, and then keeps its value; other
     new entries start at 0. The gradient is computed as in `RigL`, a slab of rows at a time.

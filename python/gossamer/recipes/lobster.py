@@ -1,4 +1,4 @@
-"""Lobster: weights with a small gradient decay, then the smallest are pruned.
+"""Lobster: weights with a small gradient decay, then the smallest are pruned, once.
 
     w <- w - eta dL/dw - lambda w max(0, 1 - |dL/dw|)
 
@@ -40,10 +40,11 @@ def insensitivity(gradient: Tensor, rescaled: bool = False) -> Tensor:
 
 @dataclass(eq=False)
 class Lobster(PruneLate):
-    """Loss-based sensitivity regularisation, then pruning and fine-tuning.
+    """LOBSTER's decay of insensitive weights, then one pruning where the paper prunes repeatedly.
 
-    The paper prunes repeatedly by a threshold on the magnitude; here the weights are pruned once,
-    to the pattern, so that the density is the requested one.
+    The paper prunes by a threshold on the magnitude; here the weights are pruned to the pattern, so
+    that the density is the requested one. It is not the decay of irrelevant weights of Bonetta et
+    al. 2023, whose coefficient could not be obtained.
 
     Args:
         pattern: which entries are kept by the pruning.

@@ -1,14 +1,15 @@
-"""SRSTE: the straight-through estimator, with decay of the masked weights.
+"""SRSTE: the straight-through estimator, with decay of the masked weights in the gradient.
 
-    W <- W - lr (dL/dW~ + lambda (1 - E) W)
+    g = dL/dW~ + lambda (1 - E) W,   then the optimizer's own step with g
 
-The decay acts on the weights, not on the gradients: an optimizer that divides by the gradient's
-size (Adam) would also divide the decay. `FST` adds it to the gradients.
+The published rule and code: the decay is a part of the gradient, so momentum sums it, to
+lambda / (1 - momentum), and Adam normalises it. It is added after clipping.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from gossamer.masks.n_of_m import add_pruned_
 from gossamer.nn import MaskedLinear
@@ -19,15 +20,15 @@ from gossamer.recipes.ste import STE
 # --8<-- [start:recipe]
 @dataclass(eq=False)
 class SRSTE(STE):
-    """`STE` with decoupled decay of the masked entries.
+    """`STE` with decay of the masked entries, added to the gradient as published.
 
     A decayed entry needs a stronger gradient to come back, so fewer entries change places than
-    with `STE`. With decay=0 it is `STE`.
+    with `STE`. With gradient_decay=0 it is `STE`.
 
     Args:
         pattern: which entries take part.
         distribution: how layers share the sparsity: "uniform" or "erk".
-        decay: lambda, at least 0; a masked entry loses the share lr * lambda of itself per step.
+        gradient_decay: lambda, at least 0; lambda (1 - E) W is added to the gradient.
 
     Raises:
         PatternError: an unknown pattern.
@@ -38,25 +39,24 @@ class SRSTE(STE):
         scratch", equation 9.
 
     Example:
-        >>> SRSTE("2:4").decay
+        >>> SRSTE("2:4").gradient_decay
         0.0002
     """
 
-    decay: float = 2e-4
+    gradient_decay: float = 2e-4
+
+    renamed: ClassVar[dict[str, str]] = {"decay": "gradient_decay"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number(self.decay, "SRSTE got decay")
+        check_number(self.gradient_decay, "SRSTE got gradient_decay")
 
     def before_step(self, t: int) -> None:
-        """Decay the entries that the last forward pass masked, once per step."""
-        if not self.decay or self.evaluation:
-            return
+        """Add the decay of the entries that the last forward pass masked to their gradients."""
         for _, _, layer in self.of_type(MaskedLinear):
             weight = layer.weight
-            if weight.grad is not None:
-                rate = self.lr_of(weight) * self.decay
-                add_pruned_(weight.detach(), weight.detach(), -rate, layer.structure)
+            if self.gradient_decay and weight.grad is not None:
+                add_pruned_(weight.grad, weight.detach(), self.gradient_decay, layer.structure)
 
     # --8<-- [end:recipe]
 
