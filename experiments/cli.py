@@ -253,6 +253,18 @@ def row_groups(
 
 
 @app.command()
+def update_costs(
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
+        "runs", "update-costs"
+    ),
+) -> None:
+    """What steps of Muon on sparse weights cost, in steps of the dense layer."""
+    from experiments.update_costs.study import run
+
+    typer.echo(run(out))
+
+
+@app.command()
 def grouped_order(
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
         "runs", "grouped-order"

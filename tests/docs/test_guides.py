@@ -28,6 +28,17 @@ def test_the_example_of_parameter_groups_runs(tmp_path: Path) -> None:
     assert {group["lr"] for group in names["optimizer"].param_groups} == {0.0}
 
 
+def test_the_example_of_muon_runs(tmp_path: Path) -> None:
+    names = run_fence("docs/guides/sparsify.md", "muon.py", tmp_path)
+
+    groups = names["optimizer"].param_groups
+    assert [(g["orthogonal"], g["weight_decay"], len(g["params"])) for g in groups] == [
+        (True, 0.1, 1),
+        (False, 0.1, 1),
+        (False, 0.0, 2),
+    ]
+
+
 def test_the_profile_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = run_fence("docs/guides/sparsify.md", "profile.py", tmp_path)
 

@@ -1,4 +1,4 @@
-"""Proximal optimizers, averages and soups of sparse weights, and sharpness-aware methods.
+"""Proximal optimizers, Muon, averages and soups of sparse weights, sharpness-aware methods.
 
 Each step of a proximal optimizer is a gradient step, then the penalty's proximal operator.
 """
@@ -8,6 +8,7 @@ from gossamer.optim.accelerated import AcceleratedProxGradient
 from gossamer.optim.adamw import ProxAdamW
 from gossamer.optim.averaging import AveragedModel, follow_masks
 from gossamer.optim.half_space import HalfSpace
+from gossamer.optim.muon import Muon
 from gossamer.optim.proximal import Sparsity
 from gossamer.optim.sgd import ProxSGD
 from gossamer.optim.soups import Soup, barrier, greedy_soup, soup
@@ -16,6 +17,7 @@ __all__ = [
     "AcceleratedProxGradient",
     "AveragedModel",
     "HalfSpace",
+    "Muon",
     "ProxAdamW",
     "ProxSGD",
     "Soup",

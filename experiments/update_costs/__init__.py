@@ -1,0 +1,1 @@
+"""What steps of Muon on sparse weights cost, in steps of the dense layer."""
