@@ -115,6 +115,12 @@ def test_the_soups_example_runs(tmp_path: Path) -> None:
     assert names["barrier"](*names["models"][:2], names["loss"]) < 1e-3
 
 
+def test_the_phases_example_runs(tmp_path: Path) -> None:
+    names = run_fence("docs/guides/recipes.md", "phases.py", tmp_path)
+    assert names["phases"].is_over
+    assert names["soup"][0].weight.nnz == names["models"][0][0].weight.nnz == 205
+
+
 def test_the_prune_example_runs(tmp_path: Path) -> None:
     names = run_fence("docs/guides/prune.md", "prune.py", tmp_path)
 

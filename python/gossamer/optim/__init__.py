@@ -9,6 +9,7 @@ from gossamer.optim.adamw import ProxAdamW
 from gossamer.optim.averaging import AveragedModel, follow_masks
 from gossamer.optim.half_space import HalfSpace
 from gossamer.optim.muon import Muon
+from gossamer.optim.phases import PruneRetrain
 from gossamer.optim.proximal import Sparsity
 from gossamer.optim.sgd import ProxSGD
 from gossamer.optim.soups import Soup, barrier, greedy_soup, soup
@@ -20,6 +21,7 @@ __all__ = [
     "Muon",
     "ProxAdamW",
     "ProxSGD",
+    "PruneRetrain",
     "Soup",
     "Sparsity",
     "barrier",

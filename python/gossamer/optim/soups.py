@@ -18,7 +18,7 @@ from gossamer.errors import ArgumentError, StructureError
 from gossamer.nn import MaskedLayer
 from gossamer.weight.sharding import is_sharded
 
-__all__ = ["Soup", "barrier", "greedy_soup", "soup"]
+__all__ = ["Soup", "barrier", "check_alike", "greedy_soup", "soup"]
 
 
 class Soup(NamedTuple):
@@ -79,7 +79,7 @@ def soup(models: Sequence[nn.Module], shares: Sequence[float] | None = None) -> 
             f"soup got shares {shares} for {len(models)} models; give one per model, with the sum 1"
         )
     for model in models[1:]:
-        _check_alike(models[0], model)
+        check_alike(models[0], model)
     result = copy.deepcopy(models[0])
     lists = [list(model.parameters()) for model in models]
     for target, *sources in zip(result.parameters(), *lists, strict=True):
@@ -171,7 +171,8 @@ def _mean(sources: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
     return total
 
 
-def _check_alike(first: nn.Module, other: nn.Module) -> None:
+def check_alike(first: nn.Module, other: nn.Module) -> None:
+    """Raise unless two models have equal layers, sizes, dtypes and masks; see `soup`."""
     pairs = itertools.zip_longest(first.named_parameters(), other.named_parameters())
     for mine, theirs in pairs:
         shown = [
