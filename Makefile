@@ -34,7 +34,7 @@ TORCHES ?= 2.8.0 2.14.1
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-CPP := $(shell find csrc tests/counts tests/cross -name '*.hpp' -o -name '*.cpp')
+CPP := $(shell find csrc tests/counts tests/cross tests/gpu -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 ASAN := build/asan/venv
 PY_LIST := build/python-files
 

@@ -38,7 +38,7 @@ PYTHON_LAYERS = [
 PYTHON_NEIGHBOURS = {
     ("weight", "masks"),
 }
-CPP_LAYERS = ["core", "simd", "layouts", "products"]
+CPP_LAYERS = ["core", "simd", "gpu", "layouts", "products"]
 CPP_LAYERS += ["transport", "prox", "codes", "masks", "activations", "bind"]
 # The package that speaks to the compiled modules, and their own types; every other one goes
 # through it.
@@ -218,7 +218,7 @@ def test_telling_layers_apart_is_seen(source: str) -> None:
 
 def test_cpp_includes_point_down() -> None:
     breaches = []
-    for path in (p for p in tracked(".hpp", ".cpp") if p.is_relative_to(CSRC)):
+    for path in (p for p in tracked(".hpp", ".cpp", ".cuh", ".cu") if p.is_relative_to(CSRC)):
         folder = path.relative_to(CSRC).parts[0]
         assert folder in CPP_LAYERS, f"{path}: place {folder} in CPP_LAYERS"
         found = cpp_breaches(path.read_text(), folder)
@@ -253,7 +253,7 @@ def test_files_are_short() -> None:
 def test_names_say_what_is_inside() -> None:
     vague = [
         str(path.relative_to(ROOT))
-        for path in tracked(".py", ".hpp", ".cpp", ".cu")
+        for path in tracked(".py", ".hpp", ".cpp", ".cu", ".cuh")
         if BANNED_NAMES & {part.split(".")[0] for part in path.relative_to(ROOT).parts}
     ]
     assert not vague

@@ -1,0 +1,2 @@
+// The cases of check.cpp on a device.
+#include "check.cpp"
