@@ -48,6 +48,9 @@ MAKERS: dict[str, Make] = {
     "sgd": lambda model: ProxSGD(groups(model), lr=0.1),
     "nesterov": lambda model: ProxSGD(groups(model), lr=0.05, momentum=0.9, nesterov=True),
     "adamw": lambda model: ProxAdamW(groups(model), lr=0.02, weight_decay=0.1),
+    "accumulate": lambda model: ProxAdamW(
+        [g | {"half_space": None} for g in groups(model)], lr=0.02, accumulate=True
+    ),
     "amsgrad": lambda model: ProxAdamW(groups(model), lr=0.02, amsgrad=True),
     "accelerated": lambda model: AcceleratedProxGradient(
         [g | {"half_space": None} for g in groups(model)], lr=0.1

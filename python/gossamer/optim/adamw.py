@@ -8,10 +8,14 @@ With m, v the moments and D = sqrt(v / bias2) + eps, one step is
 The bias-corrected m' estimates the gradient, so gradient and threshold have the same step 1/h. A
 constant gradient f' and a threshold lam therefore balance at |f'| = lam from the first step on.
 (Dividing the threshold by bias1 as well would make the first one ten times too large.)
+
+With `accumulate` AdamW steps a latent copy u, with gradients at theta, and the operator is applied
+to it with the sum of all steps so far: theta = argmin_z 1/2 sum_i (z_i - u_i)^2 / S_i + g(z),
+S = sum of 1 / h. So theta minimises all linearised losses and penalties so far, not the last alone.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +32,7 @@ from gossamer.optim.proximal import (
 )
 from gossamer.prox import Penalty
 from gossamer.prox.operators.elementwise import ElementOp, adamw_step_
+from gossamer.prox.penalties.weighted import inverse
 
 Beta = Annotated[float, Range(lambda v: 0 <= v < 1, "in [0, 1)")]
 
@@ -53,6 +58,10 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
         amsgrad: as in torch; the metric then uses the largest v so far.
         penalty: default for the groups without a penalty of their own.
         half_space: default second stage for the groups without one of their own.
+        accumulate: default for the groups without their own: True applies the operator to a latent
+            copy, with the accumulated step of each entry. Meant for convex penalties. Of a schedule
+            the present strength counts for all steps. `sparsity` and the model see theta; weight
+            decay acts on the copy.
         maximize: maximise the loss minus the penalty.
         foreach: as in torch, for the groups that torch steps.
         capturable: as in torch; not allowed with a penalty.
@@ -64,6 +73,9 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
     Reference:
         Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization"; Yun, Lozano & Yang 2021,
         "Adaptive Proximal Gradient Methods for Structured Neural Networks" (ProxGen), Algorithm 1.
+        Jin, Ma, Liu, Gromov, Defazio & Xiao 2025, "PARQ: Piecewise-Affine Regularized
+        Quantization", for `accumulate` (AProx), which sums the learning rates; that each entry sums
+        its own steps here, so that gradient and threshold keep one step, is ours.
 
     Example:
         >>> from gossamer.prox import L1
@@ -74,6 +86,8 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
         >>> [round(entry, 4) for entry in weight.tolist()]
         [1.05, 0.0]
     """
+
+    _can_accumulate: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -86,6 +100,7 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
         *,
         penalty: Penalty | None = None,
         half_space: HalfSpace | None = None,
+        accumulate: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,
         capturable: bool = False,
@@ -93,7 +108,7 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
     ) -> None:
         check_settings(ProxAdamW, locals())
         super().__init__(
-            with_program(params, penalty, half_space),
+            with_program(params, penalty, half_space, accumulate),
             lr,
             betas,
             eps,
@@ -104,7 +119,7 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
             capturable=capturable,
             fused=fused,
         )
-        self.defaults |= {"penalty": penalty, "half_space": half_space}
+        self.defaults |= {"penalty": penalty, "half_space": half_space, "accumulate": accumulate}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -124,9 +139,12 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
             for group, penalty in penalised
             if (operator := penalty.element_op()) is not None
             and not group["amsgrad"]
+            and not group["accumulate"]
             and not any(parameter in before for parameter in group["params"])
         ]
         done = {id(group) for group, _ in in_one_pass}
+        latent = [group for group in self.param_groups if group["accumulate"]]
+        self._restore_latent(latent)
         torch_step(
             self, torch.optim.AdamW, [group for group in self.param_groups if id(group) not in done]
         )
@@ -137,13 +155,18 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
                 continue
             for parameter in group["params"]:
                 if parameter.grad is not None and parameter.numel():
+                    metric = self._metric(parameter, group)
+                    if group["accumulate"]:
+                        self._add_step(parameter, metric)
+                        continue
                     prox_step_(
                         parameter,
                         penalty,
                         group["half_space"],
                         before.get(parameter),
-                        metric=self._metric(parameter, group),
+                        metric=metric,
                     )
+        self._leave_latent(latent)
         self._advance()
         return loss
 
@@ -172,6 +195,30 @@ class ProxAdamW(Proximal, torch.optim.AdamW):
                 step=int(state["step"]),
                 **operator._asdict(),
             )
+
+    def _restore_latent(self, groups: list[Group]) -> None:
+        """Put the latent copies in place of the parameters, for AdamW's step."""
+        for group in groups:
+            for parameter in group["params"]:
+                if (copy := self.state.get(parameter, {}).get("latent")) is not None:
+                    parameter.copy_(copy)
+
+    def _add_step(self, parameter: Tensor, metric: Tensor) -> None:
+        """Add this step of each entry to the sum."""
+        state = self.state[parameter]
+        steps = inverse(1.0, metric)
+        state["steps"] = state["steps"].add_(steps) if "steps" in state else steps
+
+    def _leave_latent(self, groups: list[Group]) -> None:
+        """Keep the parameters as latent copies, and apply the operators to the parameters."""
+        for group in groups:
+            penalty = self._penalty(group)
+            for parameter in group["params"]:
+                state = self.state.get(parameter, {})
+                if "steps" in state:
+                    state["latent"] = parameter.clone()
+                    if penalty is not None:
+                        penalty.prox_(parameter, metric=inverse(1.0, state["steps"]))
 
     def _metric(self, parameter: Tensor, group: Group) -> Tensor:
         """The metric h of the step that AdamW has just taken, in the parameter's shape."""

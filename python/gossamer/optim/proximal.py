@@ -8,7 +8,7 @@ loading keeps the optimizer's own. Only `penalty_step`, the step of their schedu
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from gossamer.prox import Penalty
 
 Group = dict[str, Any]
 # Entries of a parameter group that are configuration, not state.
-PROGRAM = ("penalty", "half_space")
+PROGRAM = ("penalty", "half_space", "accumulate")
 DTYPES = (torch.float32, torch.float64)
 
 
@@ -49,6 +49,8 @@ class Sparsity(NamedTuple):
 
 class Proximal(Optimizer):
     """Base class of the proximal optimizers; it precedes a torch optimizer in the list of bases."""
+
+    _can_accumulate: ClassVar[bool] = False
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -230,6 +232,14 @@ class Proximal(Optimizer):
                 f"{type(self).__name__} got differentiable=True; proximal steps are not "
                 "differentiable: use the torch optimizer"
             )
+        accumulate = group["accumulate"]
+        if not isinstance(accumulate, bool | None) or (
+            accumulate and (second or not self._can_accumulate)
+        ):
+            raise DTypeError(
+                f"parameter group {index} got accumulate={accumulate!r:.60}; True or False is "
+                "needed, and True only for ProxAdamW without half_space="
+            )
         if penalty is None:
             return
         if not isinstance(penalty, Penalty):
@@ -278,7 +288,10 @@ def check_settings(kind: type, given: Mapping[str, Any]) -> None:
 
 
 def with_program(
-    params: Iterable[Any], penalty: Penalty | None, half_space: HalfSpace | None
+    params: Iterable[Any],
+    penalty: Penalty | None,
+    half_space: HalfSpace | None,
+    accumulate: bool | None = None,
 ) -> Iterable[Any]:
     """`params` as torch takes them, with the default penalty in each group without its own."""
     if isinstance(params, Tensor | dict | str | bytes) or not isinstance(params, Iterable):
@@ -293,7 +306,7 @@ def with_program(
                 f"params holds {shown(given)}; tensors, (name, tensor) or groups are needed: pass "
                 "model.parameters()"
             )
-    program = {"penalty": penalty, "half_space": half_space}
+    program = {"penalty": penalty, "half_space": half_space, "accumulate": accumulate}
     if not listed:
         return listed
     if isinstance(listed[0], dict):
