@@ -317,3 +317,19 @@ def synflow_digits(
 
     if code := study(out, seeds=seeds, jobs=jobs, overwrite=overwrite):
         raise typer.Exit(code)
+
+
+@app.command()
+def strong_tickets(
+    seeds: Seeds = 2,
+    jobs: Jobs = 1,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
+        "runs", "strong-tickets"
+    ),
+    overwrite: Overwrite = False,
+) -> None:
+    """Subnetworks of a random network in which no weight is trained, also of a sparse one."""
+    from experiments.one_shot_scores.tickets import study
+
+    if code := study(out, seeds=seeds, jobs=jobs, overwrite=overwrite):
+        raise typer.Exit(code)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from experiments.one_shot_scores import digits
+from experiments.one_shot_scores import digits, tickets
 from experiments.one_shot_scores.cuts import PLAN, SCORES, Cut, measure
 from experiments.one_shot_scores.study import NAME, study
 from gossamer.errors import ArgumentError
@@ -49,3 +49,15 @@ def test_scores_before_training_are_a_table(tmp_path: Path) -> None:
     assert len(rows) == 2 * len(digits.SCORES)
     assert len({row["least"] for row in rows}) > 3
     assert "| SynFlow, drawn |" in (tmp_path / f"{digits.NAME}.md").read_text()
+
+
+def test_tickets_are_found_inside_sources(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    plan = tickets.Plan(epochs=1, batch=250, width=32)
+    for sparsities in ([90], [40, 90]):
+        assert tickets.study(tmp_path, plan, sparsities=sparsities, seeds=1, console=console) == 0
+    lines = (tmp_path / f"{tickets.NAME}.jsonl").read_text().splitlines()[1:]
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == 6 + 4  # a source of half the entries holds no mask of 60 %
+    text = (tmp_path / f"{tickets.NAME}.md").read_text()
+    assert "| EdgePopup | 50 % | – |" in text

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # for type checkers; a recipe is found without a line here
     from gossamer.recipes.bimask import BiMask as BiMask
     from gossamer.recipes.diagnostics import Diagnostics as Diagnostics
     from gossamer.recipes.dsl import DSL as DSL
+    from gossamer.recipes.edge_popup import EdgePopup as EdgePopup
     from gossamer.recipes.fst import FST as FST
     from gossamer.recipes.gmp import GMP as GMP
     from gossamer.recipes.hypersparse import HyperSparse as HyperSparse

@@ -41,6 +41,7 @@ from gossamer.nn.ranking import Score
 from gossamer.patterns import Pattern, parse_pattern
 from gossamer.recipes.base.checks import check_choice
 from gossamer.recipes.base.recipe import Recipe
+from gossamer.recipes.base.source import Source
 
 Method = Literal["parallel", "factorized", "doped", "wide"]
 
@@ -99,6 +100,7 @@ class SparseIFT(Recipe):
         exclude: Globs = (),
         rescale: bool = False,
         score: Score | None = None,
+        source: Source | None = None,
     ) -> nn.Module:
         """Replace the linear layers, as the base does; "wide" replaces layers of a pair only.
 
@@ -107,7 +109,7 @@ class SparseIFT(Recipe):
         """
         check(SparseIFT.prepare, locals())
         if self.method != "wide":
-            return super().prepare(model, include, exclude, rescale, score)
+            return super().prepare(model, include, exclude, rescale, score, source)
         self.check_fresh(model)
         pattern = parse_pattern(self.pattern)
         taken = [
@@ -132,7 +134,7 @@ class SparseIFT(Recipe):
         if left := [name for name in taken if name not in self._hidden]:
             note = f"left dense, because they are in no pair: {', '.join(left)}"
             warnings.warn(note, UserWarning, stacklevel=2)
-        return super().prepare(model, list(self._hidden), exclude, rescale, score)
+        return super().prepare(model, list(self._hidden), exclude, rescale, score, source)
 
     def parameters(self, model: nn.Module, scale_lr: float | bool = False) -> list[dict[str, Any]]:
         """Return the parameters: an output sums as many inputs as before, so no rate is scaled."""

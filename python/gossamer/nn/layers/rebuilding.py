@@ -28,6 +28,7 @@ from gossamer.nn.layers.linear import SparseLinear
 from gossamer.nn.layers.masked import Gradient, MaskedLinear
 from gossamer.nn.layers.parameter import Form, SparseParameter
 from gossamer.nn.layers.permuted import PermutedLinear
+from gossamer.nn.layers.popup import PopupLinear
 from gossamer.nn.layers.preserving import SPPLinear
 from gossamer.nn.layers.products import product_of
 from gossamer.nn.layers.sampled import SampledLinear
@@ -246,7 +247,7 @@ def _masked(kind: Callable[..., MaskedLinear]) -> Callable[[State, Options], Mas
     return build
 
 
-for _kind in (MaskedLinear, BiMaskLinear, ThresholdLinear):
+for _kind in (MaskedLinear, BiMaskLinear, PopupLinear, ThresholdLinear):
     KINDS[_kind] = Kind(_masked_options, _masked(_kind))
 for _sampled in (SampledLinear, SoftThresholdLinear):
     KINDS[_sampled] = Kind(_sampled_options, _masked(_sampled))

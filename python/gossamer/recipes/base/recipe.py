@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gossamer.arguments import check
 from gossamer.errors import PatternError, RecipeError
@@ -32,6 +32,10 @@ from gossamer.recipes.base.attached import Attached
 from gossamer.recipes.base.checks import check_choice
 from gossamer.recipes.base.first_masks import start_at
 from gossamer.recipes.base.identity import describe, difference, identity
+from gossamer.recipes.base.source import Source, confine, find_sources, give_source
+
+# The names of source masks in a recipe's state begin so.
+_SOURCE = "source/"
 
 
 @dataclass(eq=False)
@@ -140,6 +144,7 @@ class Recipe(Attached):
         exclude: Globs = (),
         rescale: bool = False,
         score: Score | None = None,
+        source: Source | None = None,
     ) -> nn.Module:
         """Replace the linear layers of a model in place. Build the optimizer afterwards.
 
@@ -154,14 +159,19 @@ class Recipe(Attached):
                 al. 2022); it would damage trained weights.
             score: by what the first masks are chosen, as in `gossamer.sparsify`, for a recipe whose
                 `takes_scores` is True; None is the recipe's own way.
+            source: a mask inside which the recipe's masks are searched from dense weights, for one
+                whose `takes_scores` is False: a pattern, such as "50%", of which masks are drawn by
+                torch's generator, or bool masks [out_features, in_features] by name. What it drops
+                is 0 from now on.
 
         Returns:
             The model.
 
         Raises:
-            PatternError: a layer does not fit the pattern; the model is unchanged.
-            RecipeError: a recipe has prepared the model already, or `score` is given and there are
-                no first masks to choose.
+            PatternError: a layer does not fit the pattern, or the source does not hold a mask of
+                it; the model is unchanged.
+            RecipeError: a recipe has prepared the model already, or it does not take a `score` or
+                a `source`.
         """
         check(Recipe.prepare, locals())
         self.check_fresh(model)
@@ -175,6 +185,14 @@ class Recipe(Attached):
                 stored = trained_weight(linear).shape
                 start_at(layer, dense, mask_by(score, name, dense, stored, layer.pattern))
             sparse = layer.sparse_weight if isinstance(layer, MaskedLayer) else None
+            if source is not None:
+                if self.takes_scores() or sparse is not None or not isinstance(layer, MaskedLayer):
+                    raise RecipeError(
+                        f"{type(self).__name__}.prepare got source=, and searches no mask in dense "
+                        "weights: choose its first masks by score=, or take a recipe such as GMP, "
+                        "IMP or EdgePopup"
+                    )
+                give_source(layer, name, source)
             if rescale and sparse is not None and sparse.nnz:
                 with torch.no_grad():
                     sparse.values.mul_(norm / sparse.values.norm())
@@ -183,9 +201,26 @@ class Recipe(Attached):
 
         mine = identity(self)
         distribution = self.distribution or self.usual_distribution()
-        return replace_linears(
+        model = replace_linears(
             model, make, self.pattern, include, exclude, distribution, self.takes_convolutions()
         )
+        layers = dict(model.named_modules())
+        confine(layers, find_sources(layers))
+        return model
+
+    @property
+    def sources(self) -> dict[str, Tensor]:
+        """The source masks of the attached model's layers, by name; see `prepare`."""
+        return {
+            key.removeprefix(_SOURCE): mask
+            for key, mask in self.state.items()
+            if key.startswith(_SOURCE)
+        }
+
+    def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int) -> None:
+        """Follow the optimizer's steps from now on, see `Attached.attach`."""
+        super().attach(model, optimizer, total_steps)
+        self.state |= {_SOURCE + name: m for name, m in find_sources(self.layers).items()}
 
     def parameters(self, model: nn.Module, scale_lr: float | bool = False) -> list[dict[str, Any]]:
         """Return the parameter groups of a prepared model, for an optimizer.
@@ -245,6 +280,14 @@ class Recipe(Attached):
         return torch.Generator("cpu").manual_seed(mixed)
 
     # ---- inside --------------------------------------------------------------------------------
+
+    def _before(self, evaluation: int) -> None:
+        super()._before(evaluation)
+        confine(self.layers, self.sources)
+
+    def _after(self) -> None:
+        confine(self.layers, self.sources)  # for optimizers that mix the entries of a weight
+        super()._after()
 
     def _check_score(self, score: Score | None) -> None:
         if score is not None and not self.takes_scores():

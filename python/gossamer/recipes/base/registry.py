@@ -134,6 +134,7 @@ RECIPES: dict[str, Entry] = {
     "gmp": Entry(".gmp", "GMP", ANYWHERE),
     "gmp-sparse": Entry(".gmp", "GMP", ANYWHERE, {"dense_weight": False}),
     "imp": Entry(".imp", "IMP", ANYWHERE),
+    "edge-popup": Entry(".edge_popup", "EdgePopup", ANYWHERE),
     "dsl": Entry(".dsl", "DSL", ANYWHERE),
     "autosparse": Entry(".autosparse", "AutoSparse", ANYWHERE),
     "hypersparse": Entry(".hypersparse", "HyperSparse", ANYWHERE),
