@@ -202,6 +202,19 @@ def sparse_tuning(
 
 
 @app.command()
+def subset_rl(
+    jobs: Jobs = 1,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs", "subset-rl"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Which entries reinforcement learning moves, and whether they alone suffice."""
+    from experiments.subset_rl.study import study
+
+    if code := study(out, jobs=jobs, overwrite=overwrite):
+        raise typer.Exit(code)
+
+
+@app.command()
 def label_noise(
     seeds: Annotated[int, typer.Option(help="Trainings of each.")] = 5,
     jobs: Jobs = 1,

@@ -19,7 +19,7 @@ from gossamer.activations import Options, Weights, sparse_feed_forward
 from gossamer.activations.functions import _Penalized
 from gossamer.activations.memory import GradientMemory
 from gossamer.backend.convolutions import Window
-from gossamer.nn import MaskedLinear
+from gossamer.nn import MaskedLinear, SubsetLinear
 from gossamer.ops import convolution_autograd as convolutions
 from gossamer.ops.autograd import sddmm
 from gossamer.ot import sparsity_constrained
@@ -56,6 +56,13 @@ def masked(lead: tuple[int, ...], kind: type[MaskedLinear], share: float = 0.0) 
     layer = kind.from_dense(torch.nn.Linear(12, 8, dtype=torch.float64), "2:4")
     layer.masked_weight_share.fill_(share)
     return layer(draw(*lead, 12)), layer.weight
+
+
+def partly(lead: tuple[int, ...]) -> Case:
+    torch.manual_seed(0)
+    mask = draw(8, 12) > 0
+    layer = SubsetLinear.from_dense(torch.nn.Linear(12, 8, dtype=torch.float64), mask)
+    return layer(draw(*lead, 12)), layer.trained.values
 
 
 def sampled(lead: tuple[int, ...]) -> Case:
@@ -133,6 +140,7 @@ CASES: dict[str, Callable[[tuple[int, ...]], Case]] = {
     "_Weight": lambda lead: convolved("_Weight"),
     "Masked": lambda lead: masked(lead, MaskedLinear),
     "SoftlyMasked": lambda lead: masked(lead, MaskedLinear, 0.5),
+    "Subset": partly,
     "_TopK": lambda lead: coded("top_k"),
     "_Selected": lambda lead: coded("encode"),
     "_Decode": lambda lead: coded("decode"),

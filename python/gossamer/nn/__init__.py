@@ -10,10 +10,12 @@ from gossamer.nn.layers.masked import MaskedLinear
 from gossamer.nn.layers.parameter import SparseParameter
 from gossamer.nn.layers.permuted import PermutedLinear
 from gossamer.nn.layers.preserving import SPPLinear
+from gossamer.nn.layers.subset import SubsetLinear
 from gossamer.nn.parameter_groups import parameter_groups
 from gossamer.nn.preserving import merge_spp, with_spp
 from gossamer.nn.routing import Routing, SinkhornRouter, TopKRouter
 from gossamer.nn.sparsifier import Sparsifier
+from gossamer.nn.subset import merge_subset, train_subset
 from gossamer.nn.summary import Summary, summary
 from gossamer.nn.surgery import densify, sparsify
 
@@ -33,13 +35,16 @@ __all__ = [
     "SparseLinear",
     "SparseParameter",
     "Sparsifier",
+    "SubsetLinear",
     "Summary",
     "TopKRouter",
     "densify",
     "merge_spp",
+    "merge_subset",
     "parameter_groups",
     "sparsify",
     "sparsify_activations",
     "summary",
+    "train_subset",
     "with_spp",
 ]

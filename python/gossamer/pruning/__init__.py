@@ -15,6 +15,7 @@ from gossamer.pruning.shrinking import shrink
 from gossamer.pruning.structured import prune
 from gossamer.pruning.synflow import synflow
 from gossamer.pruning.tracking import SmallWeights
+from gossamer.pruning.updates import Overlap, changed, chosen, overlap, stable_ranks
 
 __all__ = [
     "PATTERNS",
@@ -24,6 +25,7 @@ __all__ = [
     "LayerChange",
     "Merged",
     "MergedLayer",
+    "Overlap",
     "Point",
     "RandomSearch",
     "ShrinkReport",
@@ -31,6 +33,8 @@ __all__ = [
     "Trimmed",
     "TrimmedLayer",
     "by_row",
+    "changed",
+    "chosen",
     "drawn",
     "essential",
     "fisher",
@@ -41,12 +45,14 @@ __all__ = [
     "net_trim",
     "net_trim_layer",
     "optimal_prune",
+    "overlap",
     "prune",
     "random_scores",
     "random_search",
     "resize_like",
     "shrink",
     "snip",
+    "stable_ranks",
     "synflow",
     "wanda",
 ]

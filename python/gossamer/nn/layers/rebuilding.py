@@ -33,6 +33,7 @@ from gossamer.nn.layers.preserving import SPPLinear
 from gossamer.nn.layers.products import product_of
 from gossamer.nn.layers.sampled import SampledLinear
 from gossamer.nn.layers.soft_threshold import SoftThresholdLinear
+from gossamer.nn.layers.subset import SubsetLinear
 from gossamer.nn.layers.threshold import ThresholdLinear
 from gossamer.patterns import Pattern, pattern_of_fields, plain_fields
 from gossamer.weight import SparseWeight, descriptor
@@ -247,6 +248,19 @@ def _masked(kind: Callable[..., MaskedLinear]) -> Callable[[State, Options], Mas
     return build
 
 
+def _subset_options(layer: SubsetLinear) -> dict[str, Any]:
+    return layer.product.options()
+
+
+def _subset(state: State, options: Options) -> SubsetLinear:
+    part = part_of(state, "trained.")
+    known = {"transpose": "none", "backward": "exact"}
+    mask = _weight(part, known).mask()
+    weight = state["weight"].clone()
+    return SubsetLinear(weight, _parameter(state, "bias"), mask, product_of(options))
+
+
+KINDS[SubsetLinear] = Kind(_subset_options, _subset)
 for _kind in (MaskedLinear, BiMaskLinear, PopupLinear, ThresholdLinear):
     KINDS[_kind] = Kind(_masked_options, _masked(_kind))
 for _sampled in (SampledLinear, SoftThresholdLinear):
