@@ -47,6 +47,7 @@ SHAPES = (
 PATTERNS = ("2:4:v4", "90%", "90%:v4", "95%", "95%:v4", "99%")
 # Rows that share their columns are the library's own; SparseProp has single entries.
 SPARSEPROP_PATTERNS = ("90%", "95%", "99%")
+HALF_PATTERNS = ("2:4:v4", "90%:v4", "95%", "95%:v4")
 STEP_PATTERNS = ("2:4:v4", "90%:v4", "95%", "95%:v4")
 _BARRED = tuple(str(shape) for shape in SHAPES[:5])
 
@@ -58,6 +59,7 @@ class Scope:
     Args:
         shapes: of the layers.
         patterns: of the layers.
+        half: of the layers in bfloat16.
         width: of the first stage of the ResNet.
         images: of its batch.
         rounds: steps that are timed.
@@ -65,6 +67,7 @@ class Scope:
 
     shapes: tuple[Shape, ...] = SHAPES
     patterns: tuple[str, ...] = PATTERNS
+    half: tuple[str, ...] = HALF_PATTERNS
     width: int = 64
     images: int = 32
     rounds: int = 5
@@ -76,11 +79,15 @@ class Scope:
 
 
 FULL = Plan(Scope())
-QUICK = quick(Scope(shapes=(Shape(2, 16, 8),), patterns=("2:4:v4", "90%"), width=8, images=4))
+QUICK = quick(
+    Scope(
+        shapes=(Shape(2, 16, 8),), patterns=("2:4:v4", "90%"), half=("2:4:v4",), width=8, images=4
+    )
+)
 
 BARS: tuple[Bar, ...] = (
-    Bar(BOTH, (DENSE,), 2.5, patterns=("90%:v4",), shapes=_BARRED),
-    Bar(BOTH, (DENSE,), 1.5, patterns=("2:4:v4",), shapes=_BARRED),
+    Bar(BOTH, (DENSE,), 2.5, patterns=("90%:v4",), shapes=_BARRED, dtype="float32"),
+    Bar(BOTH, (DENSE,), 1.5, patterns=("2:4:v4",), shapes=_BARRED, dtype="float32"),
     Bar(BOTH, (SPARSEPROP,), 1.0, patterns=SPARSEPROP_PATTERNS),
     Bar(STEP, (DENSE,), 1.5, patterns=("95%:v4",)),
     Bar(STEP, (DENSE,), 1.25, patterns=("2:4:v4",)),

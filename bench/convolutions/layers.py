@@ -4,6 +4,7 @@ Every candidate is first compared with torch's convolution of the masked weight.
 """
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -18,48 +19,52 @@ from bench.harness.training import SEED
 from gossamer.nn import SparseConv2d
 
 GROUP = "convolutions"
-TOLERANCE = 1e-4
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1.6e-2}
 # SparseProp's two loops: over the pixels, or over the images.
 OVER_IMAGES = f"{SPARSEPROP} over images"
 
 
 def jobs(plan: Plan[Scope]) -> Iterator[Job]:
-    """One job per shape, pattern and number of threads."""
-    for shape in plan.scope.shapes:
-        for pattern in plan.scope.patterns:
-            for threads in plan.threads:
-                key: Key = (BOTH, str(shape), pattern, "float32", threads)
-                title = f"{BOTH} {shape} {pattern}, threads: {threads}"
-                yield Job(GROUP, title, threads, [key], partial(_measure, plan, shape, key))
+    """One job per shape, dtype, pattern and number of threads."""
+    scope = plan.scope
+    for dtype, patterns in (("float32", scope.patterns), ("bfloat16", scope.half)):
+        for shape in scope.shapes:
+            for pattern in patterns:
+                for threads in plan.threads:
+                    key: Key = (BOTH, str(shape), pattern, dtype, threads)
+                    title = f"{BOTH} {shape} {pattern} {dtype}, threads: {threads}"
+                    yield Job(GROUP, title, threads, [key], partial(_measure, plan, shape, key))
 
 
 def _measure(plan: Plan[Scope], shape: Shape, key: Key, errors: list[str]) -> list[Record]:
-    pattern = key[2]
+    pattern, dtype = key[2], getattr(torch, key[3])
     generator = torch.Generator().manual_seed(SEED)
     dense = nn.Conv2d(shape.channels, shape.channels, shape.kernel, shape.stride, shape.kernel // 2)
     with torch.no_grad():
         dense.weight.copy_(torch.randn(dense.weight.shape, generator=generator))
+    dense.to(dtype)
     ours = SparseConv2d.from_dense(dense, pattern)
     with torch.no_grad():
         dense.weight.copy_(ours.filters())
-    x = torch.randn(
-        shape.images, shape.channels, shape.side, shape.side, generator=generator
-    ).requires_grad_()
-    g = torch.randn(dense(x).shape, generator=generator)
+    x = torch.randn(shape.images, shape.channels, shape.side, shape.side, generator=generator)
+    x = x.to(dtype).requires_grad_()
+    g = torch.randn(dense(x).shape, generator=generator).to(dtype)
     layers: dict[str, nn.Module] = {GOSSAMER: ours, DENSE: dense}
     skipped = {}
-    if pattern in SPARSEPROP_PATTERNS:
+    if dtype == torch.float32 and pattern in SPARSEPROP_PATTERNS:
         for name, over_images in ((SPARSEPROP, False), (OVER_IMAGES, True)):
             try:
                 layers[name] = sparseprop(dense, over_images)
             except UnavailableError as reason:
                 skipped[name] = str(reason)
-    expected = step(dense, x, g)
+    exact = x.detach().float().requires_grad_()
+    expected = step(deepcopy(dense).float(), exact, g.float())
     for name, layer in list(layers.items()):
         found = step(layer, x, g)
         try:
             for what, mine, wanted in zip(("output", "input"), found, expected, strict=True):
-                check_answer(f"{name}, {key[1]} {pattern}: {what}", mine, wanted, TOLERANCE)
+                who = f"{name}, {key[1]} {pattern} {key[3]}: {what}"
+                check_answer(who, mine.float(), wanted, TOLERANCE[dtype])
         except WrongResultError as error:
             if name == GOSSAMER:
                 raise

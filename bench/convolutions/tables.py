@@ -21,22 +21,18 @@ def page(results: Results) -> Page:
     """Lay out the results of a run."""
     judged = verdicts(results.records, BARS)
     by_key = {(v.record.key, v.bar.against[0]): v for v in judged}
-    layers = [_layer(r, by_key) for r in results.records if r.topic == BOTH]
+    layers, halves = (
+        [_layer(r, by_key) for r in results.records if r.topic == BOTH and r.dtype == dtype]
+        for dtype in ("float32", "bfloat16")
+    )
     steps = [_step(r, by_key) for r in results.records if r.topic != BOTH]
+    headings = ["pattern", "images", "threads", "Gossamer", "GF/s", DENSE, "faster"]
     grids = [
+        Grid("forward + backward of one convolution", [*headings, "than SparseProp"], layers),
         Grid(
-            "forward + backward of one convolution",
-            [
-                "pattern",
-                "images",
-                "threads",
-                "Gossamer",
-                "GF/s",
-                DENSE,
-                "faster",
-                "than SparseProp",
-            ],
-            layers,
+            "the same in bfloat16, beside torch's in bfloat16",
+            headings,
+            [row[: len(headings)] for row in halves],
         ),
         Grid(
             "a training step of a ResNet-18",
@@ -92,9 +88,10 @@ def _lines(results: Results) -> list[str]:
         f"{machine_line(results)}; Gossamer's instruction set: {machine['isa']}; "
         f"torch's own kernels: {machine['torch_capability']}",
         versions_line(results),
-        "images × channels × side; float32; medians of interleaved rounds; every result was first "
-        "compared with torch's convolution of the masked weight. SparseProp is the faster of its "
-        "two loops. Memory is the growth of a process over three steps.",
+        "images × channels × side; float32 where nothing else is said; medians of interleaved "
+        "rounds; every result was first compared with torch's convolution of the masked weight, in "
+        "float32. SparseProp is the faster of its two loops. Memory is the growth of a process "
+        "over three steps.",
         *shortcomings(results),
         *honest_notes(machine),
         *sorted({f"{who}: {why}" for r in results.records for who, why in r.skipped.items()}),

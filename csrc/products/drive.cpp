@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/caches.hpp"
 #include "core/parallel.hpp"
 #include "core/workspace.hpp"
 #include "layouts/patches.hpp"
@@ -233,11 +234,13 @@ void run_sddmm(SddmmArgs args, DType dtype, const Queue&) {
 
   // As many chunks at a time as stay near a core, but one for each thread that packs: what is
   // packed lies in the second-level cache when it is read, and so does the memory of the chunks
-  // before.
-  constexpr std::size_t packed_budget = std::size_t{2} << 20;
+  // before. Images are read by many short runs: half of that cache served convolutions of 99 %
+  // best, and linear layers of 98 % worse.
+  const std::int64_t near =
+      args.x.patches == nullptr ? std::int64_t{2} << 20 : second_level_cache() / 2;
   const std::int64_t all_chunks = ceil_div(batch, tile);
-  const auto affordable =
-      static_cast<std::int64_t>(packed_budget / std::max<std::size_t>(chunk_bytes, 1));
+  const std::int64_t affordable =
+      near / std::max<std::int64_t>(static_cast<std::int64_t>(chunk_bytes), 1);
   const std::int64_t step =
       std::clamp(affordable, std::min<std::int64_t>(workers, all_chunks), all_chunks);
 

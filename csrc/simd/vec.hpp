@@ -4,6 +4,8 @@
 //   zero, set                a constant in all lanes       load_bf16, store_bf16 (and their _n)
 //   add, mul, fma            a + b, a * b, a * b + c       widen, narrow: one value (bits.hpp)
 //   outside(v, low, high)    bit i: v[i] is below low, above high, or NaN
+//   load_even, store_even     n values that lie two apart: p[0], p[2], ...; nothing between them is
+//                            touched
 //   sums(acc)                lane i = sum of acc[i]        transpose(rows): lanes x lanes, in place
 //   spread<V>(x, ids)        lane i = x[ids[i / V]]
 //

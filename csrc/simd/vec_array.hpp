@@ -38,6 +38,14 @@ struct Vec {
   GOSSAMER_INLINE void store_n(C* p, int n) const noexcept {
     for (int i = 0; i < n; ++i) p[i] = r[i];
   }
+  static GOSSAMER_INLINE Vec load_even(const C* p, int n) noexcept {
+    Vec out = zero();
+    for (int i = 0; i < n; ++i) out.r[i] = p[2 * i];
+    return out;
+  }
+  GOSSAMER_INLINE void store_even(C* p, int n) const noexcept {
+    for (int i = 0; i < n; ++i) p[2 * i] = r[i];
+  }
   GOSSAMER_INLINE void store_bf16(bf16* p) const noexcept {
     for (int i = 0; i < lanes; ++i) p[i] = round_bf16(r[i]);
   }

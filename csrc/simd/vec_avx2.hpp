@@ -36,6 +36,18 @@ struct Vec<float> {
   GOSSAMER_INLINE void store_n(float* p, int n) const noexcept {
     _mm256_maskstore_ps(p, first(n), r);
   }
+  static GOSSAMER_INLINE Vec load_even(const float* p, int n) noexcept {
+    const __m256 low = _mm256_maskload_ps(p, first(2 * n - 1));
+    const __m256 high = _mm256_maskload_ps(p + lanes, first(2 * n - 1 - lanes));
+    const __m256d even = _mm256_castps_pd(_mm256_shuffle_ps(low, high, 0x88));
+    return {_mm256_castpd_ps(_mm256_permute4x64_pd(even, 0xd8))};
+  }
+  // Masked stores are slower than these on many processors.
+  GOSSAMER_INLINE void store_even(float* p, int n) const noexcept {
+    float full[lanes];
+    store(full);
+    for (int i = 0; i < n; ++i) p[2 * i] = full[i];
+  }
   GOSSAMER_INLINE void store_bf16(bf16* p) const noexcept {
     const __m256i bits = _mm256_castps_si256(r);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
@@ -119,6 +131,16 @@ struct Vec<double> {
   GOSSAMER_INLINE void store(double* p) const noexcept { _mm256_storeu_pd(p, r); }
   GOSSAMER_INLINE void store_n(double* p, int n) const noexcept {
     _mm256_maskstore_pd(p, first(n), r);
+  }
+  static GOSSAMER_INLINE Vec load_even(const double* p, int n) noexcept {
+    const __m256d low = _mm256_maskload_pd(p, first(2 * n - 1));
+    const __m256d high = _mm256_maskload_pd(p + lanes, first(2 * n - 1 - lanes));
+    return {_mm256_permute4x64_pd(_mm256_unpacklo_pd(low, high), 0xd8)};
+  }
+  GOSSAMER_INLINE void store_even(double* p, int n) const noexcept {
+    double full[lanes];
+    store(full);
+    for (int i = 0; i < n; ++i) p[2 * i] = full[i];
   }
   template <int V>
   static GOSSAMER_INLINE Vec spread(const double* x, const std::uint8_t* ids) noexcept {

@@ -35,6 +35,23 @@ struct Vec<float> {
   GOSSAMER_INLINE void store_n(float* p, int n) const noexcept {
     _mm512_mask_storeu_ps(p, first(n), r);
   }
+  // n values are 2n - 1 lanes of two registers.
+  static GOSSAMER_INLINE Vec load_even(const float* p, int n) noexcept {
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const unsigned ends = ((1u << (n - 1)) << n) - 1u;
+    const __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(ends), p);
+    const __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(ends >> lanes), p + lanes);
+    return {_mm512_permutex2var_ps(low, even, high)};
+  }
+  GOSSAMER_INLINE void store_even(float* p, int n) const noexcept {
+    const __m512i half = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    const unsigned ends = (((1u << (n - 1)) << n) - 1u) & 0x55555555u;
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>(ends), _mm512_permutexvar_ps(half, r));
+    _mm512_mask_storeu_ps(
+        p + lanes, static_cast<__mmask16>(ends >> lanes),
+        _mm512_permutexvar_ps(_mm512_add_epi32(half, _mm512_set1_epi32(lanes / 2)), r));
+  }
   GOSSAMER_INLINE void store_bf16(bf16* p) const noexcept {
     const __m512i bits = _mm512_castps_si512(r);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -130,6 +147,21 @@ struct Vec<double> {
   GOSSAMER_INLINE void store(double* p) const noexcept { _mm512_storeu_pd(p, r); }
   GOSSAMER_INLINE void store_n(double* p, int n) const noexcept {
     _mm512_mask_storeu_pd(p, first(n), r);
+  }
+  static GOSSAMER_INLINE Vec load_even(const double* p, int n) noexcept {
+    const __m512i even = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+    const unsigned ends = (1u << (2 * n - 1)) - 1u;
+    const __m512d low = _mm512_maskz_loadu_pd(static_cast<__mmask8>(ends), p);
+    const __m512d high = _mm512_maskz_loadu_pd(static_cast<__mmask8>(ends >> lanes), p + lanes);
+    return {_mm512_permutex2var_pd(low, even, high)};
+  }
+  GOSSAMER_INLINE void store_even(double* p, int n) const noexcept {
+    const __m512i half = _mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3);
+    const unsigned ends = ((1u << (2 * n - 1)) - 1u) & 0x5555u;
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>(ends), _mm512_permutexvar_pd(half, r));
+    _mm512_mask_storeu_pd(
+        p + lanes, static_cast<__mmask8>(ends >> lanes),
+        _mm512_permutexvar_pd(_mm512_add_epi64(half, _mm512_set1_epi64(lanes / 2)), r));
   }
   template <int V>
   static GOSSAMER_INLINE Vec spread(const double* x, const std::uint8_t* ids) noexcept {

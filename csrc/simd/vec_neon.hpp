@@ -36,6 +36,16 @@ struct Vec<float> {
     store(full);
     for (int i = 0; i < n; ++i) p[i] = full[i];
   }
+  static GOSSAMER_INLINE Vec load_even(const float* p, int n) noexcept {
+    float full[lanes] = {};
+    for (int i = 0; i < n; ++i) full[i] = p[2 * i];
+    return load(full);
+  }
+  GOSSAMER_INLINE void store_even(float* p, int n) const noexcept {
+    float full[lanes];
+    store(full);
+    for (int i = 0; i < n; ++i) p[2 * i] = full[i];
+  }
   GOSSAMER_INLINE void store_bf16(bf16* p) const noexcept {
     const uint32x4_t bits = vreinterpretq_u32_f32(r);
     const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
@@ -95,6 +105,16 @@ struct Vec<double> {
     double full[lanes];
     store(full);
     for (int i = 0; i < n; ++i) p[i] = full[i];
+  }
+  static GOSSAMER_INLINE Vec load_even(const double* p, int n) noexcept {
+    double full[lanes] = {};
+    for (int i = 0; i < n; ++i) full[i] = p[2 * i];
+    return load(full);
+  }
+  GOSSAMER_INLINE void store_even(double* p, int n) const noexcept {
+    double full[lanes];
+    store(full);
+    for (int i = 0; i < n; ++i) p[2 * i] = full[i];
   }
   template <int V>
   static GOSSAMER_INLINE Vec spread(const double* x, const std::uint8_t* ids) noexcept {

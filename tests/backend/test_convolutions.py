@@ -108,6 +108,9 @@ SHARED = (
     Case(16, 8, (17, 21), (5, 4), (2, 3), (4, 3), (1, 1)),
     Case(16, 8, (20, 20), (3, 3), (2, 2), (0, 5), (2, 3)),
     Case(16, 8, (5, 7, 6), (3, 3, 2), (1, 2, 2), (1, 1, 1), (1, 1, 1)),
+    # Windows, also of sums, of several tiles.
+    Case(64, 8, (50, 43), (3, 3), (1, 1), (1, 1), (1, 1), images=2),
+    Case(64, 8, (60, 50), (3, 3), (2, 2), (1, 1), (1, 1), images=3),
 )
 
 
@@ -168,6 +171,8 @@ def test_any_number_of_threads_gives_equal_bits(dtype: torch.dtype) -> None:
         (CASES[2], 4),
         (CASES[9], 1),
         (SHARED[0], 1),
+        (SHARED[10], 4),
+        (SHARED[11], 1),
     ):
         products = _products_of(case._replace(images=7), vector, dtype)
         torch.set_num_threads(1)

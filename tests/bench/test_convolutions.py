@@ -26,12 +26,18 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_layers_and_their_table(tmp_path: Path) -> None:
     records = [record for job in layers.jobs(QUICK) for record in job.run([])]
-    assert [(r.topic, r.pattern) for r in records] == [(BOTH, "2:4:v4"), (BOTH, "90%")]
+    assert {r.topic for r in records} == {BOTH}
+    assert [(r.dtype, r.pattern) for r in records] == [
+        ("float32", "2:4:v4"),
+        ("float32", "90%"),
+        ("bfloat16", "2:4:v4"),
+    ]
     assert all({GOSSAMER, DENSE} <= set(r.measured) for r in records)
     barred = [replace(r, shape=str(SHAPES[0])) for r in records]
     assert verdicts(barred, BARS)[0].bar.bound == 1.5
+    assert {verdict.record.dtype for verdict in verdicts(barred, BARS)} == {"float32"}
     results = Results(tmp_path / "r.json", MACHINE, {"quick": True}, [], records)
-    assert "| 2:4:v4 | 2×16×8, 3×3 | 1 |" in page(results).markdown()
+    assert page(results).markdown().count("| 2:4:v4 | 2×16×8, 3×3 | 1 |") == 2
 
 
 def test_a_wrong_layer_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,10 +60,35 @@ void copy_rows(const T* from, std::int64_t channel_stride, std::int64_t channels
   }
 }
 
+// Whether pixels `step` apart are copied by registers.
+template <class T>
+constexpr bool by_registers(std::int64_t step) noexcept {
+  return step == 1 || (step == 2 && sizeof(T) == sizeof(Compute<T>));
+}
+
+// Every second pixel; `spill` as for copy_rows.
+template <class T>
+void copy_even(const T* from, std::int64_t channel_stride, std::int64_t channels, int count,
+               bool spill, T* to, std::int64_t ld) noexcept {
+  using V = Vec<T>;
+  constexpr int lanes = V::lanes;
+  for (; count > 0; count -= lanes, from += 2 * lanes, to += lanes) {
+    const int n = count < lanes ? count : lanes;
+    for (std::int64_t c = 0; c < channels; ++c) {
+      const V pixels = V::load_even(from + c * channel_stride, n);
+      spill ? pixels.store(to + c * ld) : pixels.store_n(to + c * ld, n);
+    }
+  }
+}
+
 // Pixels `step` apart.
 template <class T>
 void copy_spaced(const T* from, std::int64_t step, std::int64_t channel_stride,
-                 std::int64_t channels, int count, Compute<T>* to, std::int64_t ld) noexcept {
+                 std::int64_t channels, int count, bool spill, Compute<T>* to,
+                 std::int64_t ld) noexcept {
+  if constexpr (by_registers<T>(2)) {
+    if (step == 2) return copy_even<T>(from, channel_stride, channels, count, spill, to, ld);
+  }
   for (std::int64_t c = 0; c < channels; ++c, from += channel_stride, to += ld) {
     if (step == 2) {
       for (int i = 0; i < count; ++i) to[i] = widen(from[2 * i]);
@@ -129,7 +154,7 @@ void pack_patches(const Matrix& x, std::int64_t row, std::int64_t rows, std::int
                  // What lies between the pieces is padding. Zeros come first.
                  const auto reach = [&](const Piece& piece) noexcept {
                    const std::int64_t whole = piece.at + round_up(piece.count, lanes);
-                   const bool spills = cut.step == 1 && whole <= width;
+                   const bool spills = by_registers<T>(cut.step) && whole <= width;
                    return spills ? whole : std::int64_t{piece.at} + piece.count;
                  };
                  std::int64_t done = 0;
@@ -143,11 +168,12 @@ void pack_patches(const Matrix& x, std::int64_t row, std::int64_t rows, std::int
                    const Piece& piece = cut.pieces[i];
                    const T* from = base + piece.offset;
                    C* to = dst + piece.at;
+                   const bool spill = piece.at + round_up(piece.count, lanes) <= width;
                    if (cut.step == 1) {
-                     const bool spill = piece.at + round_up(piece.count, lanes) <= width;
                      copy_rows<T>(from, p.channel_stride, live, piece.count, spill, to, ld);
                    } else {
-                     copy_spaced<T>(from, cut.step, p.channel_stride, live, piece.count, to, ld);
+                     copy_spaced<T>(from, cut.step, p.channel_stride, live, piece.count, spill, to,
+                                    ld);
                    }
                  }
                });
@@ -193,6 +219,19 @@ void put_rows(const C* from, std::int64_t ld, int count, std::int64_t channels, 
 template <bool Adds, class O, class C>
 void put_spaced(const C* from, std::int64_t ld, int count, std::int64_t channels, O* to,
                 std::int64_t step, std::int64_t channel_stride) noexcept {
+  if constexpr (sizeof(O) == sizeof(C)) {
+    using V = Vec<C>;
+    constexpr int lanes = V::lanes;
+    for (; step == 2 && count > 0; count -= lanes, from += lanes, to += 2 * lanes) {
+      const int n = count < lanes ? count : lanes;
+      for (std::int64_t c = 0; c < channels; ++c) {
+        const V sum = V::load_n(from + c * ld, n);
+        O* place = to + c * channel_stride;
+        (Adds ? add(V::load_even(place, n), sum) : sum).store_even(place, n);
+      }
+    }
+    if (step == 2) return;
+  }
   for (std::int64_t c = 0; c < channels; ++c, from += ld, to += channel_stride) {
     for (int i = 0; i < count; ++i) {
       O& place = to[i * step];

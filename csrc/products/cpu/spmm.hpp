@@ -208,6 +208,13 @@ std::int64_t spmm_tile(const SpmmArgs& a) noexcept {
   return (is_sparse(a.weight) ? 2 : 1) * tile_width<Compute<T>>;
 }
 
+// Rows of a task.
+template <class T>
+std::int64_t spmm_task_rows(const SpmmArgs& a) noexcept {
+  const std::int64_t tile = spmm_tile<T>(a);
+  return is_window<T>(a.x) ? rows_at_once<Compute<T>>(a.x, tile) : tile;
+}
+
 // Elements of T and of Compute<T> in a task's scratch: packed x, then y.
 template <class T>
 std::int64_t spmm_packed_size(const SpmmArgs& a) noexcept {

@@ -84,7 +84,8 @@ std::size_t spmm_t_scratch(const SpmmTArgs& a) noexcept {
   const auto tile = static_cast<std::size_t>(spmm_t_tile<T>(a));
   if (is_window<T>(a.grad_input)) {
     const Patches& p = *a.grad_input.patches;
-    const std::int64_t sums = window_of<Compute<T>>(p, spmm_t_tile<T>(a)).lines(p);
+    const std::int64_t run = rows_at_once<Compute<T>>(a.grad_input, spmm_t_tile<T>(a));
+    const std::int64_t sums = window_of<Compute<T>>(p, run).lines(p);
     return static_cast<std::size_t>(sums + a.weight.rows * spmm_t_tile<T>(a)) * sizeof(Compute<T>) +
            static_cast<std::size_t>(padded_columns(a.weight)) * sizeof(std::int32_t);
   }
@@ -92,8 +93,8 @@ std::size_t spmm_t_scratch(const SpmmTArgs& a) noexcept {
          static_cast<std::size_t>(a.weight.rows) * tile * sizeof(Packed<T>);
 }
 
-// The sums of all blocks lie in one window of the images (windows.hpp), which is added to them
-// once.
+// The sums of all blocks, and of some tiles, lie in one window of the images (windows.hpp), which
+// is added to them once.
 template <class T, int V>
 void spmm_t_windows(const SpmmTArgs& a, const Task& task, void* scratch) noexcept {
   using C = Compute<T>;
@@ -102,22 +103,26 @@ void spmm_t_windows(const SpmmTArgs& a, const Task& task, void* scratch) noexcep
   const Patches& p = *a.grad_input.patches;
   const T* values = static_cast<const T*>(a.values);
   const std::int64_t tile = spmm_t_tile<T>(a);
-  const Window window = window_of<C>(p, tile);
+  const std::int64_t run = rows_at_once<C>(a.grad_input, tile);
+  const Window window = window_of<C>(p, run);
   C* dx = static_cast<C*>(scratch);
   C* g = dx + window.lines(p);
   auto* places = reinterpret_cast<std::int32_t*>(g + w.rows * tile);
   list_places(p, window, w.cols, w.block_cols, places);
-  for (std::int64_t b = task.batch0; b < task.batch1; b += tile) {
-    const std::int64_t rows = task.batch1 - b < tile ? task.batch1 - b : tile;
-    const int vectors = registers_for(rows, lanes);
-    const std::int64_t ld = vectors * lanes;
-    pack<T>(a.grad_output, b, rows, 0, w.rows, g, ld);
+  for (std::int64_t first = task.batch0; first < task.batch1; first += run) {
+    const std::int64_t end = task.batch1 - first < run ? task.batch1 : first + run;
     zero_window(p, window, dx);
-    for (std::int64_t k = task.part0; k < task.part1; ++k) {
-      spmm_t_block<T, V, sum_vectors<V>>(w, values, k, g, ld, vectors, Places{places}.of_block(k),
-                                         dx);
+    for (std::int64_t b = first; b < end; b += tile) {
+      const std::int64_t rows = end - b < tile ? end - b : tile;
+      const int vectors = registers_for(rows, lanes);
+      const std::int64_t ld = vectors * lanes;
+      pack<T>(a.grad_output, b, rows, 0, w.rows, g, ld);
+      for (std::int64_t k = task.part0; k < task.part1; ++k) {
+        spmm_t_block<T, V, sum_vectors<V>>(w, values, k, g, ld, vectors, Places{places}.of_block(k),
+                                           dx + (b - first));
+      }
     }
-    unpack_window<T>(dx, window, a.grad_input, b, task);
+    unpack_window<T>(dx, window.of_rows(p, end - first), a.grad_input, first, task);
   }
 }
 

@@ -13,7 +13,7 @@ namespace {
 
 template <class T, int V>
 constexpr Kernel<SpmmArgs> spmm_kernel() {
-  return {spmm<T, V>, spmm_scratch<T>, spmm_tile<T>};
+  return {spmm<T, V>, spmm_scratch<T>, spmm_task_rows<T>};
 }
 template <class T, int V>
 constexpr Kernel<SpmmTArgs> spmm_t_kernel() {

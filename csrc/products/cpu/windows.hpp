@@ -73,6 +73,10 @@ struct Window {
 
   std::int64_t plane(const Patches& p) const noexcept { return p.channels * ld; }
   std::int64_t lines(const Patches& p) const noexcept { return p.planes() * plane(p); }
+  // For fewer rows of outputs, on the same lines.
+  Window of_rows(const Patches& p, std::int64_t outputs) const noexcept {
+    return {low, ld, outputs + reach_of_taps(p)};
+  }
 };
 
 // Of tiles of `tile` rows.
@@ -85,6 +89,25 @@ Window window_of(const Patches& p, std::int64_t tile) noexcept {
   // that the lines of many channels spread over the sets of the cache.
   const std::int64_t line = ceil_div(rows, lanes) + 1;
   return {low, (line | 1) * lanes, rows};
+}
+
+// Rows of a task that packs one window of images for several tiles: what taps read beyond a tile is
+// then packed once for all of them. As many as lie well in the second-level cache, but few enough
+// that the tasks are many. Sums that lie in the first-level cache stay there: one tile. It must not
+// depend on the machine, because the order of sums follows it.
+template <class C>
+std::int64_t rows_at_once(const Matrix& x, std::int64_t tile) noexcept {
+  constexpr std::int64_t near = 256 << 10;
+  constexpr std::int64_t tasks = 8;
+  const Patches& p = *x.patches;
+  const std::int64_t bytes = p.planes() * p.channels * std::int64_t{sizeof(C)};
+  constexpr std::int64_t first_level = 32 << 10;
+  if (p.adds && window_of<C>(p, tile).lines(p) * std::int64_t{sizeof(C)} <= first_level)
+    return tile;
+  const std::int64_t fit = (near / bytes - reach_of_taps(p)) / tile;
+  const std::int64_t most = x.rows / tile / tasks;
+  const std::int64_t tiles = fit < most ? fit : most;
+  return (tiles < 1 ? 1 : tiles) * tile;
 }
 
 // Places of the columns (tap, channel) of a weight, 256 per block of columns. Ids past the last
