@@ -10,6 +10,7 @@ from gossamer.optim.averaging import AveragedModel, follow_masks
 from gossamer.optim.half_space import HalfSpace
 from gossamer.optim.muon import Muon
 from gossamer.optim.phases import PruneRetrain
+from gossamer.optim.prox_linear import ProxLinear
 from gossamer.optim.proximal import Sparsity
 from gossamer.optim.sgd import ProxSGD
 from gossamer.optim.soups import Soup, barrier, greedy_soup, soup
@@ -20,6 +21,7 @@ __all__ = [
     "HalfSpace",
     "Muon",
     "ProxAdamW",
+    "ProxLinear",
     "ProxSGD",
     "PruneRetrain",
     "Soup",

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from gossamer.ot.problem import Problem, Settings, from_points, settings
+from gossamer.ot.result import returned
 from gossamer.ot.solve import as_dense, optimal_value, potentials
 
 
@@ -72,13 +73,7 @@ def loss(
         for points, weights in ((between.cost, between.a), (between.y, between.b)):
             within = from_points(points, points, weights, weights, between.reg, metric)
             value = value - 0.5 * _value(within, replace(how, method="symmetric"), lazy)
-    value = value.to(between.dtype)
-    if not between.batched:
-        value = value.squeeze(0)
-    if not between.numpy:
-        return value
-    array = value.detach().numpy()
-    return array if array.ndim else array[()]
+    return returned(between, value)
 
 
 def _value(problem: Problem, how: Settings, lazy: bool | None) -> Tensor:

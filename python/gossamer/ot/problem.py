@@ -98,7 +98,7 @@ def from_cost(
     unbalanced_type: str = "KL",
 ) -> Problem:
     """The problem of a cost matrix [rows, cols] or a batch [B, rows, cols]."""
-    c = _floats(cost, "M")
+    c = floats(cost, "M")
     if c.dim() not in (2, 3) or 0 in c.shape:
         raise ShapeError(
             f"M has shape {list(c.shape)}; give a cost matrix [rows, cols] or a batch "
@@ -122,7 +122,7 @@ def from_points(
     unbalanced_type: str = "KL",
 ) -> Problem:
     """The problem whose cost is a metric between points x [rows, d] and y [cols, d], or batches."""
-    tx, ty = _floats(x, "x"), _floats(y, "y")
+    tx, ty = floats(x, "x"), floats(y, "y")
     if tx.dim() not in (2, 3) or 0 in tx.shape:
         raise ShapeError(
             f"x has shape {list(tx.shape)}; give points [points, d] or a batch [B, points, d], "
@@ -260,7 +260,7 @@ def check_values(
             )
 
 
-def _floats(value: Any, name: str) -> Tensor:
+def floats(value: Any, name: str) -> Tensor:
     """A float32 or float64 tensor; it shares the memory of a NumPy array."""
     check_array(value, name, dtypes=WIDE_FLOATS, numpy=True, device=True)
     if isinstance(value, Tensor):
@@ -291,7 +291,7 @@ def _weights(
         if value is None:
             ready.append(torch.full((batch, size), 1.0 / size, dtype=torch.float64))
             continue
-        w = _floats(value, name)
+        w = floats(value, name)
         if w.shape not in ((size,), (batch, size)):
             raise ShapeError(
                 f"{name} has shape {list(w.shape)}; [{size}] is needed, or [{batch}, {size}] with "
@@ -303,7 +303,7 @@ def _weights(
 
 def _regs(reg: Any, batch: int) -> Tensor:
     if isinstance(reg, Tensor | np.ndarray):
-        t = _floats(reg, "reg").double()
+        t = floats(reg, "reg").double()
         if t.shape not in ((), (1,), (batch,)):
             raise ShapeError(
                 f"reg has shape {list(t.shape)}; give a number, or one per problem, [{batch}]"
@@ -346,7 +346,7 @@ def _warm(problem: Problem, start: Any) -> tuple[Tensor, Tensor] | None:
         raise DTypeError("potentials_init is not a pair (f, g) of potentials; give two arrays")
     ready = []
     for i, (value, w) in enumerate(zip(start, (problem.a, problem.b), strict=True)):
-        t = _floats(value, f"potentials_init[{i}]").detach().double()
+        t = floats(value, f"potentials_init[{i}]").detach().double()
         if t.shape not in (w.shape, w.shape[1:]):
             raise ShapeError(
                 f"potentials_init[{i}] has shape {list(t.shape)}; {list(w.shape[1:])} is needed, "

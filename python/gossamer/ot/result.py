@@ -255,13 +255,18 @@ class OTResult:
 
     def _out(self, t: Tensor) -> Any:
         """A tensor [B, ...] in the caller's library, dtype and batching."""
-        t = t.to(self._problem.dtype)
-        if not self._problem.batched:
-            t = t.squeeze(0)
-        if not self._problem.numpy:
-            return t
-        array = t.detach().numpy()
-        return array if array.ndim else array[()]
+        return returned(self._problem, t)
+
+
+def returned(problem: Problem, t: Tensor) -> Any:
+    """A tensor [B, ...] in the caller's library, dtype and batching."""
+    t = t.to(problem.dtype)
+    if not problem.batched:
+        t = t.squeeze(0)
+    if not problem.numpy:
+        return t
+    array = t.detach().numpy()
+    return array if array.ndim else array[()]
 
 
 def _all_present(a: Tensor, b: Tensor) -> bool:
