@@ -48,7 +48,7 @@ FAULTS = {
     "gather: no row of zeros": Fault(
         GATHER,
         "id < 0 ? zero + mine * 16 : place(stage, id, mine)",
-        "place(stage, id < 0 ? 89 : id, mine)",
+        "place(stage, id < 0 ? 0 : id, mine)",
     ),
     "gather: zeros are not written": Fault(
         GATHER, "if (thread < Shape::eights) std::memset(zero + thread * 16, 0, 16);", ""
