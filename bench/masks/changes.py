@@ -19,15 +19,24 @@ from bench.harness.training import SEED
 from bench.masks.selection import Scope
 from gossamer import SparseLinear, SparseWeight, parse_pattern
 from gossamer.masks import check_mask, random_structure
-from gossamer.recipes import SET, RigL, Static
+from gossamer.recipes import CHT, SET, HebbianGrowth, RigL, Static
 
 GROUP = "changing"
 SET_UPDATE, RIGL_UPDATE, MOVE = "SET update", "RigL update", "set_mask"
+HEBBIAN_UPDATE, CHTS_UPDATE, CHT_UPDATE = "HebbianGrowth update", "CHTs update", "CHT update"
 DENSE, COPY, STATIC = "dense step", "copy", "Static"
 PATTERNS = ("2:4", "2:4:v4", "90%", "90%:v4")
 MOVED = ("90%", "90%:v4")
 CYCLED = ("2:4", "90%")
 BATCH = 512
+CHTS = partial(CHT, score="CH2-L3n", soft=True)
+UPDATES: dict[str, tuple[Callable[..., SET], tuple[str, ...]]] = {
+    SET_UPDATE: (SET, PATTERNS),
+    RIGL_UPDATE: (RigL, PATTERNS),
+    HEBBIAN_UPDATE: (HebbianGrowth, ("90%",)),
+    CHTS_UPDATE: (CHTS, ("90%", "99%")),
+    CHT_UPDATE: (CHT, ("99%",)),
+}
 # Steps between two updates where their mean is measured, one of which has an update.
 EVERY = 10
 SET_STEPS, RIGL_STEPS = f"SET, mean of {EVERY} steps", f"RigL, mean of {EVERY} steps"
@@ -36,6 +45,9 @@ NOISE = 1e-3
 BARS = (
     Bar(SET_UPDATE, (DENSE,), 2.0, words="at most half a dense step"),
     Bar(RIGL_UPDATE, (DENSE,), 0.5, words="at most two dense steps"),
+    Bar(HEBBIAN_UPDATE, (DENSE,), 0.5, words="at most two dense steps"),
+    Bar(CHTS_UPDATE, (DENSE,), 0.5, words="at most two dense steps"),
+    Bar(CHT_UPDATE, (DENSE,), 0.2, words="at most five dense steps"),
     Bar(MOVE, (COPY,), 0.2, words="at most five copies of values, ids and moments"),
     Bar(SET_STEPS, (STATIC,), 1 / 1.2, words="at most 1.2 times Static's"),
     Bar(RIGL_STEPS, (STATIC,), 1 / 1.5, words="at most 1.5 times Static's"),
@@ -78,7 +90,7 @@ class Trained:
 
 
 class Updated(Trained):
-    """A layer under SET or RigL, always one update further.
+    """A layer whose mask moves, always one update further.
 
     Args:
         kind: the recipe.
@@ -86,7 +98,7 @@ class Updated(Trained):
         size: rows and columns of the weight.
     """
 
-    def __init__(self, kind: type[SET], text: str, size: int) -> None:
+    def __init__(self, kind: Callable[..., SET], text: str, size: int) -> None:
         super().__init__(kind(text, every=1, distribution="uniform"), size)
         for _ in range(2):
             self.gradients()
@@ -122,9 +134,10 @@ def jobs(plan: Plan[Scope]) -> Iterator[Job]:
     """Per number of threads: updates beside a dense step, cycles of steps, moves beside a copy."""
     for threads in plan.threads:
         size = plan.scope.update
-        kinds = (SET_UPDATE, RIGL_UPDATE)
         keys: list[Key] = [
-            (kind, f"{size}x{size}", p, "float32", threads) for kind in kinds for p in PATTERNS
+            (kind, f"{size}x{size}", p, "float32", threads)
+            for kind, (_, patterns) in UPDATES.items()
+            for p in patterns
         ]
         title = f"updates of masks, threads: {threads}"
         yield Job(GROUP, title, threads, keys, partial(_updates, plan, keys))
@@ -148,7 +161,7 @@ def _updates(plan: Plan[Scope], keys: list[Key], errors: list[str]) -> list[Reco
     calls: Calls = {DENSE: dense_step(size)}
     before: Calls = {}
     for topic, _, text, *_ in keys:
-        one = Updated(SET if topic == SET_UPDATE else RigL, text, size)
+        one = Updated(UPDATES[topic][0], text, size)
         verify(one)
         name = f"{topic} {text}"
         calls[name], before[name] = one.update, one.prepare

@@ -94,8 +94,7 @@ def test_new_layers_are_made_and_checked(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_changes_of_masks_are_checked_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = replace(TINY, threads=(1,))
     records = [r for job in changes.jobs(tiny) for r in job.run([])]
-    kinds = (changes.SET_UPDATE, changes.RIGL_UPDATE)
-    names = [(kind, p) for kind in kinds for p in changes.PATTERNS]
+    names = [(kind, p) for kind, (_, patterns) in changes.UPDATES.items() for p in patterns]
     steps = (changes.SET_STEPS, changes.RIGL_STEPS)
     names += [(kind, p) for p in changes.CYCLED for kind in steps]
     names += [(changes.MOVE, p) for p in changes.MOVED]
@@ -110,7 +109,7 @@ def test_changes_of_masks_are_checked_and_judged(monkeypatch: pytest.MonkeyPatch
 
 def test_every_update_of_the_bench_moves_the_mask() -> None:
     """A seed that repeats would grow again what was dropped, and nothing would be timed."""
-    for kind in (changes.SET, changes.RigL):
+    for kind, _ in changes.UPDATES.values():
         one = changes.Updated(kind, "2:4", 64)
         for _ in range(4):
             before = one.weight.mask()

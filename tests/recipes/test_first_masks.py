@@ -18,6 +18,7 @@ from gossamer.recipes.base.registry import RECIPES, make
 from support.recipe_course import OPTIONS, SPARSITY, batch, bits, network, take_step
 
 TAKE = {"slope", "slope-adapters", "static", "static-erk", "set", "rigl", "dsl"}
+TAKE |= {"cht", "cht-soft", "hebbian"}
 STARTS_SPARSE = {"gmp": {"initial_sparsity": 0.5}, "gmp-sparse": {"initial_sparsity": 0.5}}
 
 

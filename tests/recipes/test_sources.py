@@ -17,6 +17,7 @@ from gossamer.recipes.base.registry import RECIPES, make
 from support.recipe_course import OPTIONS, SPARSITY, STEPS, batch, bits, network, take_step
 
 STORE_KEPT = {"slope", "slope-adapters", "static", "static-erk", "set", "rigl", "gmp-sparse"}
+STORE_KEPT |= {"cht", "cht-soft", "hebbian"}
 REFUSE = STORE_KEPT | {"dsl"} | {name for name in RECIPES if name.startswith("sparse-ift")}
 INSIDE = [name for name in RECIPES if name not in REFUSE]
 

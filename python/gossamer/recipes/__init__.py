@@ -18,11 +18,13 @@ if TYPE_CHECKING:  # for type checkers; a recipe is found without a line here
     from gossamer.recipes.activation_l1 import ActivationL1 as ActivationL1
     from gossamer.recipes.autosparse import AutoSparse as AutoSparse
     from gossamer.recipes.bimask import BiMask as BiMask
+    from gossamer.recipes.cht import CHT as CHT
     from gossamer.recipes.diagnostics import Diagnostics as Diagnostics
     from gossamer.recipes.dsl import DSL as DSL
     from gossamer.recipes.edge_popup import EdgePopup as EdgePopup
     from gossamer.recipes.fst import FST as FST
     from gossamer.recipes.gmp import GMP as GMP
+    from gossamer.recipes.hebbian import HebbianGrowth as HebbianGrowth
     from gossamer.recipes.hypersparse import HyperSparse as HyperSparse
     from gossamer.recipes.imp import IMP as IMP
     from gossamer.recipes.issp import ISSP as ISSP

@@ -121,11 +121,16 @@ class SET(Static):
             growth = self.growth(t, index, name, slots)
             return None if growth is None else reselect(weight, slots, share, growth)
         old, values = slots.entries(layer.kept_values(), weight.structure)
-        stays = drop(old, values, int(share * len(old.indices)))
+        strength = self.strength(t, index, values)
+        stays = drop(old, strength, int(share * len(old.indices)))
         new = self.grown(t, index, name, slots, old, stays)
         if new is None or _equal(new, old):
             return None
         return slots.spread(new, weight.structure)
+
+    def strength(self, t: int, index: int, values: Tensor) -> Tensor:
+        """Return what the kept values are worth [nnz]: the smallest magnitudes are dropped."""
+        return values
 
     def growth(self, t: int, index: int, name: str, slots: Slots) -> Tensor | None:
         """Return the rank of each slot to grow [slots]; None changes nothing."""
