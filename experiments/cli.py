@@ -346,3 +346,24 @@ def strong_tickets(
 
     if code := study(out, seeds=seeds, jobs=jobs, overwrite=overwrite):
         raise typer.Exit(code)
+
+
+@app.command()
+def pixelated(
+    seeds: Seeds = 2,
+    jobs: Jobs = 1,
+    times: Annotated[
+        bool, typer.Option("--times", help="Measure a training step at width 768 instead.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs", "pixelated"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Flat block butterflies with low rank beside random blocks and dense: loss, or time."""
+    from experiments.pixelated.study import study
+    from experiments.pixelated.times import times as measure
+
+    if times:
+        typer.echo(measure(out).read_text())
+        return
+    if code := study(out, seeds=seeds, jobs=jobs, overwrite=overwrite):
+        raise typer.Exit(code)

@@ -1,5 +1,6 @@
 """Masks: scores and selections that choose the mask of a pattern, and sparsity per layer."""
 
+from gossamer.masks.butterfly import flat_butterfly as flat_butterfly
 from gossamer.masks.double_prune import double_prune, double_prune_mask
 from gossamer.masks.draw import random_mask, random_structure
 from gossamer.masks.n_of_m import add_pruned_, mask_difference, select_nm

@@ -2,14 +2,15 @@
 
 A weight is `[out_features, in_features]`. `NM` keeps n of every m consecutive columns; `GroupedNM`
 also uses every choice of columns equally often; `Unstructured` and `Block` keep the best entries or
-tiles; `Nonzeros` keeps what is not zero in a dense weight. With `vector` = V, V consecutive rows
-share their columns. `gossamer.masks` selects entries.
+tiles; `Butterfly` keeps blocks of a grid; `Nonzeros` keeps what is not zero in a dense weight. With
+`vector` = V, V consecutive rows share their columns. `gossamer.masks` selects entries.
 
 A `Pattern` of one's own is a subclass; `register_pattern`, `register_sparsifier` and
 `register_operator` make it known.
 """
 
 # Other modules of the package use these; they are not public.
+from gossamer.patterns.butterfly import Butterfly
 from gossamer.patterns.checks import MAX_M as MAX_M
 from gossamer.patterns.checks import as_integer as as_integer
 from gossamer.patterns.checks import check_sizes as check_sizes
@@ -36,6 +37,7 @@ from gossamer.patterns.text import parse_pattern
 __all__ = [
     "NM",
     "Block",
+    "Butterfly",
     "GroupedNM",
     "Nonzeros",
     "Pattern",

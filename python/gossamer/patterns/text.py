@@ -8,7 +8,7 @@ from gossamer.patterns.registry import check_registered, pattern_kinds
 _FORMS = (
     '"2:4" (N:M), "2:4:v4" (N:M, 4 rows share their columns), "2:4:g8" (n:m:g), '
     '"90%" (unstructured), "90%:v4" (unstructured, 4 rows share their columns), "block 16x16 75%", '
-    '"nonzeros" (what is not zero in a dense weight)'
+    '"butterfly 3/16" (3 of 16 blocks of a grid), "nonzeros" (what is not zero in a dense weight)'
 )
 
 
@@ -16,8 +16,8 @@ def parse_pattern(p: str | Pattern) -> Pattern:
     """Return the pattern that a text describes; a pattern is returned unchanged.
 
     Args:
-        p: "2:4", "2:4:v4", "2:4:g8", "97.5%", "90%:v4", "block 16x16 75%", "nonzeros", the text of
-            a registered pattern, or a pattern; any case.
+        p: "2:4", "2:4:v4", "2:4:g8", "97.5%", "90%:v4", "block 16x16 75%", "butterfly 3/16",
+            "nonzeros", the text of a registered pattern, or a pattern; any case.
 
     Raises:
         PatternError: The text has none of these forms, a number in it is out of range, or the

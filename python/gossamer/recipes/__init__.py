@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # for type checkers; a recipe is found without a line here
     from gossamer.recipes.issp import ISSP as ISSP
     from gossamer.recipes.lobster import Lobster as Lobster
     from gossamer.recipes.mask_decay import MaskDecay as MaskDecay
+    from gossamer.recipes.pixelated_butterfly import PixelatedButterfly as PixelatedButterfly
     from gossamer.recipes.prune_groups import PruneGroups as PruneGroups
     from gossamer.recipes.prune_late import PruneLate as PruneLate
     from gossamer.recipes.rigl import RigL as RigL
@@ -46,6 +47,7 @@ if TYPE_CHECKING:  # for type checkers; a recipe is found without a line here
 _MODULES = {one.kind: one.module for one in RECIPES.values()} | {
     "ActivationL1": ".activation_l1",
     "Diagnostics": ".diagnostics",
+    "PixelatedButterfly": ".pixelated_butterfly",
     "PruneGroups": ".prune_groups",
     "PruneLate": ".prune_late",
 }

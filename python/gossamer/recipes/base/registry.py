@@ -214,8 +214,8 @@ def register(name: str, given: Entry) -> None:
         RecipeError: the name is taken by another recipe.
 
     Example:
-        >>> register("srste-strong", Entry(".srste", "SRSTE", options={"decay": 1e-2}))
-        >>> make("srste-strong").decay
+        >>> register("srste-strong", Entry(".srste", "SRSTE", options={"gradient_decay": 1e-2}))
+        >>> make("srste-strong").gradient_decay
         0.01
         >>> del RECIPES["srste-strong"]
     """
