@@ -39,8 +39,8 @@ class EdgePopup(Recipe):
 
     Reference:
         Ramanujan et al. 2020, "What's Hidden in a Randomly Weighted Neural Network?", equations 2
-        to 5 and section 4.4 (signed constants, scaled). Magnitudes of scores are ranked, as in the
-        authors' code.
+        to 5 and section 4.4 (signed constants, scaled). The paper was not at hand: numbers of
+        equations and the ranking of magnitudes of scores are from memory.
 
     Example:
         >>> layer = EdgePopup("75%").prepare(nn.Linear(16, 4))
