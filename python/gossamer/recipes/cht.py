@@ -40,7 +40,7 @@ class CHT(SET):
     drawn: those that stay with a probability that grows as |w|^T, T from 1 to 3 over the
     training, and those that grow as their score (CHTs). An update needs the scores of one layer as
     dense matrices. CH3-L3 costs as much as nnz^2 products: at 2048 x 2048 about 140 dense steps at
-    90 %, 4 at 99 %; CH2-L3n costs 1 to 2.5. With either no gradient is computed.
+    90 %, 4 at 99 %; CH2-L3n costs 1.5 to 3. With either no gradient is computed.
 
     Where V rows share their columns each row is a node. A tile is one link of a smaller graph.
 
