@@ -147,6 +147,8 @@ def compare_recipes(
 Seeds = Annotated[int, typer.Option(help="Trainings of each, from seed 0.")]
 Jobs = Annotated[int, typer.Option(help="Trainings at a time, one thread each.")]
 Steps = Annotated[int, typer.Option(help="Of each training.")]
+Times = Annotated[bool, typer.Option("--times", help="Time a step too, with nothing else running.")]
+Out = Annotated[Path, typer.Option(help="Folder of the results.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Drop what the folder holds.")]
 
 
@@ -155,9 +157,7 @@ def learning_rate(
     steps: Steps = 300,
     seeds: Seeds = 2,
     jobs: Jobs = 1,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
-        "runs", "learning-rate"
-    ),
+    out: Out = Path("runs", "learning-rate"),
     overwrite: Overwrite = False,
 ) -> None:
     """How the learning rate of a sparse layer should follow its density."""
@@ -174,7 +174,7 @@ def width_cost(
     steps: Steps = 800,
     seeds: Seeds = 2,
     jobs: Jobs = 1,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs", "width-cost"),
+    out: Out = Path("runs", "width-cost"),
     overwrite: Overwrite = False,
 ) -> None:
     """What rows that share their columns, and whole blocks, cost in accuracy."""
@@ -189,9 +189,7 @@ def width_cost(
 def sparse_tuning(
     seeds: Annotated[int, typer.Option(help="Dense models, from seed 0.")] = 2,
     jobs: Jobs = 1,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
-        "runs", "sparse-tuning"
-    ),
+    out: Out = Path("runs", "sparse-tuning"),
     overwrite: Overwrite = False,
 ) -> None:
     """What a pruned model regains by full tuning, SPP and masked LoRA."""
@@ -204,7 +202,7 @@ def sparse_tuning(
 @app.command()
 def subset_rl(
     jobs: Jobs = 1,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs", "subset-rl"),
+    out: Out = Path("runs", "subset-rl"),
     overwrite: Overwrite = False,
 ) -> None:
     """Which entries reinforcement learning moves, and whether they alone suffice."""
@@ -218,7 +216,7 @@ def subset_rl(
 def label_noise(
     seeds: Annotated[int, typer.Option(help="Trainings of each.")] = 5,
     jobs: Jobs = 1,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs", "label-noise"),
+    out: Out = Path("runs", "label-noise"),
     overwrite: Overwrite = False,
 ) -> None:
     """Sharpness-aware training on the digits with wrong labels, dense and sparse."""
@@ -232,9 +230,7 @@ def label_noise(
 def sharp_pruning(
     seeds: Annotated[int, typer.Option(help="Trainings of each.")] = 5,
     jobs: Jobs = 1,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
-        "runs", "sharp-pruning"
-    ),
+    out: Out = Path("runs", "sharp-pruning"),
     overwrite: Overwrite = False,
 ) -> None:
     """Sharpness-aware training before whole rows are removed."""
@@ -251,7 +247,7 @@ def row_groups(
     times: Annotated[
         bool, typer.Option("--times", help="Measure what the order costs a layer instead.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs", "row-groups"),
+    out: Out = Path("runs", "row-groups"),
     overwrite: Overwrite = False,
 ) -> None:
     """What rows grouped by similarity keep when V of them share their columns."""
@@ -267,9 +263,7 @@ def row_groups(
 
 @app.command()
 def update_costs(
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
-        "runs", "update-costs"
-    ),
+    out: Out = Path("runs", "update-costs"),
 ) -> None:
     """What steps of Muon on sparse weights cost, in steps of the dense layer."""
     from experiments.update_costs.study import run
@@ -279,9 +273,7 @@ def update_costs(
 
 @app.command()
 def grouped_order(
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
-        "runs", "grouped-order"
-    ),
+    out: Out = Path("runs", "grouped-order"),
 ) -> None:
     """Whether a kernel that uses the order of n:m:g is faster than panels."""
     from experiments.grouped_order.study import run
@@ -291,9 +283,7 @@ def grouped_order(
 
 @app.command()
 def small_transport(
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
-        "runs", "small-transport"
-    ),
+    out: Out = Path("runs", "small-transport"),
 ) -> None:
     """Many tiny transport problems, beside the same in batched torch."""
     from experiments.small_transport.study import run
@@ -304,9 +294,7 @@ def small_transport(
 @app.command()
 def one_shot_scores(
     seeds: Annotated[int, typer.Option(help="Dense models, from seed 0.")] = 2,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
-        "runs", "one-shot-scores"
-    ),
+    out: Out = Path("runs", "one-shot-scores"),
     overwrite: Overwrite = False,
 ) -> None:
     """What cuts of a trained GPT cost, by the score that ranks its weights."""
@@ -320,9 +308,7 @@ def one_shot_scores(
 def synflow_digits(
     seeds: Seeds = 5,
     jobs: Jobs = 1,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
-        "runs", "synflow-digits"
-    ),
+    out: Out = Path("runs", "synflow-digits"),
     overwrite: Overwrite = False,
 ) -> None:
     """Cuts of an untrained LeNet by SynFlow and its rivals, largest scores or draws."""
@@ -336,9 +322,7 @@ def synflow_digits(
 def strong_tickets(
     seeds: Seeds = 2,
     jobs: Jobs = 1,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
-        "runs", "strong-tickets"
-    ),
+    out: Out = Path("runs", "strong-tickets"),
     overwrite: Overwrite = False,
 ) -> None:
     """Subnetworks of a random network in which no weight is trained, also of a sparse one."""
@@ -355,7 +339,7 @@ def pixelated(
     times: Annotated[
         bool, typer.Option("--times", help="Measure a training step at width 768 instead.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs", "pixelated"),
+    out: Out = Path("runs", "pixelated"),
     overwrite: Overwrite = False,
 ) -> None:
     """Flat block butterflies with low rank beside random blocks and dense: loss, or time."""
@@ -366,4 +350,51 @@ def pixelated(
         typer.echo(measure(out).read_text())
         return
     if code := study(out, seeds=seeds, jobs=jobs, overwrite=overwrite):
+        raise typer.Exit(code)
+
+
+@app.command()
+def one_cut(
+    steps: Steps = 600,
+    seeds: Seeds = 2,
+    jobs: Jobs = 1,
+    times: Times = False,
+    out: Out = Path("runs", "one-cut"),
+    overwrite: Overwrite = False,
+) -> None:
+    """What one cut costs a small GPT that was trained by AdamW, or by CrAM+."""
+    from experiments.one_cut.study import study
+    from experiments.one_cut.training import PLAN
+
+    plan = replace(PLAN, steps=steps)
+    if code := study(out, plan, seeds=seeds, jobs=jobs, times=times, overwrite=overwrite):
+        raise typer.Exit(code)
+
+
+@app.command()
+def sparse_soups(
+    seeds: Annotated[int, typer.Option(help="Runs of each method.")] = 3,
+    jobs: Jobs = 1,
+    out: Out = Path("runs", "sparse-soups"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Sparse Model Soups beside their copies, SWAMP beside IMP and an ensemble."""
+    from experiments.sparse_soups.study import study
+
+    if code := study(out, seeds=seeds, jobs=jobs, overwrite=overwrite):
+        raise typer.Exit(code)
+
+
+@app.command()
+def balancing_act(
+    seeds: Annotated[int, typer.Option(help="Trainings of each.")] = 5,
+    jobs: Jobs = 1,
+    times: Times = False,
+    out: Out = Path("runs", "balancing-act"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Constraints on what pruning costs each class of the digits."""
+    from experiments.balancing_act.study import study
+
+    if code := study(out, seeds=seeds, jobs=jobs, times=times, overwrite=overwrite):
         raise typer.Exit(code)

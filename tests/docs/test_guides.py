@@ -121,6 +121,12 @@ def test_the_phases_example_runs(tmp_path: Path) -> None:
     assert names["soup"][0].weight.nnz == names["models"][0][0].weight.nnz == 205
 
 
+def test_groups_of_the_guide(tmp_path: Path) -> None:
+    names = run_fence("docs/guides/recipes.md", "groups.py", tmp_path)
+    assert names["loss"].has_begun
+    assert int(names["loss"].seen.min()) > 0
+
+
 def test_the_prune_example_runs(tmp_path: Path) -> None:
     names = run_fence("docs/guides/prune.md", "prune.py", tmp_path)
 

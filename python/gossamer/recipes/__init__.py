@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # for type checkers; a recipe is found without a line here
     from gossamer.recipes.autosparse import AutoSparse as AutoSparse
     from gossamer.recipes.bimask import BiMask as BiMask
     from gossamer.recipes.cht import CHT as CHT
+    from gossamer.recipes.constraints import DisparateImpact as DisparateImpact
+    from gossamer.recipes.constraints import GroupAccuracy as GroupAccuracy
+    from gossamer.recipes.constraints import group_accuracy as group_accuracy
     from gossamer.recipes.diagnostics import Diagnostics as Diagnostics
     from gossamer.recipes.dsl import DSL as DSL
     from gossamer.recipes.edge_popup import EdgePopup as EdgePopup
@@ -48,6 +51,9 @@ _MODULES = {one.kind: one.module for one in RECIPES.values()} | {
     "ActivationL1": ".activation_l1",
     "Diagnostics": ".diagnostics",
     "PixelatedButterfly": ".pixelated_butterfly",
+    "DisparateImpact": ".constraints",
+    "GroupAccuracy": ".constraints",
+    "group_accuracy": ".constraints",
     "PruneGroups": ".prune_groups",
     "PruneLate": ".prune_late",
 }

@@ -1,0 +1,1 @@
+"""Constraints on what pruning costs each class of the digits."""

@@ -1,0 +1,1 @@
+"""Dense models that are cut once, without training after it: AdamW beside CrAM+."""

@@ -1,0 +1,1 @@
+"""Sparse Model Soups and SWAMP on the digits, beside iterative pruning and an ensemble."""
