@@ -152,6 +152,11 @@ Out = Annotated[Path, typer.Option(help="Folder of the results.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Drop what the folder holds.")]
 
 
+def _end(code: int) -> None:
+    if code:
+        raise typer.Exit(code)
+
+
 @app.command()
 def learning_rate(
     steps: Steps = 300,
@@ -165,8 +170,7 @@ def learning_rate(
     from experiments.learning_rate.training import PLAN
 
     plan = replace(PLAN, steps=steps)
-    if code := study(out, plan, seeds=seeds, jobs=jobs, overwrite=overwrite):
-        raise typer.Exit(code)
+    _end(study(out, plan, seeds=seeds, jobs=jobs, overwrite=overwrite))
 
 
 @app.command()
@@ -181,8 +185,7 @@ def width_cost(
     from experiments.width_cost.study import study
     from experiments.width_cost.training import Plan
 
-    if code := study(out, Plan(steps=steps), seeds=seeds, jobs=jobs, overwrite=overwrite):
-        raise typer.Exit(code)
+    _end(study(out, Plan(steps=steps), seeds=seeds, jobs=jobs, overwrite=overwrite))
 
 
 @app.command()
@@ -195,8 +198,7 @@ def sparse_tuning(
     """What a pruned model regains by full tuning, SPP and masked LoRA."""
     from experiments.sparse_tuning.study import study
 
-    if code := study(out, seeds=seeds, jobs=jobs, overwrite=overwrite):
-        raise typer.Exit(code)
+    _end(study(out, seeds=seeds, jobs=jobs, overwrite=overwrite))
 
 
 @app.command()
@@ -208,8 +210,20 @@ def subset_rl(
     """Which entries reinforcement learning moves, and whether they alone suffice."""
     from experiments.subset_rl.study import study
 
-    if code := study(out, jobs=jobs, overwrite=overwrite):
-        raise typer.Exit(code)
+    _end(study(out, jobs=jobs, overwrite=overwrite))
+
+
+@app.command()
+def forgetting(
+    seeds: Annotated[int, typer.Option(help="Networks, from seed 0.")] = 5,
+    jobs: Jobs = 1,
+    out: Out = Path("runs", "forgetting"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Forget two classes of digits by adapters of which whole blocks become zero."""
+    from experiments.forgetting.study import study
+
+    _end(study(out, seeds=seeds, jobs=jobs, overwrite=overwrite))
 
 
 @app.command()
@@ -222,8 +236,7 @@ def label_noise(
     """Sharpness-aware training on the digits with wrong labels, dense and sparse."""
     from experiments.label_noise.study import study
 
-    if code := study(out, seeds=seeds, jobs=jobs, overwrite=overwrite):
-        raise typer.Exit(code)
+    _end(study(out, seeds=seeds, jobs=jobs, overwrite=overwrite))
 
 
 @app.command()
@@ -236,8 +249,7 @@ def sharp_pruning(
     """Sharpness-aware training before whole rows are removed."""
     from experiments.label_noise.pruning import study
 
-    if code := study(out, seeds=seeds, jobs=jobs, overwrite=overwrite):
-        raise typer.Exit(code)
+    _end(study(out, seeds=seeds, jobs=jobs, overwrite=overwrite))
 
 
 @app.command()
@@ -257,8 +269,7 @@ def row_groups(
     if times:
         typer.echo(measure(out).read_text())
         return
-    if code := study(out, seeds=seeds, jobs=jobs, overwrite=overwrite):
-        raise typer.Exit(code)
+    _end(study(out, seeds=seeds, jobs=jobs, overwrite=overwrite))
 
 
 @app.command()
@@ -300,8 +311,7 @@ def one_shot_scores(
     """What cuts of a trained GPT cost, by the score that ranks its weights."""
     from experiments.one_shot_scores.study import study
 
-    if code := study(out, seeds=seeds, overwrite=overwrite):
-        raise typer.Exit(code)
+    _end(study(out, seeds=seeds, overwrite=overwrite))
 
 
 @app.command()
@@ -314,8 +324,7 @@ def synflow_digits(
     """Cuts of an untrained LeNet by SynFlow and its rivals, largest scores or draws."""
     from experiments.one_shot_scores.digits import study
 
-    if code := study(out, seeds=seeds, jobs=jobs, overwrite=overwrite):
-        raise typer.Exit(code)
+    _end(study(out, seeds=seeds, jobs=jobs, overwrite=overwrite))
 
 
 @app.command()
@@ -328,8 +337,7 @@ def strong_tickets(
     """Subnetworks of a random network in which no weight is trained, also of a sparse one."""
     from experiments.one_shot_scores.tickets import study
 
-    if code := study(out, seeds=seeds, jobs=jobs, overwrite=overwrite):
-        raise typer.Exit(code)
+    _end(study(out, seeds=seeds, jobs=jobs, overwrite=overwrite))
 
 
 @app.command()
@@ -349,8 +357,7 @@ def pixelated(
     if times:
         typer.echo(measure(out).read_text())
         return
-    if code := study(out, seeds=seeds, jobs=jobs, overwrite=overwrite):
-        raise typer.Exit(code)
+    _end(study(out, seeds=seeds, jobs=jobs, overwrite=overwrite))
 
 
 @app.command()
@@ -367,8 +374,7 @@ def one_cut(
     from experiments.one_cut.training import PLAN
 
     plan = replace(PLAN, steps=steps)
-    if code := study(out, plan, seeds=seeds, jobs=jobs, times=times, overwrite=overwrite):
-        raise typer.Exit(code)
+    _end(study(out, plan, seeds=seeds, jobs=jobs, times=times, overwrite=overwrite))
 
 
 @app.command()
@@ -381,8 +387,7 @@ def sparse_soups(
     """Sparse Model Soups beside their copies, SWAMP beside IMP and an ensemble."""
     from experiments.sparse_soups.study import study
 
-    if code := study(out, seeds=seeds, jobs=jobs, overwrite=overwrite):
-        raise typer.Exit(code)
+    _end(study(out, seeds=seeds, jobs=jobs, overwrite=overwrite))
 
 
 @app.command()
@@ -396,5 +401,4 @@ def balancing_act(
     """Constraints on what pruning costs each class of the digits."""
     from experiments.balancing_act.study import study
 
-    if code := study(out, seeds=seeds, jobs=jobs, times=times, overwrite=overwrite):
-        raise typer.Exit(code)
+    _end(study(out, seeds=seeds, jobs=jobs, times=times, overwrite=overwrite))

@@ -81,9 +81,9 @@ def page(rows: Sequence[Row], header: Row) -> Page:
         + ", ".join(f"{who} {number}" for who, number in header["versions"].items()),
         f"GPT of width {plan['width']}, depth {plan['depth']}, byte level, trained densely for "
         f"{plan['steps']} steps of {plan['batch'] * plan['context']} tokens, pruned once, trained "
-        f"on for {plan['tuning']} steps; the mean of {len({row['seed'] for row in rows})} seeds",
+        f"on for {plan['tuning']} steps; the mean of {len({row['seed'] for row in rows})} seed(s)",
         "validation loss in nats per byte, of the sparse model that is left; the rate is the best "
-        "of three on other text, for each line by itself",
+        "of those tried on other text, for each line by itself",
         f"full: everything trains, kept entries, norms and embeddings; SPP: rank {plan['rank']}, "
         f"nothing else trains; LoRA: dense products of rank {plan['lora_rank']}, of which the "
         "kept entries are added at the end",

@@ -22,7 +22,7 @@ from gossamer.train import GPT, Corpus, GPTConfig, Windows, load_corpus, spaced_
 VALIDATION_TOKENS = 16_384
 BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.95), 0.1, 1.0
 FULL, SPP, LORA = "full", "SPP", "LoRA, masked at the end"
-RATES = {FULL: (1e-3, 3e-3, 1e-2), SPP: (3e-2, 1e-1, 3e-1), LORA: (3e-4, 1e-3, 3e-3)}
+RATES = {FULL: (1e-3, 3e-3, 1e-2), SPP: (3e-2, 1e-1, 3e-1), LORA: (1e-3, 3e-3, 1e-2)}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Classes forgotten by low-rank adapters of which whole blocks become zero."""
