@@ -12,6 +12,8 @@ from rich.console import Console
 
 from bench.harness.front import new_app
 
+Out = Annotated[Path, typer.Option(help="Folder of the results.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Drop what the folder holds.")]
 Quick = Annotated[bool, typer.Option("--quick", help="As little as shows that it works.")]
 
 app = new_app("Experiments on real data; each writes a page, a picture and its numbers.")
@@ -19,9 +21,7 @@ app = new_app("Experiments on real data; each writes a page, a picture and its n
 
 @app.command()
 def digits(
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
-        "runs", "structured-digits"
-    ),
+    out: Out = Path("runs", "structured-digits"),
     quick: Quick = False,
     resume: Annotated[bool, typer.Option("--resume", help="Train only what is missing.")] = False,
 ) -> None:
@@ -34,9 +34,7 @@ def digits(
 
 @app.command()
 def autoencoders(
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
-        "runs", "autoencoders"
-    ),
+    out: Out = Path("runs", "autoencoders"),
     quick: Quick = False,
 ) -> None:
     """Sparse autoencoders on the activations of a small GPT."""
@@ -63,9 +61,7 @@ def sparsest_relu(
         float, typer.Option(help="Error over variance at which exact pauses its penalty.")
     ] = 0.02,
     seed: Annotated[int, typer.Option(help="Of the initial weights.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
-        "runs", "sparsest-relu"
-    ),
+    out: Out = Path("runs", "sparsest-relu"),
     study: Annotated[
         bool, typer.Option("--study", help="All methods on peak and random: a table, a picture.")
     ] = False,
@@ -88,7 +84,7 @@ def transport(
     uses: Annotated[
         list[str] | None, typer.Argument(help="digits, colours, points, plans; default: all.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs", "transport"),
+    out: Out = Path("runs", "transport"),
     quick: Quick = False,
 ) -> None:
     """Optimal transport at work: a picture and a few numbers for each use."""
@@ -116,12 +112,8 @@ def compare_recipes(
     times: Annotated[
         bool, typer.Option("--times/--no-times", help="Time the steps, with nothing else running.")
     ] = True,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
-        "runs", "compare-recipes"
-    ),
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Drop what the folder holds.")
-    ] = False,
+    out: Out = Path("runs", "compare-recipes"),
+    overwrite: Overwrite = False,
 ) -> None:
     """Train by every recipe, side by side: one table; the same command continues it."""
     from experiments.compare_recipes.study import compare, numbers
@@ -148,8 +140,6 @@ Seeds = Annotated[int, typer.Option(help="Trainings of each, from seed 0.")]
 Jobs = Annotated[int, typer.Option(help="Trainings at a time, one thread each.")]
 Steps = Annotated[int, typer.Option(help="Of each training.")]
 Times = Annotated[bool, typer.Option("--times", help="Time a step too, with nothing else running.")]
-Out = Annotated[Path, typer.Option(help="Folder of the results.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Drop what the folder holds.")]
 
 
 def _end(code: int) -> None:
