@@ -39,6 +39,11 @@ inline constexpr unsigned warp_size = 32;
 inline constexpr std::size_t stack_bytes = std::size_t{64} << 10;
 inline constexpr std::size_t slot_bytes = 64;  // what a lane brings to an instruction of its warp
 
+// What memory holds before it is written: NaN in every floating type, and no usual integer.
+inline void fill_with_nan(unsigned char* to, std::size_t bytes) {
+  for (std::size_t i = 0; i < bytes; ++i) to[i] = i % 2 == 0 ? 0xC1 : 0x7F;
+}
+
 // An asynchronous copy of up to 16 bytes, zeros behind them.
 struct Copy {
   void* to = nullptr;
@@ -277,7 +282,8 @@ inline int choose(std::uint64_t seed) {
 inline void begin_block(dim3 index, unsigned threads, std::size_t shared_bytes) {
   Block& b = block;
   b.index = index;
-  b.shared.assign(shared_bytes + 128, 0xFF);
+  b.shared.resize(shared_bytes + 128);
+  fill_with_nan(b.shared.data(), b.shared.size());
   b.warps.assign((threads + warp_size - 1) / warp_size, Warp{});
   b.priority = next_random() | 1;
   b.unfenced = false;

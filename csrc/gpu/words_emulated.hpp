@@ -51,7 +51,7 @@ inline void copy16(void* to, const void* from, bool valid) {
     emulated::block.self->unfenced = true;
     return;
   }
-  std::memset(to, 0xFF, 16);  // NaN until it is waited for
+  emulated::fill_with_nan(static_cast<unsigned char*>(to), 16);  // until it is waited for
   emulated::block.self->copies.open.push_back(copy);
 }
 inline void copies_commit() { emulated::block.self->copies.commit(); }

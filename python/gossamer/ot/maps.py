@@ -59,7 +59,8 @@ def monge_gap(
         ProblemError, ShapeError, DTypeError, DeviceError: the message names the argument.
 
     Reference:
-        Uscidda & Cuturi 2023, "The Monge Gap: A Regularizer to Learn All Transport Maps".
+        Uscidda & Cuturi 2023, "The Monge Gap: A Regularizer to Learn All Transport Maps"; that its
+        W has this entropy is from memory.
 
     Example:
         >>> import torch, gossamer
