@@ -196,8 +196,9 @@ def test_no_recipe_stops_at_a_nan_and_none_hides_it(name: str) -> None:
                 break
     for _ in range(3, steps):
         out = model(torch.randn(4, 32))
-        # Rewinding brings the weights back from before.
-        assert out.isnan().any() or name == "imp"
+        # Rewinding brings the weights back from before; the NaN of EdgePopup is a score, which
+        # keeps its weight, and the weight is a number.
+        assert out.isnan().any() or name in ("imp", "edge-popup")
         out.square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -47,7 +47,9 @@ def obeys(course: Course) -> bool:
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", lanes(TAKING))
 def test_units_of_32_rows_hold_at_every_step_and_resume(name: str) -> None:
-    course = Course(name, pattern=pattern_of(name))
+    # A strong decay of SR-STE, once Adam has normalised it, leaves no pruned unit a way back.
+    options = {"gradient_decay": 2e-3} if name == "srste" else {}
+    course = Course(name, pattern=pattern_of(name), **options)
     masks = {key: mask_of(part) for key, part in parts_of(course.model).items()}
     moved = False
     saved = None
@@ -59,7 +61,7 @@ def test_units_of_32_rows_hold_at_every_step_and_resume(name: str) -> None:
         now = {key: mask_of(part) for key, part in parts_of(course.model).items()}
         moved |= any(not torch.equal(masks[k], now[k]) for k in masks.keys() & now.keys())
     assert moved or RECIPES[name].static or name.startswith("sparse-ift")
-    again = Course(name, seed=7, pattern=pattern_of(name))
+    again = Course(name, seed=7, pattern=pattern_of(name), **options)
     again.load(pickle.loads(pickle.dumps(saved)))  # noqa: S301
     again.run(STEPS // 2)
     assert bits(again.state()) == bits(course.state())
