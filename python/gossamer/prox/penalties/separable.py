@@ -128,7 +128,8 @@ class L1(Separable):
 
     Args:
         lam: weight of the penalty, >= 0, or a schedule.
-        weights, positive: see `Weighted`.
+        weights: see `Weighted`.
+        positive: see `Weighted`.
         groups: see `Penalty`.
 
     Raises:

@@ -32,7 +32,8 @@ class SparseGroupLasso(Weighted):
     Args:
         lam: weight of the entries, >= 0, or a schedule.
         group_lam: weight of the groups, >= 0, or a schedule.
-        weights, positive: see `Weighted`; a group's weight multiplies both of its terms.
+        weights: see `Weighted`; the weight of a group multiplies both of its terms.
+        positive: see `Weighted`.
         groups: see `Penalty`.
 
     Raises:
