@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -135,6 +135,12 @@ def header_of(schema: int, plan: Row, **more: Any) -> Row:
     }  # fmt: skip
 
 
+def made_on(header: Mapping[str, Any], how: str) -> str:
+    """A line for a page: where rows were made, how, and by which versions."""
+    versions = ", ".join(f"{who} {number}" for who, number in header["versions"].items())
+    return f"{header['cpu']}, {how}; {versions}"
+
+
 def begin(path: Path, header: Row, overwrite: bool) -> list[Row]:
     """The rows of an earlier call, or a new file.
 
@@ -205,6 +211,39 @@ def _append(path: Path, row: Row) -> None:
         file.write(json.dumps(row) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def carry_out(
+    path: Path,
+    header: Row,
+    works: Sequence[Work[Any]],
+    key: Callable[[Row], Hashable],
+    words: Callable[[Row], str],
+    page: Callable[[Sequence[Row], Row], Page],
+    *,
+    overwrite: bool = False,
+    console: Console,
+) -> int:
+    """Make every row that a file misses, and write the page of all: `collect` and `present`.
+
+    Args:
+        path: of the JSON lines.
+        header: what must be the same for rows to stand in one file.
+        works: what makes the rows, one after the other.
+        key: of a row; of rows with one key the last counts.
+        words: what is printed of a row.
+        page: of all rows and the header.
+        overwrite: drop what the file holds.
+        console: where to print.
+
+    Returns:
+        The exit status: 0; 130 if stopped.
+
+    Raises:
+        CheckpointError: the file has another header, or cannot be read.
+    """
+    rows, stopped = collect(path, header, works, key, words, overwrite=overwrite, console=console)
+    return present(path, page(rows, header), lambda _: False, stopped, console)
 
 
 def present(

@@ -1,4 +1,7 @@
-"""Numbers as a reader wants them: three digits and a unit."""
+"""Numbers as a reader wants them: three digits and a unit; means with what they spread."""
+
+from collections.abc import Sequence
+from statistics import fmean, stdev
 
 
 def times(value: float) -> str:
@@ -39,3 +42,17 @@ def threads_text(count: int) -> str:
         ('1 thread', '2 threads')
     """
     return "1 thread" if count == 1 else f"{count} threads"
+
+
+def spread(values: Sequence[float], digits: int = 1, *, percent: bool = False) -> str:
+    """A mean, and the standard deviation if there are two values or more.
+
+    Example:
+        >>> spread([1.0, 2.0]), spread([0.125], 3), spread([0.5, 0.75], percent=True), spread([])
+        ('1.5 ± 0.7', '0.125', '62.5 ± 17.7', '–')
+    """
+    if not values:
+        return "–"
+    unit = 100 if percent else 1
+    behind = f" ± {unit * stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{unit * fmean(values):.{digits}f}{behind}"

@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 
 import torch
 from rich.console import Console
 from torch import nn
 
 import gossamer
-from bench.harness.rows import Row, Work, check_counts, collect, header_of, present
+from bench.harness.rows import Row, Work, carry_out, check_counts, header_of, made_on
 from bench.harness.tables import Cell, Grid, Page
+from bench.harness.words import spread
 from experiments.balancing_act.training import (
     CONSTRAINED,
     METHODS,
@@ -71,10 +72,16 @@ def study(
     if times:
         works.append(Work(time_step, [TIME]))
     with timing.threads(1):
-        rows, stopped = collect(
-            path, header, works, _key, _words, overwrite=overwrite, console=console
+        return carry_out(
+            path,
+            header,
+            works,
+            _key,
+            _words,
+            page,
+            overwrite=overwrite,
+            console=console,
         )
-    return present(path, page(rows, header), lambda _: False, stopped, console)
 
 
 def time_step(training: Training, width: int = 1024, rounds: int = 41) -> Row:
@@ -115,8 +122,7 @@ def page(rows: Sequence[Row], header: Row) -> Page:
     """Lay out the rows: accuracies and the largest gap of a class."""
     plan = header["plan"]
     lines = [
-        f"{header['cpu']}, one thread per training; "
-        + ", ".join(f"{who} {number}" for who, number in header["versions"].items()),
+        made_on(header, "one thread per training"),
         f"digits of scikit-learn, 1000 images to learn from, 797 to judge by, ten classes as "
         f"groups; two hidden layers of {plan['width']}, trained densely, then pruned gradually to "
         f"{plan['pattern']} in {plan['pruning_share']:.0%} of {plan['epochs']} epochs and "
@@ -131,9 +137,9 @@ def page(rows: Sequence[Row], header: Row) -> Page:
         if own:
             cells = [Cell(method)]
             for part in ("train", "test"):
-                cells += [Cell(_spread([overall(row[part]["dense"]) for row in own]))]
-                cells += [Cell(_spread([overall(row[part]["sparse"]) for row in own]))]
-                cells += [Cell(_spread([largest_gap(row[part]) for row in own]))]
+                cells += [Cell(spread([overall(row[part]["dense"]) for row in own], percent=True))]
+                cells += [Cell(spread([overall(row[part]["sparse"]) for row in own], percent=True))]
+                cells += [Cell(spread([largest_gap(row[part]) for row in own], percent=True))]
             table.append([*cells, Cell(str(len(own)))])
     headings = [
         "fine-tuned by", "train: dense", "sparse", "largest gap", "test: dense", "sparse",
@@ -177,11 +183,6 @@ def largest_gap(part: Row) -> float:
     mean = overall(part["dense"]) - overall(part["sparse"])
     pairs = zip(part["dense"]["classes"], part["sparse"]["classes"], strict=True)
     return float(max(dense - sparse for dense, sparse in pairs)) - mean
-
-
-def _spread(values: Sequence[float]) -> str:
-    spread = f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * fmean(values):.1f}{spread}"
 
 
 def _key(row: Row) -> tuple[str, int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from bench.harness.rows import made_on
 from bench.harness.tables import Cell, Grid, Page, pyplot
 from experiments.compare_recipes.training import DENSE, Stage
 
@@ -61,11 +62,10 @@ def loss_of(rows: Sequence[Row]) -> tuple[float, float]:
 
 def describe(rows: Sequence[Row], header: Row) -> list[str]:
     """Say how the numbers came about, and who failed."""
-    plan, versions = header["plan"], header["versions"]
+    plan = header["plan"]
     seeds = 1 + max((row["seed"] for row in rows), default=0)
     lines = [
-        f"{header['cpu']}, one thread per training; "
-        + ", ".join(f"{who} {number}" for who, number in versions.items()),
+        made_on(header, "one thread per training"),
         f"GPT of width {plan['width']}, depth {plan['depth']}, byte level, "
         f"{plan['steps']} steps of {plan['batch'] * plan['context']} tokens "
         f"{'of the source of Python' if plan['data'] is None else ''}; every recipe sees the same "

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 from rich.console import Console
 
-from bench.harness.rows import Row, Work, check_counts, collect, header_of, present
+from bench.harness.rows import Row, Work, carry_out, check_counts, header_of, made_on
 from bench.harness.tables import Cell, Grid, Page
+from bench.harness.words import spread
 from experiments.forgetting.training import METHODS, Plan, Run, measure
 
 SCHEMA = 1
@@ -51,11 +52,16 @@ def study(
     grid = [Run(m, shots, seed) for shots in SHOTS for m in METHODS for seed in range(seeds)]
     plain = asdict(plan) | {"forgotten": list(plan.forgotten)}
     header = header_of(SCHEMA, plain)
-    rows, stopped = collect(
-        path, header, [Work(partial(measure, plan), grid, jobs)], _key, _words,
-        overwrite=overwrite, console=console,
-    )  # fmt: skip
-    return present(path, page(rows, header), lambda _: False, stopped, console)
+    return carry_out(
+        path,
+        header,
+        [Work(partial(measure, plan), grid, jobs)],
+        _key,
+        _words,
+        page,
+        overwrite=overwrite,
+        console=console,
+    )
 
 
 def page(rows: Sequence[Row], header: Row) -> Page:
@@ -63,8 +69,7 @@ def page(rows: Sequence[Row], header: Row) -> Page:
     plan = header["plan"]
     rows = [row for row in rows if "error" not in row]
     lines = [
-        f"{header['cpu']}, one thread; "
-        + ", ".join(f"{who} {number}" for who, number in header["versions"].items()),
+        made_on(header, "one thread"),
         f"digits of scikit-learn, 1200 images to learn from; {plan['blocks']} residual blocks of "
         f"width {plan['width']}, adapters of rank {plan['rank']} in both layers of each, "
         f"{plan['steps']} steps of Adam; classes {plan['forgotten']} are to be forgotten",
@@ -92,9 +97,7 @@ def page(rows: Sequence[Row], header: Row) -> Page:
 
 
 def _cell(rows: Sequence[Row], name: str) -> Cell:
-    values = [100 * row[name] for row in rows]
-    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-    return Cell(f"{fmean(values):.1f}{spread}")
+    return Cell(spread([row[name] for row in rows], percent=True))
 
 
 def _key(row: Row) -> tuple[str, int, int]:

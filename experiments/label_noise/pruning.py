@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -18,8 +18,9 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import gossamer
-from bench.harness.rows import Row, Work, check_counts, collect, header_of, present
+from bench.harness.rows import Row, Work, carry_out, check_counts, header_of, made_on
 from bench.harness.tables import Cell, Grid, Page
+from bench.harness.words import spread
 from experiments.label_noise import training as digits
 from experiments.label_noise.training import BASE, Plan
 from gossamer import timing
@@ -123,19 +124,23 @@ def study(
         for seed in range(seeds)
     ]
     with timing.threads(1):
-        rows, stopped = collect(
-            path, header, [Work(partial(measure, plan), grid, jobs)], _key, _words,
-            overwrite=overwrite, console=console,
-        )  # fmt: skip
-    return present(path, page(rows, header), lambda _: False, stopped, console)
+        return carry_out(
+            path,
+            header,
+            [Work(partial(measure, plan), grid, jobs)],
+            _key,
+            _words,
+            page,
+            overwrite=overwrite,
+            console=console,
+        )
 
 
 def page(rows: Sequence[Row], header: Row) -> Page:
     """Lay out the rows: each method with the radius that is best on the images to choose by."""
     plan = header["plan"]
     lines = [
-        f"{header['cpu']}, one thread per training; "
-        + ", ".join(f"{who} {number}" for who, number in header["versions"].items()),
+        made_on(header, "one thread per training"),
         f"digits of scikit-learn, 1000 images to learn from; two hidden layers of {plan['width']}, "
         f"SGD with momentum, {plan['epochs']} epochs; then `gossamer.prune` removes hidden neurons "
         "until a share of the operations is left, and nothing is trained after",
@@ -149,7 +154,7 @@ def page(rows: Sequence[Row], header: Row) -> Page:
         table = []
         for method in dict.fromkeys(row["method"] for row in rows):
             best, own = chosen(rows, method)
-            cells = [_spread([row[of][at] for row in own]) for at in range(len(sizes))]
+            cells = [spread([row[of][at] for row in own], percent=True) for at in range(len(sizes))]
             radius = "–" if method == BASE else f"{best:g}"
             table.append([Cell(text) for text in (method, radius, *cells)])
         grids.append(Grid(title, ["method", "radius", *sizes], table))
@@ -164,11 +169,6 @@ def chosen(rows: Sequence[Row], method: str) -> tuple[float, list[Row]]:
             by_rho.setdefault(row["rho"], []).append(row)
     best = max(by_rho, key=lambda rho: fmean(row["choice"][-1] for row in by_rho[rho]))
     return best, by_rho[best]
-
-
-def _spread(values: Sequence[float]) -> str:
-    spread = f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * fmean(values):.1f}{spread}"
 
 
 def _key(row: Row) -> tuple[str, float, int]:

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 from rich.console import Console
 
-from bench.harness.rows import Row, Work, check_counts, collect, header_of, present
+from bench.harness.rows import Row, Work, carry_out, check_counts, header_of, made_on
 from bench.harness.tables import Cell, Grid, Page
+from bench.harness.words import spread
 from experiments.label_noise.training import BASE, Plan, Training, measure
 from gossamer import timing
 
@@ -70,19 +71,23 @@ def study(
     ]
     header = header_of(SCHEMA, asdict(plan))
     with timing.threads(1):
-        rows, stopped = collect(
-            path, header, [Work(partial(measure, plan), grid, jobs)], _key, _words,
-            overwrite=overwrite, console=console,
-        )  # fmt: skip
-    return present(path, page(rows, header), lambda _: False, stopped, console)
+        return carry_out(
+            path,
+            header,
+            [Work(partial(measure, plan), grid, jobs)],
+            _key,
+            _words,
+            page,
+            overwrite=overwrite,
+            console=console,
+        )
 
 
 def page(rows: Sequence[Row], header: Row) -> Page:
     """Lay out the rows: each method with the radius that is best on the images to choose by."""
     plan = header["plan"]
     lines = [
-        f"{header['cpu']}, one thread per training; "
-        + ", ".join(f"{who} {number}" for who, number in header["versions"].items()),
+        made_on(header, "one thread per training"),
         f"digits of scikit-learn, 1000 images to learn from, {plan['noise']:.0%} of their labels "
         f"drawn anew; two hidden layers of {plan['width']}, SGD with momentum, "
         f"{plan['epochs']} epochs; sparse masks are random and fixed",
@@ -96,11 +101,10 @@ def page(rows: Sequence[Row], header: Row) -> Page:
             mean = fmean(tests)
             base = mean if method == BASE else base
             radii = f"{best:g} of {', '.join(f'{rho:g}' for rho in tried)}"
-            spread = f" ± {100 * stdev(tests):.2f}" if len(tests) > 1 else ""
             table.append([
                 Cell(f"{sparsity} %" if sparsity else "dense"), Cell(method),
                 Cell("–" if method == BASE else radii),
-                Cell(f"{100 * mean:.2f}{spread}"),
+                Cell(spread(tests, 2, percent=True)),
                 Cell("–" if base is None else f"{100 * (mean - base):+.2f}"), Cell(str(len(tests))),
             ])  # fmt: skip
     headings = ["dropped", "method", "radius", "accuracy (%)", "to SGD", "seeds"]

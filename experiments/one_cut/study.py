@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from bench.harness.rows import Row, Work, check_counts, collect, header_of, present
+from bench.harness.rows import Row, Work, carry_out, check_counts, header_of, made_on
 from bench.harness.tables import Cell, Grid, Page
 from experiments.one_cut.training import ADAMW, CUTS, FIELDS, PATTERNS, PLAN, Training, measure
 from gossamer import parse_pattern, timing
@@ -65,8 +65,16 @@ def study(
     works = [Work(partial(measure, plan), grid, jobs)]
     if times:
         works.append(Work(time_steps, [TIME]))
-    rows, stopped = collect(path, header, works, _key, _words, overwrite=overwrite, console=console)
-    return present(path, page(rows, header), lambda _: False, stopped, console)
+    return carry_out(
+        path,
+        header,
+        works,
+        _key,
+        _words,
+        page,
+        overwrite=overwrite,
+        console=console,
+    )
 
 
 def time_steps(training: Training, width: int = 768, rounds: int = 15) -> Row:
@@ -111,8 +119,7 @@ def page(rows: Sequence[Row], header: Row) -> Page:
     seeds = sorted({row["seed"] for row in rows})
     methods = list(dict.fromkeys(row["method"] for row in rows))
     lines = [
-        f"{header['cpu']}, one thread per training; "
-        + ", ".join(f"{who} {number}" for who, number in header["versions"].items()),
+        made_on(header, "one thread per training"),
         f"GPT of width {plan['width']}, depth {plan['depth']}, byte level, {plan['steps']} steps "
         f"of {plan['batch'] * plan['context']} tokens of the source of Python, learning rate "
         f"{plan['lr']:g}; mean over {len(seeds)} seeds",

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import NamedTuple
 
 import torch
@@ -15,8 +14,9 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import gossamer
-from bench.harness.rows import Row, Work, check_counts, collect, header_of, present
+from bench.harness.rows import Row, Work, carry_out, check_counts, header_of, made_on
 from bench.harness.tables import Cell, Grid, Page
+from bench.harness.words import spread
 from bench.transport.cases import digit_images
 from gossamer import timing
 from gossamer.pruning import drawn, global_shares, random_scores, snip, synflow
@@ -183,19 +183,23 @@ def study(
     grid = [
         Training(s, sparsity, i) for i in range(seeds) for sparsity in sparsities for s in SCORES
     ]
-    rows, stopped = collect(
-        path, header, [Work(partial(measure, plan), grid, jobs)], _key, _words,
-        overwrite=overwrite, console=console,
-    )  # fmt: skip
-    return present(path, page(rows, header), lambda _: False, stopped, console)
+    return carry_out(
+        path,
+        header,
+        [Work(partial(measure, plan), grid, jobs)],
+        _key,
+        _words,
+        page,
+        overwrite=overwrite,
+        console=console,
+    )
 
 
 def page(rows: Sequence[Row], header: Row) -> Page:
     """Lay out the rows: a line per score, a column per sparsity."""
     plan = header["plan"]
     lines = [
-        f"{header['cpu']}, one thread per training; "
-        + ", ".join(f"{who} {number}" for who, number in header["versions"].items()),
+        made_on(header, "one thread per training"),
         "digits of scikit-learn, 1297 images to learn from; LeNet with two convolutions and three "
         "linear layers, from normal numbers of variance 2 / inputs, cut before training, all "
         f"layers ranked together; SGD with momentum, {plan['epochs']} epochs; SynFlow in "
@@ -210,16 +214,9 @@ def page(rows: Sequence[Row], header: Row) -> Page:
             [r["accuracy"] for r in rows if (r["score"], r["sparsity"]) == (score, sparsity)]
             for sparsity in sparsities
         ]
-        table.append([Cell(score), *(Cell(_spread(values)) for values in own)])
+        table.append([Cell(score), *(Cell(spread(values, percent=True)) for values in own)])
     headings = ["score", *(f"{sparsity} %" for sparsity in sparsities)]
     return Page([Grid("Accuracy", headings, table)], lines, f"{len(rows)} trainings")
-
-
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return "–"
-    spread = f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * fmean(values):.1f}{spread}"
 
 
 def _key(row: Row) -> tuple[str, int, int]:

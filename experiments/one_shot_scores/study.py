@@ -9,7 +9,7 @@ from statistics import fmean
 
 from rich.console import Console
 
-from bench.harness.rows import Row, Work, check_counts, collect, header_of, present
+from bench.harness.rows import Row, Work, carry_out, check_counts, header_of, made_on
 from bench.harness.tables import Cell, Grid, Page
 from experiments.one_shot_scores.cuts import FIELDS, PLAN, SCORES, Cut, corpus_of, measure
 from gossamer.train import TrainConfig
@@ -51,11 +51,16 @@ def study(
     path = out / f"{NAME}.jsonl"
     header = header_of(SCHEMA, shared, text=corpus_of(plan).fingerprint)
     cuts = [Cut(s, pattern, seed) for seed in range(seeds) for s in SCORES for pattern in patterns]
-    rows, stopped = collect(
-        path, header, [Work(partial(measure, plan), cuts)], _key, _words,
-        overwrite=overwrite, console=console,
-    )  # fmt: skip
-    return present(path, page(rows, header), lambda _: False, stopped, console)
+    return carry_out(
+        path,
+        header,
+        [Work(partial(measure, plan), cuts)],
+        _key,
+        _words,
+        page,
+        overwrite=overwrite,
+        console=console,
+    )
 
 
 def page(rows: Sequence[Row], header: Row) -> Page:
@@ -64,8 +69,7 @@ def page(rows: Sequence[Row], header: Row) -> Page:
     seeds = len({row["seed"] for row in rows})
     dense = {row["seed"]: row["dense_loss"] for row in rows}
     lines = [
-        f"{header['cpu']}, one thread; "
-        + ", ".join(f"{who} {number}" for who, number in header["versions"].items()),
+        made_on(header, "one thread"),
         f"GPT of width {plan['width']}, depth {plan['depth']}, byte level, trained densely for "
         f"{plan['steps']} steps of {plan['batch'] * plan['context']} tokens, cut once, not trained "
         "after; scores from 128 windows of the text that was trained on",

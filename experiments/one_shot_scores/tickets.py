@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import NamedTuple
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from bench.harness.rows import Row, Work, check_counts, collect, header_of, present
+from bench.harness.rows import Row, Work, carry_out, check_counts, header_of, made_on
 from bench.harness.tables import Cell, Grid, Page
+from bench.harness.words import spread
 from bench.transport.cases import digit_images
 from gossamer import timing
 from gossamer.recipes import GMP, EdgePopup, Recipe, Static
@@ -163,19 +163,23 @@ def study(
         for sparsity in sparsities
         if sparsity > source
     ]
-    rows, stopped = collect(
-        path, header, [Work(partial(measure, plan), grid, jobs)], _key, _words,
-        overwrite=overwrite, console=console,
-    )  # fmt: skip
-    return present(path, page(rows, header), lambda _: False, stopped, console)
+    return carry_out(
+        path,
+        header,
+        [Work(partial(measure, plan), grid, jobs)],
+        _key,
+        _words,
+        page,
+        overwrite=overwrite,
+        console=console,
+    )
 
 
 def page(rows: Sequence[Row], header: Row) -> Page:
     """Lay out the rows: a line per method and source, a column per sparsity."""
     plan = header["plan"]
     lines = [
-        f"{header['cpu']}, one thread per training; "
-        + ", ".join(f"{who} {number}" for who, number in header["versions"].items()),
+        made_on(header, "one thread per training"),
         "digits of scikit-learn, 1297 images to learn from; two hidden layers of "
         f"{plan['width']} without biases, all three layers sparse; SGD with momentum, "
         f"{plan['epochs']} epochs",
@@ -189,18 +193,11 @@ def page(rows: Sequence[Row], header: Row) -> Page:
         for row in rows:
             if (row["method"], row["source"]) == (method, source):
                 found.setdefault(row["sparsity"], []).append(row["accuracy"])
-        cells = [_spread(found.get(sparsity, [])) for sparsity in sparsities]
+        cells = [spread(found.get(sparsity, []), percent=True) for sparsity in sparsities]
         kept = "all" if source == WHOLE else f"{100 - source} %"
         table.append([Cell(text) for text in (method, kept, *cells)])
     headings = ["method", "source keeps", *(f"{sparsity} %" for sparsity in sparsities)]
     return Page([Grid("Accuracy", headings, table)], lines, f"{len(rows)} trainings")
-
-
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return "–"
-    spread = f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * fmean(values):.1f}{spread}"
 
 
 def _key(row: Row) -> tuple[str, int, int, int]:

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from rich.console import Console
 
-from bench.harness.rows import Row, Work, check_counts, collect, header_of, present
+from bench.harness.rows import Row, Work, carry_out, check_counts, header_of, made_on
 from bench.harness.tables import Cell, Grid, Page
 from experiments.pixelated.training import DENSE, METHODS, Plan, Training, corpus_of, measure
 
@@ -48,11 +48,16 @@ def study(
     path = out / f"{NAME}.jsonl"
     header = header_of(SCHEMA, plan.row, text=corpus_of(plan).fingerprint)
     grid = [Training(method, seed) for seed in range(seeds) for method in METHODS]
-    rows, stopped = collect(
-        path, header, [Work(partial(measure, plan), grid, jobs)], _key, _words,
-        overwrite=overwrite, console=console,
-    )  # fmt: skip
-    return present(path, page(rows, header), lambda _: False, stopped, console)
+    return carry_out(
+        path,
+        header,
+        [Work(partial(measure, plan), grid, jobs)],
+        _key,
+        _words,
+        page,
+        overwrite=overwrite,
+        console=console,
+    )
 
 
 def page(rows: Sequence[Row], header: Row) -> Page:
@@ -60,8 +65,7 @@ def page(rows: Sequence[Row], header: Row) -> Page:
     plan = header["plan"]
     seeds = len({row["seed"] for row in rows})
     lines = [
-        f"{header['cpu']}, one thread; "
-        + ", ".join(f"{who} {number}" for who, number in header["versions"].items()),
+        made_on(header, "one thread"),
         f"GPT of width {plan['width']}, depth {plan['depth']}, byte level, {plan['steps']} steps "
         f"of {plan['batch'] * plan['context']} tokens at a peak rate of {plan['lr']:g}; the layers "
         "of the blocks from scratch, embedding and head dense",

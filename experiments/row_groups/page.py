@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from bench.harness.rows import made_on
 from bench.harness.tables import Cell, Grid, Page, pyplot
 
 Row = Mapping[str, Any]
@@ -27,13 +28,12 @@ def page(rows: Sequence[Row], header: Row) -> Page:
     Returns:
         The page.
     """
-    plan, versions = header["plan"], header["versions"]
+    plan = header["plan"]
     rows = [row for row in rows if "error" not in row]
     seeds = len({row["seed"] for row in rows})
     dense = [row["dense_loss"] for row in rows]
     lines = [
-        f"{header['cpu']}, one thread; "
-        + ", ".join(f"{who} {number}" for who, number in versions.items()),
+        made_on(header, "one thread"),
         f"GPT of width {plan['width']}, depth {plan['depth']}, byte level, trained densely for "
         f"{plan['steps']} steps of {plan['batch'] * plan['context']} tokens "
         f"{'of the source of Python' if plan['data'] is None else ''} "

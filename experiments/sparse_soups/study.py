@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 
 from rich.console import Console
 
-from bench.harness.rows import Row, Work, check_counts, collect, header_of, present
+from bench.harness.rows import Row, Work, carry_out, check_counts, header_of, made_on
 from bench.harness.tables import Cell, Grid, Page
 from experiments.sparse_soups.training import METHODS, NOISE, SOUP, Plan, Training, measure
 from gossamer import parse_pattern, timing
@@ -56,11 +56,16 @@ def study(
         for method in METHODS
     ]
     with timing.threads(1):
-        rows, stopped = collect(
-            path, header, [Work(partial(measure, plan), grid, jobs)], _key, _words,
-            overwrite=overwrite, console=console,
-        )  # fmt: skip
-    return present(path, page(rows, header), lambda _: False, stopped, console)
+        return carry_out(
+            path,
+            header,
+            [Work(partial(measure, plan), grid, jobs)],
+            _key,
+            _words,
+            page,
+            overwrite=overwrite,
+            console=console,
+        )
 
 
 def page(rows: Sequence[Row], header: Row) -> Page:
@@ -69,8 +74,7 @@ def page(rows: Sequence[Row], header: Row) -> Page:
     density = parse_pattern(plan["pattern"]).density
     sizes = [f"{1 - density ** (i / plan['rounds']):.1%}" for i in range(1, plan["rounds"] + 1)]
     lines = [
-        f"{header['cpu']}, one thread per run; "
-        + ", ".join(f"{who} {number}" for who, number in header["versions"].items()),
+        made_on(header, "one thread per run"),
         f"digits of scikit-learn, 800 images to learn from, 997 to judge by; two hidden layers of "
         f"{plan['width']} with batch normalisation, a dense phase, then {plan['rounds']} prunings "
         f"by magnitude with {plan['epochs']} epochs of SGD after each",

@@ -13,7 +13,7 @@ from statistics import fmean
 
 from rich.console import Console
 
-from bench.harness.rows import Row, Work, check_counts, collect, header_of, present
+from bench.harness.rows import Row, Work, carry_out, check_counts, header_of, made_on
 from bench.harness.tables import Cell, Grid, Page
 from experiments.sparse_tuning.training import FULL, RATES, Plan, Tuning, corpus_of, measure
 
@@ -66,10 +66,16 @@ def study(
     ]
     header = header_of(SCHEMA, plan.row, text=corpus_of(plan).fingerprint)
     work = Work(partial(measure, plan), grid, jobs)
-    rows, stopped = collect(
-        path, header, [work], _key, _words, overwrite=overwrite, console=console
+    return carry_out(
+        path,
+        header,
+        [work],
+        _key,
+        _words,
+        page,
+        overwrite=overwrite,
+        console=console,
     )
-    return present(path, page(rows, header), lambda _: False, stopped, console)
 
 
 def page(rows: Sequence[Row], header: Row) -> Page:
@@ -77,8 +83,7 @@ def page(rows: Sequence[Row], header: Row) -> Page:
     plan = header["plan"]
     rows = [row for row in rows if "error" not in row]
     lines = [
-        f"{header['cpu']}, one thread; "
-        + ", ".join(f"{who} {number}" for who, number in header["versions"].items()),
+        made_on(header, "one thread"),
         f"GPT of width {plan['width']}, depth {plan['depth']}, byte level, trained densely for "
         f"{plan['steps']} steps of {plan['batch'] * plan['context']} tokens, pruned once, trained "
         f"on for {plan['tuning']} steps; the mean of {len({row['seed'] for row in rows})} seed(s)",

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 from rich.console import Console
 
-from bench.harness.rows import Row, Work, check_counts, collect, header_of, present
+from bench.harness.rows import Row, Work, carry_out, check_counts, header_of, made_on
 from bench.harness.tables import Cell, Grid, Page
+from bench.harness.words import spread
 from experiments.subset_rl.training import FULL, MASKS, Plan, Run, measure
 
 SCHEMA = 1
@@ -46,13 +47,11 @@ def study(
     check_counts(NAME, seeds=plan.seeds, jobs=jobs)
     path = out / f"{NAME}.jsonl"
     grid = [Run(masks, seed) for seed in range(plan.seeds) for masks in (FULL, *MASKS)]
-    rows, stopped = collect(
+    return carry_out(
         path, header_of(SCHEMA, asdict(plan)), [Work(partial(measure, plan), grid, jobs)],
-        lambda row: (row["masks"], row["seed"]), _words, overwrite=overwrite, console=console,
+        lambda row: (row["masks"], row["seed"]), _words, page,
+        overwrite=overwrite, console=console,
     )  # fmt: skip
-    return present(
-        path, page(rows, header_of(SCHEMA, asdict(plan))), lambda _: False, stopped, console
-    )
 
 
 def page(rows: Sequence[Row], header: Row) -> Page:
@@ -60,8 +59,7 @@ def page(rows: Sequence[Row], header: Row) -> Page:
     plan = header["plan"]
     rows = [row for row in rows if "error" not in row]
     lines = [
-        f"{header['cpu']}, one thread; "
-        + ", ".join(f"{who} {number}" for who, number in header["versions"].items()),
+        made_on(header, "one thread"),
         f"GPT of width {plan['width']}, depth {plan['depth']}, sorts {plan['digits']} digits: "
         f"{plan['supervised']} supervised steps, then {plan['steps']} of REINFORCE (AdamW, rate "
         f"{plan['lr']:g}, {plan['prompts']} prompts with {plan['samples']} samples) on the linear "
@@ -97,9 +95,7 @@ def page(rows: Sequence[Row], header: Row) -> Page:
 
 
 def _cell(rows: Sequence[Row], name: str, digits: int) -> Cell:
-    values = [row[name] for row in rows]
-    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return Cell(f"{fmean(values):.{digits}f}{spread}")
+    return Cell(spread([row[name] for row in rows], digits))
 
 
 def _words(row: Row) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from bench.harness.rows import made_on
 from bench.harness.tables import Cell, Grid, Page, pyplot
 from gossamer import Block, parse_pattern
 
@@ -28,12 +29,11 @@ def page(rows: Sequence[Row], header: Row) -> Page:
     Returns:
         The page.
     """
-    plan, versions = header["plan"], header["versions"]
+    plan = header["plan"]
     text = " of the source of Python" if plan["data"] is None else ""
     rates = {kind: chosen[0]["lr"] for kind, chosen in by_kind(rows).items()}
     lines = [
-        f"{header['cpu']}, one thread per training; "
-        + ", ".join(f"{who} {number}" for who, number in versions.items()),
+        made_on(header, "one thread per training"),
         f"residual network of {plan['depth']} blocks of two {plan['width']} x {plan['width']} "
         f"matrices that predicts a byte from the last eight, {plan['steps']} steps of "
         f"{plan['batch'] * plan['context']} bytes{text}; every pattern sees the same batches from "
